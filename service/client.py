@@ -1,0 +1,237 @@
+"""Talk to a running service over HTTP: the only place where the command line meets the API.
+
+Requests that never reached the service, and those it put off (429, 503), are sent again a few times. A
+request that got no answer is not: the service may have stored the crops, and would then store them twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from service.folders import Crop
+
+RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+MAX_RETRY_AFTER_S = 30.0
+PUT_OFF = frozenset({429, 503})
+ABOUT_THE_IMAGES = frozenset({400, 413, 415, 422})
+TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
+# An idle connection is dropped well before the server's 5 s are over: none is reused as the server closes it.
+KEEPALIVE_EXPIRY_S = 2.0
+
+
+class ClientError(Exception):
+    """A request to the service did not succeed; the message is fit to show to a user.
+
+    ClientError
+    ├── ServiceUnreachableError   nothing listens at the URL, or it is not a URL
+    ├── NoAnswerError             the connection broke or timed out after the request was sent
+    └── RefusedError              the service answered with an error
+    """
+
+
+class ServiceUnreachableError(ClientError):
+    """Nothing listens at the URL."""
+
+
+class NoAnswerError(ClientError):
+    """The connection broke or timed out after the request was sent."""
+
+
+class RefusedError(ClientError):
+    """The service answered with an error; `position` is that of the image at fault, if it is named."""
+
+    def __init__(self, status: int, detail: str, position: int | None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A crop that was not enrolled, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one batch."""
+
+    num_enrolled: int
+    failures: tuple[Failure, ...]
+
+
+class Client:
+    """A connection pool to one service, for many threads at once; entering it checks that the service lives.
+
+    Raises:
+        ServiceUnreachableError: nothing listens at the URL, or it is not a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
+        except httpx.InvalidURL as error:
+            raise ServiceUnreachableError(f"{url} is not a URL: {error}") from error
+
+    def __enter__(self) -> Self:
+        try:
+            self._send("GET", "/livez", retry_delays_s=())
+        except ClientError:
+            self._http.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def enroll(self, crops: Sequence[tuple[Crop, bytes]]) -> dict[str, Any]:
+        """Enrol crops in one request, all or none."""
+        files = [("images", (_sendable_name(crop.path), content)) for crop, content in crops]
+        metadata = json.dumps([crop.metadata() for crop, _ in crops])
+        return self._send("POST", "/gallery", files=files, data={"metadata": metadata})
+
+    def search(self, paths: Sequence[Path], fields: dict[str, Any]) -> dict[str, Any]:
+        """Search with crops of one person; `fields` are those of the form, and a None is not sent."""
+        files = [("images", (_sendable_name(path), path.read_bytes())) for path in paths]
+        data = {name: value for name, value in fields.items() if value is not None}
+        return self._send("POST", "/search", files=files, data=data)
+
+    def list_models(self) -> dict[str, Any]:
+        """Give the model versions that the service knows."""
+        return self._send("GET", "/models")
+
+    def register_model(self, path: Path) -> dict[str, Any]:
+        """Send a checkpoint to the service, which keeps it without serving it yet."""
+        with path.open("rb") as checkpoint:
+            return self._send("POST", "/models", files={"checkpoint": (_sendable_name(path), checkpoint)})
+
+    def activate_model(self, version: str) -> dict[str, Any]:
+        """Ask the service to re-embed its gallery with a version and switch to it; give the job."""
+        return self._send("POST", f"/models/{version}/activate")
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Give the state of a job."""
+        return self._send("GET", f"/jobs/{job_id}")
+
+    def _send(
+        self, method: str, path: str, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, **body: Any
+    ) -> dict[str, Any]:
+        for delay_s in (*retry_delays_s, None):
+            try:
+                response = self._http.request(method, path, **body)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if delay_s is None:
+                    raise ServiceUnreachableError(self._how_to_start()) from error
+            except httpx.TransportError as error:
+                raise NoAnswerError(f"no answer from {self.url}: {error or type(error).__name__}") from error
+            else:
+                if delay_s is None or response.status_code not in PUT_OFF:
+                    return _read_answer(response)
+                delay_s = _retry_after_s(response) or delay_s
+            time.sleep(delay_s)
+        raise AssertionError("the last try returns or raises")
+
+    def _how_to_start(self) -> str:
+        return f"no service answers at {self.url}; start one with `reid serve`, or name another with --url"
+
+
+def enroll_in_batches(
+    client: Client, crops: Sequence[Crop], *, batch_size: int, concurrency: int
+) -> Iterator[Outcome]:
+    """Enrol crops with `concurrency` requests in flight; give the outcomes in the order of the crops.
+
+    A batch that the service refuses for one of its images is sent again without it.
+
+    Raises:
+        ServiceUnreachableError: the service went away; the batches that were not yet sent are dropped.
+        RefusedError: for a reason that holds for every batch.
+    """
+    batches = [crops[start : start + batch_size] for start in range(0, len(crops), batch_size)]
+    with ThreadPoolExecutor(concurrency) as executor:
+        yield from executor.map(lambda batch: _enroll_batch(client, batch), batches)
+
+
+def _enroll_batch(client: Client, batch: Sequence[Crop]) -> Outcome:
+    readable: list[tuple[Crop, bytes]] = []
+    failures: list[Failure] = []
+    for crop in batch:
+        try:
+            readable.append((crop, crop.path.read_bytes()))
+        except OSError as error:
+            failures.append(Failure(crop.path, error.strerror or str(error)))
+    failures += _enroll_the_good(client, readable)
+    return Outcome(len(batch) - len(failures), tuple(failures))
+
+
+def _enroll_the_good(client: Client, crops: list[tuple[Crop, bytes]]) -> list[Failure]:
+    """Send crops, without those that the service finds fault with; give these."""
+    if not crops:
+        return []
+    try:
+        client.enroll(crops)
+    except NoAnswerError as error:
+        return [Failure(crop.path, f"{error}; it may have been stored") for crop, _ in crops]
+    except RefusedError as refusal:
+        if refusal.status in ABOUT_THE_IMAGES:
+            return _without_the_bad(client, crops, refusal)
+        if refusal.status < 500 and refusal.status not in PUT_OFF:
+            raise
+        return [Failure(crop.path, str(refusal)) for crop, _ in crops]
+    return []
+
+
+def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: RefusedError) -> list[Failure]:
+    position = 0 if len(crops) == 1 else refusal.position
+    if position is None or not 0 <= position < len(crops):
+        return [failure for crop in crops for failure in _enroll_the_good(client, [crop])]
+    bad, _ = crops[position]
+    rest = crops[:position] + crops[position + 1 :]
+    return [Failure(bad.path, str(refusal)), *_enroll_the_good(client, rest)]
+
+
+def _read_answer(response: httpx.Response) -> dict[str, Any]:
+    body = _read_json(response)
+    if response.is_success:
+        return body
+    detail = body.get("detail") or f"the service answered {response.status_code} {response.reason_phrase}"
+    position = body.get("position")
+    raise RefusedError(response.status_code, str(detail), position if isinstance(position, int) else None)
+
+
+def _read_json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json() if response.content else {}
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {"body": body}
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Read the header in its form of seconds, at most `MAX_RETRY_AFTER_S`; a date is not understood.
+
+    >>> _retry_after_s(httpx.Response(503, headers={"retry-after": "3"}))
+    3.0
+    >>> _retry_after_s(httpx.Response(503)) is None
+    True
+    """
+    value = response.headers.get("retry-after", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isdecimal() else None
+
+
+def _sendable_name(path: Path) -> str:
+    return path.name.encode(errors="replace").decode()
