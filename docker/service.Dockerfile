@@ -1,0 +1,29 @@
+# The service. On Linux the plain torch of the package index brings CUDA with it: the image is large, and the
+# same one serves on a CPU (by OpenVINO) and on a GPU. An index of CPU builds makes it small: set PIP_INDEX_URL
+# or PIP_EXTRA_INDEX_URL as a build argument and rebuild constraints.txt for it.
+FROM python:3.11-slim
+
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+
+RUN useradd --create-home --uid 1000 reid && install --directory --owner reid /data
+
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY model model
+COPY training training
+COPY service service
+COPY migrations migrations
+RUN pip install --no-cache-dir --constraint constraints.txt .
+
+USER reid
+WORKDIR /home/reid
+ENV REID_HOST=0.0.0.0 REID_PORT=8000 REID_DATA_DIR=/data PYTHONUNBUFFERED=1
+VOLUME /data
+EXPOSE 8000
+
+# urlopen raises, and so exits with 1, on a refused connection and on 503.
+HEALTHCHECK --start-period=60s --interval=10s --timeout=5s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['REID_PORT'] + '/readyz', timeout=4)"]
+
+CMD ["reid", "serve"]
