@@ -1,0 +1,22 @@
+"""How Alembic reaches the database: over the connection it is given, or by the settings."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from service.database import make_engine
+from service.settings import read_settings
+from service.tables import Table
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    with make_engine(read_settings().database_url).begin() as connection:
+        run(connection)

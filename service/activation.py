@@ -1,0 +1,256 @@
+"""Put another model version in service while the old one answers.
+
+The gallery is embedded again from its stored crops, page by page, each page its own transaction; "items
+without an embedding of this version" is the whole queue, so what was done before a crash is not done again.
+Only the last stragglers and the cut-over hold the writer lock. Whatever fails before that changes nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock, Thread
+
+import structlog
+from PIL import Image
+from sqlalchemy import ColumnElement, func, select, update
+
+from model.embedder import Embedder
+from service.errors import ActivationRunning, CropMissing, JobNotFound, ModelNotFound, ServiceError
+from service.images import Limits, decode
+from service.index import GalleryIndex
+from service.serving import (
+    Generation,
+    Serving,
+    embed_in_batches,
+    extend_index,
+    load_embedder,
+    load_index,
+    to_half,
+)
+from service.tables import Embedding, Item, Job, Model, new_id, now
+
+logger = structlog.get_logger(__name__)
+
+ITEMS_PER_PAGE = 64
+UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
+"""A stored crop was within the limits of its day."""
+
+INTERRUPTED = "the server was stopped; activate again to go on where it was"
+
+Progress = Callable[[int, int], None]
+
+
+class _Stopped(ServiceError):
+    """The server is going down."""
+
+
+class Activations:
+    """Runs activations in a background thread, one at a time; their state is in the jobs table."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._lock = Lock()
+        self._thread: Thread | None = None
+
+    def start(self, version: str) -> Job:
+        """Begin to activate a registered version and return the job to watch.
+
+        Raises:
+            ModelNotFound: there is no such version.
+            ActivationRunning: another activation is under way.
+        """
+        with self._lock:
+            job = self._queue(version)
+            if job.state == "queued":
+                self._thread = Thread(target=self._run, args=(job.id, version), name=f"activate-{version}")
+                self._thread.start()
+            return job
+
+    def wait(self) -> None:
+        """Wait until no activation is under way; after `serving.stopping` is set this is soon."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _queue(self, version: str) -> Job:
+        with self._serving.sessions.write.begin() as session:
+            running = session.scalar(select(Job).where(Job.state.in_(("queued", "running"))))
+            if running is not None:
+                raise ActivationRunning(running.id)
+            model = session.get(Model, version)
+            if model is None:
+                raise ModelNotFound(version)
+            is_active = model.state == "active"
+            job = Job(
+                id=new_id(),
+                kind="activation",
+                model_version=version,
+                state="succeeded" if is_active else "queued",
+                done=0,
+                total=0,
+                created_at=now(),
+                finished_at=now() if is_active else None,
+            )
+            session.add(job)
+            return job
+
+    def _run(self, job_id: str, version: str) -> None:
+        log = logger.bind(job_id=job_id, model_version=version)
+        log.info("activation started")
+        try:
+            activate(self._serving, version, lambda done, total: self._update(job_id, done, total))
+        except _Stopped:
+            self._finish(job_id, "cancelled", INTERRUPTED)
+        except ServiceError as error:
+            log.warning("activation failed", reason=str(error))
+            self._finish(job_id, "failed", str(error))
+        except Exception as error:
+            log.exception("activation failed")
+            self._finish(job_id, "failed", f"{type(error).__name__}: {error}")
+        else:
+            log.info("activation succeeded")
+            self._finish(job_id, "succeeded", None)
+
+    def _update(self, job_id: str, done: int, total: int) -> None:
+        with self._serving.sessions.write.begin() as session:
+            session.execute(
+                update(Job).where(Job.id == job_id).values(state="running", done=done, total=total)
+            )
+
+    def _finish(self, job_id: str, state: str, error: str | None) -> None:
+        with self._serving.sessions.write.begin() as session:
+            session.execute(
+                update(Job).where(Job.id == job_id).values(state=state, error=error, finished_at=now())
+            )
+
+
+def find_job(serving: Serving, job_id: str) -> Job:
+    """Return the job of this id.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    with serving.sessions.read() as session:
+        job = session.get(Job, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
+
+
+def fail_interrupted_jobs(serving: Serving) -> None:
+    """Say of jobs that a crash has ended that they have ended."""
+    with serving.sessions.write.begin() as session:
+        session.execute(
+            update(Job)
+            .where(Job.state.in_(("queued", "running")))
+            .values(state="failed", error=INTERRUPTED, finished_at=now())
+        )
+
+
+def activate(serving: Serving, version: str, progress: Progress) -> None:
+    """Embed the gallery with a registered version and switch to it; `progress` is told (done, total).
+
+    Raises:
+        ServiceError: if the network, a crop or the count at the end is not as it must be; the version that
+            was serving goes on.
+    """
+    with serving.sessions.read() as session:
+        filename = session.scalars(select(Model.filename).where(Model.version == version)).one()
+    embedder = load_embedder(serving.settings.models_dir / filename, serving.settings)
+    if embedder.version != version:
+        raise ServiceError(f"{filename} has changed on the disk: its version is now {embedder.version}")
+    _backfill(serving, embedder, progress)
+    index = load_index(serving, version, embedder.embedding_size)
+    with serving.writer_lock:
+        _backfill(serving, embedder, progress)
+        _catch_up(serving, version, index)
+        mark_active(serving, version)
+        serving.replace(Generation(version, embedder, index))
+
+
+def mark_active(serving: Serving, version: str) -> None:
+    """Note in the database that this version, and no other, is active."""
+    with serving.sessions.write.begin() as session:
+        session.execute(update(Model).where(Model.state == "active").values(state="retired"))
+        session.execute(
+            update(Model).where(Model.version == version).values(state="active", activated_at=now())
+        )
+
+
+def _backfill(serving: Serving, embedder: Embedder, progress: Progress) -> None:
+    """Embed every item that has no embedding of this version yet."""
+    with serving.sessions.read() as session:
+        total = session.scalar(select(func.count()).select_from(Item)) or 0
+        missing = session.scalar(
+            select(func.count()).select_from(Item).where(~_is_embedded(embedder.version))
+        )
+    done = total - (missing or 0)
+    progress(done, total)
+    last = 0
+    while page := _next_page(serving, embedder.version, last):
+        if serving.stopping.is_set():
+            raise _Stopped(INTERRUPTED)
+        _embed_page(serving, embedder, page)
+        last = page[-1][0]
+        done += len(page)
+        progress(done, max(done, total))
+
+
+def _next_page(serving: Serving, version: str, last: int) -> Sequence[tuple[int, str]]:
+    """Return the next items to embed, as (slot, sha256)."""
+    statement = (
+        select(Item.slot, Item.sha256)
+        .where(Item.slot > last, ~_is_embedded(version))
+        .order_by(Item.slot)
+        .limit(ITEMS_PER_PAGE)
+    )
+    with serving.sessions.read() as session:
+        return [(slot, sha256) for slot, sha256 in session.execute(statement)]
+
+
+def _embed_page(serving: Serving, embedder: Embedder, page: Sequence[tuple[int, str]]) -> None:
+    slots: list[int] = []
+    embeddings_ND = to_half(embed_in_batches(embedder, _stored_images(serving, page, slots)))
+    with serving.sessions.write.begin() as session:
+        alive = set(session.scalars(select(Item.slot).where(Item.slot.in_(slots))))
+        session.add_all(
+            Embedding(slot=slot, model_version=embedder.version, values=embedding_D.tobytes())
+            for slot, embedding_D in zip(slots, embeddings_ND, strict=True)
+            if slot in alive
+        )
+
+
+def _stored_images(
+    serving: Serving, page: Sequence[tuple[int, str]], slots: list[int]
+) -> Iterator[Image.Image]:
+    """Decode the stored crops of a page, noting whose they are; items deleted meanwhile are left out."""
+    for slot, sha256 in page:
+        try:
+            image, _ = decode(serving.crops.get(sha256), UNLIMITED)
+        except CropMissing as error:
+            with serving.sessions.read() as session:
+                item_id = session.scalar(select(Item.id).where(Item.slot == slot))
+            if item_id is not None:
+                raise CropMissing(f"item {item_id}: {error}") from error
+            continue
+        slots.append(slot)
+        yield image
+
+
+def _catch_up(serving: Serving, version: str, index: GalleryIndex) -> None:
+    """Bring an index that was built without the writer lock up to date; under the writer lock.
+
+    Raises:
+        ServiceError: if it does not hold every item afterwards.
+    """
+    with serving.sessions.read() as session:
+        alive = set(session.scalars(select(Item.slot)))
+    index.remove([slot for slot in index.slots().tolist() if slot not in alive])
+    extend_index(serving, version, index)
+    if set(index.slots().tolist()) != alive:
+        raise ServiceError(
+            f"{len(alive)} items have {len(index)} embeddings of {version}; nothing was switched"
+        )
+
+
+def _is_embedded(version: str) -> ColumnElement[bool]:
+    return (
+        select(Embedding.slot).where(Embedding.slot == Item.slot, Embedding.model_version == version).exists()
+    )

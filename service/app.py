@@ -1,0 +1,91 @@
+"""create_app(settings): builds the whole service; nothing happens at import.
+
+The server answers from the first moment, /livez with 200 and everything else with a 503 problem, while the
+network and the index are loaded beside it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from service.activation import Activations
+from service.database import make_engine, make_sessions
+from service.edge import Edge
+from service.errors import ServiceError
+from service.problems import add_problem_handlers, document_problems
+from service.routes import gallery, jobs, models, ops, search
+from service.serving import Generation, Serving
+from service.settings import MEBIBYTE, Settings
+from service.startup import start
+
+logger = structlog.get_logger(__name__)
+
+API_VERSION = "1"
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
+
+
+def create_app(
+    settings: Settings,
+    on_ready: Callable[[Generation], None] = _ignore,
+    on_failed: Callable[[str], None] = _ignore,
+) -> FastAPI:
+    """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
+    engine = make_engine(settings.database_url)
+    serving = Serving(settings, make_sessions(engine))
+    activations = Activations(serving)
+
+    async def load() -> None:
+        try:
+            generation = await asyncio.to_thread(start, serving, engine)
+        except Exception as error:
+            reason = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
+            is_expected = isinstance(error, ServiceError)
+            logger.log(logging.ERROR, "start failed", reason=reason, exc_info=not is_expected)
+            serving.fail(f"the service could not start: {reason}")
+            on_failed(reason)
+        else:
+            serving.replace(generation)
+            on_ready(generation)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        serving.stopping.set()
+        await loading
+        await asyncio.to_thread(activations.wait)
+        engine.dispose()
+
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,
+        title="reid-gallery",
+        version=API_VERSION,
+        summary="Person re-identification gallery: enrol person crops, and find out who is on another one.",
+        lifespan=lifespan,
+    )
+    app.state.serving = serving
+    app.state.activations = activations
+    for resource in (gallery, search, models, jobs, ops):
+        app.include_router(resource.router)
+    add_problem_handlers(app)
+    app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
+    document_problems(app)
+    return app
+
+
+def _max_body_bytes(settings: Settings) -> dict[str, int]:
+    """Return how long a request's body may be, by path: its files, and room for the fields."""
+    return {
+        "": MEBIBYTE,
+        "/gallery": gallery.MAX_IMAGES * settings.max_upload_bytes + 2 * MEBIBYTE,
+        "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
+        "/models": settings.max_checkpoint_bytes + MEBIBYTE,
+    }

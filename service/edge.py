@@ -1,0 +1,98 @@
+"""The outermost layer of a request: its id, its log line, the limit of its body, and the last catch-all."""
+
+import re
+import time
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import http_problem, problem
+from service.tables import new_id
+
+logger = structlog.get_logger(__name__)
+
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+QUIET_PATHS = ("/livez", "/readyz")
+
+
+class Edge:
+    """Wraps the app; `max_body_bytes` is by path, with "" for every other path."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: Mapping[str, int]) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if SANE_ID.fullmatch(sent) else new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._handle(scope, receive, _Answer(send, request_id))
+
+    async def _handle(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        started_s = time.monotonic()
+        limit = self._max_body_bytes.get(scope["path"], self._max_body_bytes[""])
+        try:
+            if _declared_bytes(scope) > limit:
+                refusal = http_problem(answer.request_id, 413, _too_large(limit))
+                await refusal(scope, receive, answer.send)
+            else:
+                await self._app(scope, _limited(receive, limit), answer.send)
+        except Exception:
+            logger.exception("request failed", method=scope["method"], path=scope["path"])
+            if answer.status is not None:
+                raise
+            detail = f"this is our fault; the log has it under the request id {answer.request_id}"
+            failure = problem(answer.request_id, 500, "internal_error", "Internal error", detail)
+            await failure(scope, receive, answer.send)
+        if scope["path"] not in QUIET_PATHS:
+            took_ms = round((time.monotonic() - started_s) * 1000, 1)
+            logger.info(
+                "request", method=scope["method"], path=scope["path"], status=answer.status, took_ms=took_ms
+            )
+
+
+class _Answer:
+    """Sends the answer with the request's id, and remembers its status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+        await self._send(message)
+
+
+def _declared_bytes(scope: Scope) -> int:
+    declared = Headers(scope=scope).get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Return a receive that refuses to go past the limit, whatever the request has declared."""
+    num_bytes = 0
+
+    async def receive_limited() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            raise HTTPException(413, _too_large(limit))
+        return message
+
+    return receive_limited
+
+
+def _too_large(limit: int) -> str:
+    return f"the request has more than {limit:,} bytes"

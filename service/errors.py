@@ -1,0 +1,172 @@
+"""Everything the service refuses or fails at, and the one table from error to HTTP status.
+
+ServiceError
+├── BadSettings             the environment has a value we cannot use
+├── NotReady                the network or the index is not loaded yet, or failed to load
+├── InvalidRequest          a field is missing, malformed or contradicts another
+├── ImageError              one of the posted images; knows its position
+│   ├── UnreadableImage     not an image, torn, or not JPEG/PNG/WebP/BMP
+│   ├── ImageTooLarge       too many bytes or pixels
+│   └── CropTooSmall        too few pixels a side
+├── GalleryItemNotFound
+├── ModelNotFound
+├── JobNotFound
+├── UnfitCheckpoint         the posted file is no network we can serve
+├── ActivationRunning       one at a time
+└── CropMissing             a stored crop is gone or no longer what its hash says
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all our errors; the message is fit to show to a user."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def members(self) -> dict[str, Any]:
+        """Return what a problem document says beyond the standard members."""
+        return {}
+
+
+class BadSettings(ServiceError):
+    """A setting has a value that cannot be used."""
+
+    code = "bad_settings"
+    title = "Bad settings"
+
+
+class NotReady(ServiceError):
+    """No network is serving yet, or none could be loaded."""
+
+    code = "not_ready"
+    title = "Not ready"
+
+
+class InvalidRequest(ServiceError):
+    """A field is missing, malformed or contradicts another.
+
+    `errors` has one entry a fault: where it is (`loc`), what is wrong (`msg`), and its `type`.
+    """
+
+    code = "invalid_request"
+    title = "Invalid request"
+
+    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
+        super().__init__(detail)
+        self.errors = errors
+
+    def members(self) -> dict[str, Any]:
+        """Return the faults, one by one."""
+        return {"errors": self.errors}
+
+
+class ImageError(ServiceError):
+    """One of the posted images is refused; `position` counts from 0."""
+
+    def __init__(self, detail: str, position: int = 0) -> None:
+        super().__init__(f"images[{position}]: {detail}")
+        self.detail = detail
+        self.position = position
+
+    def members(self) -> dict[str, Any]:
+        """Return which of the images it is."""
+        fault = {"loc": ["body", "images", self.position], "msg": self.detail, "type": self.code}
+        return {"position": self.position, "errors": [fault]}
+
+
+class UnreadableImage(ImageError):
+    """Not an image, a torn one, or not one of our formats."""
+
+    code = "unreadable_image"
+    title = "Unreadable image"
+
+
+class ImageTooLarge(ImageError):
+    """More bytes or pixels than allowed."""
+
+    code = "image_too_large"
+    title = "Image too large"
+
+
+class CropTooSmall(ImageError):
+    """Too few pixels a side to recognise anyone."""
+
+    code = "crop_too_small"
+    title = "Crop too small"
+
+
+class GalleryItemNotFound(ServiceError):
+    """The gallery has no item of this id."""
+
+    code = "item_not_found"
+    title = "Gallery item not found"
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"the gallery has no item {item_id[:64]!r}")
+
+
+class ModelNotFound(ServiceError):
+    """No checkpoint of this version is registered."""
+
+    code = "model_not_found"
+    title = "Model version not found"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"no model version {version[:64]!r} is registered; GET /models lists them")
+
+
+class JobNotFound(ServiceError):
+    """There is no job of this id."""
+
+    code = "job_not_found"
+    title = "Job not found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id[:64]!r}")
+
+
+class UnfitCheckpoint(ServiceError):
+    """The file is no network we can serve; the message says why."""
+
+    code = "unfit_checkpoint"
+    title = "Unfit checkpoint"
+
+
+class ActivationRunning(ServiceError):
+    """Another activation is under way; `job_id` is its job."""
+
+    code = "activation_running"
+    title = "Activation running"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"an activation is under way; wait for /jobs/{job_id}")
+        self.job_id = job_id
+
+    def members(self) -> dict[str, Any]:
+        """Return the job to wait for."""
+        return {"job_id": self.job_id}
+
+
+class CropMissing(ServiceError):
+    """A stored crop is gone, or its bytes no longer have the hash they are stored under."""
+
+    code = "crop_missing"
+    title = "Crop missing"
+
+
+STATUS: dict[str, int] = {
+    NotReady.code: 503,
+    InvalidRequest.code: 422,
+    UnreadableImage.code: 415,
+    ImageTooLarge.code: 413,
+    CropTooSmall.code: 422,
+    GalleryItemNotFound.code: 404,
+    ModelNotFound.code: 404,
+    JobNotFound.code: 404,
+    UnfitCheckpoint.code: 422,
+    ActivationRunning.code: 409,
+    CropMissing.code: 500,
+}
+"""The HTTP status of each error code; one that is not here answers 500."""

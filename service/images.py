@@ -1,0 +1,125 @@
+"""From untrusted bytes to an upright RGB image: the only place that opens what others have sent.
+
+The header is judged before any pixel is decoded. Transparent pixels show white, as a viewer shows them; of an
+animation the first frame counts; 16-bit greys keep their upper 8 bits.
+"""
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from service.errors import CropTooSmall, ImageTooLarge, UnreadableImage
+
+CONTENT_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp"}
+
+HOSTILE_BYTES_RAISE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on broken files, besides its own errors."""
+
+ORIENTATION_TAG = 0x0112
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may cost us: bytes, pixels by its header, and the least pixels a side."""
+
+    max_upload_bytes: int
+    max_pixels: int
+    min_side: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What there is to remember of an image once it is embedded; width and height are upright."""
+
+    sha256: str
+    content_type: str
+    width: int
+    height: int
+
+
+def decode(data: bytes, limits: Limits, position: int = 0) -> tuple[Image.Image, Crop]:
+    """Decode one image, the `position`-th of its request, to upright RGB.
+
+    Raises:
+        ImageTooLarge: more bytes or, by the header, more pixels than allowed.
+        CropTooSmall: too few pixels a side.
+        UnreadableImage: not a whole JPEG, PNG, WebP or BMP image.
+    """
+    if len(data) > limits.max_upload_bytes:
+        raise ImageTooLarge(f"more than {limits.max_upload_bytes:,} bytes", position)
+    try:
+        with Image.open(BytesIO(data), formats=tuple(CONTENT_TYPES)) as image:
+            _check_size(image.size, limits, position)
+            rgb = _upright(image, _to_rgb(image))
+            content_type = CONTENT_TYPES[str(image.format)]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLarge(f"more than {limits.max_pixels:,} pixels", position) from None
+    except HOSTILE_BYTES_RAISE as error:
+        raise UnreadableImage(_reason(data, error), position) from error
+    return rgb, Crop(hashlib.sha256(data).hexdigest(), content_type, rgb.width, rgb.height)
+
+
+def _check_size(size: tuple[int, int], limits: Limits, position: int) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(f"{width} x {height} is more than {limits.max_pixels:,} pixels", position)
+    if min(size) < limits.min_side:
+        raise CropTooSmall(f"{width} x {height} has fewer than {limits.min_side} pixels a side", position)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        greys_HW = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(greys_HW.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; EXIF that cannot be read does not spoil a good image."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG)
+    except HOSTILE_BYTES_RAISE:
+        return rgb
+    if not isinstance(orientation, int) or orientation not in ORIENTATIONS:
+        return rgb
+    return rgb.transpose(ORIENTATIONS[orientation])
+
+
+def _reason(data: bytes, error: BaseException) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a JPEG, PNG, WebP or BMP image"
+    return "the image is torn or damaged"

@@ -1,0 +1,90 @@
+"""Errors as application/problem+json (RFC 9457): every error the API answers is made here."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.errors import STATUS, InvalidRequest, ServiceError
+from service.schemas import Problem
+
+PROBLEM_JSON = "application/problem+json"
+
+HTTP_CODES = {
+    400: "malformed_body",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+}
+"""Codes of what is refused before our own code sees it."""
+
+
+def problem(request_id: str, status: int, code: str, title: str, detail: str, **members: Any) -> JSONResponse:
+    """Return a problem document as a response."""
+    body = {
+        "type": f"urn:reid-gallery:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        **members,
+    }
+    return JSONResponse(body, status, media_type=PROBLEM_JSON)
+
+
+def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
+    """Return the problem document of one of our errors."""
+    status = STATUS.get(error.code, 500)
+    response = problem(request_id, status, error.code, error.title, str(error), **error.members())
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def http_problem(request_id: str, status: int, detail: str) -> JSONResponse:
+    """Return the problem document of a plain HTTP refusal."""
+    code = HTTP_CODES.get(status, f"http_{status}")
+    return problem(request_id, status, code, HTTPStatus(status).phrase, detail)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make the app answer every error with a problem document."""
+
+    @app.exception_handler(ServiceError)
+    async def on_service_error(request: Request, error: ServiceError) -> JSONResponse:
+        return service_problem(request.state.request_id, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return service_problem(request.state.request_id, invalid_request(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        response = http_problem(request.state.request_id, error.status_code, error.detail)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def invalid_request(error: RequestValidationError) -> InvalidRequest:
+    """Say what is wrong with which field; the values themselves are not repeated."""
+    faults = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    summary = "; ".join(f"{'.'.join(map(str, f['loc'][1:]))}: {f['msg']}" for f in faults[:3])
+    return InvalidRequest(summary, faults)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document these statuses as problems, for an endpoint."""
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: reference}}
+        for status in statuses
+    }
+
+
+def document_problems(app: FastAPI) -> None:
+    """Add the Problem schema to the OpenAPI document; call when every route is there."""
+    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()

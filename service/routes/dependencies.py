@@ -1,0 +1,42 @@
+"""What endpoints take from the app and from the request."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.activation import Activations
+from service.serving import Serving
+
+
+def serving_of(request: Request) -> Serving:
+    """Return what requests share."""
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+def ready_serving_of(request: Request) -> Serving:
+    """Return what requests share, once there is a generation.
+
+    Raises:
+        NotReady: while the first one is loading.
+    """
+    serving = serving_of(request)
+    serving.current()
+    return serving
+
+
+def activations_of(request: Request) -> Activations:
+    """Return what runs activations."""
+    activations: Activations = request.app.state.activations
+    return activations
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id of this request, as in its X-Request-ID header."""
+    return str(request.state.request_id)
+
+
+AnyServing = Annotated[Serving, Depends(serving_of)]
+ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
+TheActivations = Annotated[Activations, Depends(activations_of)]
+RequestId = Annotated[str, Depends(request_id_of)]

@@ -1,0 +1,123 @@
+"""/gallery: enrol crops, look at them, delete them."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
+from pydantic import TypeAdapter, ValidationError
+
+from service.errors import InvalidRequest
+from service.gallery import Label, enroll, find, remove
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.schemas import (
+    EnrolmentAnswer,
+    GalleryItem,
+    ItemAnswer,
+    ItemMetadata,
+    OptionalName,
+    OptionalTime,
+)
+
+router = APIRouter(prefix="/gallery", tags=["gallery"])
+
+MAX_IMAGES = 64
+
+Images = Annotated[
+    list[UploadFile],
+    File(min_length=1, max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP."),
+]
+MetadataList = TypeAdapter(list[ItemMetadata])
+
+
+def labels_of(
+    images: Images,
+    identity_id: Annotated[
+        OptionalName, Form(description="Whose the crops are; without it each is an identity of its own.")
+    ] = None,
+    camera_id: Annotated[OptionalName, Form(description="Which camera saw them.")] = None,
+    captured_at: Annotated[
+        OptionalTime, Form(description="When: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z.")
+    ] = None,
+    track_id: Annotated[OptionalName, Form(description="The tracker's id of the walk they are from.")] = None,
+    metadata: Annotated[
+        str,
+        Form(
+            description="Instead of the fields for all: a JSON array with one object of identity_id, "
+            "camera_id, captured_at and track_id for each image, in their order. An empty field counts as "
+            "absent."
+        ),
+    ] = "",
+) -> list[Label]:
+    """Read one label for each image from the form.
+
+    Raises:
+        InvalidRequest: if the metadata are malformed, too few or many, or given beside the common fields.
+    """
+    common = Label(identity_id, camera_id, captured_at, track_id)
+    if not metadata:
+        return [common] * len(images)
+    if common != Label():
+        raise _bad_metadata("give either metadata or the fields for all images, not both")
+    try:
+        entries = MetadataList.validate_json(metadata)
+    except ValidationError as error:
+        faults = [
+            {"loc": ["body", "metadata", *e["loc"]], "msg": e["msg"], "type": e["type"]}
+            for e in error.errors()
+        ]
+        where = ".".join(map(str, faults[0]["loc"][1:]))
+        raise InvalidRequest(f"{where}: {faults[0]['msg']}", faults) from error
+    if len(entries) != len(images):
+        raise _bad_metadata(f"{len(entries)} entries for {len(images)} images")
+    return [Label(**entry.model_dump()) for entry in entries]
+
+
+def _bad_metadata(message: str) -> InvalidRequest:
+    fault: dict[str, Any] = {"loc": ["body", "metadata"], "msg": message, "type": "value_error"}
+    return InvalidRequest(f"metadata: {message}", [fault])
+
+
+@router.post("", status_code=201, responses=responses(400, 413, 415, 422, 503))
+def post_gallery(
+    images: Images,
+    labels: Annotated[list[Label], Depends(labels_of)],
+    serving: ReadyServing,
+    request_id: RequestId,
+) -> EnrolmentAnswer:
+    """Enrol 1 to 64 crops, all or none; what is answered 201 is on the disk and found by searches."""
+    enrolment = enroll(serving, [image.file for image in images], labels)
+    version = enrolment.model_version
+    items = [GalleryItem.of(item, version) for item in enrolment.items]
+    return EnrolmentAnswer(request_id=request_id, model_version=version, items=items)
+
+
+@router.get("/{item_id}", responses=responses(404, 422, 503))
+def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> ItemAnswer:
+    """Show one item."""
+    item = GalleryItem.of(find(serving, item_id), serving.current().version)
+    return ItemAnswer(**item.model_dump(), request_id=request_id)
+
+
+@router.get(
+    "/{item_id}/image",
+    response_class=Response,
+    responses={
+        200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp", "bmp")}},
+        **responses(404, 422, 503),
+    },
+)
+def get_image(item_id: str, serving: ReadyServing) -> Response:
+    """Return the bytes as they were posted, with their type."""
+    item = find(serving, item_id)
+    headers = {
+        "ETag": f'"{item.sha256}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(serving.crops.get(item.sha256), media_type=item.content_type, headers=headers)
+
+
+@router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))
+def delete_item(item_id: str, serving: ReadyServing) -> None:
+    """Delete an item: row, embedding and crop are gone, and no search returns it."""
+    remove(serving, item_id)

@@ -1,0 +1,16 @@
+"""GET /jobs/{id}: how far work in the background is."""
+
+from fastapi import APIRouter
+
+from service.activation import find_job
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.schemas import JobAnswer
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("/{job_id}", responses=responses(404, 422, 503))
+def get_job(job_id: str, serving: ReadyServing, request_id: RequestId) -> JobAnswer:
+    """Say how far a job is, and why it failed if it has."""
+    return JobAnswer.of(find_job(serving, job_id), request_id)

@@ -1,0 +1,27 @@
+"""GET /livez and /readyz, for whoever keeps the process running."""
+
+from fastapi import APIRouter
+
+from service.problems import responses
+from service.routes.dependencies import AnyServing
+from service.schemas import Status
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez", response_model_exclude_none=True)
+async def livez() -> Status:
+    """Answer as soon as the process serves."""
+    return Status(status="alive")
+
+
+@router.get("/readyz", responses=responses(503))
+async def readyz(serving: AnyServing) -> Status:
+    """Answer 200 once the network has embedded an image and the index is loaded, else why not."""
+    generation = serving.current()
+    return Status(
+        status="ready",
+        model_version=generation.version,
+        runtime=generation.embedder.runtime,
+        num_items=len(generation.index),
+    )

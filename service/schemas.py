@@ -1,0 +1,257 @@
+"""Bodies of requests and answers, as the API documents them."""
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.ranking import Match
+from service.registry import KnownModel
+from service.search import Answer
+from service.tables import Item, Job
+
+MAX_NAME = 255
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _blank_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _printable(value: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ValueError("control characters are not allowed")
+    return value
+
+
+def _rfc_3339(value: object) -> object:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
+        raise ValueError("expected an RFC 3339 time with an offset, such as 2026-01-31T08:15:00Z")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is outside the years 1 to 9999 in UTC") from None
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+"""An id that the caller chooses: any text without control characters."""
+
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+"""An RFC 3339 time with its offset, turned into UTC."""
+
+OptionalName = Annotated[Name | None, BeforeValidator(_blank_is_none)]
+OptionalTime = Annotated[Time | None, BeforeValidator(_blank_is_none)]
+
+
+class ItemMetadata(BaseModel):
+    """What is known of one image; an absent, null or empty field is unknown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity_id: OptionalName = None
+    camera_id: OptionalName = None
+    captured_at: OptionalTime = None
+    track_id: OptionalName = None
+
+
+class GalleryItem(BaseModel):
+    """An enrolled crop; width and height are in pixels, upright; `sha256` is of the bytes as posted."""
+
+    id: str
+    identity_id: str
+    camera_id: str | None
+    captured_at: datetime | None
+    track_id: str | None
+    created_at: datetime
+    sha256: str
+    width: int
+    height: int
+    model_version: str
+    image_url: str
+
+    @classmethod
+    def of(cls, item: Item, model_version: str) -> "GalleryItem":
+        """Show a row."""
+        return cls(
+            id=item.id,
+            identity_id=item.identity.id,
+            camera_id=item.camera_id,
+            captured_at=item.captured_at,
+            track_id=item.track_id,
+            created_at=item.created_at,
+            sha256=item.sha256,
+            width=item.width,
+            height=item.height,
+            model_version=model_version,
+            image_url=image_url(item),
+        )
+
+
+class EnrolmentAnswer(BaseModel):
+    """The new items, in the order of the images."""
+
+    request_id: str
+    model_version: str
+    items: list[GalleryItem]
+
+
+class ItemAnswer(GalleryItem):
+    """One item."""
+
+    request_id: str
+
+
+class MatchedItem(BaseModel):
+    """One of the items that speak for a match; `score` is its cosine with the query."""
+
+    id: str
+    score: float
+    camera_id: str | None
+    captured_at: datetime | None
+    track_id: str | None
+    image_url: str
+
+
+class RankedMatch(BaseModel):
+    """An identity, or with `group_by=item` one item of it; its score is that of its best item."""
+
+    rank: int
+    identity_id: str
+    score: float
+    items: list[MatchedItem]
+
+
+class SearchAnswer(BaseModel):
+    """Matches, best first; `num_searched` items passed the filters and were compared."""
+
+    request_id: str
+    model_version: str
+    num_searched: int
+    took_ms: float
+    matches: list[RankedMatch]
+
+    @classmethod
+    def of(cls, answer: Answer, request_id: str, took_ms: float) -> "SearchAnswer":
+        """Show what a search has found."""
+        return cls(
+            request_id=request_id,
+            model_version=answer.model_version,
+            num_searched=answer.num_searched,
+            took_ms=round(took_ms, 3),
+            matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
+        )
+
+
+class ModelVersion(BaseModel):
+    """A registered checkpoint; `num_embedded` items have an embedding of it."""
+
+    version: str
+    state: Literal["registered", "active", "retired"]
+    architecture: str
+    embedding_size: int
+    num_embedded: int
+    created_at: datetime
+    activated_at: datetime | None
+    card: dict[str, Any]
+
+    @classmethod
+    def of(cls, known: KnownModel) -> "ModelVersion":
+        """Show a registered version."""
+        return cls.model_validate(
+            {
+                "version": known.row.version,
+                "state": known.row.state,
+                "architecture": known.row.card["architecture"],
+                "embedding_size": known.row.card["embedding_size"],
+                "num_embedded": known.num_embedded,
+                "created_at": known.row.created_at,
+                "activated_at": known.row.activated_at,
+                "card": known.row.card,
+            }
+        )
+
+
+class ModelAnswer(ModelVersion):
+    """One registered version."""
+
+    request_id: str
+
+
+class ModelsAnswer(BaseModel):
+    """Every registered version, oldest first; `model_version` is the one in service."""
+
+    request_id: str
+    model_version: str
+    models: list[ModelVersion]
+
+
+class JobAnswer(BaseModel):
+    """Work in the background; `done` of `total` items, and why it failed if it has."""
+
+    request_id: str
+    id: str
+    kind: str
+    model_version: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    done: int
+    total: int
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job, request_id: str) -> "JobAnswer":
+        """Show a row."""
+        fields = {name: getattr(job, name) for name in cls.model_fields if name != "request_id"}
+        return cls.model_validate(fields | {"request_id": request_id})
+
+
+class Status(BaseModel):
+    """The process serves; when ready, what it serves."""
+
+    status: Literal["alive", "ready"]
+    model_version: str | None = None
+    runtime: str | None = None
+    num_items: int | None = None
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457); `code` is stable, `detail` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[dict[str, Any]] | None = None
+
+
+def image_url(item: Item) -> str:
+    """Return where the bytes of an item are."""
+    return f"/gallery/{item.id}/image"
+
+
+def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
+    items = [
+        MatchedItem(
+            id=scored.item_id,
+            score=scored.score,
+            camera_id=answer.items[scored.item_id].camera_id,
+            captured_at=answer.items[scored.item_id].captured_at,
+            track_id=answer.items[scored.item_id].track_id,
+            image_url=image_url(answer.items[scored.item_id]),
+        )
+        for scored in match.items
+    ]
+    return RankedMatch(rank=rank, identity_id=match.identity_id, score=match.score, items=items)

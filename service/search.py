@@ -1,0 +1,93 @@
+"""What happens on POST /search: embed, search the index, look up what the database knows, rank."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sqlalchemy import select
+
+from service.images import decode
+from service.index import Filter, GalleryIndex, Hits
+from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_identities, rank_items
+from service.serving import Serving, embed_in_batches
+from service.tables import Item
+
+MAX_VARIABLES = 10_000
+"""How many slots one statement may name; SQLite takes 32,766 variables."""
+
+MAX_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Query:
+    """How to search: how many matches, of what, among which items, and how like at least."""
+
+    top_k: int
+    group_by: Literal["identity", "item"]
+    only: Filter
+    min_score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ranked matches, the rows of their items by id, and how they were found."""
+
+    model_version: str
+    num_searched: int
+    matches: list[Match]
+    items: dict[str, Item]
+
+
+def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answer:
+    """Find who the uploads, crops of one person, show.
+
+    Raises:
+        ImageError: one of the images is refused.
+        NotReady: no network is serving yet.
+    """
+    generation = serving.current()
+    query_D = fuse(embed_in_batches(generation.embedder, _decoded(serving, uploads)))
+    for _ in range(MAX_TRIES):
+        hits = _search_index(generation.index, query_D, query)
+        rows = _rows(serving, hits)
+        if len(rows) == len(hits.slots):
+            break  # else items were deleted meanwhile: the next try finds others in their place
+    matches = _rank(hits, rows, query)
+    shown = {scored.item_id for match in matches for scored in match.items}
+    items = {item.id: item for item in rows.values() if item.id in shown}
+    return Answer(generation.version, hits.num_searched, matches, items)
+
+
+def _decoded(serving: Serving, uploads: Sequence[BinaryIO]) -> Iterator[Image.Image]:
+    for position, upload in enumerate(uploads):
+        yield decode(serving.read_upload(upload), serving.limits, position)[0]
+
+
+def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query) -> Hits:
+    if query.group_by == "item":
+        return index.search_items(query_D, query.top_k, query.only)
+    return index.search_identities(query_D, query.top_k, ITEMS_PER_MATCH, query.only)
+
+
+def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
+    """Return the rows of the hits by slot; those deleted meanwhile are not there."""
+    slots = hits.slots.tolist()
+    rows: dict[int, Item] = {}
+    with serving.sessions.read() as session:
+        for start in range(0, len(slots), MAX_VARIABLES):
+            page = slots[start : start + MAX_VARIABLES]
+            rows |= {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(page)))}
+    return rows
+
+
+def _rank(hits: Hits, rows: dict[int, Item], query: Query) -> list[Match]:
+    scored = [
+        Scored(rows[slot].id, rows[slot].identity.id, max(-1.0, min(1.0, score)))
+        for slot, score in zip(hits.slots.tolist(), hits.scores.tolist(), strict=True)
+        if slot in rows
+    ]
+    rank = rank_items if query.group_by == "item" else rank_identities
+    return rank(scored, query.top_k, query.min_score)

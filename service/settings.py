@@ -1,0 +1,62 @@
+"""Settings of the service, read once from REID_* variables: what an operator may choose, and its limits."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import BadSettings
+
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; every field is the variable REID_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="REID_", env_ignore_empty=True, frozen=True)
+
+    data_dir: Path = Path("data")
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'gallery.sqlite3'}",
+        description="SQLAlchemy URL; by default an SQLite file in the data directory.",
+    )
+    models_dir: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "models",
+        description="Where checkpoints are kept, named by their version.",
+    )
+    default_checkpoint: Path | None = Field(
+        default=None,
+        description="What a new gallery starts with; by default the checkpoint that ships.",
+    )
+    device: Literal["auto", "cpu", "cuda", "torch-cpu"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
+    max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
+    min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")
+    max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+
+    @property
+    def crops_dir(self) -> Path:
+        """Return where the crops' bytes are kept."""
+        return self.data_dir / "crops"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Return where compiled networks are kept; may be deleted at any time."""
+        return self.data_dir / "cache"
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        BadSettings: naming every variable that has no usable value, and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        reasons = [f"REID_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise BadSettings("; ".join(reasons)) from None

@@ -1,0 +1,136 @@
+"""The SQL tables: the truth about the gallery, from which every index can be rebuilt.
+
+An item has two names: `id`, which the API shows and which is never used twice anywhere, and `slot`, a small
+integer that only ever grows, by which the index knows it. "Models" are networks here: published checkpoints.
+"""
+
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+
+def new_id() -> str:
+    """Return 32 hex digits that sort by the time they were made (48 bits of milliseconds, 80 of chance)."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def now() -> datetime:
+    """Return the time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, kept and given back in UTC; SQLite alone would lose the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Turn an aware time into UTC.
+
+        Raises:
+            ValueError: if the time is naive.
+        """
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"expected an aware time, got {value!r}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Give the zone back where the database has dropped it."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of all tables; constraints have the same names on every database, for migrations to alter."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class Model(Table):
+    """A registered checkpoint; `state` is registered, active or retired, and one at most is active."""
+
+    __tablename__ = "models"
+
+    version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    card: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    activated_at: Mapped[datetime | None]
+
+
+class Identity(Table):
+    """A person, as far as the gallery knows: the items that share an identity id."""
+
+    __tablename__ = "identities"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
+
+    key: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(255), unique=True)
+    created_at: Mapped[datetime]
+
+
+class Item(Table):
+    """One enrolled crop; its bytes are in the CropStore under `sha256`."""
+
+    __tablename__ = "items"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
+
+    slot: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    identity_key: Mapped[int] = mapped_column(ForeignKey("identities.key"), index=True)
+    camera_id: Mapped[str | None] = mapped_column(String(255))
+    captured_at: Mapped[datetime | None]
+    track_id: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime]
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    content_type: Mapped[str] = mapped_column(String(32))
+    width: Mapped[int]
+    height: Mapped[int]
+    identity: Mapped[Identity] = relationship(lazy="joined")
+
+
+class Embedding(Table):
+    """The embedding of one item by one model version: float16, little endian, as long as its card says."""
+
+    __tablename__ = "embeddings"
+
+    slot: Mapped[int] = mapped_column(ForeignKey("items.slot", ondelete="CASCADE"), primary_key=True)
+    model_version: Mapped[str] = mapped_column(
+        String(64), ForeignKey("models.version", ondelete="CASCADE"), primary_key=True
+    )
+    values: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Job(Table):
+    """Work that outlives its request; `state` is queued, running, succeeded, failed or cancelled."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    model_version: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    done: Mapped[int]
+    total: Mapped[int]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
