@@ -1,0 +1,51 @@
+# Every target works on a fresh machine with Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+HOST ?= 127.0.0.1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev serve test lint bench format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## make .venv and install what the service and the training need
+
+dev: $(VENV)/.installed-dev ## the same with what the tests need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): the first time this takes some minutes, mostly torch."
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+serve: setup ## start the service on http://127.0.0.1:8000 (PORT=..., REID_DATA_DIR=...)
+	@$(BIN)/reid serve --host $(HOST) --port $(PORT)
+
+lint: dev ## ruff, mypy, import-linter and the Alembic check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m migrations.check
+
+test: lint ## everything that must pass
+	$(BIN)/python -m pytest
+
+format: dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## time the network against its full-affinity twin on this machine
+	$(BIN)/python tests/benchmarks/network.py
+
+clean: ## remove the environment and the caches, never the data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

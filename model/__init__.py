@@ -1,0 +1,1 @@
+"""Networks that turn person crops into embeddings, and what travels with them."""

@@ -1,0 +1,123 @@
+"""Relation-aware global attention (RGA), without ever building the affinity matrix.
+
+Source: Zhang, Lan, Zeng, Jin, Chen, "Relation-Aware Global Attention for Person Re-identification",
+CVPR 2020, section 3. Two deviations, neither of which changes a number beyond rounding:
+
+* theta, phi and the embedding of the feature itself read the same input, so they are one convolution with
+  one BatchNorm, whose output is cut in three.
+* The relation embedding is linear in the affinity G = theta^T phi, a product of two thin matrices. With Theta,
+  Phi of shape (n, e) and weights [W_in, W_out] of shape (r, 2n):
+  ``W_in G^T + W_out G = (W_in Phi) Theta^T + (W_out Theta) Phi^T``, at O(n e r) rather than O(n^2 r).
+
+Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, r relation size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def reduced(size: int, ratio: int) -> int:
+    """Divide a channel count, but never down to nothing.
+
+    >>> reduced(64, 8), reduced(5, 8)
+    (8, 1)
+    """
+    return max(1, size // ratio)
+
+
+class RelationAttention(nn.Module):
+    """One attention value in (0, 1) per node, from the node's own feature and its relations to all nodes.
+
+    Args:
+        features: size F of a node's feature.
+        nodes: number n of nodes; fixed, since the relation weights have one column per node.
+        reduction: ratio by which features and relations are embedded.
+        squeeze: ratio of the hidden layer that turns relations into one value.
+    """
+
+    def __init__(self, features: int, nodes: int, *, reduction: int = 8, squeeze: int = 8) -> None:
+        super().__init__()
+        embedding, relations = reduced(features, reduction), reduced(nodes, reduction)
+        hidden = reduced(1 + relations, squeeze)
+        self.nodes = nodes
+        self.embed = _convolution(features, 3 * embedding)
+        self.embed_norm = nn.BatchNorm2d(3 * embedding)
+        self.relate = nn.Linear(2 * nodes, relations, bias=False)
+        self.relate_norm = nn.BatchNorm2d(relations)
+        self.score = nn.Sequential(
+            _convolution(1 + relations, hidden),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            _convolution(hidden, 1),
+            nn.BatchNorm2d(1),
+        )
+        nn.init.kaiming_normal_(self.relate.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
+        theta, phi, own = torch.relu(self.embed_norm(self.embed(x))).chunk(3, dim=1)
+        relations = self.relations(theta.flatten(2), phi.flatten(2))
+        relations = torch.relu(self.relate_norm(relations.unflatten(2, x.shape[2:])))
+        joint = torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)
+        return torch.sigmoid(self.score(joint))
+
+    def relations(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """Return the embedded relations (B, r, n) of theta (B, e, n) and phi (B, e, n), before BatchNorm."""
+        incoming, outgoing = self.relate.weight.split(self.nodes, dim=1)
+        mixed = torch.cat(
+            [torch.matmul(incoming, phi.transpose(1, 2)), torch.matmul(outgoing, theta.transpose(1, 2))],
+            dim=2,
+        )
+        return torch.matmul(mixed, torch.cat([theta, phi], dim=1))
+
+
+class RelationAwareGlobalAttention(nn.Module):
+    """RGA-S, RGA-C or RGA-SC for a feature map of a fixed size: spatial first, then channel on its result.
+
+    Raises:
+        ValueError: neither part is wanted, or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        *,
+        spatial: bool = True,
+        channel: bool = True,
+        reduction: int = 8,
+        squeeze: int = 8,
+    ) -> None:
+        super().__init__()
+        if not (spatial or channel):
+            raise ValueError("RGA needs its spatial part, its channel part or both")
+        if min(channels, height, width, reduction, squeeze) < 1:
+            raise ValueError("channels, height, width, reduction and squeeze must be at least 1")
+        self.grid = (channels, height, width)
+        positions = height * width
+        ratios = {"reduction": reduction, "squeeze": squeeze}
+        self.spatial = RelationAttention(channels, positions, **ratios) if spatial else None
+        self.channel = RelationAttention(positions, channels, **ratios) if channel else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) times its attention, same shape.
+
+        Raises:
+            ValueError: the map has another size than the module was built for.
+        """
+        is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not is_tracing and tuple(x.shape[1:]) != self.grid:
+            raise ValueError(f"expected a map of (B, {', '.join(map(str, self.grid))}), got {tuple(x.shape)}")
+        if self.spatial is not None:
+            x = x * self.spatial(x)
+        if self.channel is not None:
+            nodes = x.flatten(2).transpose(1, 2).unsqueeze(3)  # (B, H*W, C, 1): channels are the nodes
+            x = x * self.channel(nodes).transpose(1, 2)  # (B, C, 1, 1)
+        return x
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution

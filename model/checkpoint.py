@@ -1,0 +1,229 @@
+"""One file is one network: its weights, and its card as JSON in the safetensors header.
+
+The version of a network is the first 12 hex digits of the SHA-256 of its file. Nothing is unpickled; weights
+may be stored as fp16 and are float32 once loaded.
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from model.architectures import build_network
+from model.errors import CheckpointError, UnknownArchitecture
+from model.layers import ReidNetwork
+from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color, Preprocess
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "default.safetensors"
+MAX_CHECKPOINT_BYTES = 1 << 30
+MAX_HEADER_BYTES = 8 << 20
+MAX_SIDE = 1024
+CARD_KEY = "card"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC."""
+
+    architecture: str
+    height: int
+    width: int
+    embedding_size: int
+    num_identities: int
+    mean: Color = IMAGENET_MEAN
+    std: Color = IMAGENET_STD
+    recipe: str = ""
+    dataset: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    parent: str | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded network in eval mode, its card and its version (12 hex digits)."""
+
+    network: ReidNetwork
+    card: Card
+    version: str
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that the network was trained with."""
+        return Preprocess(self.card.height, self.card.width, self.card.mean, self.card.std)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read, check and build the network of a file, on the CPU in float32.
+
+    Raises:
+        CheckpointError: the file is absent, too large, torn, not ours, or does not fit its own card.
+    """
+    content = _read(path)
+    card = _read_card(path, content)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
+    return Checkpoint(_network(path, card, tensors), card, _version(content))
+
+
+def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
+    """Write a network and its card, whole or not at all, and return the version.
+
+    ``half`` stores floating-point weights as fp16, half the size.
+    """
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    content = save(tensors, metadata={CARD_KEY: json.dumps(card.to_dict(), sort_keys=True)})
+    write_atomically(path, content)
+    return _version(content)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a machine that dies, sees the old or the new one and no third."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def checkpoint_version(path: Path) -> str:
+    """Return the version of a file without building its network.
+
+    Raises:
+        CheckpointError: the file is absent or too large.
+    """
+    return _version(_read(path))
+
+
+def _version(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_CHECKPOINT_BYTES:
+            raise CheckpointError(
+                f"{path.name} has {size:,} bytes; at most {MAX_CHECKPOINT_BYTES:,} are read"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_card(path: Path, content: bytes) -> Card:
+    if len(content) < 8:
+        raise CheckpointError(f"{path.name} is truncated: {len(content)} bytes hold no safetensors header")
+    (length,) = struct.unpack("<Q", content[:8])
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{path.name} is not a safetensors file: its header would be {length:,} bytes")
+    if len(content) < 8 + length:
+        raise CheckpointError(f"{path.name} is truncated inside its header")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        values = json.loads(header["__metadata__"][CARD_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header") from error
+    return _parse_card(path, values)
+
+
+def _parse_card(path: Path, values: object) -> Card:
+    if not isinstance(values, dict):
+        raise CheckpointError(f"the card of {path.name} is not a JSON object")
+    known = {f.name for f in fields(Card)}
+    if unknown := sorted(set(values) - known):
+        raise CheckpointError(f"the card of {path.name} has unknown fields: {', '.join(map(str, unknown))}")
+    wanted = {"architecture", "height", "width", "embedding_size", "num_identities", "mean", "std"}
+    if missing := sorted(wanted - set(values)):
+        raise CheckpointError(f"the card of {path.name} lacks {', '.join(missing)}")
+    for name in ("height", "width", "embedding_size", "num_identities"):
+        if type(values[name]) is not int or values[name] < 1:
+            raise CheckpointError(f"{name} in the card of {path.name} must be a positive integer")
+    if max(values["height"], values["width"]) > MAX_SIDE:
+        raise CheckpointError(f"the card of {path.name} asks for more than {MAX_SIDE} pixels a side")
+    for name in ("mean", "std"):
+        values[name] = _parse_color(path, name, values[name])
+    for name in ("architecture", "recipe", "dataset", "created"):
+        if not isinstance(values.get(name, ""), str):
+            raise CheckpointError(f"{name} in the card of {path.name} must be a text")
+    if not isinstance(values.get("parent"), str | None) or not isinstance(values.get("metrics", {}), dict):
+        raise CheckpointError(f"parent or metrics in the card of {path.name} are of the wrong type")
+    return Card(**values)
+
+
+def _parse_color(path: Path, name: str, value: object) -> Color:
+    if not isinstance(value, list) or len(value) != 3:
+        raise CheckpointError(f"{name} in the card of {path.name} must be three numbers")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in value):
+        raise CheckpointError(f"{name} in the card of {path.name} must be three finite numbers")
+    if name == "std" and min(value) <= 0:
+        raise CheckpointError(f"std in the card of {path.name} must be above zero")
+    red, green, blue = map(float, value)
+    return red, green, blue
+
+
+def _network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetwork:
+    try:
+        with torch.device("meta"):  # shapes without memory: a hostile card cannot make us allocate
+            network = build_network(
+                card.architecture, height=card.height, width=card.width, num_identities=card.num_identities
+            )
+    except (UnknownArchitecture, ValueError) as error:
+        raise CheckpointError(f"the card of {path.name} cannot be built: {error}") from error
+    if network.embedding_size != card.embedding_size:
+        raise CheckpointError(
+            f"the card of {path.name} says {card.embedding_size} dimensions, {card.architecture} has "
+            f"{network.embedding_size}"
+        )
+    wanted = network.state_dict()
+    _compare_shapes(path, wanted, tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path.name} has a weight that is not finite in {name}")
+    network.load_state_dict(
+        {name: tensors[name].to(meta.dtype) for name, meta in wanted.items()}, assign=True
+    )
+    network.neck.bias.requires_grad_(False)
+    return network.eval()
+
+
+def _compare_shapes(path: Path, wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    if problems := shape_problems(wanted, tensors):
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{path.name} does not fit its card: {'; '.join(problems[:3])}{more}")
+
+
+def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
+    """Say what is missing, extra or misshapen, in words."""
+    missing = [f"{name} is missing" for name in wanted if name not in tensors]
+    extra = [f"{name} does not belong there" for name in tensors if name not in wanted]
+    misshapen = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    return missing + extra + misshapen

@@ -1,0 +1,1 @@
+"""The gallery service: the only package that knows HTTP, SQL and FAISS."""

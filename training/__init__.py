@@ -1,0 +1,1 @@
+"""Makes and judges checkpoints; imports model, never service."""

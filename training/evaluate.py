@@ -1,0 +1,64 @@
+"""Judge a checkpoint by the protocol of its data set: single query, no re-ranking, step-wise AP.
+
+Usage: ``python training/evaluate.py --checkpoint FILE --data DIR [--json]``.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from model.checkpoint import load_checkpoint
+from model.embedder import Embedder
+from model.errors import ModelError
+from training.datasets import DatasetError, ReidDataset, Sample, read_market1501
+from training.embed import embed_samples
+from training.metrics import Ints, evaluate_distmat
+
+
+def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
+    """Return rank1, rank5, rank10, mAP and mINP in percent of query against gallery, by cosine distance."""
+    queries_QD = embed_samples(dataset.query, embedder.embed, "query")
+    gallery_GD = embed_samples(dataset.gallery, embedder.embed, "gallery")
+    q_pids, q_camids = _labels(dataset.query)
+    g_pids, g_camids = _labels(dataset.gallery)
+    metrics = evaluate_distmat(1 - queries_QD @ gallery_GD.T, q_pids, g_pids, q_camids, g_camids)
+    return {name: round(value, 2) for name, value in metrics.percent().items()}
+
+
+def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:
+    return np.array([sample.pid for sample in samples]), np.array([sample.camid for sample in samples])
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    """Print the metrics as a table on the terminal."""
+    table = Table(*metrics)
+    table.add_row(*(f"{value:.2f}" for value in metrics.values()))
+    Console().print(table)
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Folder of Market-1501.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or torch-cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,
+) -> None:
+    """Print rank-1, rank-5, rank-10, mAP and mINP in percent."""
+    try:
+        embedder = Embedder(load_checkpoint(checkpoint), device, precision)
+        metrics = evaluate(embedder, read_market1501(data))
+    except (DatasetError, ModelError, ValueError) as error:
+        raise SystemExit(f"evaluate: {error}") from error
+    if as_json:
+        print(json.dumps(metrics))
+    else:
+        print_metrics(metrics)
+
+
+if __name__ == "__main__":
+    typer.run(main)
