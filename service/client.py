@@ -32,21 +32,21 @@ class ClientError(Exception):
     """A request to the service did not succeed; the message is fit to show to a user.
 
     ClientError
-    ├── ServiceUnreachableError   nothing listens at the URL, or it is not a URL
-    ├── NoAnswerError             the connection broke or timed out after the request was sent
-    └── RefusedError              the service answered with an error
+    ├── ServiceUnreachable   nothing listens at the URL, or it is not a URL
+    ├── NoAnswer             the connection broke or timed out after the request was sent
+    └── Refused              the service answered with an error
     """
 
 
-class ServiceUnreachableError(ClientError):
+class ServiceUnreachable(ClientError):
     """Nothing listens at the URL."""
 
 
-class NoAnswerError(ClientError):
+class NoAnswer(ClientError):
     """The connection broke or timed out after the request was sent."""
 
 
-class RefusedError(ClientError):
+class Refused(ClientError):
     """The service answered with an error; `position` is that of the image at fault, if it is named."""
 
     def __init__(self, status: int, detail: str, position: int | None) -> None:
@@ -75,7 +75,7 @@ class Client:
     """A connection pool to one service, for many threads at once; entering it checks that the service lives.
 
     Raises:
-        ServiceUnreachableError: nothing listens at the URL, or it is not a URL.
+        ServiceUnreachable: nothing listens at the URL, or it is not a URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,7 +84,7 @@ class Client:
         try:
             self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
         except httpx.InvalidURL as error:
-            raise ServiceUnreachableError(f"{url} is not a URL: {error}") from error
+            raise ServiceUnreachable(f"{url} is not a URL: {error}") from error
 
     def __enter__(self) -> Self:
         try:
@@ -136,9 +136,9 @@ class Client:
                 response = self._http.request(method, path, **body)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if delay_s is None:
-                    raise ServiceUnreachableError(self._how_to_start()) from error
+                    raise ServiceUnreachable(self._how_to_start()) from error
             except httpx.TransportError as error:
-                raise NoAnswerError(f"no answer from {self.url}: {error or type(error).__name__}") from error
+                raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
             else:
                 if delay_s is None or response.status_code not in PUT_OFF:
                     return _read_answer(response)
@@ -158,8 +158,8 @@ def enroll_in_batches(
     A batch that the service refuses for one of its images is sent again without it.
 
     Raises:
-        ServiceUnreachableError: the service went away; the batches that were not yet sent are dropped.
-        RefusedError: for a reason that holds for every batch.
+        ServiceUnreachable: the service went away; the batches that were not yet sent are dropped.
+        Refused: for a reason that holds for every batch.
     """
     batches = [crops[start : start + batch_size] for start in range(0, len(crops), batch_size)]
     with ThreadPoolExecutor(concurrency) as executor:
@@ -184,9 +184,9 @@ def _enroll_the_good(client: Client, crops: list[tuple[Crop, bytes]]) -> list[Fa
         return []
     try:
         client.enroll(crops)
-    except NoAnswerError as error:
+    except NoAnswer as error:
         return [Failure(crop.path, f"{error}; it may have been stored") for crop, _ in crops]
-    except RefusedError as refusal:
+    except Refused as refusal:
         if refusal.status in ABOUT_THE_IMAGES:
             return _without_the_bad(client, crops, refusal)
         if refusal.status < 500 and refusal.status not in PUT_OFF:
@@ -195,7 +195,7 @@ def _enroll_the_good(client: Client, crops: list[tuple[Crop, bytes]]) -> list[Fa
     return []
 
 
-def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: RefusedError) -> list[Failure]:
+def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: Refused) -> list[Failure]:
     position = 0 if len(crops) == 1 else refusal.position
     if position is None or not 0 <= position < len(crops):
         return [failure for crop in crops for failure in _enroll_the_good(client, [crop])]
@@ -210,7 +210,7 @@ def _read_answer(response: httpx.Response) -> dict[str, Any]:
         return body
     detail = body.get("detail") or f"the service answered {response.status_code} {response.reason_phrase}"
     position = body.get("position")
-    raise RefusedError(response.status_code, str(detail), position if isinstance(position, int) else None)
+    raise Refused(response.status_code, str(detail), position if isinstance(position, int) else None)
 
 
 def _read_json(response: httpx.Response) -> dict[str, Any]:

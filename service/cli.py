@@ -1,0 +1,180 @@
+"""The `reid` command: run the service; enrol, search and swap models over its API.
+
+Everything heavy (torch, the app) is imported by `serve` alone, so that the other commands start at once.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.client import Client, ClientError, Failure, enroll_in_batches
+from service.folders import Crop, Layout, find_crops
+from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+JOB_POLL_S = 0.5
+
+app = typer.Typer(
+    help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(
+    help="The networks that a service has: list, register, activate.", no_args_is_help=True
+)
+app.add_typer(models_app, name="models")
+
+
+Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
+Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
+
+
+class GroupBy(StrEnum):
+    """What a match of a search is: a person, or one crop."""
+
+    identity = "identity"
+    item = "item"
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [REID_HOST, or 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.  [REID_PORT, or 8000]")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
+    ] = None,
+) -> None:
+    """Serve the gallery until Ctrl-C; requests that are under way are finished first."""
+    typer.echo("loading ...")
+    from service.launch import launch
+
+    options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir}
+    raise typer.Exit(launch({name: str(value) for name, value in options.items() if value is not None}))
+
+
+@app.command()
+def enroll(
+    paths: Crops,
+    url: Url = DEFAULT_URL,
+    layout: Annotated[Layout, typer.Option(help="What says who is on a crop.")] = Layout.flat,
+    camera_id: Annotated[str | None, typer.Option(help="The camera of all these crops.")] = None,
+    identity_id: Annotated[str | None, typer.Option(help="The person on all these crops.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Crops in a request.")] = 16,
+) -> None:
+    """Enrol crops; say which ones failed, and go on with the others.
+
+    LAYOUT says where identities come from: "folders" takes the name of the folder a crop is in, "market1501"
+    reads identity and camera from the file name (0002_c1s1_000451_03.jpg), "flat" leaves it to the service,
+    which makes every crop an identity of its own.
+    """
+    findings = find_crops(paths, layout)
+    crops = [Crop(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
+    misnamed = [Failure(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
+    left_out = f"left out {findings.num_junk} of junk, {findings.num_not_images} no images"
+    say(err, f"{len(crops)} crops found, {left_out}")
+    say_what_failed(misnamed)
+    num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
+    started_s = time.monotonic()
+    try:
+        with _errors_as_sentences(), Client(url) as client, progress() as tell:
+            for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
+                say_what_failed(outcome.failures)
+                num_enrolled += outcome.num_enrolled
+                num_failed += len(outcome.failures)
+                tell(num_enrolled + num_failed, num_all)
+    finally:
+        num_left = num_all - num_enrolled - num_failed
+        not_tried = f", {num_left} not tried" if num_left else ""
+        took_s = time.monotonic() - started_s
+        rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
+        say(out, f"{num_enrolled} enrolled, {num_failed} failed{not_tried} in {rate}")
+    raise typer.Exit(1 if num_failed else 0)
+
+
+@app.command()
+def search(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    url: Url = DEFAULT_URL,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Matches to give.")] = 10,
+    group_by: Annotated[GroupBy, typer.Option(help="What a match is.")] = GroupBy.identity,
+    camera_id: Annotated[list[str] | None, typer.Option(help="Only this camera; may repeat.")] = None,
+    exclude_camera_id: Annotated[list[str] | None, typer.Option(help="Not this camera; may repeat.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out matches below this score.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the person on one crop, or on several crops of the same person."""
+    fields = {
+        "top_k": top_k,
+        "group_by": group_by.value,
+        "camera_id": camera_id,
+        "exclude_camera_id": exclude_camera_id,
+        "min_score": min_score,
+    }
+    with _errors_as_sentences(), Client(url) as client:
+        answer = client.search(files, fields)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        print_matches(answer)
+
+
+@models_app.command("list")
+def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the networks that the service has."""
+    with _errors_as_sentences(), Client(url) as client:
+        answer = client.list_models()
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        print_models(answer)
+
+
+@models_app.command()
+def register(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A checkpoint.")],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Send a checkpoint to the service; print its version."""
+    with _errors_as_sentences(), Client(url) as client:
+        typer.echo(client.register_model(file)["version"])
+
+
+@models_app.command()
+def activate(version: str, url: Url = DEFAULT_URL) -> None:
+    """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
+    with _errors_as_sentences(), Client(url) as client:
+        job = client.activate_model(version)
+        with progress() as tell:
+            while job["state"] in {"queued", "running"}:
+                time.sleep(JOB_POLL_S)
+                job = client.job(job["id"])
+                tell(job["done"], job["total"])
+    if job["state"] != "succeeded":
+        say(err, f"{version}: activation {job['state']}: {job['error']}")
+        raise typer.Exit(1)
+    say(out, f"{version} is in service")
+
+
+@contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        say(err, str(error))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        say(err, f"{error.filename}: {error.strerror}")
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,131 @@
+"""What `reid serve` does: take the port, build the app, run it, and tell the terminal how that goes.
+
+The port is taken first, so that a second server says so at once and not after it has loaded a network.
+"""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from service.app import create_app
+from service.errors import ServiceError
+from service.serving import Generation
+from service.settings import Settings, read_settings
+
+GRACE_S = 30
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
+PROCESSORS: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper("%H:%M:%S", utc=False),
+]
+
+
+def launch(chosen: Mapping[str, str]) -> int:
+    """Serve until Ctrl-C or SIGTERM, and give the exit code; `chosen` are REID_* variables that go first."""
+    os.environ.update(chosen)
+    try:
+        settings = read_settings()
+        listener = _listen(settings)
+        with listener:
+            _log_to_terminal()
+            return _run(settings, listener)
+    except ServiceError as error:
+        _say(f"cannot serve: {error}")
+        return 1
+
+
+def _run(settings: Settings, listener: socket.socket) -> int:
+    url = _url(settings.host, listener.getsockname()[1])
+    failures: list[str] = []
+
+    def on_ready(generation: Generation) -> None:
+        if not server.should_exit:
+            _say(_first_steps(url, generation))
+
+    def on_failed(reason: str) -> None:
+        failures.append(reason)
+        server.should_exit = True
+
+    app = create_app(settings, on_ready, on_failed)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
+    )
+    server = uvicorn.Server(config)
+    _say(f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        # uvicorn has finished the requests and the app by now, and only passes the signal on.
+        _say("stopped")
+    return 1 if failures else 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port without listening yet.
+
+    Raises:
+        ServiceError: if it cannot be taken.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        where = f"{settings.host}, port {settings.port}"
+        hint = "choose another with --port or REID_PORT"
+        raise ServiceError(f"{where}: {(error.strerror or str(error)).lower()}; {hint}") from error
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    """Give the URL at which this machine reaches a server that listens on `host`.
+
+    >>> _url("0.0.0.0", 8000), _url("::", 8000), _url("cameras.local", 80)
+    ('http://127.0.0.1:8000', 'http://[::1]:8000', 'http://cameras.local:80')
+    """
+    reachable = ANYWHERE.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _first_steps(url: str, generation: Generation) -> str:
+    served = f"network {generation.version} on {generation.embedder.runtime}"
+    return f"""
+ready: {served}, {len(generation.index)} items in the gallery
+
+  curl -F images=@crop.jpg -F identity_id=anna -F camera_id=door {url}/gallery
+  curl -F images=@another.jpg {url}/search
+  {Path(sys.executable).name} -m webbrowser {url}/docs
+"""
+
+
+def _log_to_terminal() -> None:
+    """Let our events and the warnings of the libraries appear alike, on stderr."""
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[*PROCESSORS, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=PROCESSORS,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)

@@ -1,0 +1,99 @@
+"""What the `reid` command shows: sentences, tables, and a bar where there is a terminal to draw it on."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.client import Failure
+
+SECONDS_BETWEEN_LINES = 5.0
+
+Tell = Callable[[int, int], None]
+"""Is told how many are done, of how many."""
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """Draw a bar on a terminal, and elsewhere print a line every few seconds."""
+    if not err.is_terminal:
+        yield _plain_progress()
+        return
+    columns = (
+        BarColumn(None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task("", total=None, rate="")
+        started_s = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            rate = f"{done / (time.monotonic() - started_s):.1f}/s"
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield tell
+
+
+def _plain_progress() -> Tell:
+    started_s = told_s = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if now_s - told_s >= SECONDS_BETWEEN_LINES:
+            told_s = now_s
+            rate = done / (now_s - started_s)
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            say(err, f"{done} of {total}, {rate:.1f} a second{left}")
+
+    return tell
+
+
+def say(console: Console, sentence: str) -> None:
+    """Print one line as it is; names that are not UTF-8 are printed with a replacement."""
+    console.print(sentence.encode(errors="replace").decode(), soft_wrap=True)
+
+
+def say_what_failed(failures: Iterable[Failure]) -> None:
+    """Print a line for each crop that was not enrolled."""
+    for failure in failures:
+        say(err, f"failed: {failure.path}: {failure.reason}")
+
+
+def print_matches(answer: dict[str, Any]) -> None:
+    """Print the answer of a search as a table; camera and time are those of a match's best item."""
+    if not answer["matches"]:
+        say(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
+        return
+    table = Table("rank", "identity", "score", "camera", "time", "items")
+    for match in answer["matches"]:
+        best = match["items"][0]
+        seen = (best["camera_id"] or "", best["captured_at"] or "")
+        table.add_row(
+            str(match["rank"]), match["identity_id"], f"{match['score']:.4f}", *seen, str(len(match["items"]))
+        )
+    out.print(table)
+    say(
+        out,
+        f"{answer['num_searched']} searched in {answer['took_ms']:.1f} ms, model {answer['model_version']}",
+    )
+
+
+def print_models(answer: dict[str, Any]) -> None:
+    """Print the model versions as a table."""
+    table = Table("version", "state", "architecture", "embedding", "items embedded", "registered")
+    for version in answer["models"]:
+        sizes = (str(version["embedding_size"]), str(version["num_embedded"]))
+        table.add_row(
+            version["version"], version["state"], version["architecture"], *sizes, version["created_at"]
+        )
+    out.print(table)
