@@ -1,0 +1,371 @@
+"""Market-1501 through the front door: start the server, enrol the gallery, search it, judge the answers.
+
+    python tests/benchmarks/market1501_over_http.py DATA_DIR [--checkpoint FILE]
+
+Everything is done as a user does it: `reid serve` with an empty data directory, `reid enroll` on
+bounding_box_test, one crop in each POST /search. The figures come from the answers alone, and stand beside
+those of `training/evaluate.py`, which never saw the service.
+
+The protocol: junk (identity -1) is not enrolled; what shows the query's identity from the query's camera is
+dropped from its answer; distractors (0000) count as wrong; a query that no other camera saw is skipped. The
+answer is cut after 100 valid items, hence
+
+    AP@100 = (sum of the precision at every hit among the first 100) / (number of all relevant gallery images)
+
+and mAP@100 is at most the mAP of the whole ranking; the ranks up to 100 are exact.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.embedder import Embedder
+from service.folders import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+
+ROOT = Path(__file__).parents[2]
+DEPTH = 100
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
+NUM_ALONE = 300
+LOG_TAIL_LINES = 40
+
+
+class BenchmarkError(Exception):
+    """The benchmark cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A crop of the data set and what its name says."""
+
+    path: Path
+    pid: str
+    camera: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The rank of the first hit (from 1; 0 if there is none), and AP@100."""
+
+    first_hit: int
+    average_precision: float
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The verdicts on the answers, and how long the searches took."""
+
+    verdicts: list[Verdict]
+    num_skipped: int
+    latencies_ms: list[float]
+    seconds: float
+    alone_ms: list[float]
+    model_version: str
+
+
+def read_folder(folder: Path) -> list[Labelled]:
+    """Read the crops of one folder of Market-1501, in order, without the junk."""
+    parsed = [(path, parse_market1501_name(path.name)) for path in sorted(folder.glob("*.jpg"))]
+    crops = [Labelled(path, *labels) for path, labels in parsed if labels and labels[0] != JUNK_PID]
+    if not crops:
+        raise BenchmarkError(f"{folder} has no Market-1501 crops")
+    return crops
+
+
+def shorten(
+    queries: list[Labelled], gallery: list[Labelled], num_queries: int | None, num_gallery: int | None
+) -> tuple[list[Labelled], list[Labelled]]:
+    """Take some queries from all over the set, and a gallery with the people on them first."""
+    if num_queries is not None:
+        queries = queries[:: max(1, len(queries) // num_queries)][:num_queries]
+    if num_gallery is not None:
+        pids = {query.pid for query in queries}
+        gallery = sorted(gallery, key=lambda crop: crop.pid not in pids)[:num_gallery]
+    return queries, gallery
+
+
+def judge(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int) -> Verdict:
+    """Judge one answer, (identity, camera) from the best match on.
+
+    >>> query = Labelled(Path(), "7", "1")
+    >>> judge([("7", "1"), ("7", "2"), ("x", "2"), ("7", "3")], query, num_relevant=2)
+    Verdict(first_hit=1, average_precision=0.8333333333333333)
+    """
+    valid = [found for found in answer if found != (query.pid, query.camera)][:DEPTH]
+    hits = [rank for rank, (pid, _) in enumerate(valid, start=1) if pid == query.pid]
+    precisions = [num_hits / rank for num_hits, rank in enumerate(hits, start=1)]
+    return Verdict(hits[0] if hits else 0, sum(precisions) / num_relevant)
+
+
+@contextmanager
+def running_server(checkpoint: Path, workspace: Path) -> Iterator[str]:
+    """Run `reid serve` on a free port with an empty data directory; on failure show the end of its log."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log_path = workspace / "server.log"
+    env = os.environ | {"REID_DATA_DIR": str(workspace / "data"), "REID_DEFAULT_CHECKPOINT": str(checkpoint)}
+    with log_path.open("wb") as log:
+        server = subprocess.Popen(
+            [*reid_command(), "serve", "--port", str(port)], cwd=ROOT, env=env, stdout=log, stderr=log
+        )
+    try:
+        wait_until_ready(url, server)
+        yield url
+    except (BenchmarkError, httpx.HTTPError, subprocess.CalledProcessError):
+        tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        say("the end of the server's log:\n  " + "\n  ".join(tail))
+        raise
+    finally:
+        stop(server)
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Poll /readyz until it answers 200."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if server.poll() is not None:
+            raise BenchmarkError(f"the server ended with exit code {server.returncode}")
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise BenchmarkError(f"the server was not ready after {START_TIMEOUT_S:.0f} s")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server as Ctrl-C does, and by force if that does not help."""
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def reid_command() -> list[str]:
+    """Give the installed `reid` of this environment, or the module in a checkout that is not installed."""
+    installed = Path(sys.executable).with_name("reid")
+    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli"]
+
+
+def enroll(url: str, folder: Path, concurrency: int) -> float:
+    """Enrol a folder with `reid enroll`; give the seconds it took."""
+    started_s = time.monotonic()
+    options = ["--url", url, "--layout", "market1501", "--concurrency", str(concurrency)]
+    subprocess.run([*reid_command(), "enroll", str(folder), *options], cwd=ROOT, check=True)
+    return time.monotonic() - started_s
+
+
+def link_folder(gallery: list[Labelled], folder: Path) -> Path:
+    """Make a folder of links to some of the crops."""
+    folder.mkdir()
+    for crop in gallery:
+        (folder / crop.path.name).symlink_to(crop.path.absolute())
+    return folder
+
+
+def search_all(url: str, queries: list[Labelled], gallery: list[Labelled], concurrency: int) -> Searches:
+    """Search every query that has a match on another camera, several at a time; judge the answers."""
+    num_seen = Counter((crop.pid, crop.camera) for crop in gallery)
+    num_of_person = Counter(crop.pid for crop in gallery if crop.pid != DISTRACTOR_PID)
+    relevant = {query: num_of_person[query.pid] - num_seen[query.pid, query.camera] for query in queries}
+    judged = [query for query in queries if relevant[query]]
+    if not judged:
+        raise BenchmarkError("no query has a match on another camera")
+    # As many more as the query's own camera may take up; so many valid ones are left in any case.
+    top_k = DEPTH + max(num_seen[query.pid, query.camera] for query in judged)
+    with httpx.Client(base_url=url, timeout=120.0) as http:
+
+        def timed(query: Labelled) -> tuple[dict[str, Any], float]:
+            return search(http, query, top_k, len(gallery))
+
+        alone_ms = [took_ms for _, took_ms in map(timed, judged[:NUM_ALONE])]
+        started_s = time.monotonic()
+        with ThreadPoolExecutor(concurrency) as executor:
+            answers = list(executor.map(timed, judged))
+        seconds = time.monotonic() - started_s
+    verdicts = [
+        judge(read_answer(answer), query, relevant[query])
+        for query, (answer, _) in zip(judged, answers, strict=True)
+    ]
+    latencies_ms = [took_ms for _, took_ms in answers]
+    version = answers[0][0]["model_version"]
+    return Searches(verdicts, len(queries) - len(judged), latencies_ms, seconds, alone_ms, version)
+
+
+def read_answer(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give the identity and the camera of every match, from the best on."""
+    return [(match["identity_id"], match["items"][0]["camera_id"]) for match in answer["matches"]]
+
+
+def search(http: httpx.Client, query: Labelled, top_k: int, num_gallery: int) -> tuple[dict[str, Any], float]:
+    """Search one crop; give the answer and the milliseconds that it took."""
+    content = query.path.read_bytes()
+    started_s = time.perf_counter()
+    response = http.post(
+        "/search",
+        files={"images": (query.path.name, content)},
+        data={"top_k": str(top_k), "group_by": "item"},
+    )
+    took_ms = 1000 * (time.perf_counter() - started_s)
+    if not response.is_success:
+        raise BenchmarkError(f"{query.path.name}: {response.status_code} {response.text[:300]}")
+    answer: dict[str, Any] = response.json()
+    if answer["num_searched"] != num_gallery:
+        raise BenchmarkError(f"{answer['num_searched']} items were searched, of {num_gallery} enrolled")
+    return answer, took_ms
+
+
+def embed_directly(checkpoint: Path, queries: list[Labelled]) -> tuple[float, str]:
+    """Embed crops one by one without a service; give crops a second and the runtime."""
+    embedder = Embedder(load_checkpoint(checkpoint))
+    images = [Image.open(query.path).convert("RGB") for query in queries[:NUM_ALONE]]
+    embedder.embed(images[:1])
+    started_s = time.perf_counter()
+    for image in images:
+        embedder.embed([image])
+    return len(images) / (time.perf_counter() - started_s), embedder.runtime
+
+
+def evaluate_offline(checkpoint: Path, data_dir: Path) -> dict[str, float]:
+    """Run training/evaluate.py on the same checkpoint; give its figures in percent."""
+    options = ["--checkpoint", str(checkpoint), "--data", str(data_dir), "--json"]
+    done = subprocess.run(
+        [sys.executable, "training/evaluate.py", *options], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def accuracy_table(searches: Searches, offline: dict[str, float] | None) -> list[str]:
+    """Give the figures of the answers beside those of training/evaluate.py, as Markdown."""
+    verdicts = searches.verdicts
+    rows = [
+        (f"rank-{k}", 100 * statistics.mean(0 < v.first_hit <= k for v in verdicts), f"rank{k}")
+        for k in (1, 5, 10)
+    ]
+    rows.append(("mAP@100 (beside mAP)", 100 * statistics.mean(v.average_precision for v in verdicts), "mAP"))
+    lines = ["| % | over HTTP | training/evaluate.py | difference |", "|---|---|---|---|"]
+    for name, value, key in rows:
+        theirs = (f"{offline[key]:.2f}", f"{value - offline[key]:+.2f}") if offline else ("not run", "")
+        lines.append(f"| {name} | {value:.2f} | {theirs[0]} | {theirs[1]} |")
+    return lines
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Give the smallest value that `percent` of the values do not exceed.
+
+    >>> percentile([3.0, 1.0, 2.0, 4.0], 50), percentile([3.0, 1.0, 2.0, 4.0], 99)
+    (2.0, 4.0)
+    """
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def latency(values_ms: list[float]) -> str:
+    """Give p50 and p99 in a few words."""
+    return f"p50 {percentile(values_ms, 50):.1f} ms, p99 {percentile(values_ms, 99):.1f} ms"
+
+
+def machine() -> str:
+    """Say how large this machine is."""
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def say(sentence: str) -> None:
+    """Tell what is being done, apart from the result."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def run(arguments: argparse.Namespace) -> list[str]:
+    """Run the benchmark; give the lines to print."""
+    data_dir, checkpoint, concurrency = arguments.data_dir, arguments.checkpoint, arguments.concurrency
+    gallery_dir = data_dir / "bounding_box_test"
+    is_whole = arguments.limit_queries is None and arguments.limit_gallery is None
+    queries, gallery = shorten(
+        read_folder(data_dir / "query"),
+        read_folder(gallery_dir),
+        arguments.limit_queries,
+        arguments.limit_gallery,
+    )
+    workspace = Path(tempfile.mkdtemp(prefix="reid-benchmark-"))
+    try:
+        folder = gallery_dir if is_whole else link_folder(gallery, workspace / "gallery")
+        with running_server(checkpoint, workspace) as url:
+            say(f"enrolling {len(gallery)} crops")
+            enroll_s = enroll(url, folder, concurrency)
+            say(f"searching {len(queries)} queries")
+            searches = search_all(url, queries, gallery, concurrency)
+    finally:
+        shutil.rmtree(workspace)
+    say("embedding without the service")
+    direct_rate, runtime = embed_directly(checkpoint, queries)
+    if is_whole:
+        say("running training/evaluate.py")
+    offline = evaluate_offline(checkpoint, data_dir) if is_whole else None
+    num_searches = len(searches.latencies_ms)
+    rate = num_searches / searches.seconds
+    return [
+        *accuracy_table(searches, offline),
+        "",
+        "| measured | |",
+        "|---|---|",
+        f"| `reid enroll`, {concurrency} requests in flight | {len(gallery)} crops in {enroll_s:.0f} s:"
+        f" {len(gallery) / enroll_s:.1f} a second |",
+        f"| POST /search, one crop each, {concurrency} in flight | {num_searches} searches"
+        f" ({searches.num_skipped} skipped): {rate:.1f} a second, {latency(searches.latencies_ms)} |",
+        f"| POST /search, one after another | {len(searches.alone_ms)} searches:"
+        f" {latency(searches.alone_ms)} |",
+        f"| the network alone, one crop at a time | {direct_rate:.1f} a second; searches make"
+        f" {rate / direct_rate:.2f} of it |",
+        f"| checkpoint, runtime | {searches.model_version}, {runtime} |",
+        f"| machine, date | {machine()}, {datetime.now(UTC):%Y-%m-%d} |",
+    ]
+
+
+def main() -> int:
+    """Read the arguments, run, print; say in a sentence what went wrong."""
+    parser = argparse.ArgumentParser(description="Market-1501 over HTTP, from the enrolment to mAP.")
+    parser.add_argument("data_dir", type=Path, help="the folder with bounding_box_test and query")
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--concurrency", type=int, default=4, help="requests in flight")
+    parser.add_argument("--limit-queries", type=int, help="for a quick try")
+    parser.add_argument("--limit-gallery", type=int, help="for a quick try")
+    arguments = parser.parse_args()
+    arguments.checkpoint = arguments.checkpoint.absolute()
+    arguments.data_dir = arguments.data_dir.absolute()
+    try:
+        print("\n".join(run(arguments)))
+    except (BenchmarkError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+        say(f"failed: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
