@@ -53,7 +53,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the gallery until Ctrl-C; requests that are under way are finished first."""
-    typer.echo("loading ...")
     from service.launch import launch
 
     options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir}

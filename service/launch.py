@@ -1,6 +1,7 @@
 """What `reid serve` does: take the port, build the app, run it, and tell the terminal how that goes.
 
-The port is taken first, so that a second server says so at once and not after it has loaded a network.
+The port is taken first, and the app with all of torch imported only then, so that a second server on the same
+port or a wrong setting is told at once.
 """
 
 import logging
@@ -8,15 +9,16 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
 
-from service.app import create_app
 from service.errors import ServiceError
-from service.serving import Generation
 from service.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from service.serving import Generation
 
 GRACE_S = 30
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
@@ -45,7 +47,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     url = _url(settings.host, listener.getsockname()[1])
     failures: list[str] = []
 
-    def on_ready(generation: Generation) -> None:
+    def on_ready(generation: "Generation") -> None:
         if not server.should_exit:
             _say(_first_steps(url, generation))
 
@@ -53,12 +55,14 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         failures.append(reason)
         server.should_exit = True
 
+    _say(f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
+    from service.app import create_app
+
     app = create_app(settings, on_ready, on_failed)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
     )
     server = uvicorn.Server(config)
-    _say(f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -96,14 +100,14 @@ def _url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def _first_steps(url: str, generation: Generation) -> str:
+def _first_steps(url: str, generation: "Generation") -> str:
     served = f"network {generation.version} on {generation.embedder.runtime}"
     return f"""
 ready: {served}, {len(generation.index)} items in the gallery
 
   curl -F images=@crop.jpg -F identity_id=anna -F camera_id=door {url}/gallery
   curl -F images=@another.jpg {url}/search
-  {Path(sys.executable).name} -m webbrowser {url}/docs
+  python3 -m webbrowser {url}/docs
 """
 
 
