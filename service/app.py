@@ -70,6 +70,7 @@ def create_app(
         version=API_VERSION,
         summary="Person re-identification gallery: enrol person crops, and find out who is on another one.",
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.serving = serving
     app.state.activations = activations

@@ -1,6 +1,6 @@
 """/gallery: enrol crops, look at them, delete them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
@@ -29,7 +29,14 @@ Images = Annotated[
 MetadataList = TypeAdapter(list[ItemMetadata])
 
 
-def labels_of(
+class Posted(NamedTuple):
+    """The images of a request and one label for each."""
+
+    images: list[UploadFile]
+    labels: list[Label]
+
+
+def posted(
     images: Images,
     identity_id: Annotated[
         OptionalName, Form(description="Whose the crops are; without it each is an identity of its own.")
@@ -47,15 +54,15 @@ def labels_of(
             "absent."
         ),
     ] = "",
-) -> list[Label]:
-    """Read one label for each image from the form.
+) -> Posted:
+    """Read the images and their labels from the form.
 
     Raises:
         InvalidRequest: if the metadata are malformed, too few or many, or given beside the common fields.
     """
     common = Label(identity_id, camera_id, captured_at, track_id)
     if not metadata:
-        return [common] * len(images)
+        return Posted(images, [common] * len(images))
     if common != Label():
         raise _bad_metadata("give either metadata or the fields for all images, not both")
     try:
@@ -69,7 +76,7 @@ def labels_of(
         raise InvalidRequest(f"{where}: {faults[0]['msg']}", faults) from error
     if len(entries) != len(images):
         raise _bad_metadata(f"{len(entries)} entries for {len(images)} images")
-    return [Label(**entry.model_dump()) for entry in entries]
+    return Posted(images, [Label(**entry.model_dump()) for entry in entries])
 
 
 def _bad_metadata(message: str) -> InvalidRequest:
@@ -79,13 +86,12 @@ def _bad_metadata(message: str) -> InvalidRequest:
 
 @router.post("", status_code=201, responses=responses(400, 413, 415, 422, 503))
 def post_gallery(
-    images: Images,
-    labels: Annotated[list[Label], Depends(labels_of)],
+    posted: Annotated[Posted, Depends(posted)],
     serving: ReadyServing,
     request_id: RequestId,
 ) -> EnrolmentAnswer:
     """Enrol 1 to 64 crops, all or none; what is answered 201 is on the disk and found by searches."""
-    enrolment = enroll(serving, [image.file for image in images], labels)
+    enrolment = enroll(serving, [image.file for image in posted.images], posted.labels)
     version = enrolment.model_version
     items = [GalleryItem.of(item, version) for item in enrolment.items]
     return EnrolmentAnswer(request_id=request_id, model_version=version, items=items)
