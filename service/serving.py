@@ -85,16 +85,18 @@ def load_embedder(path: Path, settings: Settings) -> Embedder:
     """Load a network and try it on one image.
 
     Raises:
-        UnfitCheckpoint: if the file is no network of ours, or its embedding is not a number.
+        UnfitCheckpoint: if the file is no network of ours, or its embedding is no unit vector.
     """
     try:
         checkpoint = load_checkpoint(path)
         embedder = Embedder(checkpoint, settings.device, settings.precision, cache_dir=settings.cache_dir)
     except ModelError as error:
         raise UnfitCheckpoint(str(error)) from error
-    trial_ND = embedder.embed([Image.new("RGB", (64, 128), (110, 100, 90))])
-    if not np.isfinite(trial_ND).all():
-        raise UnfitCheckpoint(f"{path.name} makes embeddings that are not finite")
+    with np.errstate(over="ignore", invalid="ignore"):
+        (trial_D,) = embedder.embed([Image.new("RGB", (64, 128), (110, 100, 90))])
+        length = float(np.linalg.norm(trial_D))
+    if not 0.99 < length < 1.01:
+        raise UnfitCheckpoint(f"an embedding that it made on trial has length {length:.3g} and not 1")
     return embedder
 
 

@@ -1,35 +1,56 @@
 """Fixtures that several test modules share: small checkpoints, and a service on a real port."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from live_server import make_checkpoint, serve
 
+from model.checkpoint import load_checkpoint
+from model.embedder import Embedder
 from service.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny seeded network, 64 dimensions."""
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    make_checkpoint(path)
-    return path
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tiny seeded networks, and with what OpenVINO makes of them in its `cache`."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(("tiny", "another")):
+        make_checkpoint(folder / f"{name}.safetensors", seed)
+        Embedder(load_checkpoint(folder / f"{name}.safetensors"), cache_dir=folder / "cache")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def another_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(checkpoints: Path) -> Path:
+    """A tiny seeded network, 64 dimensions."""
+    return checkpoints / "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def another_checkpoint(checkpoints: Path) -> Path:
     """A tiny network with other weights, 64 dimensions."""
-    path = tmp_path_factory.mktemp("checkpoints") / "another.safetensors"
-    make_checkpoint(path, seed=1)
-    return path
+    return checkpoints / "another.safetensors"
+
+
+@pytest.fixture(scope="session")
+def make_settings(checkpoints: Path) -> Callable[..., Settings]:
+    """Settings of a new gallery in a folder, that starts with the tiny network, already converted."""
+
+    def make(data_dir: Path, **fields: object) -> Settings:
+        shutil.copytree(checkpoints / "cache", data_dir / "cache")
+        chosen = {"data_dir": data_dir, "default_checkpoint": checkpoints / "tiny.safetensors"}
+        return Settings.model_validate(chosen | fields)
+
+    return make
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_checkpoint: Path) -> Settings:
+def settings(tmp_path: Path, make_settings: Callable[..., Settings]) -> Settings:
     """Settings of a new gallery that starts with the tiny network."""
-    return Settings(data_dir=tmp_path / "data", default_checkpoint=tiny_checkpoint)
+    return make_settings(tmp_path / "data")
 
 
 @pytest.fixture
@@ -40,8 +61,9 @@ def client(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def shared_client(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[httpx.Client]:
+def shared_client(
+    tmp_path_factory: pytest.TempPathFactory, make_settings: Callable[..., Settings]
+) -> Iterator[httpx.Client]:
     """A client of one gallery for all tests of a module; for tests that mind nobody's items."""
-    data_dir = tmp_path_factory.mktemp("shared") / "data"
-    with serve(Settings(data_dir=data_dir, default_checkpoint=tiny_checkpoint)) as running:
+    with serve(make_settings(tmp_path_factory.mktemp("shared") / "data")) as running:
         yield running

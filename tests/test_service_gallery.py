@@ -102,7 +102,9 @@ def test_a_deleted_item_is_gone_from_everywhere(client: httpx.Client, settings: 
     assert [count(settings, table) for table in ("items", "embeddings", "identities")] == [1, 1, 1]
 
 
-def test_deleting_one_of_two_items_of_one_crop_keeps_the_crop(client: httpx.Client, settings: Settings) -> None:
+def test_deleting_one_of_two_items_of_one_crop_keeps_the_crop(
+    client: httpx.Client, settings: Settings
+) -> None:
     first, second = enroll(client, crop(1), crop(1), identity_id="anna")
     assert first["id"] != second["id"]
     assert len(stored_crops(settings)) == 1

@@ -1,0 +1,169 @@
+"""Starting, failing to start, and starting again after the power went."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+from live_server import crop, enroll, search, serve, wait_until_ready
+
+from service.app import create_app
+from service.errors import BadSettings
+from service.settings import Settings, read_settings
+
+ROOT = Path(__file__).parent.parent
+SERVER = """
+import sys, uvicorn
+from service.app import create_app
+from service.settings import read_settings
+uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="warning", access_log=False)
+"""
+
+
+def test_the_process_answers_while_it_loads(settings: Settings) -> None:
+    with serve(settings, wait=False) as client:
+        assert client.get("/livez").status_code == 200
+        early = client.get("/readyz")
+        if early.status_code != 200:
+            assert (early.status_code, early.json()["code"]) == (503, "not_ready")
+            assert "retry-after" in early.headers
+        wait_until_ready(client)
+        ready = client.get("/readyz").json()
+        assert ready["status"] == "ready"
+        assert ready["num_items"] == 0
+
+
+def test_a_start_that_fails_says_why_and_keeps_saying_it(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, default_checkpoint=tmp_path / "absent.safetensors")
+    with serve(settings, wait=False) as client:
+        while "being loaded" in (answer := client.get("/readyz")).text:
+            pass
+        assert answer.status_code == 503
+        assert "absent.safetensors" in answer.json()["detail"]
+        assert client.get("/livez").status_code == 200
+        assert client.get("/models").json()["code"] == "not_ready"
+        assert client.post("/search", files={"images": b"x"}).status_code == 503
+
+
+def test_a_network_whose_file_has_changed_is_not_served(settings: Settings, another_checkpoint: Path) -> None:
+    with serve(settings) as client:
+        version = client.get("/readyz").json()["model_version"]
+    (settings.models_dir / f"{version}.safetensors").write_bytes(another_checkpoint.read_bytes())
+    with serve(settings, wait=False) as client:
+        while "being loaded" in (answer := client.get("/readyz")).text:
+            pass
+        assert "has changed" in answer.json()["detail"]
+
+
+def test_the_gallery_is_found_again_after_a_restart(settings: Settings) -> None:
+    with serve(settings) as client:
+        for seed in range(5):
+            enroll(client, crop(seed), identity_id=f"p{seed}", camera_id=str(seed))
+        before = search(client, crop(2, 1), exclude_camera_id="4")
+    with serve(settings) as client:
+        after = search(client, crop(2, 1), exclude_camera_id="4")
+    for volatile in ("request_id", "took_ms"):
+        before.pop(volatile)
+        after.pop(volatile)
+    assert after == before
+
+
+def start_process(settings: Settings, port: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "REID_DATA_DIR": str(settings.data_dir),
+        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
+    }
+    return subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env=environment)
+
+
+def wait_for_process(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        assert process.poll() is None
+        try:
+            wait_until_ready(client)
+        except httpx.ConnectError:
+            continue
+        return
+
+
+def test_what_was_acknowledged_survives_a_kill(settings: Settings, free_port: Callable[[], int]) -> None:
+    acknowledged: dict[str, int] = {}
+    port = free_port()
+
+    def enroll_until_killed(first: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as own:
+            for seed in range(first, first + 1000):
+                try:
+                    (item,) = enroll(own, crop(seed), identity_id=f"p{seed}")
+                except httpx.TransportError:
+                    return
+                acknowledged[item["id"]] = seed
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        process = start_process(settings, port)
+        try:
+            wait_for_process(client, process)
+            threads = [Thread(target=enroll_until_killed, args=(first,)) for first in (0, 10_000)]
+            for thread in threads:
+                thread.start()
+            while len(acknowledged) < 20:
+                assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        for thread in threads:
+            thread.join()
+    with serve(settings) as client:
+        found = search(client, crop(0), group_by="item", top_k=1000)
+        assert set(acknowledged) <= {match["items"][0]["id"] for match in found["matches"]}
+        for item_id, seed in list(acknowledged.items())[-5:]:
+            assert search(client, crop(seed))["matches"][0]["identity_id"] == f"p{seed}"
+            assert client.get(f"/gallery/{item_id}/image").content == crop(seed)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    import socket
+
+    def find() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return int(listener.getsockname()[1])
+
+    return find
+
+
+def test_building_the_app_touches_nothing(tmp_path: Path) -> None:
+    create_app(Settings(data_dir=tmp_path / "data"))
+    assert list((tmp_path / "data").iterdir() if (tmp_path / "data").exists() else []) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REID_DEVICE", "toaster"),
+        ("REID_PRECISION", "int3"),
+        ("REID_PORT", "70000"),
+        ("REID_MAX_UPLOAD_BYTES", "ten"),
+        ("REID_MAX_PIXELS", "0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings, match=name):
+        read_settings()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REID_DATA_DIR", "/somewhere")
+    monkeypatch.setenv("REID_PORT", "")
+    settings = read_settings()
+    assert settings.models_dir == Path("/somewhere/models")
+    assert settings.database_url == "sqlite:////somewhere/gallery.sqlite3"
+    assert settings.port == 8000
