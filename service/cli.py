@@ -78,8 +78,8 @@ def enroll(
     findings = find_crops(paths, layout)
     crops = [Crop(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
     misnamed = [Failure(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
-    left_out = f"left out {findings.num_junk} of junk, {findings.num_not_images} no images"
-    say(err, f"{len(crops)} crops found, {left_out}")
+    skipped = f"{findings.num_junk} junk and {findings.num_not_images} other files skipped"
+    say(err, f"{len(crops)} crops found, {skipped}")
     say_what_failed(misnamed)
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
     started_s = time.monotonic()

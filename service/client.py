@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,6 +81,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._is_gone = Event()  # one request has waited in vain: the others need not
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
         try:
             self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
@@ -135,15 +137,15 @@ class Client:
             try:
                 response = self._http.request(method, path, **body)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                if delay_s is None:
+                if delay_s is None or self._is_gone.wait(delay_s):
+                    self._is_gone.set()
                     raise ServiceUnreachable(self._how_to_start()) from error
             except httpx.TransportError as error:
                 raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
             else:
                 if delay_s is None or response.status_code not in PUT_OFF:
                     return _read_answer(response)
-                delay_s = _retry_after_s(response) or delay_s
-            time.sleep(delay_s)
+                time.sleep(_retry_after_s(response) or delay_s)
         raise AssertionError("the last try returns or raises")
 
     def _how_to_start(self) -> str:

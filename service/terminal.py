@@ -90,10 +90,10 @@ def print_matches(answer: dict[str, Any]) -> None:
 
 def print_models(answer: dict[str, Any]) -> None:
     """Print the model versions as a table."""
-    table = Table("version", "state", "architecture", "embedding", "items embedded", "registered")
+    table = Table("version", "state", "architecture", "size", "items", "since")
     for version in answer["models"]:
         sizes = (str(version["embedding_size"]), str(version["num_embedded"]))
         table.add_row(
-            version["version"], version["state"], version["architecture"], *sizes, version["created_at"]
+            version["version"], version["state"], version["architecture"], *sizes, version["created_at"][:10]
         )
     out.print(table)

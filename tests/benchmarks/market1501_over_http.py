@@ -188,7 +188,8 @@ def enroll(url: str, folder: Path, concurrency: int) -> float:
     """Enrol a folder with `reid enroll`; give the seconds it took."""
     started_s = time.monotonic()
     options = ["--url", url, "--layout", "market1501", "--concurrency", str(concurrency)]
-    subprocess.run([*reid_command(), "enroll", str(folder), *options], cwd=ROOT, check=True)
+    command = [*reid_command(), "enroll", str(folder), *options]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
     return time.monotonic() - started_s
 
 
