@@ -8,6 +8,7 @@ between is mended by the next start, which rebuilds the index from there.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -53,8 +54,7 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
         crops: list[Crop] = []
         embeddings_ND = embed_in_batches(generation.embedder, _decoded(serving, uploads, crops))
         try:
-            for upload in uploads:
-                serving.crops.put(serving.read_upload(upload))
+            serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
             with serving.writer_lock:
                 if serving.current() is generation:
                     _restore_removed(serving, uploads, crops)

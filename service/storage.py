@@ -3,10 +3,14 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from service.errors import CropMissing
+
+PARALLEL_WRITES = 8
 
 
 class CropStore:
@@ -19,11 +23,18 @@ class CropStore:
         """Keep the bytes and return their SHA-256; they are on the disk when this returns."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
-        _make_dirs(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _write_whole(path, data)
-        sync_dir(path.parent)
+        for directory in (path.parent, path.parent.parent, self._root):
+            sync_dir(directory)  # always: whoever has made them may not have come to it yet
         return sha256
+
+    def put_all(self, readers: Iterable[Callable[[], bytes]]) -> None:
+        """Keep what these return; at once, as each waits for the disk, which can take them together."""
+        with ThreadPoolExecutor(PARALLEL_WRITES) as threads:
+            for _ in threads.map(lambda read: self.put(read()), readers):
+                pass
 
     def has(self, sha256: str) -> bool:
         """Tell whether the bytes of this hash are kept."""
@@ -61,15 +72,6 @@ def sync_dir(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _make_dirs(path: Path) -> None:
-    """Make a directory and its parents, each of them durable."""
-    if path.is_dir():
-        return
-    _make_dirs(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_dir(path.parent)
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -130,13 +130,13 @@ def test_enrolling_searching_and_deleting_go_on_through_a_swap(
     client: httpx.Client, another_checkpoint: Path, tiny_checkpoint: Path
 ) -> None:
     for start in range(0, 192, 64):
-        enroll(client, *[crop(seed) for seed in range(start, start + 64)])
+        enroll(client, *[crop(seed) for seed in range(start, start + 64)], camera_id="before")
     old, new = checkpoint_version(tiny_checkpoint), checkpoint_version(another_checkpoint)
     upload_model(client, another_checkpoint)
     top: dict[str, set[float]] = {old: set(), new: set()}
 
     def look() -> None:
-        answer = search(client, crop(5))
+        answer = search(client, crop(5), camera_id="before", top_k=2)
         top[answer["model_version"]].add(round(answer["matches"][1]["score"], 2))
 
     def change(seed: int) -> bool:
