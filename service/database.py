@@ -26,13 +26,12 @@ class Sessions:
 
 
 def make_engine(url: str) -> Engine:
-    """Make an engine; an SQLite file gets its folder, and is set up to lose nothing that was committed."""
+    """Make an engine; an SQLite file gets its folder when it is first opened, and loses nothing committed."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed)
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed)
+    event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -60,6 +59,10 @@ def _migrations_dir() -> Path:
     """Return where the revisions are: inside the installed package, or beside it in a checkout."""
     installed = Path(__file__).parent / "migrations"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "migrations"
+
+
+def _make_folder(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
+    Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -61,6 +61,12 @@ def register_shipped(serving: Serving, path: Path) -> Model:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(models_dir: Path) -> None:
+    """Delete what uploads have left behind that a crash cut short."""
+    for path in models_dir.glob(".*.safetensors"):
+        path.unlink()
+
+
 def list_models(serving: Serving) -> list[KnownModel]:
     """Return every registered version, oldest first."""
     with serving.sessions.read() as session:

@@ -9,7 +9,7 @@ from model.checkpoint import DEFAULT_CHECKPOINT
 from service.activation import fail_interrupted_jobs, mark_active
 from service.database import migrate
 from service.errors import ServiceError
-from service.registry import register_shipped
+from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_embedder, load_index
 from service.tables import Model
 
@@ -25,6 +25,7 @@ def start(serving: Serving, engine: Engine) -> Generation:
     started_s = time.monotonic()
     settings = serving.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(settings.models_dir)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     fail_interrupted_jobs(serving)

@@ -1,4 +1,4 @@
-"""What endpoints take from the app and from the request."""
+"""What endpoints take from the app and from the request; async, so that none waits for a worker thread."""
 
 from typing import Annotated
 
@@ -8,30 +8,30 @@ from service.activation import Activations
 from service.serving import Serving
 
 
-def serving_of(request: Request) -> Serving:
+async def serving_of(request: Request) -> Serving:
     """Return what requests share."""
     serving: Serving = request.app.state.serving
     return serving
 
 
-def ready_serving_of(request: Request) -> Serving:
+async def ready_serving_of(request: Request) -> Serving:
     """Return what requests share, once there is a generation.
 
     Raises:
         NotReady: while the first one is loading.
     """
-    serving = serving_of(request)
+    serving = await serving_of(request)
     serving.current()
     return serving
 
 
-def activations_of(request: Request) -> Activations:
+async def activations_of(request: Request) -> Activations:
     """Return what runs activations."""
     activations: Activations = request.app.state.activations
     return activations
 
 
-def request_id_of(request: Request) -> str:
+async def request_id_of(request: Request) -> str:
     """Return the id of this request, as in its X-Request-ID header."""
     return str(request.state.request_id)
 

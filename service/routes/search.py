@@ -25,7 +25,7 @@ Cameras = Annotated[list[Name], BeforeValidator(lambda names: [name for name in 
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
-def query_of(
+async def query_of(
     top_k: Annotated[int, Form(ge=1, le=1000, description="How many matches at most.")] = 10,
     group_by: Annotated[
         Literal["identity", "item"], Form(description="One match an identity, or one an item.")
