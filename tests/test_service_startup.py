@@ -2,9 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -25,6 +26,12 @@ uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="warni
 """
 
 
+def wait_until_failed(client: httpx.Client) -> httpx.Response:
+    while "being loaded" in (answer := client.get("/readyz")).text:
+        time.sleep(0.05)
+    return answer
+
+
 def test_the_process_answers_while_it_loads(settings: Settings) -> None:
     with serve(settings, wait=False) as client:
         assert client.get("/livez").status_code == 200
@@ -41,8 +48,7 @@ def test_the_process_answers_while_it_loads(settings: Settings) -> None:
 def test_a_start_that_fails_says_why_and_keeps_saying_it(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, default_checkpoint=tmp_path / "absent.safetensors")
     with serve(settings, wait=False) as client:
-        while "being loaded" in (answer := client.get("/readyz")).text:
-            pass
+        answer = wait_until_failed(client)
         assert answer.status_code == 503
         assert "absent.safetensors" in answer.json()["detail"]
         assert client.get("/livez").status_code == 200
@@ -55,8 +61,7 @@ def test_a_network_whose_file_has_changed_is_not_served(settings: Settings, anot
         version = client.get("/readyz").json()["model_version"]
     (settings.models_dir / f"{version}.safetensors").write_bytes(another_checkpoint.read_bytes())
     with serve(settings, wait=False) as client:
-        while "being loaded" in (answer := client.get("/readyz")).text:
-            pass
+        answer = wait_until_failed(client)
         assert "has changed" in answer.json()["detail"]
 
 
@@ -87,13 +92,19 @@ def wait_for_process(client: httpx.Client, process: subprocess.Popen[bytes]) -> 
         try:
             wait_until_ready(client)
         except httpx.ConnectError:
-            continue
-        return
+            time.sleep(0.1)
+        else:
+            return
 
 
-def test_what_was_acknowledged_survives_a_kill(settings: Settings, free_port: Callable[[], int]) -> None:
+def find_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_what_was_acknowledged_survives_a_kill(settings: Settings) -> None:
     acknowledged: dict[str, int] = {}
-    port = free_port()
+    port = find_free_port()
 
     def enroll_until_killed(first: int) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as own:
@@ -113,6 +124,7 @@ def test_what_was_acknowledged_survives_a_kill(settings: Settings, free_port: Ca
                 thread.start()
             while len(acknowledged) < 20:
                 assert process.poll() is None
+                time.sleep(0.02)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -124,17 +136,6 @@ def test_what_was_acknowledged_survives_a_kill(settings: Settings, free_port: Ca
         for item_id, seed in list(acknowledged.items())[-5:]:
             assert search(client, crop(seed))["matches"][0]["identity_id"] == f"p{seed}"
             assert client.get(f"/gallery/{item_id}/image").content == crop(seed)
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    import socket
-
-    def find() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return int(listener.getsockname()[1])
-
-    return find
 
 
 def test_building_the_app_touches_nothing(tmp_path: Path) -> None:
