@@ -5,8 +5,8 @@ CVPR 2020, section 3. Two deviations, neither of which changes a number beyond r
 
 * theta, phi and the embedding of the feature itself read the same input, so they are one convolution with
   one BatchNorm, whose output is cut in three.
-* The relation embedding is linear in the affinity G = theta^T phi, a product of two thin matrices. With Theta,
-  Phi of shape (n, e) and weights [W_in, W_out] of shape (r, 2n):
+* The relation embedding is linear in the affinity G = theta^T phi, a product of two thin matrices: with
+  Theta, Phi of shape (n, e) and weights [W_in, W_out] of shape (r, 2n), it is
   ``W_in G^T + W_out G = (W_in Phi) Theta^T + (W_out Theta) Phi^T``, at O(n e r) rather than O(n^2 r).
 
 Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, r relation size.

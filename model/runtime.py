@@ -3,6 +3,7 @@
 import functools
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -133,5 +134,6 @@ def _save(graph: openvino.Model, path: Path) -> None:
 def convert(network: nn.Module, height: int, width: int) -> openvino.Model:
     """Convert a torch network for images (N, 3, height, width), N free, to an OpenVINO graph."""
     example = torch.zeros(2, 3, height, width)
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the converter's own use of torch.jit
         return openvino.convert_model(network.eval(), example_input=example, input=[-1, 3, height, width])

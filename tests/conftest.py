@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import make_checkpoint, serve
 
+from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.settings import Settings

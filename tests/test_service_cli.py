@@ -16,8 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import TIMEOUT_S, crop
 
+from live_server import TIMEOUT_S, crop
 from service.folders import Crop, Layout, find_crops, parse_market1501_name
 
 ROOT = Path(__file__).parents[1]

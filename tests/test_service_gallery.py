@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import crop, encode, enroll, images, person, search
 from sqlalchemy import text
 
+from live_server import crop, encode, enroll, images, person, search
 from service.database import make_engine
 from service.settings import Settings
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live_server import encode, person
 from PIL import Image
 
+from live_server import encode, person
 from service.errors import CropTooSmall, ImageError, ImageTooLarge, UnreadableImage
 from service.images import ORIENTATION_TAG, Limits, decode
 

@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sqlalchemy import text
+
 from live_server import (
     activate,
     crop,
@@ -19,9 +22,6 @@ from live_server import (
     upload_model,
     wait_for_job,
 )
-from safetensors.torch import load_file, save_file
-from sqlalchemy import text
-
 from model.checkpoint import checkpoint_version
 from service.database import make_engine
 from service.settings import Settings

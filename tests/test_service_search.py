@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from live_server import crop, enroll, images, search
 from PIL import Image
 
+from live_server import crop, enroll, images, search
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.settings import Settings

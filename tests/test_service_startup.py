@@ -11,8 +11,8 @@ from threading import Thread
 
 import httpx
 import pytest
-from live_server import crop, enroll, search, serve, wait_until_ready
 
+from live_server import crop, enroll, search, serve, wait_until_ready
 from service.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings

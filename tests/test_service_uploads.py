@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import crop, enroll, images, serve
 
+from live_server import crop, enroll, images, serve
 from service.settings import Settings
 
 

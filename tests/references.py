@@ -1,0 +1,100 @@
+"""Slow, obvious twins of the fast code, and the public figures both are held against."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.attention import RelationAttention, RelationAwareGlobalAttention
+from model.layers import ReidNetwork
+
+DATA = Path(__file__).parent / "data"
+
+
+class FullAffinityAttention(nn.Module):
+    """RelationAttention as the paper draws it: the whole affinity matrix, then a convolution."""
+
+    def __init__(self, fast: RelationAttention) -> None:
+        super().__init__()
+        self.fast = fast
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
+        fast, (batch, _, height, width) = self.fast, x.shape
+        theta, phi, own = torch.relu(fast.embed_norm(fast.embed(x))).chunk(3, dim=1)
+        affinity = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)  # (B, n, n)
+        incoming = affinity.transpose(1, 2).reshape(batch, fast.nodes, height, width)
+        outgoing = affinity.reshape(batch, fast.nodes, height, width)
+        weight = fast.relate.weight[:, :, None, None]
+        relations = nn.functional.conv2d(torch.cat([incoming, outgoing], dim=1), weight)
+        relations = torch.relu(fast.relate_norm(relations))
+        return torch.sigmoid(fast.score(torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)))
+
+
+def use_full_affinity(network: ReidNetwork) -> ReidNetwork:
+    """Replace, in place, every attention of a network by its full-affinity twin with the same weights."""
+    for module in network.modules():
+        if isinstance(module, RelationAwareGlobalAttention):
+            for part in ("spatial", "channel"):
+                if (fast := getattr(module, part)) is not None:
+                    setattr(module, part, FullAffinityAttention(fast))
+    return network
+
+
+def port_authors_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights, or gradients, of one RGA module of the authors' code to ours."""
+    ported = {}
+    for kind in ("spatial", "channel"):
+        for name, tensor in tensors.items():
+            layer, _, rest = name.partition(f"_{kind}.")
+            if layer == "W" and rest:
+                ported[f"{kind}.score.{rest}"] = tensor
+            elif layer == "gg" and rest:
+                target = "relate" if rest.startswith("0.") else "relate_norm"
+                ported[f"{kind}.{target}.{rest[2:]}"] = tensor.flatten(1) if tensor.dim() == 4 else tensor
+            elif layer == "theta" and rest:
+                parts = [tensors[f"{one}_{kind}.{rest}"] for one in ("theta", "phi", "gx")]
+                target = "embed" if rest.startswith("0.") else "embed_norm"
+                ported[f"{kind}.{target}.{rest[2:]}"] = parts[0] if tensor.dim() == 0 else torch.cat(parts)
+    return ported
+
+
+def loop_metrics(
+    distmat: NDArray[np.floating],
+    q_pids: NDArray[np.int64],
+    g_pids: NDArray[np.int64],
+    q_camids: NDArray[np.int64],
+    g_camids: NDArray[np.int64],
+) -> tuple[list[float], float]:
+    """Return CMC at ranks 1-10 and mAP, counted with plain loops."""
+    first_ranks, precisions = [], []
+    for query in range(len(q_pids)):
+        num_seen = num_hits = 0
+        found: list[float] = []
+        for _, item in sorted((distance, item) for item, distance in enumerate(distmat[query])):
+            is_same = g_pids[item] == q_pids[query]
+            if g_pids[item] == -1 or (is_same and g_camids[item] == q_camids[query]):
+                continue
+            num_seen += 1
+            if is_same:
+                num_hits += 1
+                found.append(num_hits / num_seen)
+                if num_hits == 1:
+                    first_ranks.append(num_seen)
+        if found:
+            precisions.append(sum(found) / len(found))
+    cmc = [sum(rank <= k for rank in first_ranks) / len(first_ranks) for k in range(1, 11)]
+    return cmc, sum(precisions) / len(precisions)
+
+
+def loop_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) -> float:
+    """Return the batch-hard triplet loss, one anchor after the other."""
+    losses = []
+    for anchor in range(len(labels)):
+        distances = [float((embeddings[anchor] - other).norm()) for other in embeddings]
+        positive = max(d for d, label in zip(distances, labels, strict=True) if label == labels[anchor])
+        negative = min(d for d, label in zip(distances, labels, strict=True) if label != labels[anchor])
+        losses.append(max(0.0, positive - negative + margin))
+    return sum(losses) / len(losses)

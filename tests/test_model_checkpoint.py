@@ -1,0 +1,206 @@
+"""A checkpoint file: what comes back, and what every kind of bad file is answered with."""
+
+import json
+import pickle
+import re
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from model.architectures import build_network
+from model.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    MAX_CHECKPOINT_BYTES,
+    Card,
+    checkpoint_version,
+    load_checkpoint,
+    save_checkpoint,
+)
+from model.errors import CheckpointError
+from model.layers import ReidNetwork
+
+CARD = Card(
+    architecture="tiny",
+    height=64,
+    width=32,
+    embedding_size=64,
+    num_identities=4,
+    mean=(0.1, 0.2, 0.3),
+    std=(1.0, 2.0, 3.0),
+    recipe="tiny",
+    dataset="generated",
+    metrics={"rank1": 12.5},
+    parent="0123456789ab",
+    created="2026-01-02T03:04:05+00:00",
+)
+
+
+def build() -> ReidNetwork:
+    torch.manual_seed(0)
+    return build_network("tiny", height=64, width=32, num_identities=4).eval()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "network.safetensors", build(), CARD)
+    return tmp_path / "network.safetensors"
+
+
+def write(path: Path, card: object, tensors: dict[str, torch.Tensor] | None = None) -> Path:
+    content = save(tensors or build().state_dict(), metadata={"card": json.dumps(card)})
+    path.write_bytes(content)
+    return path
+
+
+def test_the_network_and_its_card_come_back(path: Path) -> None:
+    loaded = load_checkpoint(path)
+    images = torch.randn(3, 3, 64, 32)
+    assert loaded.card == CARD
+    assert loaded.preprocess.mean == (0.1, 0.2, 0.3)
+    assert not loaded.network.training
+    assert torch.equal(loaded.network(images), build()(images))
+
+
+def test_the_version_is_the_hash_of_the_content(path: Path) -> None:
+    version = load_checkpoint(path).version
+    assert re.fullmatch("[0-9a-f]{12}", version)
+    assert version == checkpoint_version(path) == save_checkpoint(path, build(), CARD)
+    assert version != save_checkpoint(path, build(), replace(CARD, recipe="other"))
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(path: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.safetensors"
+    save_checkpoint(half, build(), CARD, half=True)
+    network = load_checkpoint(half).network
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert network.neck.num_batches_tracked is not None
+    assert network.neck.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_loaded_network_can_be_trained_on(path: Path) -> None:
+    network = load_checkpoint(path).network.train()
+    network(torch.randn(4, 3, 64, 32)).logits.sum().backward()
+    assert network.classifier.weight.grad is not None
+    assert network.neck.bias.grad is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"truncated|not a readable"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"state_dict": [1, 2, 3]}),
+        b"<html>not found</html>" * 10,
+        b"PK\x03\x04" + bytes(100),
+        struct.pack("<Q", 20) + b"{" * 40,
+        struct.pack("<Q", 6000) + b"[" * 6000,
+        struct.pack("<Q", 2) + b"[]",
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"foreign\.safetensors"):
+        load_checkpoint(path)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (Path(tmp_path / "exploded"),)  # type: ignore[return-value]
+
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_an_oversized_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    with path.open("wb") as file:
+        file.truncate(MAX_CHECKPOINT_BYTES + 1)  # sparse: takes no room
+    with pytest.raises(CheckpointError, match=r"1,073,741,825 bytes; at most 1,073,741,824"):
+        load_checkpoint(path)
+
+
+def test_an_absent_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_checkpoint(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "resnet51"}, "no architecture 'resnet51'"),
+        ({"architecture": ["tiny"]}, "must be a text"),
+        ({"height": 65}, "multiples of 16"),
+        ({"height": 100_000}, "more than 1024 pixels"),
+        ({"height": True}, "positive integer"),
+        ({"width": "32"}, "positive integer"),
+        ({"num_identities": 0}, "positive integer"),
+        ({"num_identities": 5}, r"classifier.weight is \(4, 64\), not \(5, 64\)"),
+        ({"num_identities": 10**15}, "classifier.weight"),
+        ({"embedding_size": 128}, "says 128 dimensions, tiny has 64"),
+        ({"height": 128}, "does not fit its card"),
+        ({"architecture": "resnet50", "embedding_size": 2048}, "is missing.*and .* more"),
+        ({"mean": [0.5, 0.5]}, "three numbers"),
+        ({"mean": [0.5, 0.5, float("nan")]}, "finite"),
+        ({"std": [1, 1, 0]}, "above zero"),
+        ({"metrics": [1]}, "wrong type"),
+        ({"surprise": 1}, "unknown fields: surprise"),
+    ],
+)
+def test_a_card_that_does_not_hold_is_refused_with_a_reason(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "network.safetensors", {**CARD.to_dict(), **change})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("card", [[], None, "text", {}])
+def test_a_card_of_another_kind_is_refused(tmp_path: Path, card: object) -> None:
+    with pytest.raises(CheckpointError, match="card"):
+        load_checkpoint(write(tmp_path / "network.safetensors", card))
+
+
+def test_a_weight_that_is_missing_extra_or_not_finite_is_named(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "network.safetensors", build().state_dict()
+    without = {name: tensor for name, tensor in tensors.items() if name != "neck.weight"}
+    with pytest.raises(CheckpointError, match=r"neck\.weight is missing"):
+        load_checkpoint(write(path, CARD.to_dict(), without))
+    with pytest.raises(CheckpointError, match="guest does not belong there"):
+        load_checkpoint(write(path, CARD.to_dict(), {**tensors, "guest": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"not finite in neck\.weight"):
+        load_checkpoint(write(path, CARD.to_dict(), {**tensors, "neck.weight": torch.full((64,), torch.nan)}))
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_checkpoint(path, build(), replace(CARD, metrics={"rank1": object()}))  # type: ignore[dict-item]
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_shipped_checkpoint_is_ours_small_and_described() -> None:
+    checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
+    assert DEFAULT_CHECKPOINT.stat().st_size <= 12_000_000
+    assert checkpoint.card.architecture == "rga_sc_mobilenet_v2"
+    model_card = DEFAULT_CHECKPOINT.with_name("MODEL_CARD.md").read_text()
+    assert checkpoint.version in model_card
+    for name in ("rank1", "mAP"):
+        assert f"{checkpoint.card.metrics[name]:.2f}" in model_card

@@ -1,0 +1,65 @@
+"""Metrics: against public code, against loops, and by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from references import DATA, loop_metrics
+from training.metrics import evaluate_distmat
+
+NAMES = ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
+
+
+@pytest.mark.parametrize("case", ["case0", "case1", "case2"])
+def test_public_code_gives_the_same_figures(case: str) -> None:
+    with np.load(DATA / "evaluation_vectors.npz") as vectors:
+        distmat, q_pids, g_pids, q_camids, g_camids = (vectors[f"{case}/{name}"] for name in NAMES)
+        metrics = evaluate_distmat(distmat, q_pids, g_pids, q_camids, g_camids)
+        np.testing.assert_allclose(metrics.cmc[:10], vectors[f"{case}/cmc"], atol=1e-6)
+        assert metrics.mAP == pytest.approx(float(vectors[f"{case}/mAP"]), abs=1e-6)
+        assert metrics.mINP == pytest.approx(float(vectors[f"{case}/mINP"]), abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**31), num_queries=st.integers(1, 8), num_gallery=st.integers(11, 60))
+def test_loops_give_the_same_figures(seed: int, num_queries: int, num_gallery: int) -> None:
+    rng = np.random.default_rng(seed)
+    distmat = rng.permutation(num_queries * num_gallery).reshape(num_queries, num_gallery).astype(np.float32)
+    q_pids, q_camids = rng.integers(1, 5, num_queries), rng.integers(1, 4, num_queries)
+    g_pids, g_camids = rng.integers(-1, 5, num_gallery), rng.integers(1, 4, num_gallery)
+    g_pids[0], g_camids[0] = q_pids[0], q_camids[0] + 1  # at least one query has a match
+    metrics = evaluate_distmat(distmat, q_pids, g_pids, q_camids, g_camids)
+    cmc, mean_ap = loop_metrics(distmat, q_pids, g_pids, q_camids, g_camids)
+    np.testing.assert_allclose(metrics.cmc[:10], cmc)
+    assert metrics.mAP == pytest.approx(mean_ap)
+
+
+def test_junk_and_the_same_camera_are_as_if_they_were_not_there() -> None:
+    g_pids, g_camids = np.array([-1, 7, 3, 7]), np.array([2, 1, 2, 2])
+    metrics = evaluate_distmat(
+        np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([7]), g_pids, np.array([1]), g_camids
+    )
+    assert metrics.cmc[:2].tolist() == [0, 1]
+    assert metrics.mAP == 0.5
+    assert metrics.percent()["rank1"] == 0
+    assert "rank5" not in metrics.percent()
+
+
+def test_a_query_that_no_other_camera_saw_does_not_count() -> None:
+    distmat = np.array([[0.1, 0.2], [0.1, 0.2]])
+    metrics = evaluate_distmat(
+        distmat, np.array([1, 2]), np.array([1, 2]), np.array([1, 1]), np.array([2, 1])
+    )
+    assert metrics.num_valid_queries == 1
+
+
+@pytest.mark.parametrize("bad", ["shape", "nan", "no match"])
+def test_what_cannot_be_judged_is_refused(bad: str) -> None:
+    distmat, pids, camids = np.zeros((2, 2)), np.array([1, 2]), np.array([1, 1])
+    if bad == "shape":
+        distmat = np.zeros((2, 3))
+    if bad == "nan":
+        distmat[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"labels are for|NaN|no query"):
+        evaluate_distmat(distmat, pids, pids, camids, camids)

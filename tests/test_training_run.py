@@ -1,0 +1,220 @@
+"""Training from the command to the live service, on generated people."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openvino
+import pytest
+import torch
+
+from live_server import crop, enroll, search, serve
+from model.checkpoint import load_checkpoint
+from model.embedder import Embedder
+from model.runtime import convert
+from service.settings import Settings
+from training import embed, evaluate, train
+from training.datasets import read_market1501
+from training.deploy import DeployError, deploy
+from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
+from training.recipes import Recipe, tiny
+from training.trainer import Trainer, TrainingError
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_people(folder: Path, pids: range, cameras: range, images: int) -> None:
+    folder.mkdir(parents=True)
+    for pid in pids:
+        for camera in cameras:
+            for image in range(images):
+                name = f"{pid:04d}_c{camera}s1_{image:06d}_00.jpg"
+                (folder / name).write_bytes(crop(pid, 1 + 10 * camera + image))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as Market-1501 is: 8 people to train on, 5 others to judge by."""
+    root = tmp_path_factory.mktemp("people")
+    write_people(root / "bounding_box_train", range(1, 9), range(1, 3), 2)
+    write_people(root / "query", range(21, 26), range(1, 2), 1)
+    write_people(root / "bounding_box_test", range(21, 26), range(1, 4), 1)
+    write_people(root / "distractors", range(1), range(1, 3), 1)
+    for path in (root / "distractors").iterdir():
+        path.rename(root / "bounding_box_test" / path.name)
+    (root / "bounding_box_test" / "-1_c1s1_000009_00.jpg").write_bytes(crop(21, 99))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    output = tmp_path_factory.mktemp("runs") / "first"
+    train.main("tiny", people, output, init="none", device="cpu")
+    return output
+
+
+def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
+    checkpoint = load_checkpoint(run / "network.safetensors")
+    assert checkpoint.card.architecture == "tiny"
+    assert checkpoint.card.num_identities == 8
+    assert checkpoint.card.dataset == "market1501"
+    assert set(checkpoint.card.metrics) == {"rank1", "rank5", "rank10", "mAP", "mINP"}
+    assert Recipe(**json.loads((run / "recipe.json").read_text())) == tiny()
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2]
+    assert all(np.isfinite(line["loss"]) for line in log)
+
+
+def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny(), num_epochs=12, erasing_probability=0.0, warmup_epochs=0.0)
+    Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_evaluation_prints_json_for_machines(
+    run: Path, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main(run / "network.safetensors", people, as_json=True)
+    metrics = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(metrics) >= {"rank1", "rank5", "rank10", "mAP"}
+    assert 0 < metrics["mAP"] <= 100
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(people: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny(), num_epochs=6)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    options = [
+        "--recipe",
+        str(tmp_path / "recipe.json"),
+        "--data",
+        str(people),
+        "--init",
+        "none",
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, "training/train.py", *options, "--output", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not (tmp_path / "killed" / "state.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, "--resume"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command[:-1], str(tmp_path / "whole")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    killed, whole = (
+        load_checkpoint(tmp_path / name / "last.safetensors").network for name in ("killed", "whole")
+    )
+    for (name, left), right in zip(killed.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) -> None:
+    before = (run / "network.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="add --resume"):
+        train.main("tiny", people, run, init="none", device="cpu")
+    recipe = replace(tiny(), learning_rate=0.5)
+    with pytest.raises(TrainingError, match="another recipe"):
+        Trainer(recipe, read_market1501(people), run, device="cpu").fit(resume=True)
+    assert (run / "network.safetensors").read_bytes() == before
+
+
+def test_what_cannot_be_trained_ends_in_a_sentence(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"train: no recipe 'big'"):
+        train.main("big", people, tmp_path / "run", init="none")
+    with pytest.raises(SystemExit, match="is not there"):
+        train.main("tiny", tmp_path, tmp_path / "run", init="none")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(replace(tiny(), identities_per_batch=16).to_json())
+    with pytest.raises(SystemExit, match="takes 16 identities, the data have 8"):
+        train.main(str(recipe), people, tmp_path / "run", init="none")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -> None:
+    recipe = replace(tiny(), learning_rate=1e30, warmup_epochs=0.0)
+    with pytest.raises(TrainingError, match="the loss became"):
+        Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
+
+
+def test_a_student_comes_closer_to_its_teacher(run: Path, people: Path, tmp_path: Path) -> None:
+    embed.main(run / "network.safetensors", people, tmp_path / "teacher.npz")
+    dataset = read_market1501(people)
+    teacher = load_teacher_embeddings(tmp_path / "teacher.npz", dataset)
+    expected = Embedder(load_checkpoint(run / "network.safetensors")).embed(
+        [embed.open_crop(sample.path) for sample in dataset.train[:3]]
+    )
+    np.testing.assert_allclose(teacher[:3].numpy(), expected, atol=0.02)
+    recipe = replace(tiny(), num_epochs=8, erasing_probability=0.0, teacher_relations_weight=5.0)
+    Trainer(recipe, dataset, tmp_path / "student", teacher_embeddings=teacher, device="cpu").fit()
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "student" / "metrics.jsonl").open()]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_file_without_every_training_crop_is_refused(people: Path, tmp_path: Path) -> None:
+    dataset = read_market1501(people)
+    with pytest.raises(EmbeddingsError, match="no file of embeddings"):
+        load_teacher_embeddings(tmp_path / "absent.npz", dataset)
+    np.savez(tmp_path / "other.npz", paths=np.array(["a.jpg"]), embeddings=np.ones((1, 4), np.float32))
+    with pytest.raises(EmbeddingsError, match="lacks 32 of 32 training crops"):
+        load_teacher_embeddings(tmp_path / "other.npz", dataset)
+    (tmp_path / "torn.npz").write_bytes(b"PK torn")
+    with pytest.raises(EmbeddingsError, match="no file of embeddings"):
+        load_teacher_embeddings(tmp_path / "torn.npz", dataset)
+
+
+def test_a_foreign_network_sees_the_channels_and_the_scale_that_were_asked_for(
+    run: Path, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(run / "network.safetensors")
+    openvino.save_model(convert(checkpoint.network, 64, 32), tmp_path / "foreign.xml", compress_to_fp16=False)
+    image = embed.Image.effect_mandelbrot((32, 64), (-2, -1, 1, 1), 50).convert("RGB")
+    red, green, blue = image.split()
+    swapped = embed.Image.merge("RGB", (blue, red, green))
+    as_rgb = open_network(tmp_path / "foreign.xml", mean=10.0, scale=50.0, is_bgr=False)
+    as_bgr = open_network(tmp_path / "foreign.xml", mean=10.0, scale=50.0, is_bgr=True)
+    mirrored = embed.Image.merge("RGB", swapped.split()[::-1])
+    np.testing.assert_allclose(as_bgr([swapped]), as_rgb([mirrored]), atol=2e-2)
+    pixels = torch.from_numpy(np.array(swapped, np.float32)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = checkpoint.network((pixels - 10) / 50)[0].numpy()
+    np.testing.assert_allclose(as_rgb([swapped])[0], expected / np.linalg.norm(expected), atol=2e-2)
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "network.onnx").write_bytes(b"not a network")
+    with pytest.raises(EmbeddingsError, match="no ONNX or OpenVINO IR network"):
+        open_network(tmp_path / "network.onnx", mean=0, scale=1, is_bgr=True)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[httpx.Client]:
+    with serve(settings) as client:
+        yield client
+
+
+def test_a_trained_network_is_swapped_into_the_live_service(service: httpx.Client, run: Path) -> None:
+    enroll(service, crop(1), identity_id="anna")
+    before = search(service, crop(1, 5))["model_version"]
+    version = deploy(run / "network.safetensors", str(service.base_url))
+    answer = search(service, crop(1, 5))
+    assert before != answer["model_version"] == version
+    assert answer["matches"][0]["identity_id"] == "anna"
+    assert answer["num_searched"] == 1
+
+
+def test_what_the_service_refuses_is_said_by_the_trainer(service: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "network.safetensors").write_bytes(b"not a network")
+    with pytest.raises(DeployError, match="the service answered 422"):
+        deploy(tmp_path / "network.safetensors", str(service.base_url))
+    with pytest.raises(DeployError, match="cannot be reached"):
+        deploy(tmp_path / "network.safetensors", "http://127.0.0.1:9")
