@@ -19,7 +19,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time this takes some minutes, mostly torch."
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
@@ -35,7 +34,8 @@ lint: dev ## ruff, mypy, import-linter and the Alembic check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m migrations.check
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && export REID_DATA_DIR="$$data" && \
+		$(BIN)/alembic upgrade head && $(BIN)/alembic check
 
 test: lint ## everything that must pass
 	$(BIN)/python -m pytest

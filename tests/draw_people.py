@@ -1,0 +1,68 @@
+"""Draw people who do not exist, to try the service with: ``python tests/draw_people.py FOLDER``.
+
+Each gets a folder with a crop from each of three cameras: the same clothes in another pose, light and street.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+Color = tuple[int, int, int]
+WIDTH, HEIGHT = 128, 256
+SKINS: list[Color] = [(244, 208, 177), (224, 172, 105), (198, 134, 66), (141, 85, 36), (92, 60, 40)]
+HAIRS: list[Color] = [(28, 24, 22), (74, 48, 32), (130, 90, 50), (214, 180, 120), (160, 160, 160)]
+NUM_PEOPLE, NUM_CAMERAS = 8, 3
+
+
+def draw_person(person: int, camera: int) -> Image.Image:
+    """Return a crop, RGB 64 x 128, of one person as one camera sees them."""
+    who, where = random.Random(person), random.Random(1000 * person + camera)
+    skin, hair = who.choice(SKINS), who.choice(HAIRS)
+    shirt, trousers, shoes = (_color(who) for _ in range(3))
+    has_skirt, has_bag, build = who.random() < 0.4, who.random() < 0.5, who.uniform(0.8, 1.2)
+    image = Image.new("RGB", (WIDTH, HEIGHT), _grey(where))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, where.randint(150, 200), WIDTH, HEIGHT), fill=_grey(where))
+    middle, swing = WIDTH / 2 + where.uniform(-8, 8), where.uniform(6, 20)
+    half = 26 * build
+    for side in (-1, 1):
+        foot = middle + side * swing
+        draw.line((middle + side * 9, 140, foot, 236), fill=skin if has_skirt else trousers, width=20)
+        draw.ellipse((foot - 12, 228, foot + 14, 246), fill=shoes)
+        draw.line((middle + side * half, 66, middle + side * (half + swing), 138), fill=shirt, width=13)
+    if has_skirt:
+        draw.polygon(
+            [(middle - 22, 130), (middle + 22, 130), (middle + 36, 186), (middle - 36, 186)], fill=trousers
+        )
+    draw.rounded_rectangle((middle - half, 54, middle + half, 146), 12, fill=shirt)
+    if has_bag:
+        draw.rectangle((middle + half - 8, 90, middle + half + 14, 130), fill=hair)
+    draw.ellipse((middle - 16, 12, middle + 16, 54), fill=skin)
+    draw.pieslice((middle - 18, 8, middle + 18, 50), 180, 360, fill=hair)
+    image = ImageEnhance.Brightness(image).enhance(where.uniform(0.75, 1.2))
+    return image.filter(ImageFilter.GaussianBlur(1.5)).resize((64, 128))
+
+
+def _color(rng: random.Random) -> Color:
+    return rng.randint(20, 235), rng.randint(20, 235), rng.randint(20, 235)
+
+
+def _grey(rng: random.Random) -> Color:
+    level = rng.randint(70, 200)
+    return level + rng.randint(-15, 15), level + rng.randint(-15, 15), level + rng.randint(-15, 15)
+
+
+def main(folder: Path) -> None:
+    """Write every crop as FOLDER/person-N/camera-M.jpg."""
+    for person in range(1, NUM_PEOPLE + 1):
+        directory = folder / f"person-{person}"
+        directory.mkdir(parents=True, exist_ok=True)
+        for camera in range(1, NUM_CAMERAS + 1):
+            draw_person(person, camera).save(directory / f"camera-{camera}.jpg", quality=95)
+    print(f"{NUM_PEOPLE} people, {NUM_CAMERAS} crops each, in {folder}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
