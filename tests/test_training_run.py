@@ -40,6 +40,10 @@ def write_people(folder: Path, pids: range, cameras: range, images: int) -> None
                 (folder / name).write_bytes(crop(pid, 1 + 10 * camera + image))
 
 
+def read_log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as Market-1501 is: 8 people to train on, 5 others to judge by."""
@@ -69,16 +73,16 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
     assert checkpoint.card.dataset == "market1501"
     assert set(checkpoint.card.metrics) == {"rank1", "rank5", "rank10", "mAP", "mINP"}
     assert Recipe(**json.loads((run / "recipe.json").read_text())) == tiny()
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    log = read_log(run)
     assert [line["epoch"] for line in log] == [1, 2]
     assert all(np.isfinite(line["loss"]) for line in log)
 
 
 def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
-    recipe = replace(tiny(), num_epochs=12, erasing_probability=0.0, warmup_epochs=0.0)
+    recipe = replace(tiny(), num_epochs=12, learning_rate=1e-2, erasing_probability=0.0)
     Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert losses[-1] < 0.7 * losses[0]
+    losses = [line["loss"] for line in read_log(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_evaluation_prints_json_for_machines(
@@ -146,17 +150,28 @@ def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -
         Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
 
 
-def test_a_student_comes_closer_to_its_teacher(run: Path, people: Path, tmp_path: Path) -> None:
+def test_a_file_of_embeddings_holds_those_of_the_training_crops_in_order(
+    run: Path, people: Path, tmp_path: Path
+) -> None:
     embed.main(run / "network.safetensors", people, tmp_path / "teacher.npz")
     dataset = read_market1501(people)
     teacher = load_teacher_embeddings(tmp_path / "teacher.npz", dataset)
-    expected = Embedder(load_checkpoint(run / "network.safetensors")).embed(
-        [embed.open_crop(sample.path) for sample in dataset.train[:3]]
-    )
-    np.testing.assert_allclose(teacher[:3].numpy(), expected, atol=0.02)
-    recipe = replace(tiny(), num_epochs=8, erasing_probability=0.0, teacher_relations_weight=5.0)
-    Trainer(recipe, dataset, tmp_path / "student", teacher_embeddings=teacher, device="cpu").fit()
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "student" / "metrics.jsonl").open()]
+    embedder = Embedder(load_checkpoint(run / "network.safetensors"))
+    expected = embedder.embed([embed.open_crop(sample.path) for sample in dataset.train])
+    np.testing.assert_allclose(teacher.numpy(), expected, atol=0.02)
+
+
+def test_a_student_comes_closer_to_its_teacher(people: Path, tmp_path: Path) -> None:
+    dataset = read_market1501(people)
+    labels = torch.tensor([sample.pid for sample in dataset.train])
+    torch.manual_seed(0)
+    teacher = torch.randn(10, 16)[labels]
+    recipe = replace(tiny(), num_epochs=10, learning_rate=1e-2, erasing_probability=0.0)
+    recipe = replace(recipe, teacher_relations_weight=40.0)
+    Trainer(recipe, dataset, tmp_path / "run", teacher_embeddings=teacher, device="cpu").fit()
+    losses = [line["loss"] for line in read_log(tmp_path / "run")]
+    # of the first loss, some 30, the labels make 2.5 at most: the rest is the teacher's
+    assert losses[0] > 15
     assert losses[-1] < 0.6 * losses[0]
 
 
