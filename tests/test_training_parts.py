@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from model.architectures import build_network
@@ -176,13 +178,13 @@ def test_augmentation_gives_the_networks_size_and_erases_with_the_mean() -> None
 @pytest.mark.parametrize(
     ("architecture", "trunk"), [("rga_sc_mobilenet_v2", mobilenet_v2), ("rga_sc_resnet50", resnet50)]
 )
-def test_torchvision_weights_land_in_the_trunk(architecture: str, trunk: object) -> None:
+def test_torchvision_weights_land_in_the_trunk(architecture: str, trunk: Callable[..., nn.Module]) -> None:
     torch.manual_seed(3)
-    theirs = mobilenet_v2(weights=None) if trunk is mobilenet_v2 else resnet50(weights=None)
+    theirs = trunk(weights=None).state_dict()
     network = build_network(architecture, height=64, width=32, num_identities=3)
-    Initial("torchvision", theirs.state_dict()).load_into(network)
+    Initial("torchvision", theirs).load_into(network)
     found = {tensor.sum().item() for tensor in network.state_dict().values() if tensor.dim() == 4}
-    wanted = {tensor.sum().item() for name, tensor in theirs.state_dict().items() if tensor.dim() == 4}
+    wanted = {tensor.sum().item() for tensor in theirs.values() if tensor.dim() == 4}
     assert wanted <= found
 
 
