@@ -14,6 +14,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -74,7 +75,8 @@ def embed_samples(
     ``with_flip`` averages a crop and its mirror image, and normalises again.
     """
     rows = []
-    for start in track(range(0, len(samples), BATCH_SIZE), description=label):
+    starts = range(0, len(samples), BATCH_SIZE)
+    for start in track(starts, description=label, console=Console(stderr=True)):
         images = [open_crop(sample.path) for sample in samples[start : start + BATCH_SIZE]]
         embeddings = embed(images)
         if with_flip:
