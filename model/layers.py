@@ -17,11 +17,12 @@ class TrainingOutput(NamedTuple):
 class ReidNetwork(nn.Module):
     """A backbone with a BNNeck (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5).
 
+    The first stage of the backbone is its stem, which the CPU runtime keeps in fp32.
     In training mode ``forward`` answers a TrainingOutput; in eval mode the embedding (N, D) after BatchNorm,
     not normalised.
     """
 
-    def __init__(self, backbone: nn.Module, embedding_size: int, num_identities: int) -> None:
+    def __init__(self, backbone: nn.Sequential, embedding_size: int, num_identities: int) -> None:
         super().__init__()
         self.embedding_size = embedding_size
         self.num_identities = num_identities

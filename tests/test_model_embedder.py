@@ -101,7 +101,7 @@ def test_a_converted_network_is_kept_and_used_again(tiny: Checkpoint, tmp_path: 
     crops = make_crops(3)
     first = Embedder(tiny, "cpu", "fp32", cache_dir=tmp_path).embed(crops)
     kept = sorted(path.suffix for path in tmp_path.iterdir())
-    assert kept == [".bin", ".xml"]
+    assert kept == [".bin", ".bin", ".xml", ".xml"]
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     second = Embedder(tiny, "cpu", "fp32", cache_dir=tmp_path).embed(crops)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
@@ -112,7 +112,7 @@ def test_a_converted_network_is_kept_and_used_again(tiny: Checkpoint, tmp_path: 
 def test_a_torn_kept_network_is_converted_again(tiny: Checkpoint, tmp_path: Path, suffix: str) -> None:
     crops = make_crops(3)
     expected = Embedder(tiny, "cpu", "fp32", cache_dir=tmp_path).embed(crops)
-    (torn,) = tmp_path.glob(f"*{suffix}")
+    torn = min(tmp_path.glob(f"*{suffix}"))
     torn.write_bytes(torn.read_bytes()[:100])
     found = Embedder(tiny, "cpu", "fp32", cache_dir=tmp_path).embed(crops)
     np.testing.assert_allclose(found, expected, atol=1e-6)

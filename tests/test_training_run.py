@@ -192,7 +192,9 @@ def test_a_foreign_network_sees_the_channels_and_the_scale_that_were_asked_for(
     run: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(run / "network.safetensors")
-    openvino.save_model(convert(checkpoint.network, 64, 32), tmp_path / "foreign.xml", compress_to_fp16=False)
+    openvino.save_model(
+        convert(checkpoint.network, (3, 64, 32)), tmp_path / "foreign.xml", compress_to_fp16=False
+    )
     image = person(3).resize((32, 64))
     flipped = Image.merge("RGB", image.split()[::-1])
     as_rgb = open_network(tmp_path / "foreign.xml", mean=10.0, scale=50.0, is_bgr=False)
