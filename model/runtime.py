@@ -34,9 +34,20 @@ class Runtime(Protocol):
 
 
 @functools.cache
+def openvino_core() -> openvino.Core:
+    """Return the process's one OpenVINO core, which lives as long as the process.
+
+    On a processor with AMX a core gives the thread that makes it a signal stack of its own and unmaps it when
+    the last network made with it goes, on whatever thread that is: the next signal (Ctrl-C, say, or a data
+    loader's SIGCHLD) then killed the process.
+    """
+    return openvino.Core()
+
+
+@functools.cache
 def cpu_has_bf16() -> bool:
     """Say whether the processor computes in bf16 natively (AVX512-BF16 or AMX)."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_runtime(checkpoint: Checkpoint, device: str, precision: str, cache_dir: Path | None) -> Runtime:
@@ -118,7 +129,7 @@ class OpenVinoRuntime:
 
 def _compile(graph: openvino.Model, precision: str) -> openvino.CompiledModel:
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(graph, "CPU", options)
+    return openvino_core().compile_model(graph, "CPU", options)
 
 
 class _Rest(nn.Module):
@@ -141,7 +152,7 @@ def _converted(checkpoint: Checkpoint, cache_dir: Path | None) -> tuple[openvino
     name = f"{checkpoint.version}-{openvino.__version__.split('-')[0]}"
     paths = [cache_dir / f"{name}-{part}.xml" for part in ("stem", "rest")]
     try:
-        stem, rest = (openvino.Core().read_model(path) for path in paths)
+        stem, rest = (openvino_core().read_model(path) for path in paths)
     except RuntimeError:  # not there yet, or torn by a full disk, say: it can be derived again
         stem, rest = _convert_both(checkpoint)
         for graph, path in zip((stem, rest), paths, strict=True):

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_log_between_tests() -> None:
+    """Keep what the servers log, from threads of their own, out of pytest's progress."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session")

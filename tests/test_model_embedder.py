@@ -1,5 +1,7 @@
 """From images to embeddings, in every runtime that this machine has."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -161,3 +163,22 @@ def test_a_golden_embedding_guards_preprocessing() -> None:
         [float(number) for number in (DATA / "golden_embedding.txt").read_text().split()], dtype=np.float32
     )
     np.testing.assert_allclose(embedding[: len(expected)], expected, atol=2e-5)
+
+
+def test_a_signal_does_no_harm_after_a_network_went_on_another_thread() -> None:
+    program = """
+import faulthandler, os, signal, sys, threading
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.embedder import Embedder
+
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+embedders = [Embedder(load_checkpoint(DEFAULT_CHECKPOINT), "cpu")]
+thread = threading.Thread(target=embedders.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    root = Path(__file__).parents[1]
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import openvino
 import torch
 import typer
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
 from model.preprocess import Preprocess
+from model.runtime import openvino_core
 from training.datasets import DatasetError, ReidDataset, Sample, open_crop, read_market1501
 
 BATCH_SIZE = 16
@@ -45,7 +45,7 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
     if path.suffix == ".safetensors":
         return Embedder(load_checkpoint(path)).embed
     try:
-        graph = openvino.Core().read_model(path)
+        graph = openvino_core().read_model(path)
     except RuntimeError as error:
         raise EmbeddingsError(f"{path} is no ONNX or OpenVINO IR network: {error}") from error
     shape = graph.inputs[0].partial_shape
@@ -57,7 +57,7 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
         raise EmbeddingsError(f"{path} takes {shape}; one input (N, 3, height, width) is needed")
     preprocess = Preprocess(shape[2].get_length(), shape[3].get_length(), (0, 0, 0), (1 / 255,) * 3)
     graph.reshape({graph.inputs[0].any_name: [-1, 3, preprocess.height, preprocess.width]})
-    compiled = openvino.Core().compile_model(graph, "CPU")
+    compiled = openvino_core().compile_model(graph, "CPU")
 
     def embed(images: Sequence[Image.Image]) -> Floats:
         pixels = (preprocess(images).numpy() - mean) / scale
