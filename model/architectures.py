@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 from torchvision.models.resnet import ResNet
 
+from model import osnet
 from model.attention import RelationAwareGlobalAttention
 from model.errors import UnknownArchitecture
 from model.layers import ReidNetwork, StridedDepthwise
@@ -63,6 +64,22 @@ def _mobilenet_v2(height: int, width: int, num_identities: int) -> ReidNetwork:
     return ReidNetwork(nn.Sequential(*layers), 1280, num_identities)
 
 
+def _osnet(height: int, width: int, num_identities: int, *, with_rga: bool) -> ReidNetwork:
+    """OSNet, with RGA-SC after its last stage or without."""
+    layers: list[nn.Module] = [
+        osnet.make_stem(),
+        osnet.make_stage(64, 256),
+        osnet.make_stage(256, 384),
+        osnet.make_stage(384, 512, is_last=True),
+    ]
+    grid = height // 16, width // 16
+    if with_rga:
+        layers.append(RelationAwareGlobalAttention(512, *grid))
+    head = osnet.make_head(512, 256, *grid)
+    backbone = nn.Sequential(*layers)
+    return ReidNetwork(backbone, 256, num_identities, pool=head, activation=nn.PReLU(), num_fp32_stages=0)
+
+
 def _tiny(height: int, width: int, num_identities: int) -> ReidNetwork:
     """A network of some 20,000 weights, for tests and smoke runs."""
     layers: list[nn.Module] = []
@@ -82,5 +99,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "rga_c_resnet50": lambda h, w, n: _resnet50(h, w, n, spatial=False, channel=True),
     "resnet50": _resnet50,
     "rga_sc_mobilenet_v2": _mobilenet_v2,
+    "rga_sc_osnet": lambda h, w, n: _osnet(h, w, n, with_rga=True),
+    "osnet": lambda h, w, n: _osnet(h, w, n, with_rga=False),
     "tiny": _tiny,
 }

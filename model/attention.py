@@ -12,6 +12,8 @@ CVPR 2020, section 3. Two deviations, neither of which changes a number beyond r
 Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, r relation size.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,20 +57,32 @@ class RelationAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
-        theta, phi, own = torch.relu(self.embed_norm(self.embed(x))).chunk(3, dim=1)
+        theta, phi, own = self.embeddings(x)
         relations = self.relations(theta.flatten(2), phi.flatten(2))
         relations = torch.relu(self.relate_norm(relations.unflatten(2, x.shape[2:])))
         joint = torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)
         return torch.sigmoid(self.score(joint))
 
+    def embeddings(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return theta, phi and the feature's own embedding, each (B, e, h, w).
+
+        One convolution makes all three; a traced graph gets three, since splitting maps costs it more.
+        """
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return torch.relu(self.embed_norm(self.embed(x))).chunk(3, dim=1)
+        norm: Any = self.embed_norm
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        kernels = (self.embed.weight * scale[:, None, None, None]).chunk(3)
+        pairs = zip(kernels, shift.chunk(3), strict=True)
+        return tuple(torch.relu(nn.functional.conv2d(x, kernel, bias)) for kernel, bias in pairs)
+
     def relations(self, theta: Tensor, phi: Tensor) -> Tensor:
         """Return the embedded relations (B, r, n) of theta (B, e, n) and phi (B, e, n), before BatchNorm."""
         incoming, outgoing = self.relate.weight.split(self.nodes, dim=1)
-        mixed = torch.cat(
-            [torch.matmul(incoming, phi.transpose(1, 2)), torch.matmul(outgoing, theta.transpose(1, 2))],
-            dim=2,
-        )
-        return torch.matmul(mixed, torch.cat([theta, phi], dim=1))
+        linear = nn.functional.linear
+        mixed = torch.cat([linear(phi, incoming), linear(theta, outgoing)], dim=1)  # (B, 2e, r)
+        return torch.matmul(mixed.transpose(1, 2), torch.cat([theta, phi], dim=1))
 
 
 class RelationAwareGlobalAttention(nn.Module):

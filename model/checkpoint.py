@@ -7,7 +7,6 @@ may be stored as fp16 and are float32 once loaded.
 import hashlib
 import json
 import math
-import os
 import struct
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from model.architectures import build_network
 from model.errors import CheckpointError, UnknownArchitecture
+from model.files import write_atomically
 from model.layers import ReidNetwork
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color, Preprocess
 
@@ -94,20 +94,6 @@ def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = 
     content = save(tensors, metadata={CARD_KEY: json.dumps(card.to_dict(), sort_keys=True)})
     write_atomically(path, content)
     return _version(content)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or a machine that dies, sees the old or the new one and no third."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def checkpoint_version(path: Path) -> str:

@@ -10,33 +10,45 @@ class TrainingOutput(NamedTuple):
     """What a network answers in training mode: inputs of the losses, all (N, ...)."""
 
     pooled: Tensor  # (N, D) before BatchNorm, for the triplet loss
-    embedding: Tensor  # (N, D) after BatchNorm, for distillation
+    embedding: Tensor  # (N, D) after BatchNorm and activation, for distillation
     logits: Tensor  # (N, num_identities)
 
 
 class ReidNetwork(nn.Module):
     """A backbone with a BNNeck (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5).
 
-    The first stage of the backbone is its stem, which the CPU runtime keeps in fp32.
-    In training mode ``forward`` answers a TrainingOutput; in eval mode the embedding (N, D) after BatchNorm,
-    not normalised.
+    The CPU runtime keeps the first ``num_fp32_stages`` stages of the backbone in fp32 whatever the precision.
+    ``pool`` takes maps to (N, D, 1, 1), global average pooling if none is given; ``activation`` follows the
+    neck, none as a rule. In training mode ``forward`` answers a TrainingOutput; in eval mode the embedding
+    (N, D) after BatchNorm and activation, not normalised.
     """
 
-    def __init__(self, backbone: nn.Sequential, embedding_size: int, num_identities: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Sequential,
+        embedding_size: int,
+        num_identities: int,
+        *,
+        pool: nn.Module | None = None,
+        activation: nn.Module | None = None,
+        num_fp32_stages: int = 1,
+    ) -> None:
         super().__init__()
+        self.num_fp32_stages = num_fp32_stages
         self.embedding_size = embedding_size
         self.num_identities = num_identities
         self.backbone = backbone
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = pool or nn.AdaptiveAvgPool2d(1)
         self.neck = nn.BatchNorm1d(embedding_size)
         self.neck.bias.requires_grad_(False)
+        self.activation = activation or nn.Identity()
         self.classifier = nn.Linear(embedding_size, num_identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | TrainingOutput:
         """Embed normalised images, float (N, 3, H, W)."""
         pooled = self.pool(self.backbone(images)).flatten(1)
-        embedding = self.neck(pooled)
+        embedding = self.activation(self.neck(pooled))
         if not self.training:
             return embedding  # type: ignore[no-any-return]
         return TrainingOutput(pooled, embedding, self.classifier(embedding))

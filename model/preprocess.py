@@ -35,10 +35,11 @@ class Preprocess:
         return (pixels.float() / 255 - mean) / std
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return float32 (N, 3, H, W) for N crops of any size and mode."""
+        """Return float32 (N, 3, H, W), channels-last in memory, for N crops of any size and mode."""
         if not images:
             return torch.empty(0, 3, self.height, self.width)
-        return self.normalise(torch.stack([image_to_pixels(self.resize(image)) for image in images]))
+        pixels = np.stack([np.asarray(self.resize(image), np.uint8) for image in images])
+        return self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def image_to_pixels(image: Image.Image) -> Tensor:

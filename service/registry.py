@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from model.checkpoint import load_checkpoint
 from model.errors import ModelError
+from model.files import sync_dir
 from service.errors import ModelNotFound, UnfitCheckpoint
 from service.serving import Serving, load_embedder
-from service.storage import sync_dir
 from service.tables import Embedding, Model, now
 
 

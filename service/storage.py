@@ -1,13 +1,12 @@
 """The crops' bytes on disk, each under its SHA-256, written so that a crash leaves a whole file or none."""
 
 import hashlib
-import os
-import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from model.files import sync_dir, write_atomically
 from service.errors import CropMissing
 
 PARALLEL_WRITES = 8
@@ -23,9 +22,8 @@ class CropStore:
         """Keep the bytes and return their SHA-256; they are on the disk when this returns."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write_whole(path, data)
+            write_atomically(path, data)
         for directory in (path.parent, path.parent.parent, self._root):
             sync_dir(directory)  # always: whoever has made them may not have come to it yet
         return sha256
@@ -63,24 +61,3 @@ class CropStore:
     def path(self, sha256: str) -> Path:
         """Return where the bytes of this hash are or would be."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
-
-
-def sync_dir(path: Path) -> None:
-    """Make the names in a directory survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -54,6 +54,27 @@ def read_market1501(root: Path) -> ReidDataset:
     train, query, gallery = (_read_folder(root / name) for name in folders)
     train = tuple(sample for sample in train if sample.pid > DISTRACTOR_PID)
     return ReidDataset("market1501", root, train, query, gallery)
+
+
+def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, list[int]]:
+    """Keep the last identities of the training split apart, to choose by without looking at the test split.
+
+    Returns:
+        The held-out people as a data set with the remaining training split: one query an identity and camera,
+        and all their crops as the gallery; and the positions of the remaining samples in the full split.
+
+    Raises:
+        DatasetError: there are not that many identities.
+    """
+    pids = sorted({sample.pid for sample in dataset.train})
+    if num_identities >= len(pids):
+        raise DatasetError(f"{num_identities} identities cannot be held out of {len(pids)}")
+    apart = set(pids[len(pids) - num_identities :])
+    kept = [i for i, sample in enumerate(dataset.train) if sample.pid not in apart]
+    gallery = tuple(sample for sample in dataset.train if sample.pid in apart)
+    query = {(sample.pid, sample.camid): sample for sample in reversed(gallery)}
+    train = tuple(dataset.train[i] for i in kept)
+    return replace(dataset, train=train, query=tuple(query.values()), gallery=gallery), kept
 
 
 def _read_folder(folder: Path) -> tuple[Sample, ...]:

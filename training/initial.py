@@ -7,12 +7,13 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
 
-from model.attention import RelationAwareGlobalAttention
+from model.attention import RelationAttention, RelationAwareGlobalAttention
 from model.checkpoint import load_checkpoint
 from model.layers import ReidNetwork
+from training.osnet_weights import read_osnet_weights
 
 
 class InitialWeightsError(Exception):
@@ -21,11 +22,16 @@ class InitialWeightsError(Exception):
 
 @dataclass(frozen=True)
 class Initial:
-    """A state dict to start from; ``version`` is set when it is a checkpoint of ours."""
+    """A state dict to start from.
+
+    ``version`` is set when it is a checkpoint of ours; ``has_head`` when it is a whole network that makes
+    embeddings, not a trunk alone. RGA modules put into a whole network begin as nearly the identity.
+    """
 
     source: str
     tensors: dict[str, Tensor]
     version: str | None = None
+    has_head: bool = False
 
     def load_into(self, network: ReidNetwork) -> None:
         """Copy what fits into a network: everything but the classifier, or the backbone without RGA.
@@ -42,15 +48,18 @@ class Initial:
             if {k: v.shape for k, v in chosen.items()} != {k: v.shape for k, v in wanted.items()}:
                 raise InitialWeightsError(f"{self.source} is a network of another architecture or input size")
         else:
-            chosen = self._by_order(_trunk_names(network), own)
+            chosen = self._by_order(_names_without_attention(network, has_head=self.has_head), own)
         network.load_state_dict(chosen, strict=False)
+        if self.has_head:
+            start_as_identity(network)
 
     def _by_order(self, names: list[str], own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pair tensors by their order: torchvision renamed its layers, but never reordered them."""
+        head = () if self.has_head else ("classifier.", "fc.")
         tensors = [
             tensor
             for name, tensor in self.tensors.items()
-            if not name.startswith(("classifier.", "fc.")) and not name.endswith("num_batches_tracked")
+            if not name.startswith(head) and not name.endswith("num_batches_tracked")
         ]
         if [tensor.shape for tensor in tensors] != [own[name].shape for name in names]:
             raise InitialWeightsError(
@@ -74,6 +83,8 @@ def find_initial(source: str, architecture: str) -> Initial | None:
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
         return Initial(source, checkpoint.network.state_dict(), checkpoint.version)
+    if path.suffix == ".xml":
+        return Initial(source, _read_graph(path), has_head=True)
     try:
         state: Any = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -84,7 +95,24 @@ def find_initial(source: str, architecture: str) -> Initial | None:
     return Initial(source, state)
 
 
-def _trunk_names(network: ReidNetwork) -> list[str]:
+def _read_graph(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_osnet_weights(path)
+    except (RuntimeError, ValueError) as error:
+        raise InitialWeightsError(f"{path} cannot be used: {error}") from error
+
+
+def start_as_identity(network: ReidNetwork) -> None:
+    """Let every attention map begin at sigmoid(4) = 0.98 everywhere, whatever the relations say."""
+    for module in network.modules():
+        if isinstance(module, RelationAttention):
+            last: Any = module.score[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, 4.0)
+
+
+def _names_without_attention(network: ReidNetwork, *, has_head: bool) -> list[str]:
+    parts = ("backbone.", "pool.", "neck.", "activation.") if has_head else ("backbone.",)
     attention = tuple(
         f"backbone.{name}."
         for name, module in network.backbone.named_modules()
@@ -93,7 +121,7 @@ def _trunk_names(network: ReidNetwork) -> list[str]:
     return [
         name
         for name in network.state_dict()
-        if name.startswith("backbone.")
+        if name.startswith(parts)
         and not name.startswith(attention)
         and not name.endswith("num_batches_tracked")
     ]

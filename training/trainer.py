@@ -1,5 +1,6 @@
 """The training loop: one network, one recipe, a state on disk after every epoch."""
 
+import io
 import json
 import math
 import time
@@ -16,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
-from model.checkpoint import Card, save_checkpoint, write_atomically
+from model.checkpoint import Card, save_checkpoint
+from model.files import write_atomically
 from model.preprocess import Preprocess
 from model.runtime import cpu_has_bf16
 from training.augment import Augment
-from training.datasets import CropDataset, ReidDataset, label_pids
+from training.datasets import CropDataset, ReidDataset, hold_out, label_pids
 from training.initial import Initial
 from training.losses import batch_hard_triplet_loss, teacher_loss, teacher_relations_loss
 from training.recipes import Recipe
@@ -68,7 +70,7 @@ class Trainer:
 
     Args:
         recipe: every number of the run.
-        dataset: its training split is used, nothing else.
+        dataset: its training split is used, nothing else; less the identities that the recipe holds out.
         output: the run's folder: recipe, state, network (the EMA of the weights) and metrics.jsonl.
         initial: weights to start from, or none for fresh ones.
         teacher_embeddings: float32 (number of training samples, T) in their order, or none.
@@ -89,11 +91,12 @@ class Trainer:
         device: str = "auto",
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.dataset, self.output = recipe, dataset, output
+        self.recipe, self.output = recipe, output
+        self.dataset, kept = hold_out(dataset, recipe.num_held_out)
         self.parent = initial.version if initial else None
         self._device = _choose_device(device)
         self._preprocess = Preprocess(recipe.height, recipe.width)
-        num_identities = len(label_pids(dataset.train))
+        num_identities = len(label_pids(self.dataset.train))
         network = build_network(
             recipe.architecture, height=recipe.height, width=recipe.width, num_identities=num_identities
         )
@@ -103,7 +106,7 @@ class Trainer:
         self.ema = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
         )
-        self._teacher = None if teacher_embeddings is None else teacher_embeddings.to(self._device)
+        self._teacher = None if teacher_embeddings is None else teacher_embeddings[kept].to(self._device)
         size = 0 if self._teacher is None else self._teacher.shape[1]
         self._head = nn.Linear(network.embedding_size, size, bias=False).to(self._device) if size else None
         self._optimizer = torch.optim.Adam(
@@ -124,6 +127,8 @@ class Trainer:
         """
         self._prepare_folder(resume)
         self.network.train()
+        if self.recipe.frozen_neck_statistics:
+            self.network.neck.eval()
         with _progress() as progress:
             for epoch in range(self._epoch, self.recipe.num_epochs):
                 summary = self._train_epoch(epoch, progress)
@@ -223,9 +228,9 @@ class Trainer:
             "head": self._head.state_dict() if self._head is not None else None,
             "optimizer": self._optimizer.state_dict(),
         }
-        temporary = self.output / f".{STATE_FILE}.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.output / STATE_FILE)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.output / STATE_FILE, buffer.getvalue())
         save_checkpoint(self.output / NETWORK_FILE, self.ema.module, self.card())
         with (self.output / LOG_FILE).open("a") as log:
             log.write(json.dumps({"epoch": self._epoch, **summary}) + "\n")

@@ -121,7 +121,7 @@ def weigh_step(which: str) -> int:
 
 
 def read_memory(name: str) -> int:
-    """Return a figure in KiB from what Linux knows of this process alone (getrusage also counts its parent)."""
+    """Return a figure in KiB of this process alone, as Linux knows it (getrusage also counts its parent)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
