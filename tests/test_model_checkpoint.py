@@ -199,7 +199,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(path: Path) -> None:
 def test_the_shipped_checkpoint_is_ours_small_and_described() -> None:
     checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
     assert DEFAULT_CHECKPOINT.stat().st_size <= 12_000_000
-    assert checkpoint.card.architecture == "rga_sc_mobilenet_v2"
+    assert checkpoint.card.architecture == "rga_sc_osnet"
     model_card = DEFAULT_CHECKPOINT.with_name("MODEL_CARD.md").read_text()
     assert checkpoint.version in model_card
     for name in ("rank1", "mAP"):

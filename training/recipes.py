@@ -34,6 +34,7 @@ class Recipe:
     erasing_probability: float = 0.5
     ema_decay: float = 0.999
     frozen_neck_statistics: bool = False
+    only_attention: bool = False  # train the RGA modules and the classifier, nothing else
     num_held_out: int = 0  # training identities kept apart, to judge by
     seed: int = 0
 
@@ -91,14 +92,15 @@ def market1501_rga_sc_osnet() -> Recipe:
         height=256,
         width=128,
         num_epochs=1,
-        learning_rate=2e-4,
-        warmup_epochs=0.2,
+        learning_rate=5e-4,
+        warmup_epochs=0.1,
         weight_decay=1e-4,
         teacher_weight=0.0,
         teacher_relations_weight=40.0,
         erasing_probability=0.3,
         ema_decay=0.99,
         frozen_neck_statistics=True,
+        only_attention=True,
         num_held_out=100,
     )
 

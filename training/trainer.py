@@ -17,8 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
+from model.attention import RelationAwareGlobalAttention
 from model.checkpoint import Card, save_checkpoint
 from model.files import write_atomically
+from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 from model.runtime import cpu_has_bf16
 from training.augment import Augment
@@ -102,6 +104,8 @@ class Trainer:
         )
         if initial:
             initial.load_into(network)
+        if recipe.only_attention:
+            freeze_all_but_attention(network)
         self.network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
@@ -249,6 +253,15 @@ class Trainer:
             dataset=self.dataset.name,
             parent=self.parent,
         )
+
+
+def freeze_all_but_attention(network: ReidNetwork) -> None:
+    """Leave the RGA modules and the classifier to train, and what the rest knows as it is."""
+    network.requires_grad_(False)
+    network.classifier.requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, RelationAwareGlobalAttention):
+            module.requires_grad_(True)
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from model.architectures import build_network
-from model.checkpoint import Card, Checkpoint
-from model.runtime import Floats, OpenVinoRuntime, TorchRuntime, cpu_has_bf16
+from model.checkpoint import DEFAULT_CHECKPOINT, Card, Checkpoint, load_checkpoint
+from model.runtime import Floats, OpenVinoRuntime, TorchRuntime, cpu_has_bf16, openvino_core
 from references import use_full_affinity
 
-SIZES = {"rga_sc_resnet50": (256, 128), "rga_sc_mobilenet_v2": (192, 96)}
+SIZES = {"rga_sc_resnet50": (256, 128), "rga_sc_mobilenet_v2": (192, 96), "rga_sc_osnet": (256, 128)}
 BATCHES = {1: 15, 16: 5}
 """Crops a batch, and how many rounds of it are timed."""
 Run = Callable[[Floats], Floats]
@@ -97,6 +97,24 @@ def print_speed() -> None:
     Console(width=120).print(table)
 
 
+def print_rival(path: str) -> None:
+    """Print the time of one crop of the shipped network beside that of a graph that one could take."""
+    checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
+    precision = "bf16" if cpu_has_bf16() else "fp32"
+    options = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "PERFORMANCE_HINT": "LATENCY"}
+    rival = openvino_core().compile_model(path, "CPU", options).create_infer_request()
+    runs: dict[str, Run] = {
+        path.rpartition("/")[2]: lambda images: np.array(rival.infer([images])[0]),
+        f"shipped: {checkpoint.card.architecture}": OpenVinoRuntime(checkpoint, precision, None).run,
+    }
+    images = np.random.default_rng(0).standard_normal(rival.get_input_tensor().shape, np.float32)
+    times = time_runs(runs, images, 400)
+    table = Table("network", f"ms a crop, OpenVINO {precision}", "of the first")
+    for label, time_ms in times.items():
+        table.add_row(label, f"{time_ms:.2f}", f"{time_ms / next(iter(times.values())):.2f}")
+    Console(width=120).print(table)
+
+
 def print_memory() -> None:
     """Print the peak memory of one training step of rga_sc_resnet50 at batch 16, each in its own process."""
     table = Table("training step, rga_sc_resnet50 256x128, batch 16, fp32", "peak MiB above the start")
@@ -129,6 +147,7 @@ def read_memory(name: str) -> int:
 def main() -> None:
     """Print both tables under a line that names the machine."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", metavar="FILE", help="time the shipped network beside this graph alone")
     parser.add_argument("--step", choices=["twin", "ours"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
@@ -136,6 +155,9 @@ def main() -> None:
         return
     machine = f"{os.cpu_count()} cores, {platform.machine()}, bf16: {cpu_has_bf16()}"
     print(f"{datetime.now(UTC).date()}, {machine}, torch {torch.__version__}")
+    if arguments.against:
+        print_rival(arguments.against)
+        return
     print_speed()
     print_memory()
 
