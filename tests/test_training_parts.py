@@ -19,11 +19,20 @@ from model.checkpoint import Card, save_checkpoint
 from model.preprocess import Preprocess
 from references import loop_triplet_loss
 from training.augment import Augment
-from training.datasets import DatasetError, open_crop, parse_market1501_name, read_market1501
+from training.datasets import (
+    DatasetError,
+    ReidDataset,
+    Sample,
+    hold_out,
+    open_crop,
+    parse_market1501_name,
+    read_market1501,
+)
 from training.initial import Initial, InitialWeightsError, find_initial
 from training.losses import batch_hard_triplet_loss, teacher_loss, teacher_relations_loss
 from training.recipes import RECIPES, find_recipe, tiny
 from training.samplers import IdentitySampler
+from training.trainer import freeze_all_but_attention
 
 
 @settings(max_examples=50, deadline=None)
@@ -239,3 +248,28 @@ def test_bad_files_to_start_from_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InitialWeightsError, match="--init none"):
         find_initial("imagenet", "tiny")
     assert find_initial("none", "tiny") is None
+
+
+def test_held_out_people_are_judged_by_and_never_trained_on() -> None:
+    places = [(pid, camid, i) for pid in (3, 9, 5, 7) for camid in (1, 2) for i in (0, 1)]
+    train = tuple(Sample(Path(f"{pid}-{camid}-{i}"), pid, camid) for pid, camid, i in places)
+    dataset = ReidDataset("generated", Path(), train, (), ())
+    apart, kept = hold_out(dataset, 2)
+    assert {sample.pid for sample in apart.train} == {3, 5}
+    assert [train[i] for i in kept] == list(apart.train)
+    assert {sample.pid for sample in apart.gallery} == {7, 9}
+    assert len(apart.gallery) == 8
+    assert {(sample.pid, sample.camid) for sample in apart.query} == {(7, 1), (7, 2), (9, 1), (9, 2)}
+    assert len(apart.query) == 4
+    assert hold_out(dataset, 0)[0].train == train
+    with pytest.raises(DatasetError, match="4 identities cannot be held out of 4"):
+        hold_out(dataset, 4)
+
+
+def test_only_the_attention_and_the_classifier_train_when_the_rest_is_frozen() -> None:
+    network = build_network("rga_sc_osnet", height=64, width=32, num_identities=3)
+    freeze_all_but_attention(network)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert "classifier.weight" in trained
+    assert {name.split(".")[1] for name in trained - {"classifier.weight"}} == {"4"}  # after stem and stages
+    assert "neck.weight" not in trained

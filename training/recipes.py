@@ -50,6 +50,7 @@ class Recipe:
         for name in ("teacher_weight", "teacher_relations_weight"):
             _check(name, getattr(self, name), getattr(self, name) >= 0)
         _check("learning_rate", self.learning_rate, self.learning_rate > 0)
+        _check("num_held_out", self.num_held_out, type(self.num_held_out) is int)
         if min(self.identities_per_batch, self.images_per_identity) < 2:
             raise ValueError("a batch needs at least 2 identities with 2 images each to mine triplets")
 
