@@ -18,6 +18,8 @@ def test_public_code_gives_the_same_figures(case: str) -> None:
         metrics = evaluate_distmat(distmat, q_pids, g_pids, q_camids, g_camids)
         np.testing.assert_allclose(metrics.cmc[:10], vectors[f"{case}/cmc"], atol=1e-6)
         assert metrics.mAP == pytest.approx(float(vectors[f"{case}/mAP"]), abs=1e-6)
+        trapezoid = float(vectors[f"{case}/mAP_trapezoid"])
+        assert metrics.mAP_trapezoid == pytest.approx(trapezoid, abs=1e-6)
         assert metrics.mINP == pytest.approx(float(vectors[f"{case}/mINP"]), abs=1e-6)
 
 

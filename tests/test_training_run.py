@@ -72,7 +72,14 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
     assert checkpoint.card.architecture == "tiny"
     assert checkpoint.card.num_identities == 8
     assert checkpoint.card.dataset == "market1501"
-    assert set(checkpoint.card.metrics) == {"rank1", "rank5", "rank10", "mAP", "mINP"}
+    assert set(checkpoint.card.metrics) == {
+        "rank1",
+        "rank5",
+        "rank10",
+        "mAP",
+        "mAP_trapezoid",
+        "mINP",
+    }
     assert Recipe(**json.loads((run / "recipe.json").read_text())) == tiny()
     log = read_log(run)
     assert [line["epoch"] for line in log] == [1, 2]

@@ -21,7 +21,7 @@ from training.metrics import Ints, evaluate_distmat
 
 
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
-    """Return rank1, rank5, rank10, mAP and mINP in percent of query against gallery, by cosine distance."""
+    """Return the metrics of query against gallery by cosine distance, in percent (see Metrics.percent)."""
     queries_QD = embed_samples(dataset.query, embedder.embed, "query")
     gallery_GD = embed_samples(dataset.gallery, embedder.embed, "gallery")
     q_pids, q_camids = _labels(dataset.query)
@@ -48,7 +48,7 @@ def main(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,
 ) -> None:
-    """Print rank-1, rank-5, rank-10, mAP and mINP in percent."""
+    """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent."""
     try:
         embedder = Embedder(load_checkpoint(checkpoint), device, precision)
         metrics = evaluate(embedder, read_market1501(data))
