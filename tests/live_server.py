@@ -20,7 +20,7 @@ from model.checkpoint import Card, save_checkpoint
 from service.app import create_app
 from service.settings import Settings
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 def make_checkpoint(path: Path, seed: int = 0, architecture: str = "tiny") -> str:

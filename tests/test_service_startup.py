@@ -12,7 +12,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from live_server import crop, enroll, search, serve, wait_until_ready
+from live_server import TIMEOUT_S, crop, enroll, search, serve, wait_until_ready
 from service.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings
@@ -107,7 +107,7 @@ def test_what_was_acknowledged_survives_a_kill(settings: Settings) -> None:
     port = find_free_port()
 
     def enroll_until_killed(first: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as own:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as own:
             for seed in range(first, first + 1000):
                 try:
                     (item,) = enroll(own, crop(seed), identity_id=f"p{seed}")
@@ -115,7 +115,7 @@ def test_what_was_acknowledged_survives_a_kill(settings: Settings) -> None:
                     return
                 acknowledged[item["id"]] = seed
 
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
         process = start_process(settings, port)
         try:
             wait_for_process(client, process)
