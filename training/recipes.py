@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def _check(name: str, value: object, is_valid: bool) -> None:
 
 
 def market1501_rga_sc_mobilenet_v2() -> Recipe:
-    """The shipped network: small enough to train on two cores, meant to be distilled from a teacher."""
+    """Small enough to train on two cores from ImageNet weights, meant to be distilled from a teacher."""
     return Recipe(
         name="market1501_rga_sc_mobilenet_v2",
         architecture="rga_sc_mobilenet_v2",
@@ -83,9 +83,9 @@ def market1501_rga_sc_mobilenet_v2() -> Recipe:
 
 
 def market1501_rga_sc_osnet() -> Recipe:
-    """The shipped network: fine-tuned from a network that knows people, which also teaches it.
+    """The shipped network: attention learnt on a frozen network that knows people, which also teaches it.
 
-    Its neck came with its statistics folded in, so they are not gathered anew.
+    The neck came with its statistics folded in, so they are not gathered anew.
     """
     return Recipe(
         name="market1501_rga_sc_osnet",
@@ -104,11 +104,6 @@ def market1501_rga_sc_osnet() -> Recipe:
         only_attention=True,
         num_held_out=100,
     )
-
-
-def market1501_osnet() -> Recipe:
-    """The same without attention, for comparison."""
-    return replace(market1501_rga_sc_osnet(), name="market1501_osnet", architecture="osnet")
 
 
 def market1501_rga_sc_resnet50() -> Recipe:
@@ -143,7 +138,6 @@ def tiny() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "market1501_rga_sc_mobilenet_v2": market1501_rga_sc_mobilenet_v2,
     "market1501_rga_sc_osnet": market1501_rga_sc_osnet,
-    "market1501_osnet": market1501_osnet,
     "market1501_rga_sc_resnet50": market1501_rga_sc_resnet50,
     "tiny": tiny,
 }
