@@ -76,8 +76,7 @@ def _osnet(height: int, width: int, num_identities: int, *, with_rga: bool) -> R
     if with_rga:
         layers.append(RelationAwareGlobalAttention(512, *grid))
     head = osnet.make_head(512, 256, *grid)
-    backbone = nn.Sequential(*layers)
-    return ReidNetwork(backbone, 256, num_identities, pool=head, activation=nn.PReLU(), num_fp32_stages=0)
+    return ReidNetwork(nn.Sequential(*layers), 256, num_identities, pool=head, activation=nn.PReLU())
 
 
 def _tiny(height: int, width: int, num_identities: int) -> ReidNetwork:

@@ -17,7 +17,7 @@ class TrainingOutput(NamedTuple):
 class ReidNetwork(nn.Module):
     """A backbone with a BNNeck (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5).
 
-    The CPU runtime keeps the first ``num_fp32_stages`` stages of the backbone in fp32 whatever the precision.
+    The first stage of the backbone is its stem, which the CPU runtime keeps in fp32.
     ``pool`` takes maps to (N, D, 1, 1), global average pooling if none is given; ``activation`` follows the
     neck, none as a rule. In training mode ``forward`` answers a TrainingOutput; in eval mode the embedding
     (N, D) after BatchNorm and activation, not normalised.
@@ -31,10 +31,8 @@ class ReidNetwork(nn.Module):
         *,
         pool: nn.Module | None = None,
         activation: nn.Module | None = None,
-        num_fp32_stages: int = 1,
     ) -> None:
         super().__init__()
-        self.num_fp32_stages = num_fp32_stages
         self.embedding_size = embedding_size
         self.num_identities = num_identities
         self.backbone = backbone

@@ -89,10 +89,7 @@ def test_the_default_runtime_agrees_with_fp32_torch_on_the_shipped_network() -> 
     crops = make_crops(16)
     fast = Embedder(load_checkpoint(DEFAULT_CHECKPOINT)).embed(crops)
     exact = Embedder(load_checkpoint(DEFAULT_CHECKPOINT), "torch-cpu", "fp32").embed(crops)
-    # 211 crops of Market-1501 had 0.9995 at worst and 0.9998 on average; noise, which is no people, is harder
-    found = cosines(fast, exact)
-    assert found.mean() >= 0.999
-    assert found.min() >= 0.998
+    assert cosines(fast, exact).min() >= 0.999
 
 
 def test_auto_is_the_fastest_precision_of_the_processor(tiny: Checkpoint) -> None:
