@@ -15,7 +15,7 @@ COPY model model
 COPY training training
 COPY service service
 COPY migrations migrations
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt ".[training]"
 
 USER reid
 WORKDIR /home/reid

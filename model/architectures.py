@@ -10,17 +10,28 @@ from torchvision.models.resnet import ResNet
 from model import osnet
 from model.attention import RelationAwareGlobalAttention
 from model.errors import UnknownArchitecture
-from model.layers import ReidNetwork, StridedDepthwise
+from model.layers import FEATURES, POOLINGS, GeneralisedMean, ReidNetwork, StridedDepthwise
 
 Builder = Callable[[int, int, int], ReidNetwork]
 
 
-def build_network(name: str, *, height: int, width: int, num_identities: int) -> ReidNetwork:
+def build_network(
+    name: str,
+    *,
+    height: int,
+    width: int,
+    num_identities: int,
+    feature: str = "bn",
+    pooling: str = "average",
+) -> ReidNetwork:
     """Build a network with fresh weights for input images of height x width pixels.
+
+    ``feature`` is what it answers in eval mode, ``bn`` or ``pooled``; ``pooling`` is ``average`` or ``gem``.
 
     Raises:
         UnknownArchitecture: no network has that name.
-        ValueError: a side is not a positive multiple of 16, or there is no identity.
+        ValueError: a side is not a positive multiple of 16, there is no identity, or no such feature or
+            pooling.
     """
     if name not in ARCHITECTURES:
         raise UnknownArchitecture(f"no architecture {name!r}; there are {', '.join(sorted(ARCHITECTURES))}")
@@ -28,7 +39,15 @@ def build_network(name: str, *, height: int, width: int, num_identities: int) ->
         raise ValueError(f"height and width must be multiples of 16, got {height} x {width}")
     if num_identities < 1:
         raise ValueError(f"num_identities must be at least 1, got {num_identities}")
-    return ARCHITECTURES[name](height, width, num_identities)
+    if feature not in FEATURES or pooling not in POOLINGS:
+        raise ValueError(f"no feature {feature!r} with {pooling!r} pooling: {FEATURES} and {POOLINGS} exist")
+    network = ARCHITECTURES[name](height, width, num_identities)
+    network.feature = feature
+    if pooling == "gem":
+        if not isinstance(network.pool, nn.AdaptiveAvgPool2d):
+            raise ValueError(f"{name} has a pooling of its own, which GeM cannot replace")
+        network.pool = GeneralisedMean()
+    return network
 
 
 def _resnet50(height: int, width: int, num_identities: int, **parts: bool) -> ReidNetwork:

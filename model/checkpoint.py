@@ -33,7 +33,10 @@ CARD_KEY = "card"
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC."""
+    """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC.
+
+    ``feature`` and ``pooling`` as in ``build_network``.
+    """
 
     architecture: str
     height: int
@@ -42,6 +45,8 @@ class Card:
     num_identities: int
     mean: Color = IMAGENET_MEAN
     std: Color = IMAGENET_STD
+    feature: str = "bn"
+    pooling: str = "average"
     recipe: str = ""
     dataset: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -153,7 +158,7 @@ def _parse_card(path: Path, values: object) -> Card:
         raise CheckpointError(f"the card of {path.name} asks for more than {MAX_SIDE} pixels a side")
     for name in ("mean", "std"):
         values[name] = _parse_color(path, name, values[name])
-    for name in ("architecture", "recipe", "dataset", "created"):
+    for name in ("architecture", "feature", "pooling", "recipe", "dataset", "created"):
         if not isinstance(values.get(name, ""), str):
             raise CheckpointError(f"{name} in the card of {path.name} must be a text")
     if not isinstance(values.get("parent"), str | None) or not isinstance(values.get("metrics", {}), dict):
@@ -176,7 +181,12 @@ def _network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetwork:
     try:
         with torch.device("meta"):  # shapes without memory: a hostile card cannot make us allocate
             network = build_network(
-                card.architecture, height=card.height, width=card.width, num_identities=card.num_identities
+                card.architecture,
+                height=card.height,
+                width=card.width,
+                num_identities=card.num_identities,
+                feature=card.feature,
+                pooling=card.pooling,
             )
     except (UnknownArchitecture, ValueError) as error:
         raise CheckpointError(f"the card of {path.name} cannot be built: {error}") from error

@@ -1,9 +1,19 @@
-"""The head every network shares, global average pooling, BNNeck and a classifier; and a convolution."""
+"""The head every network shares, pooling, BNNeck and a classifier; and a convolution."""
 
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+FEATURES = ("bn", "pooled")
+"""Which feature a network answers with: after BatchNorm and activation, or pooled, before them."""
+
+POOLINGS = ("average", "gem")
 
 
 class TrainingOutput(NamedTuple):
@@ -20,7 +30,8 @@ class ReidNetwork(nn.Module):
     The first stage of the backbone is its stem, which the CPU runtime keeps in fp32.
     ``pool`` takes maps to (N, D, 1, 1), global average pooling if none is given; ``activation`` follows the
     neck, none as a rule. In training mode ``forward`` answers a TrainingOutput; in eval mode the embedding
-    (N, D) after BatchNorm and activation, not normalised.
+    (N, D), not normalised: after BatchNorm and activation, or the pooled feature if ``feature`` says so.
+    ``recomputes`` saves the memory of a training step by computing each stage a second time on the way back.
     """
 
     def __init__(
@@ -35,6 +46,8 @@ class ReidNetwork(nn.Module):
         super().__init__()
         self.embedding_size = embedding_size
         self.num_identities = num_identities
+        self.feature = "bn"
+        self.recomputes = False
         self.backbone = backbone
         self.pool = pool or nn.AdaptiveAvgPool2d(1)
         self.neck = nn.BatchNorm1d(embedding_size)
@@ -45,11 +58,56 @@ class ReidNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | TrainingOutput:
         """Embed normalised images, float (N, 3, H, W)."""
-        pooled = self.pool(self.backbone(images)).flatten(1)
-        embedding = self.activation(self.neck(pooled))
+        return self.pool_and_norm(self._maps(images))
+
+    def pool_and_norm(self, maps: Tensor) -> Tensor | TrainingOutput:
+        """Pool the backbone's maps (N, C, H, W) and put them through the neck."""
+        pooled: Tensor = self.pool(maps).flatten(1)
+        if not self.training and self.feature == "pooled":
+            return pooled
+        embedding: Tensor = self.activation(self.neck(pooled))
         if not self.training:
-            return embedding  # type: ignore[no-any-return]
+            return embedding
         return TrainingOutput(pooled, embedding, self.classifier(embedding))
+
+    def _maps(self, images: Tensor) -> Tensor:
+        if not (self.training and self.recomputes):
+            return self.backbone(images)  # type: ignore[no-any-return]
+        for stage in self.backbone:
+            contexts = functools.partial(_contexts, stage)
+            images = checkpoint(stage, images, use_reentrant=False, context_fn=contexts)
+        return images
+
+
+def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _without_statistics(stage)
+
+
+@contextmanager
+def _without_statistics(stage: nn.Module) -> Iterator[None]:
+    """Keep batch normalisations from counting a batch a second time."""
+    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class GeneralisedMean(nn.Module):
+    """Generalised-mean pooling with a learnt exponent (Radenovic et al., TPAMI 2019, section 3.2)."""
+
+    def __init__(self, exponent: float = 3.0, smallest: float = 1e-6) -> None:
+        super().__init__()
+        self.exponent = nn.Parameter(torch.tensor([exponent]))
+        self._smallest = smallest
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool (N, C, H, W) to (N, C, 1, 1)."""
+        powers = maps.clamp(min=self._smallest).pow(self.exponent)
+        return powers.mean(dim=(2, 3), keepdim=True).pow(1 / self.exponent)
 
 
 class StridedDepthwise(nn.Conv2d):

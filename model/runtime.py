@@ -144,11 +144,10 @@ class _Rest(nn.Module):
     def __init__(self, network: ReidNetwork) -> None:
         super().__init__()
         self.stages = network.backbone[1:]
-        self.pool, self.neck, self.activation = network.pool, network.neck, network.activation
+        self.network = network
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = self.activation(self.neck(self.pool(self.stages(maps)).flatten(1)))
-        return embedding
+        return self.network.pool_and_norm(self.stages(maps))  # type: ignore[return-value] # in eval mode
 
 
 def _converted(checkpoint: Checkpoint, cache_dir: Path | None) -> tuple[openvino.Model, openvino.Model]:
