@@ -1,5 +1,6 @@
 """Slow, obvious twins of the fast code, and the public figures both are held against."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,45 @@ def loop_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) -> floa
         negative = min(d for d, label in zip(distances, labels, strict=True) if label != labels[anchor])
         losses.append(max(0.0, positive - negative + margin))
     return sum(losses) / len(losses)
+
+
+def loop_soft_triplet_loss(embeddings: Tensor, labels: Tensor) -> float:
+    """Return the batch-hard triplet loss with the soft margin, one anchor after the other."""
+    losses = []
+    for anchor in range(len(labels)):
+        distances = [float((embeddings[anchor] - other).norm()) for other in embeddings]
+        positive = max(d for d, label in zip(distances, labels, strict=True) if label == labels[anchor])
+        negative = min(d for d, label in zip(distances, labels, strict=True) if label != labels[anchor])
+        losses.append(math.log(1 + math.exp(positive - negative)))
+    return sum(losses) / len(losses)
+
+
+def loop_circle_loss(embeddings: Tensor, labels: Tensor, margin: float, scale: float) -> float:
+    """Return the circle loss as equation 4 of its paper writes it, in plain floating-point numbers."""
+    losses = []
+    for anchor in range(len(labels)):
+        positives = negatives = 0.0
+        for other in range(len(labels)):
+            cosine = float(nn.functional.cosine_similarity(embeddings[anchor], embeddings[other], dim=0))
+            if labels[other] != labels[anchor]:
+                negatives += math.exp(scale * max(0.0, cosine + margin) * (cosine - margin))
+            elif other != anchor:
+                positives += math.exp(-scale * max(0.0, 1 + margin - cosine) * (cosine - (1 - margin)))
+        losses.append(math.log(1 + positives * negatives))
+    return sum(losses) / len(losses)
+
+
+def loop_centre_loss(embeddings: Tensor, labels: Tensor, centres: Tensor) -> float:
+    """Return the centre loss, one image after the other."""
+    pairs = zip(embeddings, labels, strict=True)
+    return sum(float((row - centres[label]).norm()) ** 2 for row, label in pairs) / (2 * len(labels))
+
+
+def loop_moved_centres(embeddings: Tensor, labels: Tensor, centres: Tensor, rate: float) -> Tensor:
+    """Return the centres after one batch, one class after the other."""
+    moved = centres.clone()
+    for label in range(len(centres)):
+        rows = [row for row, own in zip(embeddings, labels, strict=True) if own == label]
+        total = torch.stack([centres[label] - row for row in rows]).sum(dim=0) if rows else 0.0
+        moved[label] = centres[label] - rate * total / (1 + len(rows))
+    return moved

@@ -26,8 +26,11 @@ from training import embed, evaluate, train
 from training.datasets import open_crop, read_market1501
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
-from training.recipes import Recipe, tiny
-from training.trainer import Trainer, TrainingError
+from training.errors import TrainingError
+from training.recipe import Recipe
+from training.recipes import tiny
+from training.teachers import EmbeddingsTeacher
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,7 +91,7 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
 
 def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
     recipe = replace(tiny(), num_epochs=12, learning_rate=1e-2, erasing_probability=0.0)
-    Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
+    Trainer(recipe, read_market1501(people), tmp_path / "run").fit()
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -137,7 +140,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) 
         train.main("tiny", people, run, init="none", device="cpu")
     recipe = replace(tiny(), learning_rate=0.5)
     with pytest.raises(TrainingError, match="another recipe"):
-        Trainer(recipe, read_market1501(people), run, device="cpu").fit(resume=True)
+        Trainer(recipe, read_market1501(people), run).fit(resume=True)
     assert (run / "network.safetensors").read_bytes() == before
 
 
@@ -155,7 +158,7 @@ def test_what_cannot_be_trained_ends_in_a_sentence(people: Path, tmp_path: Path)
 def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -> None:
     recipe = replace(tiny(), learning_rate=1e30, warmup_epochs=0.0)
     with pytest.raises(TrainingError, match="the loss became"):
-        Trainer(recipe, read_market1501(people), tmp_path / "run", device="cpu").fit()
+        Trainer(recipe, read_market1501(people), tmp_path / "run").fit()
 
 
 def test_a_file_of_embeddings_holds_those_of_the_training_crops_in_order(
@@ -176,7 +179,7 @@ def test_a_student_comes_closer_to_its_teacher(people: Path, tmp_path: Path) -> 
     teacher = torch.randn(10, 16)[labels]
     recipe = replace(tiny(), num_epochs=10, learning_rate=1e-2, erasing_probability=0.0)
     recipe = replace(recipe, teacher_relations_weight=40.0)
-    Trainer(recipe, dataset, tmp_path / "run", teacher_embeddings=teacher, device="cpu").fit()
+    Trainer(recipe, dataset, tmp_path / "run", teacher=EmbeddingsTeacher(teacher, torch.device("cpu"))).fit()
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
     # of the first loss, some 30, the labels make 2.5 at most: the rest is the teacher's
     assert losses[0] > 15

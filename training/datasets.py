@@ -1,13 +1,11 @@
-"""Data sets as lists of samples, and what turns a sample into a tensor."""
+"""Data sets as lists of samples."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 JUNK_PID = -1
 DISTRACTOR_PID = 0
@@ -123,19 +121,3 @@ def label_pids(samples: Iterable[Sample]) -> dict[int, int]:
     {2: 0, 7: 1}
     """
     return {pid: label for label, pid in enumerate(sorted({sample.pid for sample in samples}))}
-
-
-class CropDataset(Dataset[tuple[Tensor, int, int]]):
-    """Samples as (tensor, label, position in the samples)."""
-
-    def __init__(self, samples: Sequence[Sample], transform: Callable[[Image.Image], Tensor]) -> None:
-        self._samples = samples
-        self._labels = label_pids(samples)
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
-        sample = self._samples[position]
-        return self._transform(open_crop(sample.path)), self._labels[sample.pid], position

@@ -22,6 +22,7 @@ from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
 from model.preprocess import Preprocess
 from model.runtime import openvino_core
+from training import distributed
 from training.datasets import DatasetError, ReidDataset, Sample, open_crop, read_market1501
 
 BATCH_SIZE = 16
@@ -44,6 +45,24 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
     """
     if path.suffix == ".safetensors":
         return Embedder(load_checkpoint(path)).embed
+    compiled, preprocess = compile_graph(path)
+
+    def embed(images: Sequence[Image.Image]) -> Floats:
+        pixels = (preprocess(images).numpy() - mean) / scale
+        channels = np.ascontiguousarray(pixels[:, ::-1] if is_bgr else pixels)
+        return normalise_rows(compiled([channels])[0].reshape(len(images), -1))
+
+    return embed
+
+
+def compile_graph(path: Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
+    """Return a foreign network compiled for the CPU, and the preprocessing to RGB 0-255 of its input's size.
+
+    ``precision`` is OpenVINO's name of one, such as ``f32``; none is the fast one of the processor.
+
+    Raises:
+        EmbeddingsError: not a network with one image input (N, 3, H, W).
+    """
     try:
         graph = openvino_core().read_model(path)
     except RuntimeError as error:
@@ -57,14 +76,8 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
         raise EmbeddingsError(f"{path} takes {shape}; one input (N, 3, height, width) is needed")
     preprocess = Preprocess(shape[2].get_length(), shape[3].get_length(), (0, 0, 0), (1 / 255,) * 3)
     graph.reshape({graph.inputs[0].any_name: [-1, 3, preprocess.height, preprocess.width]})
-    compiled = openvino_core().compile_model(graph, "CPU")
-
-    def embed(images: Sequence[Image.Image]) -> Floats:
-        pixels = (preprocess(images).numpy() - mean) / scale
-        channels = np.ascontiguousarray(pixels[:, ::-1] if is_bgr else pixels)
-        return normalise_rows(compiled([channels])[0].reshape(len(images), -1))
-
-    return embed
+    options = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    return openvino_core().compile_model(graph, "CPU", options), preprocess
 
 
 def embed_samples(
@@ -72,18 +85,20 @@ def embed_samples(
 ) -> Floats:
     """Embed the crops in their order, with a progress bar: float32 (N, D).
 
-    ``with_flip`` averages a crop and its mirror image, and normalises again.
+    ``with_flip`` averages a crop and its mirror image, and normalises again. Several processes share
+    the work.
     """
-    rows = []
-    starts = range(0, len(samples), BATCH_SIZE)
-    for start in track(starts, description=label, console=Console(stderr=True)):
+    rows = {}
+    starts = distributed.share(range(0, len(samples), BATCH_SIZE))
+    console = Console(stderr=True, quiet=distributed.rank() != 0)
+    for start in track(starts, description=label, console=console):
         images = [open_crop(sample.path) for sample in samples[start : start + BATCH_SIZE]]
         embeddings = embed(images)
         if with_flip:
             mirrored = embed([image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images])
             embeddings = normalise_rows(embeddings + mirrored)
-        rows.append(embeddings)
-    return np.concatenate(rows)
+        rows[start] = embeddings
+    return np.concatenate(distributed.collect(rows))
 
 
 def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:

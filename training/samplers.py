@@ -2,45 +2,51 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-
-from torch.utils.data import Sampler
+from collections.abc import Sequence
 
 
-class IdentitySampler(Sampler[list[int]]):
-    """Batches of P different identities with K crops each, until fewer than P identities have crops left.
+class IdentitySampler:
+    """Batches of P different identities with K crops each, a function of (seed, epoch) alone.
 
-    An identity with fewer than K crops left repeats some. The order is a function of (seed, epoch) alone, so
-    a resumed run sees what an uninterrupted one does.
+    An epoch draws all images, until fewer than P identities have crops left, or each identity once with K of
+    its images; what does not fill a batch is left out. An identity with fewer than K crops left repeats some.
 
     Raises:
-        ValueError: there are fewer than P identities.
+        ValueError: there are fewer than P identities, or none has K images.
     """
 
-    def __init__(self, pids: Sequence[int], identities: int, images: int, *, seed: int) -> None:
+    def __init__(
+        self, pids: Sequence[int], identities: int, images: int, *, seed: int, draws: str = "images"
+    ) -> None:
         self._positions: dict[int, list[int]] = defaultdict(list)
         for position, pid in enumerate(pids):
             self._positions[pid].append(position)
         if len(self._positions) < identities:
             raise ValueError(f"a batch takes {identities} identities, the data have {len(self._positions)}")
-        self._identities, self._images, self._seed = identities, images, seed
-        self.epoch = 0
+        if (most := max(map(len, self._positions.values()))) < images:
+            raise ValueError(f"a batch takes {images} images of an identity, and none has more than {most}")
+        self._identities, self._images, self._seed, self._draws = identities, images, seed, draws
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches(self.epoch))
-
-    def __len__(self) -> int:
-        return len(self._batches(self.epoch))
-
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Return an epoch's batches of positions, the crops of an identity side by side."""
         rng = random.Random(f"{self._seed}/{epoch}")  # noqa: S311 - a shuffle, not a secret
         groups = {pid: self._groups(positions, rng) for pid, positions in self._positions.items()}
+        if self._draws == "identities":
+            return self._each_identity_once(groups, rng)
         batches = []
         while len(groups) >= self._identities:
             chosen = rng.sample(list(groups), self._identities)
             batches.append([position for pid in chosen for position in groups[pid].pop()])
             groups = {pid: left for pid, left in groups.items() if left}
         return batches
+
+    def _each_identity_once(self, groups: dict[int, list[list[int]]], rng: random.Random) -> list[list[int]]:
+        pids = rng.sample(list(groups), len(groups))
+        starts = range(0, len(pids) - self._identities + 1, self._identities)
+        return [
+            [position for pid in pids[start : start + self._identities] for position in groups[pid][0]]
+            for start in starts
+        ]
 
     def _groups(self, positions: list[int], rng: random.Random) -> list[list[int]]:
         shuffled = rng.sample(positions, len(positions))

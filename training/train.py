@@ -1,6 +1,7 @@
 """Train a network, judge it, and put it in service if asked to.
 
-Usage: ``python training/train.py --recipe NAME --data DIR --output DIR``, or ``python -m training.train``.
+Usage: ``python training/train.py --recipe NAME --data DIR --output DIR``, or ``python -m training.train``;
+on several GPUs of one machine ``torchrun --nproc-per-node N training/train.py ...``.
 """
 
 from pathlib import Path
@@ -11,13 +12,18 @@ import typer
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
+from model.preprocess import Preprocess
+from training import distributed
 from training.datasets import DatasetError, ReidDataset, read_market1501
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
+from training.errors import TrainingError
 from training.evaluate import evaluate, print_metrics
 from training.initial import InitialWeightsError, find_initial
 from training.recipes import find_recipe
-from training.trainer import Trainer, TrainingError
+from training.run_state import writing
+from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
+from training.trainer import Trainer
 
 
 def main(
@@ -27,21 +33,54 @@ def main(
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --output.")] = False,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A live teacher: checkpoint, .onnx or OpenVINO .xml.")
+    ] = None,
+    teacher_channels: Annotated[str, typer.Option(help="Channel order of a foreign teacher.")] = "bgr",
+    teacher_mean: Annotated[float, typer.Option(help="Subtracted from 0-255 for a foreign teacher.")] = 0.0,
+    teacher_scale: Annotated[float, typer.Option(help="Divided by, after the mean.")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read crops, beside each network.")] = 1,
+    save_seconds: Annotated[float, typer.Option(min=0, help="Seconds between states; 0: every step.")] = 60.0,
+    is_compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     deploy_to: Annotated[
         str | None, typer.Option("--deploy", help="URL of a service to swap it into.")
     ] = None,
 ) -> None:
     """Train by a recipe; the result is OUTPUT/network.safetensors."""
+    if teacher_channels not in ("bgr", "rgb") or (teacher and teacher_embeddings):
+        raise SystemExit("train: --teacher-channels is bgr or rgb; give --teacher or --teacher-embeddings")
     try:
-        dataset = read_market1501(data)
-        chosen = find_recipe(recipe)
-        initial = find_initial(init, chosen.architecture)
-        teacher = load_teacher_embeddings(teacher_embeddings, dataset) if teacher_embeddings else None
-        trainer = Trainer(chosen, dataset, output, initial=initial, teacher_embeddings=teacher, device=device)
-        path = _judge(trainer, trainer.fit(resume=resume), dataset)
-        if deploy_to:
-            deploy(path, deploy_to)
+        with distributed.joined(device) as own_device:
+            dataset = read_market1501(data)
+            chosen = find_recipe(recipe)
+            initial = find_initial(init, chosen.architecture)
+            found: Teacher | None = None
+            if teacher_embeddings:
+                found = EmbeddingsTeacher(load_teacher_embeddings(teacher_embeddings, dataset), own_device)
+            elif teacher:
+                found = open_teacher(
+                    teacher,
+                    Preprocess(chosen.height, chosen.width),
+                    own_device,
+                    mean=teacher_mean,
+                    scale=teacher_scale,
+                    is_bgr=teacher_channels == "bgr",
+                )
+            trainer = Trainer(
+                chosen,
+                dataset,
+                output,
+                initial=initial,
+                teacher=found,
+                device=own_device,
+                num_workers=workers,
+                save_every_s=save_seconds,
+                is_compiled=is_compiled,
+            )
+            path = _judge(trainer, trainer.fit(resume=resume), dataset)
+            if deploy_to and distributed.rank() == 0:
+                deploy(path, deploy_to)
     except (
         DatasetError,
         DeployError,
@@ -55,12 +94,15 @@ def main(
 
 
 def _judge(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
+    distributed.wait()
     checkpoint = load_checkpoint(last)
     metrics = evaluate(Embedder(checkpoint), dataset)
-    print_metrics(metrics)
     path = trainer.output / "network.safetensors"
-    version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
-    print(f"network {version} in {path}")
+    if distributed.rank() == 0:
+        print_metrics(metrics)
+        with writing(trainer.output):
+            version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
+        print(f"network {version} in {path}")
     return path
 
 

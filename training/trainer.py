@@ -1,45 +1,46 @@
-"""The training loop: one network, one recipe, a state on disk after every epoch."""
+"""The training loop: one network, one recipe, and a state on disk from which it goes on exactly."""
 
-import io
+import copy
+import hashlib
 import json
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
 from model.attention import RelationAwareGlobalAttention
-from model.checkpoint import Card, save_checkpoint
+from model.checkpoint import Card, Checkpoint, save_checkpoint
+from model.embedder import Embedder
 from model.files import write_atomically
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
-from model.runtime import cpu_has_bf16
+from training import distributed
 from training.augment import Augment
-from training.datasets import CropDataset, ReidDataset, hold_out, label_pids
+from training.crops import Batch, Crops, common_identities, plan_epoch
+from training.datasets import DatasetError, ReidDataset, hold_out, label_pids
+from training.errors import TrainingError
+from training.evaluate import evaluate
 from training.initial import Initial
-from training.losses import batch_hard_triplet_loss, teacher_loss, teacher_relations_loss
-from training.recipes import Recipe
+from training.journal import Journal
+from training.learner import Learner, LossNotFinite, Outcome
+from training.optimizers import learning_rate
+from training.recipe import Recipe
+from training.run_state import load_state, save_state, writing
 from training.samplers import IdentitySampler
+from training.teachers import Teacher
 
-STATE_FILE, NETWORK_FILE, RECIPE_FILE, LOG_FILE = (
+STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
     "state.pt",
     "last.safetensors",
+    "best.safetensors",
     "recipe.json",
-    "metrics.jsonl",
 )
-
-
-class TrainingError(Exception):
-    """A run cannot start or go on; the message says why and what to do."""
 
 
 @dataclass
@@ -49,37 +50,39 @@ class Meter:
     num_images: int = 0
     loss: float = 0.0
     num_correct: int = 0
-    started: float = 0.0
 
-    def add(self, loss: float, num_correct: int, num_images: int) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count one batch."""
-        self.loss += loss * num_images
-        self.num_correct += num_correct
-        self.num_images += num_images
+        self.loss += outcome.losses["loss"] * outcome.num_images
+        self.num_correct += outcome.num_correct
+        self.num_images += outcome.num_images
 
     def summary(self) -> dict[str, float]:
-        """Return the loss, the accuracy in percent and the images per second so far."""
+        """Return the mean loss and the accuracy in percent."""
         count = max(1, self.num_images)
-        return {
-            "loss": round(self.loss / count, 4),
-            "accuracy": round(100 * self.num_correct / count, 2),
-            "images_per_s": round(self.num_images / max(1e-9, time.monotonic() - self.started), 1),
-        }
+        return {"loss": self.loss / count, "accuracy": 100 * self.num_correct / count}
 
 
 class Trainer:
-    """Trains the recipe's network on a data set and writes it to a folder, once an epoch.
+    """Trains the recipe's network on a data set and writes it to a folder.
+
+    Every state is saved at the end of an epoch and every ``save_every_s`` seconds. What a step does is a
+    function of that state and of the step's number - each step and each crop has a random seed of its own -
+    so a run that is killed and resumed repeats, in fp32 on a CPU, every loss to the last bit.
 
     Args:
         recipe: every number of the run.
         dataset: its training split is used, nothing else; less the identities that the recipe holds out.
-        output: the run's folder: recipe, state, network (the EMA of the weights) and metrics.jsonl.
+        output: the run's folder: recipe, state, networks (the EMA of the weights) and logs.
         initial: weights to start from, or none for fresh ones.
-        teacher_embeddings: float32 (number of training samples, T) in their order, or none.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        teacher: a network to learn from, or none.
+        device: that of this process.
+        num_workers: processes that read and augment crops.
+        save_every_s: seconds between two states; 0 saves after every step.
+        is_compiled: whether torch.compile makes kernels for the network first.
 
     Raises:
-        TrainingError: the data have too few identities, or the device is not there.
+        TrainingError: the data have too few identities or images, or do not fit the number of processes.
     """
 
     def __init__(
@@ -89,159 +92,232 @@ class Trainer:
         output: Path,
         *,
         initial: Initial | None = None,
-        teacher_embeddings: Tensor | None = None,
-        device: str = "auto",
+        teacher: Teacher | None = None,
+        device: torch.device | None = None,
+        num_workers: int = 1,
+        save_every_s: float = 60.0,
+        is_compiled: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.output = recipe, output
-        self.dataset, kept = hold_out(dataset, recipe.num_held_out)
+        self._samples = dataset.train
+        self.dataset, self._kept = hold_out(dataset, recipe.num_held_out)
+        common = common_identities(self.dataset.train, recipe.min_images_per_identity)
+        self._kept = [self._kept[position] for position in common]
+        self._trained_on = tuple(self._samples[position] for position in self._kept)
         self.parent = initial.version if initial else None
-        self._device = _choose_device(device)
+        self._device = device or distributed.choose_device("cpu")
         self._preprocess = Preprocess(recipe.height, recipe.width)
-        num_identities = len(label_pids(self.dataset.train))
-        network = build_network(
-            recipe.architecture, height=recipe.height, width=recipe.width, num_identities=num_identities
-        )
-        if initial:
-            initial.load_into(network)
-        if recipe.only_attention:
-            freeze_all_but_attention(network)
-        self.network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-        )
-        self._teacher = None if teacher_embeddings is None else teacher_embeddings[kept].to(self._device)
-        size = 0 if self._teacher is None else self._teacher.shape[1]
-        self._head = nn.Linear(network.embedding_size, size, bias=False).to(self._device) if size else None
-        self._optimizer = torch.optim.Adam(
-            [parameter for parameter in self._trained() if parameter.requires_grad],
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
         self._sampler = self._make_sampler()
-        self._epoch = 0
+        network = self._make_network(initial)
+        self._learner = Learner(recipe, network, teacher, self._device, is_compiled=is_compiled)
+        self._num_workers, self._save_every_s = num_workers, save_every_s
+        self._journal = Journal(output)
+        self._epoch, self._step, self._meter, self._best = 0, 0, Meter(), -1.0
+        self._saved_at_s = time.monotonic()
 
     def fit(self, *, resume: bool = False) -> Path:
         """Train to the recipe's last epoch and return the path of the network's file.
 
         Raises:
-            TrainingError: the folder holds a run and ``resume`` is not set, or that of another recipe; or the
-                loss is not finite.
+            TrainingError: the folder cannot be written, holds a run and ``resume`` is not set, or holds that
+                of another recipe, teacher or data set; a crop cannot be read; or the loss is not finite.
         """
         self._prepare_folder(resume)
-        self.network.train()
-        if self.recipe.frozen_neck_statistics:
-            self.network.neck.eval()
         with _progress() as progress:
-            for epoch in range(self._epoch, self.recipe.num_epochs):
-                summary = self._train_epoch(epoch, progress)
-                self._epoch = epoch + 1
-                self._save(summary)
-                progress.console.print(f"epoch {self._epoch}: " + json.dumps(summary))
+            while self._epoch < self.recipe.num_epochs:
+                started, counted = time.monotonic(), self._meter.num_images
+                self._learner.train()
+                self._train_epoch(progress)
+                speed = (self._meter.num_images - counted) / max(1e-9, time.monotonic() - started)
+                summary = self._meter.summary() | {"images_per_s": round(speed, 1)}
+                self._end_epoch(summary)
+                if distributed.rank() == 0:
+                    progress.console.print(f"epoch {self._epoch}: {json.dumps(summary)}", soft_wrap=True)
         return self.output / NETWORK_FILE
 
-    def _trained(self) -> Iterator[nn.Parameter]:
-        yield from self.network.parameters()
-        if self._head is not None:
-            yield from self._head.parameters()
-
     def _make_sampler(self) -> IdentitySampler:
-        recipe, pids = self.recipe, [sample.pid for sample in self.dataset.train]
+        recipe, world_size = self.recipe, distributed.world_size()
+        if recipe.identities_per_batch % world_size:
+            raise TrainingError(
+                f"{world_size} processes cannot share the {recipe.identities_per_batch} identities of a batch"
+            )
         try:
             return IdentitySampler(
-                pids, recipe.identities_per_batch, recipe.images_per_identity, seed=recipe.seed
+                [sample.pid for sample in self._trained_on],
+                recipe.identities_per_batch,
+                recipe.images_per_identity,
+                seed=recipe.seed,
+                draws=recipe.epoch_draws,
             )
         except ValueError as error:
             raise TrainingError(f"{self.dataset.root} is too small for {recipe.name}: {error}") from error
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
-        torch.manual_seed(self.recipe.seed * 100_003 + epoch)  # augmentation of an epoch, resumed or not
-        self._sampler.epoch = epoch
-        crops = CropDataset(self.dataset.train, Augment(self.recipe, self._preprocess))
-        loader = DataLoader(crops, batch_sampler=self._sampler, num_workers=1, prefetch_factor=4)
-        num_steps = len(loader)
-        task = progress.add_task(f"epoch {epoch + 1}/{self.recipe.num_epochs}", total=num_steps, status="")
-        meter = Meter(started=time.monotonic())
-        for step, (images, labels, positions) in enumerate(loader):
-            self._set_learning_rate(epoch + step / num_steps)
-            loss, num_correct = self._step(images, labels, positions)
-            meter.add(loss, num_correct, len(labels))
-            summary = meter.summary()
-            status = "loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:.0f} images/s"
-            progress.update(task, advance=1, status=status.format(**summary))
-        return meter.summary()
+    def _make_network(self, initial: Initial | None) -> ReidNetwork:
+        recipe = self.recipe
+        network = build_network(
+            recipe.architecture,
+            height=recipe.height,
+            width=recipe.width,
+            num_identities=len(label_pids(self._trained_on)),
+            pooling=recipe.pooling,
+        )
+        if initial:
+            initial.load_into(network)
+        if recipe.only_attention:
+            freeze_all_but_attention(network)
+        network.recomputes = recipe.recomputes
+        moved: ReidNetwork = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
-    def _step(self, images: Tensor, labels: Tensor, positions: Tensor) -> tuple[float, int]:
-        images = images.to(self._device, memory_format=torch.channels_last)
-        labels = labels.to(self._device)
-        is_mixed = self._device.type == "cuda" or cpu_has_bf16()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_mixed):
-            output = self.network(images)
-        loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        loss = loss + batch_hard_triplet_loss(output.pooled, labels, self.recipe.triplet_margin)
-        if self._teacher is not None and self._head is not None:
-            teacher = self._teacher[positions.to(self._device)]
-            loss = loss + self.recipe.teacher_weight * teacher_loss(
-                self._head(output.embedding.float()), teacher
-            )
-            relations = teacher_relations_loss(output.embedding, teacher)
-            loss = loss + self.recipe.teacher_relations_weight * relations
-        if not math.isfinite(value := loss.item()):
+    def _train_epoch(self, progress: Progress) -> None:
+        recipe, epoch = self.recipe, self._epoch
+        loader, num_steps = self._load(epoch, self._step)
+        task = progress.add_task(
+            f"epoch {epoch + 1}/{recipe.num_epochs}", total=num_steps, completed=self._step, status=""
+        )
+        try:
+            for step, batch in enumerate(map(Batch._make, loader), start=self._step):
+                torch.manual_seed(step_seed(recipe.seed, epoch, step, distributed.rank()))
+                first = step - step % recipe.accumulation_steps
+                num_batches = min(recipe.accumulation_steps, num_steps - first)
+                rate = learning_rate(recipe, epoch + first / num_steps)
+                self._learn(step, batch, num_batches, rate)
+                if step + 1 == first + num_batches:
+                    self._learner.update(rate)
+                    self._step = step + 1
+                    self._save_in_time()
+                status = "loss {loss:.3f}  accuracy {accuracy:.1f} %"
+                progress.update(task, advance=1, status=status.format(**self._meter.summary()))
+        except DatasetError as error:  # a worker's comes with its traceback, whose last line is its own
+            last = str(error).strip().splitlines()[-1]
+            raise TrainingError(last.removeprefix("training.datasets.DatasetError: ")) from error
+
+    def _load(self, epoch: int, start: int) -> tuple[DataLoader[Any], int]:
+        batches = self._sampler.batches(epoch)
+        kept = [[self._kept[position] for position in batch] for batch in batches]
+        plan = plan_epoch(kept, seed=self.recipe.seed, epoch=epoch)
+        crops = Crops(self._samples, label_pids(self._trained_on), Augment(self.recipe, self._preprocess))
+        loader: DataLoader[Any] = DataLoader(
+            crops,
+            batch_sampler=[list(distributed.own_part(batch)) for batch in plan[start:]],
+            num_workers=self._num_workers,
+            prefetch_factor=4 if self._num_workers else None,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # its own, so that starting it draws nothing from torch's
+        )
+        return loader, len(plan)
+
+    def _learn(self, step: int, batch: Batch, num_batches: int, rate: float) -> None:
+        try:
+            outcome = self._learner.learn(batch, num_batches)
+        except LossNotFinite as error:
+            path = self._write_down(step, batch, error.losses)
             raise TrainingError(
-                f"the loss became {value}: lower the learning rate, or look at the crops of it"
+                f"{error} in step {step + 1} of epoch {self._epoch + 1}: the batch is in {path}; lower the "
+                "learning rate, or look at the crops of it"
+            ) from error
+        self._meter.add(outcome)
+        if distributed.rank() == 0:
+            self._journal.step(
+                {"epoch": self._epoch + 1, "step": step + 1, **outcome.losses, "learning_rate": rate}
             )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
-        self.ema.update_parameters(self.network)
-        return value, int((output.logits.argmax(dim=1) == labels).sum())
 
-    def _set_learning_rate(self, epoch: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, epoch)
+    def _write_down(self, step: int, batch: Batch, losses: dict[str, float]) -> Path:
+        """Keep a batch that broke the run: what it was made of as JSON, its tensors beside."""
+        name = "nan-batch" if distributed.world_size() == 1 else f"nan-batch-{distributed.rank()}"
+        samples = [self._samples[position] for position in batch.positions.tolist()]
+        facts = {
+            "epoch": self._epoch + 1,
+            "step": step + 1,
+            "losses": {term: str(value) for term, value in losses.items()},
+            "pids": [sample.pid for sample in samples],
+            "paths": [str(sample.path) for sample in samples],
+        }
+        path = self.output / f"{name}.json"
+        with writing(self.output):
+            write_atomically(path, json.dumps(facts, indent=2).encode())
+            tensors = {"images": batch.images.contiguous(), "labels": batch.labels}
+            write_atomically(path.with_suffix(".safetensors"), save(tensors))
+        return path
+
+    def _end_epoch(self, summary: dict[str, float]) -> None:
+        self._epoch, self._step, self._meter = self._epoch + 1, 0, Meter()
+        metrics: dict[str, float] = {}
+        if self.recipe.evaluate_every and self._epoch % self.recipe.evaluate_every == 0:
+            metrics = self._judge()
+            summary |= {f"held_out_{name}": value for name, value in metrics.items()}
+        if distributed.rank() == 0:
+            self._journal.epoch({"epoch": self._epoch, **summary})
+            network = self._learner.ema.module
+            with writing(self.output):
+                save_checkpoint(self.output / NETWORK_FILE, network, self.card())
+                if metrics and metrics["mAP"] > self._best:
+                    save_checkpoint(self.output / BEST_FILE, network, self.card(metrics))
+        self._best = max(self._best, metrics.get("mAP", -1.0))
+        self._save()
+
+    def _judge(self) -> dict[str, float]:
+        """Judge the network as it is by the people who are held out."""
+        network: Any = copy.deepcopy(self._learner.ema.module).eval()
+        device = "cuda" if self._device.type == "cuda" else "torch-cpu"
+        return evaluate(Embedder(Checkpoint(network, self.card(), ""), device), self.dataset)
 
     def _prepare_folder(self, resume: bool) -> None:
-        state = self.output / STATE_FILE
-        if state.exists() and not resume:
+        path = self.output / STATE_FILE
+        if path.exists() and not resume:
             raise TrainingError(f"{self.output} holds a run already: add --resume, or give another --output")
-        if state.exists():
-            self._load_state(state)
-        else:
-            write_atomically(self.output / RECIPE_FILE, self.recipe.to_json().encode())
+        if path.exists():
+            self._load_state(path)
+        if distributed.rank() == 0:
+            with writing(self.output):
+                write_atomically(self.output / RECIPE_FILE, self.recipe.to_json().encode())
+                self._journal.cut(self._epoch, self._step)
 
     def _load_state(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self._device)
+        state = load_state(path)
         if state["recipe"] != self.recipe.to_json():
             raise TrainingError(f"{self.output} holds a run of another recipe: see its {RECIPE_FILE}")
-        if (self._head is None) != (state["head"] is None):
-            raise TrainingError(f"{self.output} holds a run with other teacher embeddings than this one")
-        self.network.load_state_dict(state["network"])
-        self.ema.load_state_dict(state["ema"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._head is not None:
-            self._head.load_state_dict(state["head"])
-        self._epoch = state["epoch"]
+        if state["crops"] != self._fingerprint():
+            raise TrainingError(f"{self.output} holds a run on other crops than those of {self.dataset.root}")
+        try:
+            self._learner.load_state_dict(state["learner"])
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{self.output} holds a run with another teacher, or with none where one is given"
+            ) from error
+        self._epoch, self._step, self._best = state["epoch"], state["step"], state["best"]
+        self._meter = Meter(**state["meter"])
 
-    def _save(self, summary: dict[str, float]) -> None:
-        state: dict[str, Any] = {
+    def _fingerprint(self) -> str:
+        rows = [f"{sample.path.name} {sample.pid}" for sample in self._trained_on]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    def _save_in_time(self) -> None:
+        if time.monotonic() - self._saved_at_s >= self._save_every_s:
+            self._save()
+
+    def _save(self) -> None:
+        """Write the state, and before it the logs up to it."""
+        self._saved_at_s = time.monotonic()
+        if distributed.rank() != 0:
+            return
+        state = {
             "recipe": self.recipe.to_json(),
+            "crops": self._fingerprint(),
             "epoch": self._epoch,
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "head": self._head.state_dict() if self._head is not None else None,
-            "optimizer": self._optimizer.state_dict(),
+            "step": self._step,
+            "best": self._best,
+            "meter": asdict(self._meter),
+            "learner": self._learner.state_dict(),
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.output / STATE_FILE, buffer.getvalue())
-        save_checkpoint(self.output / NETWORK_FILE, self.ema.module, self.card())
-        with (self.output / LOG_FILE).open("a") as log:
-            log.write(json.dumps({"epoch": self._epoch, **summary}) + "\n")
+        with writing(self.output):
+            self._journal.flush()
+            save_state(self.output / STATE_FILE, state)
 
     def card(self, metrics: dict[str, float] | None = None) -> Card:
         """Describe the network as it is now."""
-        network: Any = self.network
+        network: Any = self._learner.network
         return Card(
             metrics=metrics or {},
             architecture=self.recipe.architecture,
@@ -249,6 +325,7 @@ class Trainer:
             width=self.recipe.width,
             embedding_size=network.embedding_size,
             num_identities=network.num_identities,
+            pooling=self.recipe.pooling,
             recipe=self.recipe.name,
             dataset=self.dataset.name,
             parent=self.parent,
@@ -264,27 +341,13 @@ def freeze_all_but_attention(network: ReidNetwork) -> None:
             module.requires_grad_(True)
 
 
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """Return the rate at a fractional epoch: linear warm-up, then cosine to zero.
+def step_seed(*place: int) -> int:
+    """Return the seed of what is drawn in a step, such as dropout, from (seed, epoch, step, rank).
 
-    >>> from dataclasses import replace
-    >>> from training.recipes import tiny
-    >>> recipe = replace(tiny(), num_epochs=11, warmup_epochs=1, learning_rate=1.0)
-    >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 0.5, 1, 6, 11)]
-    [0.01, 0.505, 1.0, 0.5, 0.0]
+    >>> step_seed(0, 3, 5, 0) == step_seed(0, 3, 5, 0) != step_seed(0, 5, 3, 0)
+    True
     """
-    if epoch < recipe.warmup_epochs:
-        return recipe.learning_rate * (0.01 + 0.99 * epoch / recipe.warmup_epochs)
-    done = (epoch - recipe.warmup_epochs) / max(1e-9, recipe.num_epochs - recipe.warmup_epochs)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda was asked for, and torch sees no CUDA device")
-    return torch.device(name)
+    return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7])
 
 
 def _progress() -> Progress:
@@ -294,4 +357,5 @@ def _progress() -> Progress:
         MofNCompleteColumn(),
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
+        disable=distributed.rank() != 0,
     )

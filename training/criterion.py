@@ -1,0 +1,67 @@
+"""The losses of a recipe over one batch, and what they learn for themselves."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor, nn
+
+from model.layers import TrainingOutput
+from training.losses import (
+    batch_hard_triplet_loss,
+    centre_loss,
+    circle_loss,
+    moved_centres,
+    teacher_loss,
+    teacher_relations_loss,
+)
+from training.recipe import Recipe
+
+
+class Criterion(nn.Module):
+    """The recipe's losses. It learns the head that predicts the teacher's embedding, and the class centres.
+
+    The centres follow a rule of their own (``move_centres``), not the optimiser.
+    """
+
+    def __init__(self, recipe: Recipe, embedding_size: int, num_identities: int, teacher_size: int) -> None:
+        super().__init__()
+        self._recipe = recipe
+        has_head = teacher_size > 0 and recipe.teacher_weight > 0
+        self.head = nn.Linear(embedding_size, teacher_size, bias=False) if has_head else None
+        self.centres: Tensor
+        num_centres = num_identities if recipe.centre_weight > 0 else 0
+        self.register_buffer("centres", torch.zeros(num_centres, embedding_size))
+
+    def forward(
+        self, output: TrainingOutput, labels_N: Tensor, teacher_NT: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms by name; their sum is the loss."""
+        recipe, pooled_ND = self._recipe, output.pooled
+        logits = output.logits.float()
+        terms = {"identity": F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)}
+        if recipe.triplet != "none":
+            margin = recipe.triplet_margin if recipe.triplet == "hard" else None
+            terms["triplet"] = batch_hard_triplet_loss(pooled_ND, labels_N, margin)
+        if recipe.circle_weight > 0:
+            circle = circle_loss(pooled_ND, labels_N, recipe.circle_margin, recipe.circle_scale)
+            terms["circle"] = recipe.circle_weight * circle
+        if recipe.centre_weight > 0:
+            terms["centre"] = recipe.centre_weight * centre_loss(pooled_ND, labels_N, self.centres)
+        if teacher_NT is not None:
+            terms |= self._teacher_terms(output.embedding, teacher_NT)
+        return terms
+
+    def _teacher_terms(self, embedding_ND: Tensor, teacher_NT: Tensor) -> dict[str, Tensor]:
+        terms = {}
+        if self.head is not None:
+            predicted_NT = self.head(embedding_ND.float())
+            terms["teacher"] = self._recipe.teacher_weight * teacher_loss(predicted_NT, teacher_NT)
+        if (weight := self._recipe.teacher_relations_weight) > 0:
+            terms["teacher_relations"] = weight * teacher_relations_loss(embedding_ND, teacher_NT)
+        return terms
+
+    @torch.no_grad()
+    def move_centres(self, output: TrainingOutput, labels_N: Tensor) -> None:
+        """Let the centres follow the batch."""
+        if self._recipe.centre_weight > 0:
+            rate = self._recipe.centre_rate
+            self.centres.copy_(moved_centres(output.pooled, labels_N, self.centres, rate))

@@ -1,0 +1,152 @@
+"""A network and all that changes it from step to step: optimiser, losses, moving average, precision."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.layers import ReidNetwork, TrainingOutput
+from model.runtime import cpu_has_bf16
+from training import distributed
+from training.criterion import Criterion
+from training.crops import Batch
+from training.errors import TrainingError
+from training.optimizers import make_optimizer
+from training.recipe import Recipe
+from training.teachers import Teacher
+
+
+class LossNotFinite(Exception):
+    """A loss became infinite or NaN."""
+
+    def __init__(self, losses: dict[str, float]) -> None:
+        super().__init__(f"the loss became {losses['loss']}")
+        self.losses = losses
+
+
+class Outcome(NamedTuple):
+    """What one batch, of all processes, gave: ``losses`` holds ``loss``, their sum, and every term."""
+
+    losses: dict[str, float]
+    num_correct: int
+    num_images: int
+
+
+class Learner:
+    """Changes a network by the recipe. All processes hold the same state after each update.
+
+    Args:
+        recipe: every number of it.
+        network: on the device, what does not train being frozen.
+        teacher: what it learns from beside the labels, or none.
+        device: of the network.
+        is_compiled: whether torch.compile makes kernels for it first.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: ReidNetwork,
+        teacher: Teacher | None,
+        device: torch.device,
+        *,
+        is_compiled: bool = False,
+    ) -> None:
+        self._recipe, self._teacher, self._device = recipe, teacher, device
+        self.network = distributed.synchronise_norms(network, device)
+        self.ema = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+        )
+        teacher_size = teacher.size if teacher else 0
+        self.criterion = Criterion(recipe, network.embedding_size, network.num_identities, teacher_size)
+        self.criterion.to(device)
+        self._optimizer = make_optimizer(recipe, [*self.network.parameters(), *self.criterion.parameters()])
+        self._dtype = mixed_dtype(recipe.precision, device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype == torch.float16)
+        self._forward = distributed.parallel(self.network, device)
+        if is_compiled:
+            self._forward.compile()
+
+    def train(self) -> None:
+        """Put the network in training mode."""
+        self.network.train()
+        if self._recipe.frozen_neck_statistics:
+            neck: Any = self.network.neck
+            neck.eval()
+
+    def learn(self, batch: Batch, num_batches: int = 1) -> Outcome:
+        """Add a batch's gradient, as one of so many that make an update.
+
+        Raises:
+            LossNotFinite: the loss is infinite or NaN; nothing was changed.
+            TrainingError: torch.compile does not work here.
+        """
+        output = self._run(batch.images)
+        labels = distributed.gather(batch.labels.to(self._device))
+        teacher = None
+        if self._teacher is not None:
+            images = batch.images.to(self._device)
+            teacher = distributed.gather(self._teacher(images, batch.positions))
+        terms = self.criterion(output, labels, teacher)
+        loss = torch.stack(list(terms.values())).sum()
+        losses = dict(zip(("loss", *terms), torch.stack([loss, *terms.values()]).tolist(), strict=True))
+        if not math.isfinite(losses["loss"]):
+            raise LossNotFinite(losses)
+        self._scaler.scale(loss / num_batches).backward()
+        self.criterion.move_centres(output, labels)
+        return Outcome(losses, int((output.logits.argmax(dim=1) == labels).sum()), len(labels))
+
+    def update(self, rate: float) -> None:
+        """Step along the gradient that has gathered, at a learning rate."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        distributed.average_gradients(self.criterion)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.ema.update_parameters(self.network)
+
+    def _run(self, images: Tensor) -> TrainingOutput:
+        images = images.to(self._device, memory_format=torch.channels_last)
+        is_mixed = self._dtype is not None
+        try:
+            with torch.autocast(self._device.type, self._dtype, enabled=is_mixed):
+                output = self._forward(images)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(f"--compile does not work here, train without it ({reason})") from error
+        return TrainingOutput(*(distributed.gather(part) for part in output))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that changes."""
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
+        self.network.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.criterion.load_state_dict(state["criterion"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+def mixed_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return what convolutions compute in beside fp32, or none: ``auto`` is the fast one of the device.
+
+    >>> mixed_dtype("fp32", torch.device("cpu")), mixed_dtype("fp16", torch.device("cuda"))
+    (None, torch.float16)
+    """
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    elif precision == "auto":
+        precision = "bf16" if cpu_has_bf16() else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,100 @@
+"""Networks to learn from: their embeddings in a file, or a live one that sees what the student sees."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor
+
+from model.checkpoint import load_checkpoint
+from model.preprocess import Color, Preprocess
+from training.embed import compile_graph
+
+
+class Teacher(Protocol):
+    """What a student learns from."""
+
+    size: int
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return embeddings (N, size) for a batch of the student and its places in the training split."""
+        ...
+
+
+class EmbeddingsTeacher:
+    """The embeddings of every crop of the training split as it is, float32 (number of samples, T)."""
+
+    def __init__(self, embeddings: Tensor, device: torch.device) -> None:
+        self.size = embeddings.shape[1]
+        self._embeddings = embeddings.to(device)
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - the other teacher's
+        """Return the rows of the crops."""
+        return self._embeddings[positions.to(self._embeddings.device)]
+
+
+class NetworkTeacher:
+    """A network that embeds the very view the student trains on, resized to its own input.
+
+    Source: Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
+
+    Args:
+        run: from pixels (N, 3, height, width), 0-255 in RGB, to embeddings (N, T).
+        height: of its input.
+        width: of its input.
+        student: the preprocessing of the images that it will be given.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], height: int, width: int, student: Preprocess) -> None:
+        self._run, self._grid, self._student = run, (height, width), student
+        self.size = self(torch.zeros(1, 3, student.height, student.width), torch.zeros(1)).shape[1]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - the other teacher's
+        """Return the embeddings of a batch that is normalised for the student."""
+        fractions = images.float() * _per_channel(self._student.std, images)
+        pixels = 255 * (fractions + _per_channel(self._student.mean, images))
+        if tuple(images.shape[2:]) != self._grid:
+            pixels = F.interpolate(pixels, self._grid, mode="bilinear", antialias=True).clamp(0, 255)
+        return self._run(pixels)
+
+
+def open_teacher(
+    path: Path, student: Preprocess, device: torch.device, *, mean: float, scale: float, is_bgr: bool
+) -> NetworkTeacher:
+    """Return a live teacher in fp32: a checkpoint of ours, or a foreign network as in training/embed.py.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        EmbeddingsError: not a network with one image input (N, 3, H, W).
+    """
+    if path.suffix == ".safetensors":
+        return _open_own(path, student, device)
+    compiled, preprocess = compile_graph(path, precision="f32")
+
+    def run(pixels: Tensor) -> Tensor:
+        values = (pixels.cpu().numpy() - mean) / scale
+        channels = np.ascontiguousarray(values[:, ::-1] if is_bgr else values, np.float32)
+        return torch.from_numpy(compiled([channels])[0].reshape(len(values), -1)).to(pixels.device)
+
+    return NetworkTeacher(run, preprocess.height, preprocess.width, student)
+
+
+def _open_own(path: Path, student: Preprocess, device: torch.device) -> NetworkTeacher:
+    checkpoint = load_checkpoint(path)
+    network, own = checkpoint.network.to(device), checkpoint.preprocess
+
+    def run(pixels: Tensor) -> Tensor:
+        fractions = pixels.to(device) / 255
+        images = (fractions - _per_channel(own.mean, fractions)) / _per_channel(own.std, fractions)
+        embeddings: Tensor = network(images)
+        return embeddings
+
+    return NetworkTeacher(run, own.height, own.width, student)
+
+
+def _per_channel(values: Color, like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
