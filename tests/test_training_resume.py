@@ -1,0 +1,151 @@
+"""A run that is killed and resumed is the run that was never stopped; what it leaves on disk is whole."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from live_server import crop
+from model.checkpoint import load_checkpoint
+from training.datasets import read_market1501
+from training.errors import TrainingError
+from training.journal import Journal
+from training.recipes import tiny
+from training.teachers import EmbeddingsTeacher
+from training.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_people(folder: Path, pids: range, cameras: range, images: int) -> None:
+    folder.mkdir(parents=True)
+    for pid in pids:
+        for camera in cameras:
+            for image in range(images):
+                name = f"{pid:04d}_c{camera}s1_{image:06d}_00.jpg"
+                (folder / name).write_bytes(crop(pid, 1 + 10 * camera + image))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as Market-1501 is: 8 people to train on, 2 others to judge by."""
+    root = tmp_path_factory.mktemp("people")
+    write_people(root / "bounding_box_train", range(1, 9), range(1, 3), 2)
+    write_people(root / "query", range(21, 23), range(1, 2), 1)
+    write_people(root / "bounding_box_test", range(21, 23), range(2, 3), 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a run that was never stopped and of the same one that was killed many times."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(people), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.splitlines()[-1]) >= 5
+    return folder
+
+
+def test_a_killed_run_repeats_every_loss_to_the_last_bit(runs: Path) -> None:
+    whole, killed = ((runs / name / "steps.jsonl").read_text() for name in ("whole", "killed"))
+    lines = [json.loads(line) for line in whole.splitlines()]
+    for epoch in (1, 2, 3):
+        steps = [line["step"] for line in lines if line["epoch"] == epoch]
+        assert steps == list(range(1, len(steps) + 1))
+        assert len(steps) >= 4
+    assert len({line["loss"] for line in lines}) == len(lines)
+    assert killed == whole  # every digit: Python writes floats so that they come back
+
+
+def test_a_killed_run_ends_with_the_same_networks(runs: Path) -> None:
+    for name in ("last.safetensors", "best.safetensors"):
+        whole, killed = (load_file(runs / run / name) for run in ("whole", "killed"))
+        assert whole.keys() == killed.keys()
+        assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_a_killed_run_logs_every_epoch_once(runs: Path) -> None:
+    logs = []
+    for run in ("whole", "killed"):
+        lines = map(json.loads, (runs / run / "metrics.jsonl").read_text().splitlines())
+        logs.append([{key: line[key] for key in line if key != "images_per_s"} for line in lines])
+    assert logs[0] == logs[1]
+    assert [line["epoch"] for line in logs[0]] == [1, 2, 3]
+
+
+def test_the_best_network_is_kept_by_the_people_who_are_held_out(runs: Path) -> None:
+    lines = [json.loads(line) for line in (runs / "whole" / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["held_out_mAP"] for line in lines)
+    assert load_checkpoint(runs / "whole" / "best.safetensors").card.metrics["mAP"] == best
+    assert load_checkpoint(runs / "whole" / "last.safetensors").card.pooling == "gem"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"\x80\x02]q\x00."])
+def test_a_damaged_state_is_named(people: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"state\.pt cannot be read|not the state of a run") as caught:
+        Trainer(tiny(), read_market1501(people), tmp_path).fit(resume=True)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "state.pt").read_bytes() == content
+
+
+def test_a_torn_state_never_replaces_a_good_one(people: Path, tmp_path: Path) -> None:
+    """The disk takes no file of more than some kilobytes once the run goes on."""
+    dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=3)
+    Trainer(recipe, dataset, tmp_path / "run", num_workers=0).fit()
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    torch.save({**state, "epoch": 2}, tmp_path / "run" / "state.pt")
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot be written \(File too large\): make room") as caught:
+            Trainer(recipe, dataset, tmp_path / "run", num_workers=0).fit(resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*tmp"))
+    Trainer(recipe, dataset, tmp_path / "run", num_workers=0).fit(resume=True)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["epoch"] == 3
+
+
+def test_a_run_is_not_resumed_with_another_recipe_teacher_or_data(people: Path, tmp_path: Path) -> None:
+    dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=1)
+    Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
+    with pytest.raises(TrainingError, match="another recipe"):
+        Trainer(replace(recipe, num_epochs=2), dataset, tmp_path).fit(resume=True)
+    teacher = EmbeddingsTeacher(torch.randn(32, 8), torch.device("cpu"))
+    with pytest.raises(TrainingError, match="another teacher"):
+        Trainer(recipe, dataset, tmp_path, teacher=teacher).fit(resume=True)
+    with pytest.raises(TrainingError, match="on other crops"):
+        Trainer(recipe, replace(dataset, train=dataset.train[1:]), tmp_path).fit(resume=True)
+    with pytest.raises(TrainingError, match="add --resume"):
+        Trainer(recipe, dataset, tmp_path).fit()
+
+
+def test_lines_that_the_state_does_not_know_are_cut_from_the_logs(people: Path, tmp_path: Path) -> None:
+    """As when a run dies between its logs and its state, in the middle of a line."""
+    dataset, recipe = read_market1501(people), tiny()
+    Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
+    files = [tmp_path / name for name in ("steps.jsonl", "metrics.jsonl")]
+    before = [path.read_text() for path in files]
+    for path, more in zip(files, ('{"epoch": 3, "step": 1, "loss": 1.0}', '{"epoch": 3}'), strict=True):
+        with path.open("a") as file:
+            file.write(f'{more}\n{{"epoch": 3, "st')
+    Trainer(recipe, dataset, tmp_path, num_workers=0).fit(resume=True)
+    assert [path.read_text() for path in files] == before
+    journal = Journal(tmp_path)
+    journal.cut(1, 2)
+    kept = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
+    assert (kept[0][-1]["epoch"], kept[0][-1]["step"]) == (2, 2)
+    assert [line["epoch"] for line in kept[1]] == [1]
