@@ -74,6 +74,9 @@ class ReidNetwork(nn.Module):
         if not (self.training and self.recomputes):
             return self.backbone(images)  # type: ignore[no-any-return]
         for stage in self.backbone:
+            if next(stage.parameters(), None) is None:
+                images = stage(images)  # little to save, and it may work in place
+                continue
             contexts = functools.partial(_contexts, stage)
             images = checkpoint(stage, images, use_reentrant=False, context_fn=contexts)
         return images
@@ -86,14 +89,18 @@ def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _without_statistics(stage: nn.Module) -> Iterator[None]:
     """Keep batch normalisations from counting a batch a second time."""
-    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in stage.modules() if isinstance(m, _BatchNorm)]
+    counts = [buffer for name, buffer in stage.named_buffers() if name.endswith("num_batches_tracked")]
+    momenta, numbers = [norm.momentum for norm in norms], [int(count) for count in counts]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, number in zip(counts, numbers, strict=True):
+            count.fill_(number)
 
 
 class GeneralisedMean(nn.Module):

@@ -1,8 +1,8 @@
 """A training run that dies by SIGKILL again and again: ``python tests/killed_run.py PEOPLE FOLDER``.
 
 FOLDER/whole is a run that was never stopped. FOLDER/killed is the same run, killed in the middle of a step in
-every one of its lives but the last, with other numbers of workers and other times between states in each. Each
-life is a fork, so that the libraries are loaded once.
+each of its lives but the last, with other numbers of workers and other times between states in each. A life
+is a fork, so that the libraries are loaded once.
 """
 
 import os

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -89,13 +88,29 @@ def parallel(network: nn.Module, device: torch.device) -> nn.Module:
     if not is_joined():
         return network
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(network, device_ids=devices)
 
 
 def own_part(items: Sequence[Value]) -> Sequence[Value]:
     """Return this process's contiguous part of a batch, whose size the number of processes divides."""
     size = len(items) // world_size()
     return items[rank() * size : (rank() + 1) * size]
+
+
+class Sum(torch.autograd.Function):
+    """Add a tensor up over all processes; its gradient is the sum of what each of them sends back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        """Return the sum."""
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the sum of the gradients."""
+        return Sum.forward(ctx, gradient)
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -108,7 +123,7 @@ def gather(rows: Tensor) -> Tensor:
         return rows
     padded = rows.new_zeros((world_size(), *rows.shape))
     padded[rank()] = rows
-    gathered: Tensor = all_reduce(padded)
+    gathered: Tensor = Sum.apply(padded)
     return gathered.flatten(0, 1)
 
 
@@ -174,9 +189,9 @@ class SynchronisedNorm(_BatchNorm):
         values, shape = input.float(), (1, -1, *[1] * (input.dim() - 2))
         dims = [0, *range(2, input.dim())]
         count = values.numel() // self.num_features * world_size()
-        mean = all_reduce(values.sum(dims)) / count
+        mean = (Sum.apply(values.sum(dims, dtype=torch.float64)) / count).float()
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = (Sum.apply(centred.square().sum(dims, dtype=torch.float64)) / count).float()
         if self.track_running_stats:
             self._count(mean.detach(), variance.detach() * count / (count - 1))
         scale: Tensor = self.weight * torch.rsqrt(variance + self.eps)

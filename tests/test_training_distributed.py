@@ -1,0 +1,93 @@
+"""Two processes by torchrun are one process, up to rounding: losses, networks, metrics."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import load_checkpoint
+from test_training_resume import write_people
+from training import train
+from training.datasets import read_market1501
+from training.recipes import tiny
+
+ROOT = Path(__file__).parent.parent
+RECIPE = replace(
+    tiny(),
+    num_epochs=20,
+    precision="fp32",
+    identities_per_batch=8,
+    images_per_identity=4,
+    optimizer="sgd",  # Adam would not notice gradients of a wrong size
+    learning_rate=1e-5,
+    momentum=0.0,
+    circle_weight=0.02,
+    circle_scale=8.0,
+    centre_weight=0.01,
+    teacher_relations_weight=0.2,
+    min_images_per_identity=2,
+    teacher_weight=0.2,
+    recomputes=True,
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same run by one process and by two."""
+    root = tmp_path_factory.mktemp("distributed")
+    people = root / "people"
+    write_people(people / "bounding_box_train", range(1, 9), range(1, 3), 2)
+    write_people(people / "query", range(21, 31), range(1, 2), 1)
+    write_people(people / "bounding_box_test", range(21, 31), range(2, 4), 1)
+    (root / "recipe.json").write_text(RECIPE.to_json())
+    dataset = read_market1501(people)
+    paths = np.array([sample.path.relative_to(people).as_posix() for sample in dataset.train])
+    rows = np.random.default_rng(0).standard_normal((len(paths), 6)).astype(np.float32)
+    np.savez(root / "teacher.npz", paths=paths, embeddings=rows)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["training/train.py", "--recipe", str(root / "recipe.json"), "--data", str(people)]
+    command += ["--init", "none", "--device", "cpu", "--output", str(root / "two")]
+    command += ["--teacher-embeddings", str(root / "teacher.npz")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (root / "printed.txt").write_text(ended.stdout)
+    train.main(
+        str(root / "recipe.json"),
+        people,
+        root / "one",
+        init="none",
+        teacher_embeddings=root / "teacher.npz",
+        device="cpu",
+    )
+    return root
+
+
+def read_steps(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_have_the_losses_of_one(runs: Path) -> None:
+    one, two = read_steps(runs / "one"), read_steps(runs / "two")
+    assert len(one) == len(two) >= 20
+    assert set(one[0]) >= {"loss", "identity", "triplet", "circle", "centre", "teacher", "teacher_relations"}
+    for left, right in zip(one, two, strict=True):
+        assert right == pytest.approx(left, abs=1e-5)
+    assert one[-1]["loss"] < one[0]["loss"]
+
+
+def test_two_processes_end_with_the_network_of_one(runs: Path) -> None:
+    one, two = (load_checkpoint(runs / name / "last.safetensors").network for name in ("one", "two"))
+    for (name, left), right in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path) -> None:
+    one, two = (load_checkpoint(runs / name / "network.safetensors").card for name in ("one", "two"))
+    assert two.metrics == pytest.approx(one.metrics, abs=1.0)
+    printed = (runs / "printed.txt").read_text()
+    assert printed.count("epoch 20:") == printed.count("network ") == 1
