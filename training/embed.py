@@ -66,7 +66,8 @@ def compile_graph(path: Path, *, precision: str | None = None) -> tuple[Any, Pre
     try:
         graph = openvino_core().read_model(path)
     except RuntimeError as error:
-        raise EmbeddingsError(f"{path} is no ONNX or OpenVINO IR network: {error}") from error
+        reason = str(error).strip().splitlines()[-1]  # the lines before name places in OpenVINO's source
+        raise EmbeddingsError(f"{path} is no ONNX or OpenVINO IR network: {reason}") from error
     shape = graph.inputs[0].partial_shape
     if (
         len(graph.inputs) != 1
