@@ -130,7 +130,7 @@ def _names_without_attention(network: ReidNetwork, *, has_head: bool) -> list[st
 def _download(architecture: str) -> dict[str, Tensor]:
     weights: Any = {
         "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V2,
-        "resnet50": ResNet50_Weights.IMAGENET1K_V2,
+        "resnet50": ResNet50_Weights.IMAGENET1K_V1,  # those that the RGA authors started from
     }
     chosen = [value for name, value in weights.items() if architecture.endswith(name)]
     if not chosen:
