@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["training/train.py", "--recipe", str(root / "recipe.json"), "--data", str(people)]
     command += ["--init", "none", "--device", "cpu", "--output", str(root / "two")]
-    command += ["--teacher-embeddings", str(root / "teacher.npz")]
+    command += ["--teacher-embeddings", str(root / "teacher.npz"), "--workers", "0"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     (root / "printed.txt").write_text(ended.stdout)
@@ -63,6 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         init="none",
         teacher_embeddings=root / "teacher.npz",
         device="cpu",
+        workers=0,
     )
     return root
 

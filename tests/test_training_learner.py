@@ -169,6 +169,19 @@ def test_a_run_stops_at_a_loss_that_is_not_finite_and_writes_the_batch_down(
     assert facts["losses"]["loss"] in ("nan", "inf")
 
 
+def test_compiling_without_a_compiler_ends_in_a_sentence() -> None:
+    torch.manual_seed(0)
+    network = build_network("tiny", height=64, width=32, num_identities=4)
+    learner = Learner(PLAIN, network, None, CPU, is_compiled=True)
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/c++")}),
+        pytest.raises(TrainingError, match="--compile does not work here, train without it") as caught,
+    ):
+        learner.learn(make_batch(1))
+    assert "\n" not in str(caught.value)
+    assert not any("_orig_mod" in name for name in learner.network.state_dict())
+
+
 def student() -> Preprocess:
     return Preprocess(64, 32)
 

@@ -149,3 +149,23 @@ def test_lines_that_the_state_does_not_know_are_cut_from_the_logs(people: Path, 
     kept = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
     assert (kept[0][-1]["epoch"], kept[0][-1]["step"]) == (2, 2)
     assert [line["epoch"] for line in kept[1]] == [1]
+
+
+def test_a_run_that_died_between_the_last_step_and_the_end_of_an_epoch_ends_it(
+    people: Path, tmp_path: Path
+) -> None:
+    """The first time the people who are held out cannot be judged by: one camera saw them."""
+    dataset = read_market1501(people)
+    recipe = replace(tiny(), precision="fp32", num_held_out=2, evaluate_every=1)
+    Trainer(recipe, dataset, tmp_path / "whole", num_workers=0).fit()
+    alike = tuple(replace(sample, camid=1) for sample in dataset.train)
+    with pytest.raises(ValueError, match="no query has a match"):
+        Trainer(recipe, replace(dataset, train=alike), tmp_path / "run", num_workers=0, save_every_s=0).fit()
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    Trainer(recipe, dataset, tmp_path / "run", num_workers=1).fit(resume=True)
+    logs = []
+    for run in ("whole", "run"):
+        lines = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        logs.append([{key: line[key] for key in line if key != "images_per_s"} for line in lines])
+    assert logs[0] == logs[1]
+    assert (tmp_path / "run" / "steps.jsonl").read_text() == (tmp_path / "whole" / "steps.jsonl").read_text()

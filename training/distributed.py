@@ -32,7 +32,7 @@ def joined(device: str) -> Iterator[torch.device]:
         TrainingError: there is no such device.
     """
     chosen = choose_device(device)
-    if "WORLD_SIZE" not in os.environ:
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield chosen
         return
     if chosen.type == "cuda":

@@ -76,7 +76,7 @@ class Trainer:
         output: the run's folder: recipe, state, networks (the EMA of the weights) and logs.
         initial: weights to start from, or none for fresh ones.
         teacher: a network to learn from, or none.
-        device: that of this process.
+        device: that of this process; none is the CPU.
         num_workers: processes that read and augment crops.
         save_every_s: seconds between two states; 0 saves after every step.
         is_compiled: whether torch.compile makes kernels for the network first.
