@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model.checkpoint import load_checkpoint
 from test_training_resume import write_people
-from training import train
-from training.datasets import read_market1501
+from training import distributed, train
+from training.datasets import ReidDataset, Sample, read_market1501
+from training.errors import TrainingError
 from training.recipes import tiny
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RECIPE = replace(
@@ -92,3 +97,37 @@ def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path) -> Non
     assert two.metrics == pytest.approx(one.metrics, abs=1.0)
     printed = (runs / "printed.txt").read_text()
     assert printed.count("epoch 20:") == printed.count("network ") == 1
+
+
+@pytest.fixture
+def third_of_three() -> Iterator[None]:
+    """This process as rank 2 of three, with nobody at the other end."""
+    dist.init_process_group("fake", rank=2, world_size=3, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("third_of_three")
+def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path: Path) -> None:
+    samples = tuple(Sample(tmp_path / f"{i}", pid=i // 2, camid=1) for i in range(12))
+    dataset = ReidDataset("generated", tmp_path, samples, (), ())
+    with pytest.raises(TrainingError, match="3 processes cannot share the 4 identities of a batch"):
+        Trainer(tiny(), dataset, tmp_path)
+
+
+@pytest.mark.usefixtures("third_of_three")
+def test_each_process_takes_whole_identities_of_a_batch_and_its_share_of_a_list() -> None:
+    assert distributed.own_part([1, 1, 2, 2, 3, 3]) == [3, 3]
+    assert list(distributed.share(range(7))) == [2, 5]
+    assert (distributed.rank(), distributed.world_size()) == (2, 3)
+
+
+def test_a_process_alone_has_everything() -> None:
+    rows = torch.arange(6.0)
+    assert distributed.own_part([1, 2]) == [1, 2]
+    assert distributed.share([1, 2]) == [1, 2]
+    assert distributed.gather(rows) is rows
+    assert distributed.collect({16: "b", 0: "a"}) == ["a", "b"]
+    with distributed.joined("cpu") as device:
+        assert device == torch.device("cpu")
+        assert not distributed.is_joined()
