@@ -1,6 +1,7 @@
 """A step of training: precision, accumulation, recomputation, EMA, teachers, and what stops it."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,3 +258,52 @@ def test_a_student_comes_closer_to_a_live_teacher_than_without_it(
 def relations(embeddings: Tensor) -> Tensor:
     normalised = torch.nn.functional.normalize(embeddings, dim=1)
     return normalised @ normalised.T
+
+
+class Recorder:
+    """A teacher that remembers what it was shown."""
+
+    size = 3
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.positions: list[int] = []
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return embeddings (N, 3)."""
+        self.images += list(images)
+        self.positions += positions.tolist()
+        return torch.ones(len(images), 3)
+
+
+def test_a_teacher_is_told_which_crop_of_the_whole_training_split_it_sees(
+    dataset: ReidDataset, tmp_path: Path
+) -> None:
+    """Though one identity is held out, and another left out for its only image."""
+    train = tuple(sample for i, sample in enumerate(dataset.train) if sample.pid != 2 or i % 4 == 0)
+    recipe = replace(tiny(), flip_probability=0.0, crop_padding=0, erasing_probability=0.0)
+    recipe = replace(recipe, num_held_out=1, min_images_per_identity=2)
+    recorder = Recorder()
+    trainer = Trainer(recipe, replace(dataset, train=train), tmp_path, teacher=recorder, num_workers=0)
+    trainer.fit()
+    assert {train[position].pid for position in recorder.positions} <= {1, 3, 4, 5, 6, 7}
+    assert trainer.card().num_identities == 6
+    for image, position in zip(recorder.images, recorder.positions, strict=True):
+        assert torch.equal(image, student()([open_crop(train[position].path)])[0])
+
+
+class WorkerKiller(Recorder):
+    """A teacher that kills the process that reads crops, as a machine without memory does."""
+
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
+        """Return embeddings (N, 3)."""
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        return super().__call__(images, positions)
+
+
+def test_a_worker_that_dies_ends_the_run_in_a_sentence(dataset: ReidDataset, tmp_path: Path) -> None:
+    recipe = replace(tiny(), identities_per_batch=2, num_epochs=20)
+    with pytest.raises(TrainingError, match=r"a process that reads crops died: .* --workers 0") as caught:
+        Trainer(recipe, dataset, tmp_path, teacher=WorkerKiller(), num_workers=1).fit()
+    assert "\n" not in str(caught.value)

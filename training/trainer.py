@@ -192,6 +192,13 @@ class Trainer:
         except DatasetError as error:  # a worker's comes with its traceback, whose last line is its own
             last = str(error).strip().splitlines()[-1]
             raise TrainingError(last.removeprefix("training.datasets.DatasetError: ")) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                "a process that reads crops died: there is too little memory, or shared memory; "
+                "give it more, or --workers 0"
+            ) from error
 
     def _load(self, epoch: int, start: int) -> tuple[DataLoader[Any], int]:
         batches = self._sampler.batches(epoch)
