@@ -21,6 +21,7 @@ from training.crops import Batch
 from training.datasets import ReidDataset, open_crop, read_market1501
 from training.errors import TrainingError
 from training.learner import Learner, LossNotFinite
+from training.optimizers import learning_rate
 from training.recipe import Recipe
 from training.recipes import tiny
 from training.teachers import NetworkTeacher, open_teacher
@@ -307,3 +308,19 @@ def test_a_worker_that_dies_ends_the_run_in_a_sentence(dataset: ReidDataset, tmp
     with pytest.raises(TrainingError, match=r"a process that reads crops died: .* --workers 0") as caught:
         Trainer(recipe, dataset, tmp_path, teacher=WorkerKiller(), num_workers=1).fit()
     assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_ends_with_an_update_even_when_its_last_batches_are_fewer(
+    dataset: ReidDataset, tmp_path: Path
+) -> None:
+    recipe = replace(tiny(), num_epochs=1, accumulation_steps=3, identities_per_batch=2)
+    recipe = replace(recipe, epoch_draws="identities")
+    Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    groups = [lines[start : start + 3] for start in range(0, len(lines), 3)]
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert int(state["learner"]["ema"]["n_averaged"]) == len(groups)
+    for number, group in enumerate(groups):
+        expected = learning_rate(recipe, 3 * number / len(lines))
+        assert [line["learning_rate"] for line in group] == [expected] * len(group)
