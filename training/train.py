@@ -11,18 +11,19 @@ import typer
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
-from training.datasets import DatasetError, ReidDataset, read_market1501
+from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.evaluate import evaluate, print_metrics
 from training.initial import InitialWeightsError, find_initial
+from training.readers import DATA_HELP, read_dataset
 from training.recipes import find_recipe
 from training.trainer import Trainer, TrainingError
 
 
 def main(
     recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or the recipe.json of a run.")],
-    data: Annotated[Path, typer.Option(help="Folder of Market-1501.")],
+    data: Annotated[list[str], typer.Option(help=DATA_HELP)],
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
@@ -34,7 +35,7 @@ def main(
 ) -> None:
     """Train by a recipe; the result is OUTPUT/network.safetensors."""
     try:
-        dataset = read_market1501(data)
+        dataset = read_dataset(data, needs=("train", "query", "gallery"))
         chosen = find_recipe(recipe)
         initial = find_initial(init, chosen.architecture)
         teacher = load_teacher_embeddings(teacher_embeddings, dataset) if teacher_embeddings else None
