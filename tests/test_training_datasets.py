@@ -1,12 +1,14 @@
-"""Readers of data sets, on generated people in the layouts of the public ones and in people's own."""
+"""Readers of the public data sets, on generated people in their layouts, and what joins data sets."""
 
 from pathlib import Path
 
 import pytest
 
 from live_server import crop
-from training.datasets import DatasetError, ReidDataset, Sample, hold_out, open_crop
-from training.readers import read_market1501
+from training.datasets import DatasetError, ReidDataset, Sample, hold_out, join, open_crop
+from training.readers import READERS, find_kind, read_cuhk03_np, read_dataset, read_market1501, read_msmt17
+
+MARKET1501 = ("bounding_box_train", "query", "bounding_box_test")
 
 
 def write_crops(folder: Path, *names: str) -> None:
@@ -35,7 +37,7 @@ def test_market1501_is_read_from_its_names(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_market1501_is_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match="bounding_box_train is not there"):
         read_market1501(tmp_path)
-    for folder in ("bounding_box_train", "query", "bounding_box_test"):
+    for folder in MARKET1501:
         (tmp_path / folder).mkdir()
     (tmp_path / "query" / name).touch()
     with pytest.raises(DatasetError, match=r"bounding_box_train holds no \*\.jpg"):
@@ -45,9 +47,173 @@ def test_a_folder_that_is_not_market1501_is_refused_by_name(tmp_path: Path, name
         read_market1501(tmp_path)
 
 
-def test_a_torn_crop_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", [".", "labeled"])
+def test_cuhk03_np_is_read_from_its_folders(tmp_path: Path, root: str) -> None:
+    for folder in MARKET1501:
+        write_crops(tmp_path / "labeled" / folder, "0001_c1_1.png", "0767_c2_14096.png")
+    dataset = read_cuhk03_np(tmp_path / root, "labeled")
+    expected = [("0001_c1_1.png", 1, 1), ("0767_c2_14096.png", 767, 2)]
+    assert [labels(dataset.split(name)) for name in ("train", "query", "gallery")] == [expected] * 3
+
+
+def test_whole_data_sets_have_no_notes_and_others_have_the_numbers(tmp_path: Path) -> None:
+    sizes = {"bounding_box_train": (7_365, 767), "query": (1_400, 700), "bounding_box_test": (5_332, 700)}
+    for folder, (num_images, num_identities) in sizes.items():
+        (tmp_path / folder).mkdir()
+        for number in range(num_images):
+            (tmp_path / folder / f"{1 + number % num_identities:04d}_c1_{number}.png").touch()
+    assert read_cuhk03_np(tmp_path, "detected").notes == ()
+    (tmp_path / "query" / "0001_c1_0.png").unlink()
+    assert read_cuhk03_np(tmp_path, "detected").notes == (
+        "cuhk03-detected query: 1,399 images of 700 identities, published are 1,400 of 700",
+    )
+
+
+def test_junk_and_distractors_are_no_identities_of_a_note(tmp_path: Path) -> None:
+    for folder in MARKET1501:
+        write_crops(tmp_path / folder, "0002_c1s1_000451_03.jpg")
+    write_crops(tmp_path / "bounding_box_test", "-1_c6s3_094567_07.jpg", "0000_c3s2_135653_00.jpg")
+    gallery = "market1501 gallery: 3 images of 1 identities, published are 19,732 of 750"
+    assert read_market1501(tmp_path).notes[2] == gallery
+
+
+def write_msmt17(root: Path, train: str, test: str) -> None:
+    """Two people to train on, two others to judge by; as in the lists, both are 0 and 1."""
+    lists = {
+        "train": ["0000/0000_000_01_0303morning_0015_0.jpg 0", "0001/0001_000_02_0303noon_0015_1.jpg 1"],
+        "val": ["0001/0001_001_15_0303noon_0015_1.jpg 1"],
+        "query": ["0000/0000_000_04_0303morning_0015_0.jpg 0"],
+        "gallery": ["0000/0000_001_05_0303morning_0015_0.jpg 0", "0001/0001_000_14_0303noon_0015_1.jpg 1"],
+    }
+    for name, lines in lists.items():
+        folder = root / (train if name in ("train", "val") else test)
+        write_crops(folder, *(line.split()[0] for line in lines))
+        (root / f"list_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("version", "folders"),
+    [("MSMT17_V1", ("train", "test")), ("MSMT17_V2", ("mask_train_v2", "mask_test_v2"))],
+)
+def test_msmt17_is_read_from_its_lists_with_people_of_training_and_test_apart(
+    tmp_path: Path, version: str, folders: tuple[str, str]
+) -> None:
+    write_msmt17(tmp_path / version, *folders)
+    for root in (tmp_path, tmp_path / version):
+        dataset = read_msmt17(root)
+        assert [(sample.pid, sample.camid) for sample in dataset.train] == [(1, 1), (2, 2)]
+        assert [(sample.pid, sample.camid) for sample in dataset.query] == [(3, 4)]
+        assert [(sample.pid, sample.camid) for sample in dataset.gallery] == [(3, 5), (4, 14)]
+        assert dataset.train[0].path.parts[-3] == folders[0]
+        assert dataset.notes[0].endswith("published are 30,248 of 1,041")
+    dataset = read_msmt17(tmp_path, with_val=True)
+    assert [(sample.pid, sample.camid) for sample in dataset.train] == [(1, 1), (2, 2), (2, 15)]
+    assert dataset.query[0].pid == 3
+    assert dataset.notes[0].endswith("published are 32,621 of 1,041")
+
+
+@pytest.mark.parametrize(
+    ("torn", "message"),
+    [
+        (None, r"list_query\.txt cannot be read as a list of MSMT17"),
+        (b"\xff\xfe", r"list_query\.txt cannot be read as a list of MSMT17"),
+        (b"0000/0000_000_04_0303mor", r"list_query\.txt, line 1: '0000/0000_000_04_0303mor' is not"),
+        (b"0000/a.jpg 0\n", "line 1: '0000/a.jpg 0' is not"),
+        (
+            b"0000/0000_000_04_x.jpg 0\n0000/0000_000_04_y.jpg 0",
+            r"2 of 2 files that are not there, such as .*_x\.jpg",
+        ),
+    ],
+)
+def test_a_torn_list_is_named_with_its_line(tmp_path: Path, torn: bytes | None, message: str) -> None:
+    write_msmt17(tmp_path, "train", "test")
+    (tmp_path / "list_query.txt").unlink()
+    if torn is not None:
+        (tmp_path / "list_query.txt").write_bytes(torn)
+    with pytest.raises(DatasetError, match=message):
+        read_msmt17(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign"),
+    [
+        ("market1501", "bounding_box_train/a.jpg"),
+        ("market1501", "Market-1501-v15.09.15/bounding_box_train/a.jpg"),
+        ("cuhk03-labeled", "labeled/bounding_box_train/a.png"),
+        ("cuhk03-detected", "cuhk03-np/detected/bounding_box_train/a.png"),
+        ("cuhk03-detected", "cuhk03_new_protocol_config_detected.mat"),
+        ("msmt17", "list_train.txt"),
+        ("msmt17", "MSMT17_V2/list_train.txt"),
+        ("csv", "manifest.csv"),
+        ("folders", "anna/1.JPEG"),
+    ],
+)
+def test_the_kind_of_data_is_recognised(tmp_path: Path, kind: str, sign: str) -> None:
+    write_crops(tmp_path, sign)
+    assert find_kind(tmp_path) == kind
+
+
+def test_what_is_not_recognised_is_answered_with_what_was_looked_for(tmp_path: Path) -> None:
+    write_crops(tmp_path, "a.jpg", "cuhk03-np/labeled/bounding_box_train/a.png")
+    assert find_kind(tmp_path / "a.jpg") == "csv"
+    assert find_kind(tmp_path / "cuhk03-np" / "labeled") == "cuhk03-labeled"
+    write_crops(tmp_path, "cuhk03-np/detected/bounding_box_train/a.png")
+    with pytest.raises(
+        DatasetError, match=r"holds cuhk03-labeled and cuhk03-detected: say which, as in cuhk03"
+    ):
+        find_kind(tmp_path)
+    with pytest.raises(
+        DatasetError, match=r"no data set that is known; looked for .*list_train\.txt.*IDENTITY"
+    ):
+        find_kind(tmp_path / "cuhk03-np" / "labeled" / "bounding_box_train")
+    with pytest.raises(
+        DatasetError, match=r"market:/x is not there; give \[KIND:\]PATH, KIND one of market1501"
+    ):
+        read_dataset(["market:/x"])
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_every_reader_says_that_an_empty_folder_is_not_its_data(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        read_dataset([f"{kind}:{tmp_path}"])
+
+
+def test_joined_sets_keep_identities_cameras_and_tracks_apart_and_junk_as_it_is() -> None:
+    def make(name: str) -> ReidDataset:
+        train = (Sample(Path(name, "a"), 1, 0, 0), Sample(Path(name, "b"), 3, 2))
+        gallery = (
+            Sample(Path(name, "c"), 4, 1),
+            Sample(Path(name, "d"), -1, 1),
+            Sample(Path(name, "e"), 0, 2, 1),
+        )
+        return ReidDataset(name, Path(name).absolute(), train, gallery[:1], gallery[1:], (f"{name} is odd",))
+
+    joined = join([make("left"), make("right"), make("third")])
+    ids = [
+        [(s.pid, s.camid, s.trackid) for s in joined.split(name)] for name in ("train", "query", "gallery")
+    ]
+    assert ids[0] == [(1, 0, 0), (3, 2, -1), (5, 3, 2), (7, 5, -1), (9, 6, 4), (11, 8, -1)]
+    assert ids[1] == [(4, 1, -1), (8, 4, -1), (12, 7, -1)]
+    assert ids[2] == [(-1, 1, -1), (0, 2, 1), (-1, 4, -1), (0, 5, 3), (-1, 7, -1), (0, 8, 5)]
+    assert joined.name == "left+right+third"
+    assert joined.notes == ("left is odd", "right is odd", "third is odd")
+    assert joined.relative_path(joined.query[1]) == "right/c"
+    apart, _ = hold_out(joined, 2)
+    assert {sample.pid for sample in apart.gallery} == {9, 11}
+    with pytest.raises(DatasetError, match="is in left and in left: give each set once"):
+        join([make("left"), make("left")])
+
+
+def test_junk_and_distractors_never_become_identities_to_train_on() -> None:
+    for pid in (0, -1):
+        with pytest.raises(DatasetError, match="a is junk or a distractor"):
+            ReidDataset("generated", Path(), (Sample(Path("a"), pid, 1),), (), ())
+
+
+@pytest.mark.parametrize("torn", [b"", b"\xff\xd8\xff\xe0 torn", crop(1)[:-100], b"\x89PNG\r\n\x1a\n\0\0"])
+def test_a_torn_crop_is_named(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "0001_c1s1_000001_00.jpg"
-    path.write_bytes(b"\xff\xd8\xff\xe0 torn")
+    path.write_bytes(torn)
     with pytest.raises(DatasetError, match=r"0001_c1s1_000001_00\.jpg cannot be read"):
         open_crop(path)
 
