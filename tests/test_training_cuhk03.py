@@ -8,10 +8,9 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.io import savemat
 
-from training.datasets import DatasetError
+from training.datasets import DatasetError, open_crop
 from training.readers import read_dataset
 
 NUM_PAIRS, NUM_PEOPLE, NUM_CROPS = 5, 3, 10
@@ -79,7 +78,7 @@ def test_the_crops_of_the_protocol_are_taken_out_of_the_raw_file_once(root: Path
         *((4, 2, c) for c in range(1, 8)),
     ]
     for sample, cell in zip(dataset.samples, cells, strict=True):
-        np.testing.assert_array_equal(np.asarray(Image.open(sample.path)), pixels(*cell))
+        np.testing.assert_array_equal(np.asarray(open_crop(sample.path)), pixels(*cell))
     assert [path.name for path in (root / "cuhk03-np").iterdir()] == ["labeled"]
     (root / "cuhk03_release" / RAW).unlink()
     (root / PROTOCOL).unlink()
