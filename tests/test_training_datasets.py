@@ -1,10 +1,12 @@
 """Readers of the public data sets, on generated people in their layouts, and what joins data sets."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 
-from live_server import crop
+from live_server import crop, encode, person
 from training.datasets import DatasetError, ReidDataset, Sample, hold_out, join, open_crop
 from training.readers import READERS, find_kind, read_cuhk03_np, read_dataset, read_market1501, read_msmt17
 
@@ -210,7 +212,27 @@ def test_junk_and_distractors_never_become_identities_to_train_on() -> None:
             ReidDataset("generated", Path(), (Sample(Path("a"), pid, 1),), (), ())
 
 
-@pytest.mark.parametrize("torn", [b"", b"\xff\xd8\xff\xe0 torn", crop(1)[:-100], b"\x89PNG\r\n\x1a\n\0\0"])
+def png_of_size(width: int, height: int) -> bytes:
+    """Return the beginning of a PNG of any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b""))
+
+
+def png_with_a_wrong_length() -> bytes:
+    content = bytearray(encode(person(1), "PNG"))
+    content[36] //= 2  # of the chunk with the pixels
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b"", b"not an image", crop(1)[:-100], png_with_a_wrong_length(), png_of_size(20_000, 20_000)],
+    ids=["empty", "text", "cut", "wrong length", "huge"],
+)
 def test_a_torn_crop_is_named(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "0001_c1s1_000001_00.jpg"
     path.write_bytes(torn)

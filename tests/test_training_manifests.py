@@ -81,7 +81,7 @@ def test_rows_without_a_camera_count_as_of_a_camera_of_their_track_or_their_own(
     first, second, third, fourth = (sample.camid for sample in dataset.train)
     assert first == second
     assert len({first, third, fourth}) == 3
-    note = "crops: 3 crops have no camera; each track, or crop, counts as a camera of its own"
+    note = "crops: 3 crops have no camera; each track, or crop, counts as a camera, which flatters"
     assert dataset.notes == (note,)
 
 
@@ -205,6 +205,7 @@ def test_junk_distractors_and_what_is_no_image_are_left_out_of_the_training_spli
         "0000/other_c1.jpg",
         "anna/notes.txt",
         "anna/.c.jpg",
+        ".cache/a_c1.jpg",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -71,7 +71,7 @@ def read_folders(root: Path) -> ReidDataset:
     Raises:
         DatasetError: there are no such crops, or too few.
     """
-    found = [path for path in sorted(root.glob("*/*")) if path.is_file() and not path.name.startswith(".")]
+    found = [path for path in sorted(root.glob("[!.]*/[!.]*")) if path.is_file()]
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DatasetError(f"{root} holds no IDENTITY/*.jpg")
@@ -210,7 +210,9 @@ def _build(name: str, root: Path, rows: Sequence[Row], notes: Iterable[str] = ()
     num_alone = sum(not row.camera for row in rows) if has_cameras else len(rows)
     if num_alone:
         why = "have no camera" if has_cameras else "are of identities that no two cameras saw"
-        notes.append(f"{name}: {num_alone:,} crops {why}; each track, or crop, counts as a camera of its own")
+        notes.append(
+            f"{name}: {num_alone:,} crops {why}; each track, or crop, counts as a camera, which flatters"
+        )
     return ReidDataset(name, root, *_number(rows, splits, has_cameras), notes=tuple(notes))
 
 

@@ -72,10 +72,11 @@ def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
 
 
 def read_msmt17(root: Path, *, with_val: bool = False) -> ReidDataset:
-    """Read MSMT17 V1 or V2 (Wei et al., CVPR 2018) by its list files, from its folder or the one above it.
+    """Read MSMT17 V1 or V2 (Wei et al., CVPR 2018) by its list files.
 
-    ``with_val`` adds the 2,373 images of list_val.txt, of the same people, to the training split. The lists
-    number identities of both splits from 0; here all have numbers of their own, from 1.
+    ``root`` is its folder, or the one above it; where that holds both, V1 is read. ``with_val`` adds the
+    2,373 images of list_val.txt, of the same people, to the training split. The lists number the identities
+    of both splits from 0; here all have numbers of their own, from 1.
 
     Raises:
         DatasetError: a list is absent, a line is none of it, or it names files that are not there.
