@@ -90,7 +90,7 @@ def write_msmt17(root: Path, train: str, test: str) -> None:
     for name, lines in lists.items():
         folder = root / (train if name in ("train", "val") else test)
         write_crops(folder, *(line.split()[0] for line in lines))
-        (root / f"list_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (root / f"list_{name}.txt").write_text("".join(f"{line} \n" for line in lines))
 
 
 @pytest.mark.parametrize(

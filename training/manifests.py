@@ -40,8 +40,8 @@ def read_manifest(path: Path) -> ReidDataset:
 
     Columns: ``path`` (from the CSV's folder), ``identity_id``, and if known ``camera_id``, ``track_id``,
     ``split`` (train, query or gallery), in any order; others are ignored. A crop without an identity is a
-    distractor of the gallery, one of the identity -1 is junk. A crop without a camera counts as of a camera
-    of its track's, or of its own. If no crop has a split, see ``hold_out_by_name``.
+    distractor of the gallery, one of the identity -1 is junk. A crop without a camera counts as seen by one
+    of its own, or of its track's own. If no crop has a split, see ``hold_out_by_name``.
 
     Raises:
         DatasetError: the file is no such CSV, or names files that are not there; the message names the line.
@@ -64,9 +64,9 @@ def read_folders(root: Path) -> ReidDataset:
     """Read ``root/IDENTITY/*.jpg`` (or png, webp, bmp); hold some out to judge by, see ``hold_out_by_name``.
 
     The camera is read from file names such as ``0002_c1s1_000451_03.jpg``, ``a_c3.jpg`` or ``camera-3.jpg``
-    if every name has one. Otherwise each crop counts as of a camera of its own, so that the rule that leaves
-    out the query's camera leaves out the query alone. The identity -1 is junk, and crops with Market-1501's
-    names of distractors (0000) are distractors.
+    if every name has one. Otherwise each crop counts as seen by a camera of its own, so that the rule that
+    leaves out the query's camera leaves out the query alone. The identity -1 is junk, and crops with
+    Market-1501's names of distractors (0000) are distractors.
 
     Raises:
         DatasetError: there are no such crops, or too few.
@@ -99,8 +99,8 @@ def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[s
 
     Held out is a fifth of the identities that two cameras saw, at least two, by the hash of their names:
     mostly the same ones again when others have joined. Of these there is one query for each camera, and all
-    crops are gallery, as are distractors and junk. Without ``has_cameras`` each track, or crop, counts as of
-    a camera of its own.
+    crops are gallery, as are distractors and junk. Without ``has_cameras`` each track, or crop, counts as
+    seen by a camera of its own.
 
     Raises:
         DatasetError: fewer than two identities can be held out, or would be left.
@@ -117,8 +117,9 @@ def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[s
             " and two others to train on are the least: add crops, or give each a split in a manifest"
         )
     held_out = set(sorted(seen_twice, key=_hash)[:num_held_out])
-    train = [row for row in rows if row.identity in known - held_out]
-    gallery = [row for row in rows if row.identity not in known - held_out]
+    trained_on = known - held_out
+    train = [row for row in rows if row.identity in trained_on]
+    gallery = [row for row in rows if row.identity not in trained_on]
     query = {
         (row.identity, _camera(row, has_cameras)): row
         for row in reversed(gallery)
@@ -128,7 +129,7 @@ def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[s
 
 
 def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
 def _identities(rows: Iterable[Row]) -> set[str]:
@@ -195,10 +196,10 @@ def _build(name: str, root: Path, rows: Sequence[Row], notes: Iterable[str] = ()
         splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
         if both := _identities(splits["train"]) & _identities(splits["query"]):
             notes.append(f"{name}: {len(both):,} identities are both in train and query, which flatters")
-    elif split := [row for row in rows if row.split]:
+    elif given := [row for row in rows if row.split]:
         unsplit = next(row for row in rows if not row.split)
         raise DatasetError(
-            f"{unsplit.place}: no split, though {split[0].place} has one; give all rows one, or none"
+            f"{unsplit.place}: no split, though {given[0].place} has one; give all rows one, or none"
         )
     else:
         has_cameras = len(_seen_twice(rows, has_cameras=True)) > 1

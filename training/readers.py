@@ -13,7 +13,7 @@ from training.manifests import IMAGE_SUFFIXES, MANIFEST_NAME, check_files, read_
 
 _MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
 _CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
-_MSMT17_LINE = re.compile(r"(?:.*/)?\d+_\d+_(\d+)_[^/ ]+ (\d+)")
+_MSMT17_LINE = re.compile(r"((?:.*/)?\d+_\d+_(\d{1,4})_[^/ ]+) (\d{1,9})\s*")
 _MSMT17_FOLDERS = {"train": "test", "mask_train_v2": "mask_test_v2"}  # V1; V2, with faces masked
 _SPLIT_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
@@ -138,10 +138,13 @@ def read_dataset(sources: Sequence[str], needs: Sequence[str] = ()) -> ReidDatas
 
 
 def _read_source(source: str) -> ReidDataset:
-    kind, has_colon, rest = source.partition(":")
-    if has_colon and kind in READERS:
-        return READERS[kind](Path(rest))
-    return READERS[find_kind(Path(source))](Path(source))
+    kind, _, path = source.partition(":")
+    if kind not in READERS or not path:
+        kind, path = "", source
+    try:
+        return READERS[kind or find_kind(Path(path))](Path(path))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
 def find_kind(path: Path) -> str:
@@ -194,11 +197,10 @@ def _read_list(path: Path, folder: Path, first_pid: int) -> tuple[Sample, ...]:
         raise DatasetError(f"{path} cannot be read as a list of MSMT17: {error}") from error
     samples = []
     for number, line in enumerate(lines, start=1):
-        match = _MSMT17_LINE.fullmatch(line.rstrip())
+        match = _MSMT17_LINE.fullmatch(line)
         if match is None:
             raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not FOLDER/0000_000_01_TIME.jpg PID")
-        file = folder / line.rpartition(" ")[0]
-        samples.append(Sample(file, first_pid + int(match[2]), int(match[1])))
+        samples.append(Sample(folder / match[1], first_pid + int(match[3]), int(match[2])))
     check_files(path, [sample.path for sample in samples])
     return tuple(samples)
 
