@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
+from training.cuhk03_mat import extract_crops
 from training.datasets import DatasetError, open_crop
 from training.readers import read_dataset
 
@@ -83,6 +84,20 @@ def test_the_crops_of_the_protocol_are_taken_out_of_the_raw_file_once(root: Path
     (root / "cuhk03_release" / RAW).unlink()
     (root / PROTOCOL).unlink()
     assert read_dataset([str(root)]).samples == dataset.samples
+
+
+def test_crops_that_another_process_wrote_meanwhile_are_kept(root: Path) -> None:
+    folder = root / "cuhk03-np" / "labeled"
+    for _ in range(2):
+        extract_crops(root, "labeled", folder)
+        (folder / "first").touch()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bounding_box_test",
+        "bounding_box_train",
+        "first",
+        "query",
+    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["labeled"]
 
 
 def change(**arrays: NDArray[np.generic]) -> Callable[[Path], None]:

@@ -61,10 +61,18 @@ def extract_crops(root: Path, kind: str, folder: Path) -> None:
             for name in _SPLITS:
                 (whole / name).mkdir(parents=True)
             _write_crops(raw, kind, cells, whole)
-            if not folder.is_dir():  # another process may have been faster
-                whole.rename(folder)
+            _publish(whole, folder)
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be written: {error}") from error
+        advice = "link the .mat files into a folder that can be, and give that"
+        raise DatasetError(f"{folder} cannot be written ({error}): {advice}") from error
+
+
+def _publish(whole: Path, folder: Path) -> None:
+    try:
+        whole.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # another process was faster
+            raise
 
 
 def _read_protocol(path: Path) -> dict[str, Cell]:
