@@ -69,7 +69,10 @@ def test_the_same_pixels_in_train_and_test_are_found_in_any_container(
 def test_images_that_cannot_be_read_are_named_and_the_status_is_not_zero(manifest: Path) -> None:
     for name in ("a2.jpg", "g2.jpg"):
         (manifest.parent / name).write_bytes(crop(1)[:200])
-    command = [sys.executable, "training/describe.py", "--json", "--data", str(manifest)]
+    (manifest.parent / "more.jpg").write_bytes(crop(7))
+    more = manifest.parent / "more.csv"
+    more.write_text("path,identity_id,split\nmore.jpg,anna,train\n")
+    command = [sys.executable, "training/describe.py", "--json", "--data", str(manifest), "--data", str(more)]
     command += ["--sheet", str(manifest.parent / "new" / "sheet.png")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
@@ -79,7 +82,7 @@ def test_images_that_cannot_be_read_are_named_and_the_status_is_not_zero(manifes
     assert "Traceback" not in result.stderr
     report = json.loads(result.stdout)
     assert len(report["unreadable"]) == 2
-    assert report["splits"]["train"]["images"] == 5
+    assert report["splits"]["train"]["images"] == 6
     assert (manifest.parent / "new" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
