@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from training.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample, open_crop
-from training.readers import DATA_HELP, read_dataset
+from training.readers import Data, read_dataset
 
 MAX_ROWS, MAX_COLUMNS, MAX_EXAMPLES = 12, 10, 5
 CELL, LABEL_WIDTH, CAPTION_HEIGHT, GAP = (64, 128), 84, 14, 4
@@ -203,7 +203,7 @@ def print_report(report: Report) -> None:
 
 
 def main(
-    data: Annotated[list[str], typer.Option(help=DATA_HELP)],
+    data: Data,
     sheet: Annotated[Path, typer.Option(help="The contact sheet to write (PNG).")] = Path(
         "contact-sheet.png"
     ),

@@ -23,7 +23,7 @@ from model.errors import ModelError
 from model.preprocess import Preprocess
 from model.runtime import openvino_core
 from training.datasets import DatasetError, ReidDataset, Sample, open_crop
-from training.readers import DATA_HELP, read_dataset
+from training.readers import Data, read_dataset
 
 BATCH_SIZE = 16
 Floats = NDArray[np.float32]
@@ -111,7 +111,7 @@ def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
 
 def main(
     network: Annotated[Path, typer.Option(help="Checkpoint (.safetensors), .onnx or OpenVINO .xml.")],
-    data: Annotated[list[str], typer.Option(help=DATA_HELP)],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The .npz to write.")],
     split: Annotated[str, typer.Option(help="train, query or gallery.")] = "train",
     channels: Annotated[str, typer.Option(help="Channel order of a foreign network: bgr or rgb.")] = "bgr",

@@ -18,7 +18,7 @@ from model.errors import ModelError
 from training.datasets import DatasetError, ReidDataset, Sample
 from training.embed import embed_samples
 from training.metrics import Ints, evaluate_distmat
-from training.readers import DATA_HELP, read_dataset
+from training.readers import Data, read_dataset
 
 
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
@@ -44,7 +44,7 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
 def main(
     checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
-    data: Annotated[list[str], typer.Option(help=DATA_HELP)],
+    data: Data,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or torch-cpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,

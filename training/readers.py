@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -117,7 +118,13 @@ _SIGNS = {
     },
     "msmt17": ("list_train.txt", "MSMT17_V1/list_train.txt", "MSMT17_V2/list_train.txt"),
 }
-DATA_HELP = f"[KIND:]PATH of a data set; may repeat, to join several. KIND is {', '.join(READERS)}."
+Data = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[KIND:]PATH",
+        help=f"A data set; may repeat, to join several. KIND is {', '.join(READERS)}.",
+    ),
+]
 
 
 def read_dataset(sources: Sequence[str], needs: Sequence[str] = ()) -> ReidDataset:

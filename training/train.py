@@ -16,14 +16,14 @@ from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.evaluate import evaluate, print_metrics
 from training.initial import InitialWeightsError, find_initial
-from training.readers import DATA_HELP, read_dataset
+from training.readers import Data, read_dataset
 from training.recipes import find_recipe
 from training.trainer import Trainer, TrainingError
 
 
 def main(
     recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or the recipe.json of a run.")],
-    data: Annotated[list[str], typer.Option(help=DATA_HELP)],
+    data: Data,
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
