@@ -191,7 +191,7 @@ def test_cameras_of_a_folder_are_read_from_names_if_all_have_one(tmp_path: Path,
     dataset = read_dataset([f"folders:{tmp_path}"])
     assert sorted({sample.camid for sample in dataset.samples}) == [1, 2]
     assert len(dataset.notes) == 1
-    (tmp_path / "anna" / "cat3.jpg").touch()
+    (tmp_path / "anna" / "r2_c3po.jpg").touch()
     dataset = read_dataset([f"folders:{tmp_path}"])
     assert len({sample.camid for sample in dataset.samples}) == 16
     assert "16 crops have no camera" in dataset.notes[1]
