@@ -95,16 +95,18 @@ def test_people_in_train_and_query_are_noted(tmp_path: Path) -> None:
 def test_without_a_split_a_fifth_of_the_people_seen_twice_is_held_out_whatever_the_order(
     tmp_path: Path,
 ) -> None:
-    seen_twice = [f"{name}-{camera}.jpg,{name},{camera},," for name in NAMES for camera in (1, 2)]
+    seen_twice = [
+        f"{name}-{camera}.jpg,{name},{camera},," for name in [*NAMES, *"uvwxyz"] for camera in (1, 2)
+    ]
     lines = [*seen_twice, "alone.jpg,kim,1,,", "nobody.jpg,,1,,", "junk.jpg,-1,2,,"]
     dataset = read_dataset([str(write_manifest(tmp_path, HEADER, *lines))])
     held_out = {sample.pid for sample in dataset.query}
-    assert len(held_out) == 2
+    assert len(held_out) == 3
     assert not held_out & {sample.pid for sample in dataset.train}
-    assert len(dataset.train) == 8 * 2 + 1
+    assert len(dataset.train) == 13 * 2 + 1
     assert Counter(sample.pid for sample in dataset.query) == dict.fromkeys(held_out, 2)
     assert Counter(sample.pid for sample in dataset.gallery) == {**dict.fromkeys(held_out, 2), 0: 1, -1: 1}
-    assert dataset.notes == ("crops: no split is given, 2 of 11 identities are held out",)
+    assert dataset.notes == ("crops: no split is given, 3 of 17 identities are held out",)
     again = read_dataset([str(write_manifest(tmp_path, HEADER, *reversed(lines)))])
     assert sorted(ids(again.query)) == sorted(ids(dataset.query))
 
