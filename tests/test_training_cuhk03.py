@@ -25,20 +25,21 @@ def pixels(pair: int, person: int, crop: int) -> Pixels:
     return rng.integers(0, 256, (20 + crop, 10, 3), dtype=np.uint8)
 
 
-def write_raw(path: Path) -> None:
-    """Write cells of cells of images as MATLAB 7.3 does: references, and arrays with the axes reversed."""
+def write_raw(path: Path, **others: NDArray[np.generic]) -> None:
+    """Write cells of cells of images as MATLAB 7.3 does: references, and arrays with the axes reversed.
+
+    ``others`` are in the place of some images, by the name of their array; one cell is empty.
+    """
+    others = {"image_4_2_9": np.zeros(2, np.uint64), **others}
     with h5py.File(path, "w") as file:
         pairs = file.create_dataset("labeled", (1, NUM_PAIRS), dtype=h5py.ref_dtype)
         for pair in range(NUM_PAIRS):
             cells = file.create_dataset(f"#refs#/{pair}", (NUM_CROPS, NUM_PEOPLE), dtype=h5py.ref_dtype)
             for person in range(NUM_PEOPLE):
                 for crop in range(NUM_CROPS):
-                    name = f"#refs#/{pair}-{person}-{crop}"
-                    has_image = (pair, person, crop) != (4, 2, 9)
-                    data = (
-                        pixels(pair, person, crop).T if has_image else np.zeros(2, np.uint64)
-                    )  # an empty cell
-                    cells[crop, person] = file.create_dataset(name, data=data).ref
+                    name = f"image_{pair}_{person}_{crop}"
+                    data = others.get(name, pixels(pair, person, crop).T)
+                    cells[crop, person] = file.create_dataset(f"#refs#/{name}", data=data).ref
             pairs[0, pair] = cells.ref
 
 
@@ -112,6 +113,16 @@ def tear(name: str, share: float) -> Callable[[Path], None]:
     return cut
 
 
+def damage(root: Path) -> None:
+    content = bytearray((root / PROTOCOL).read_bytes())
+    content[len(content) // 2] ^= 255  # inside of what is compressed
+    (root / PROTOCOL).write_bytes(content)
+
+
+def put_first(array: NDArray[np.generic]) -> Callable[[Path], None]:
+    return lambda root: write_raw(root / RAW_PATH, image_0_0_0=array)
+
+
 def drop_arrays(root: Path) -> None:
     kept = {name: array for name, array in protocol().items() if name != "camId"}
     savemat(root / PROTOCOL, kept)
@@ -131,6 +142,20 @@ RAW_PATH = f"cuhk03_release/{RAW}"
             lambda root: shutil.copy(root / RAW_PATH, root / PROTOCOL),
             r"config_labeled\.mat cannot be read as a protocol",
         ),
+        (damage, r"config_labeled\.mat cannot be read as a protocol"),
+        (put_first(np.zeros((3, 10), np.uint8)), r"image_0_0_0 of shape \(3, 10\), uint8, is no crop"),
+        (
+            put_first(np.zeros((4, 10, 20), np.uint8)),
+            r"image_0_0_0 of shape \(4, 10, 20\), uint8, is no crop",
+        ),
+        (
+            put_first(np.zeros((3, 10, 20), np.float64)),
+            r"image_0_0_0 of shape \(3, 10, 20\), float64, is no crop",
+        ),
+        (
+            put_first(np.zeros((3, 1, 5000), np.uint8)),
+            r"image_0_0_0 of shape \(3, 1, 5000\), uint8, is no crop",
+        ),
         (drop_arrays, r"config_labeled\.mat cannot be read as a protocol .*camId"),
         (change(query_idx=np.array([[0]])), "row 0 of query_idx names no crop"),
         (change(query_idx=np.array([[99]])), r"config_labeled\.mat cannot be read as a protocol"),
@@ -141,7 +166,7 @@ RAW_PATH = f"cuhk03_release/{RAW}"
         ),
         (
             change(filelist=np.array([["5_003_2_10.png"]] * 20, object)),
-            r"4-2-9 of shape \(2,\), uint64, is no crop",
+            r"image_4_2_9 of shape \(2,\), uint64, is no crop",
         ),
         (tear(RAW_PATH, 0.0), r"cuhk-03\.mat cannot be read as CUHK03"),
         (tear(RAW_PATH, 0.5), r"cuhk-03\.mat cannot be read as CUHK03"),

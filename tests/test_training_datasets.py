@@ -174,6 +174,11 @@ def test_what_is_not_recognised_is_answered_with_what_was_looked_for(tmp_path: P
         read_dataset(["market:/x"])
 
 
+def test_a_path_that_the_system_refuses_ends_in_a_sentence() -> None:
+    with pytest.raises(DatasetError, match=r"^a+ cannot be read: .*File name too long"):
+        read_dataset(["a" * 999])
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_every_reader_says_that_an_empty_folder_is_not_its_data(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DatasetError, match=str(tmp_path)):

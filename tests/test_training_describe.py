@@ -66,6 +66,14 @@ def test_the_same_pixels_in_train_and_test_are_found_in_any_container(
     assert f"{manifest.parent / 'c1.png'} = {manifest.parent / 'g1.webp'}" in printed
 
 
+def test_the_same_bytes_in_another_shape_are_another_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "b.png")
+    train, query = (Sample(tmp_path / name, pid, 1) for pid, name in enumerate(("a.png", "b.png"), start=1))
+    report = describe.describe(ReidDataset("generated", tmp_path, (train,), (query,), ()))
+    assert report.in_train_and_test == []
+
+
 def test_images_that_cannot_be_read_are_named_and_the_status_is_not_zero(manifest: Path) -> None:
     for name in ("a2.jpg", "g2.jpg"):
         (manifest.parent / name).write_bytes(crop(1)[:200])
@@ -128,3 +136,10 @@ def test_a_large_data_set_makes_a_sheet_of_limited_size_from_all_of_it(tmp_path:
     assert sheet.height == describe.MAX_ROWS * step
     reds = [sheet.getpixel((describe.LABEL_WIDTH + 32, row * step + 64)) for row in range(describe.MAX_ROWS)]
     assert reds == [(1 + 40 * row // describe.MAX_ROWS, 0, 0) for row in range(describe.MAX_ROWS)]
+
+
+def test_a_crop_that_is_query_and_gallery_is_drawn_once(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(crop(1))
+    sample = Sample(tmp_path / "a.jpg", 1, 1)
+    sheet = contact_sheet(ReidDataset("generated", tmp_path, (), (sample,), (sample,)))
+    assert sheet.width == describe.LABEL_WIDTH + describe.CELL[0] + describe.GAP

@@ -215,6 +215,7 @@ def test_junk_distractors_and_what_is_no_image_are_left_out_of_the_training_spli
     assert [sample.path.name for sample in dataset.gallery if sample.pid == -1] == ["-1_c1s1_1_1.jpg"]
     assert [sample.path.name for sample in dataset.gallery if sample.pid == 0] == ["0000_c2s1_1_1.jpg"]
     assert len({sample.pid for sample in dataset.samples if sample.pid > 0}) == 6  # one is called 0000
+    assert not any("/." in str(sample.path.relative_to(tmp_path.parent)) for sample in dataset.samples)
     assert "1 files" in dataset.notes[0]
     assert "notes.txt" in dataset.notes[0]
 
