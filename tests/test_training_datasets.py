@@ -199,16 +199,26 @@ def test_joined_sets_keep_identities_cameras_and_tracks_apart_and_junk_as_it_is(
     ids = [
         [(s.pid, s.camid, s.trackid) for s in joined.split(name)] for name in ("train", "query", "gallery")
     ]
-    assert ids[0] == [(1, 0, 0), (3, 2, -1), (5, 3, 2), (7, 5, -1), (9, 6, 4), (11, 8, -1)]
-    assert ids[1] == [(4, 1, -1), (8, 4, -1), (12, 7, -1)]
+    assert ids[0] == [(1, 0, 0), (4, 2, -1), (2, 3, 2), (5, 5, -1), (3, 6, 4), (6, 8, -1)]
+    assert ids[1] == [(7, 1, -1), (8, 4, -1), (9, 7, -1)]
     assert ids[2] == [(-1, 1, -1), (0, 2, 1), (-1, 4, -1), (0, 5, 3), (-1, 7, -1), (0, 8, 5)]
     assert joined.name == "left+right+third"
     assert joined.notes == ("left is odd", "right is odd", "third is odd")
     assert joined.relative_path(joined.query[1]) == "right/c"
-    apart, _ = hold_out(joined, 2)
-    assert {sample.pid for sample in apart.gallery} == {9, 11}
     with pytest.raises(DatasetError, match="is in left and in left: give each set once"):
         join([make("left"), make("left")])
+
+
+def test_of_joined_sets_a_like_share_of_each_is_held_out() -> None:
+    def make(name: str, num_identities: int) -> ReidDataset:
+        train = tuple(Sample(Path(name, str(pid)), pid, 1) for pid in range(1, num_identities + 1))
+        return ReidDataset(name, Path(name), train, (), (Sample(Path(name, "junk"), -1, 1),))
+
+    joined = join([make("large", 90), make("small", 30)])
+    apart, kept = hold_out(joined, 12)
+    held_out = [str(sample.path) for sample in apart.gallery]
+    assert held_out == [f"large/{pid}" for pid in range(82, 91)] + [f"small/{pid}" for pid in (28, 29, 30)]
+    assert len(apart.train) == len(kept) == 108
 
 
 def test_junk_and_distractors_never_become_identities_to_train_on() -> None:

@@ -1,5 +1,6 @@
 """Data sets as lists of samples, what can be done with them, and what turns a sample into a tensor."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -83,12 +84,11 @@ def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
         return datasets[0]
     _refuse_common_crops(datasets)
     moved: list[ReidDataset] = []
-    for dataset in datasets:
+    for dataset, pids in zip(datasets, _number_identities(datasets), strict=True):
         before = [sample for other in moved for sample in other.samples]
-        pids = max([0, *(sample.pid for sample in before)])
         camids = 1 + max([-1, *(sample.camid for sample in before)])
         trackids = 1 + max([-1, *(sample.trackid for sample in before)])
-        moved.append(_move(dataset, pids, camids, trackids))
+        moved.append(_renumber(dataset, pids, camids, trackids))
     return ReidDataset(
         "+".join(dataset.name for dataset in moved),
         Path(os.path.commonpath([dataset.root.absolute() for dataset in moved])),
@@ -97,6 +97,24 @@ def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
         tuple(sample for dataset in moved for sample in dataset.gallery),
         tuple(note for dataset in moved for note in dataset.notes),
     )
+
+
+def _number_identities(datasets: Sequence[ReidDataset]) -> list[dict[int, int]]:
+    """Return each set's pids by its old ones: from 1, those of training first.
+
+    They alternate by the size of the sets, so that the last ones, which ``hold_out`` takes, are a like share
+    of every set.
+    """
+    order = []
+    for position, dataset in enumerate(datasets):
+        trained = sorted({sample.pid for sample in dataset.train})
+        others = {sample.pid for sample in dataset.samples if sample.pid > DISTRACTOR_PID} - set(trained)
+        order += [(rank / len(trained), position, pid) for rank, pid in enumerate(trained, start=1)]
+        order += [(math.inf, position, pid) for pid in others]
+    numbers: list[dict[int, int]] = [{} for _ in datasets]
+    for number, (_, position, pid) in enumerate(sorted(order), start=1):
+        numbers[position][pid] = number
+    return numbers
 
 
 def _refuse_common_crops(datasets: Sequence[ReidDataset]) -> None:
@@ -108,16 +126,16 @@ def _refuse_common_crops(datasets: Sequence[ReidDataset]) -> None:
             origin[path] = dataset.name
 
 
-def _move(dataset: ReidDataset, pids: int, camids: int, trackids: int) -> ReidDataset:
-    def move(sample: Sample) -> Sample:
+def _renumber(dataset: ReidDataset, pids: dict[int, int], camids: int, trackids: int) -> ReidDataset:
+    def renumber(sample: Sample) -> Sample:
         return replace(
             sample,
-            pid=sample.pid + pids if sample.pid > DISTRACTOR_PID else sample.pid,
+            pid=pids.get(sample.pid, sample.pid),
             camid=sample.camid + camids,
             trackid=sample.trackid + trackids if sample.trackid >= 0 else sample.trackid,
         )
 
-    train, query, gallery = (tuple(move(sample) for sample in dataset.split(name)) for name in SPLITS)
+    train, query, gallery = (tuple(renumber(sample) for sample in dataset.split(name)) for name in SPLITS)
     return replace(dataset, train=train, query=query, gallery=gallery)
 
 
