@@ -1,4 +1,4 @@
-"""Samplers, losses, recipes, readers and initial weights, each against its slow twin or by hand."""
+"""Samplers, losses, recipes and initial weights, each against its slow twin or by hand."""
 
 import json
 from collections import Counter
