@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.datasets import read_market1501
+from training.readers import read_market1501
 from training.recipe import Recipe
 from training.recipes import tiny
 from training.trainer import Trainer

@@ -39,7 +39,7 @@ def refuse(people: Path, tmp_path: Path) -> Callable[..., str]:
         recipe: str = "tiny", data: Path = people, output: Path = tmp_path / "run", **options: Any
     ) -> str:
         with pytest.raises(SystemExit) as caught:
-            train.main(recipe, data, output, **{"init": "none", "device": "cpu", **options})
+            train.main(recipe, [str(data)], output, **{"init": "none", "device": "cpu", **options})
         line = str(caught.value.code)
         assert line.startswith("train: ")
         assert "\n" not in line
@@ -49,7 +49,7 @@ def refuse(people: Path, tmp_path: Path) -> Callable[..., str]:
 
 
 def test_folders_without_people_are_refused(refuse: Callable[..., str], tmp_path: Path) -> None:
-    assert "bounding_box_train is not there" in refuse(data=tmp_path)
+    assert "holds no data set that is known" in refuse(data=tmp_path)
     (tmp_path / "bounding_box_train").mkdir()
     assert "bounding_box_train holds no .jpg" in refuse(data=tmp_path)
 

@@ -16,8 +16,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from model.checkpoint import load_checkpoint
 from test_training_resume import write_people
 from training import distributed, train
-from training.datasets import ReidDataset, Sample, read_market1501
+from training.datasets import ReidDataset, Sample
 from training.errors import TrainingError
+from training.readers import read_market1501
 from training.recipes import tiny
 from training.trainer import Trainer
 
@@ -63,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "printed.txt").write_text(ended.stdout)
     train.main(
         str(root / "recipe.json"),
-        people,
+        [str(people)],
         root / "one",
         init="none",
         teacher_embeddings=root / "teacher.npz",

@@ -18,10 +18,11 @@ from model.preprocess import Preprocess
 from model.runtime import convert
 from test_training_resume import write_people
 from training.crops import Batch
-from training.datasets import ReidDataset, open_crop, read_market1501
+from training.datasets import ReidDataset, open_crop
 from training.errors import TrainingError
 from training.learner import Learner, LossNotFinite
 from training.optimizers import learning_rate
+from training.readers import read_market1501
 from training.recipe import Recipe
 from training.recipes import tiny
 from training.teachers import NetworkTeacher, open_teacher

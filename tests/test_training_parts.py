@@ -1,4 +1,4 @@
-"""Samplers, losses, recipes, readers and initial weights, each against its slow twin or by hand."""
+"""Samplers, losses, recipes and initial weights, each against its slow twin or by hand."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,15 +13,6 @@ from torchvision.models import mobilenet_v2, resnet50
 
 from model.architectures import build_network
 from model.checkpoint import Card, save_checkpoint
-from training.datasets import (
-    DatasetError,
-    ReidDataset,
-    Sample,
-    hold_out,
-    open_crop,
-    parse_market1501_name,
-    read_market1501,
-)
 from training.initial import Initial, InitialWeightsError, find_initial
 from training.samplers import IdentitySampler
 from training.trainer import freeze_all_but_attention
@@ -53,40 +44,6 @@ def test_an_epoch_is_a_function_of_its_seed_and_number() -> None:
 def test_too_few_identities_are_refused() -> None:
     with pytest.raises(ValueError, match="takes 4 identities, the data have 3"):
         IdentitySampler([1, 2, 3], 4, 2, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("0002_c1s1_000451_03.jpg", (2, 1)),
-        ("-1_c6s3_094567_07.jpg", (-1, 6)),
-        ("0000_c3s2_135653_00.jpg", (0, 3)),
-        ("1501_c6s4_001902_01.jpg.jpg", (1501, 6)),
-        ("0002_c1s1_000451_03.png", None),
-        ("x0002_c1s1_000451_03.jpg", None),
-    ],
-)
-def test_market1501_names_are_read(name: str, expected: tuple[int, int] | None) -> None:
-    assert parse_market1501_name(name) == expected
-
-
-def test_a_folder_that_is_not_market1501_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="bounding_box_train is not there"):
-        read_market1501(tmp_path)
-    for name in ("bounding_box_train", "query", "bounding_box_test"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(DatasetError, match=r"holds no \.jpg"):
-        read_market1501(tmp_path)
-    (tmp_path / "query" / "holiday.jpg").touch()
-    with pytest.raises(DatasetError, match=r"bounding_box_train holds no \.jpg"):
-        read_market1501(tmp_path)
-
-
-def test_a_torn_crop_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "0001_c1s1_000001_00.jpg"
-    path.write_bytes(b"\xff\xd8\xff\xe0 torn")
-    with pytest.raises(DatasetError, match=r"0001_c1s1_000001_00\.jpg cannot be read"):
-        open_crop(path)
 
 
 @pytest.mark.parametrize(
@@ -153,22 +110,6 @@ def test_bad_files_to_start_from_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InitialWeightsError, match="--init none"):
         find_initial("imagenet", "tiny")
     assert find_initial("none", "tiny") is None
-
-
-def test_held_out_people_are_judged_by_and_never_trained_on() -> None:
-    places = [(pid, camid, i) for pid in (3, 9, 5, 7) for camid in (1, 2) for i in (0, 1)]
-    train = tuple(Sample(Path(f"{pid}-{camid}-{i}"), pid, camid) for pid, camid, i in places)
-    dataset = ReidDataset("generated", Path(), train, (), ())
-    apart, kept = hold_out(dataset, 2)
-    assert {sample.pid for sample in apart.train} == {3, 5}
-    assert [train[i] for i in kept] == list(apart.train)
-    assert {sample.pid for sample in apart.gallery} == {7, 9}
-    assert len(apart.gallery) == 8
-    assert {(sample.pid, sample.camid) for sample in apart.query} == {(7, 1), (7, 2), (9, 1), (9, 2)}
-    assert len(apart.query) == 4
-    assert hold_out(dataset, 0)[0].train == train
-    with pytest.raises(DatasetError, match="4 identities cannot be held out of 4"):
-        hold_out(dataset, 4)
 
 
 def test_only_the_attention_and_the_classifier_train_when_the_rest_is_frozen() -> None:

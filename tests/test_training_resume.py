@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from live_server import crop
 from model.checkpoint import load_checkpoint
-from training.datasets import read_market1501
 from training.errors import TrainingError
 from training.journal import Journal
+from training.readers import read_market1501
 from training.recipes import tiny
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer

@@ -23,10 +23,11 @@ from model.embedder import Embedder
 from model.runtime import convert
 from service.settings import Settings
 from training import embed, evaluate, train
-from training.datasets import open_crop, read_market1501
+from training.datasets import open_crop
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
 from training.errors import TrainingError
+from training.readers import read_market1501
 from training.recipe import Recipe
 from training.recipes import tiny
 from training.teachers import EmbeddingsTeacher
@@ -66,7 +67,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     output = tmp_path_factory.mktemp("runs") / "first"
-    train.main("tiny", people, output, init="none", device="cpu")
+    train.main("tiny", [str(people)], output, init="none", device="cpu")
     return output
 
 
@@ -99,7 +100,7 @@ def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
 def test_evaluation_prints_json_for_machines(
     run: Path, people: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate.main(run / "network.safetensors", people, as_json=True)
+    evaluate.main(run / "network.safetensors", [str(people)], as_json=True)
     metrics = json.loads(capsys.readouterr().out)
     assert set(metrics) >= {"rank1", "rank5", "rank10", "mAP"}
     assert 0 < metrics["mAP"] <= 100
@@ -117,7 +118,7 @@ def test_the_command_goes_on_with_a_run_that_was_killed(people: Path, tmp_path: 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (output / "network.safetensors").exists()
-    train.main(str(recipe), people, output, init="none", device="cpu", resume=True)
+    train.main(str(recipe), [str(people)], output, init="none", device="cpu", resume=True)
     assert [line["epoch"] for line in read_log(output)] == [1, 2, 3, 4, 5, 6]
     assert (output / "network.safetensors").exists()
 
@@ -125,7 +126,7 @@ def test_the_command_goes_on_with_a_run_that_was_killed(people: Path, tmp_path: 
 def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) -> None:
     before = (run / "network.safetensors").read_bytes()
     with pytest.raises(SystemExit, match="add --resume"):
-        train.main("tiny", people, run, init="none", device="cpu")
+        train.main("tiny", [str(people)], run, init="none", device="cpu")
     recipe = replace(tiny(), learning_rate=0.5)
     with pytest.raises(TrainingError, match="another recipe"):
         Trainer(recipe, read_market1501(people), run).fit(resume=True)
@@ -134,13 +135,13 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) 
 
 def test_what_cannot_be_trained_ends_in_a_sentence(people: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"train: no recipe 'big'"):
-        train.main("big", people, tmp_path / "run", init="none")
-    with pytest.raises(SystemExit, match="is not there"):
-        train.main("tiny", tmp_path, tmp_path / "run", init="none")
+        train.main("big", [str(people)], tmp_path / "run", init="none")
+    with pytest.raises(SystemExit, match="no data set that is known"):
+        train.main("tiny", [str(tmp_path)], tmp_path / "run", init="none")
     recipe = tmp_path / "recipe.json"
     recipe.write_text(replace(tiny(), identities_per_batch=16).to_json())
     with pytest.raises(SystemExit, match="takes 16 identities, the data have 8"):
-        train.main(str(recipe), people, tmp_path / "run", init="none")
+        train.main(str(recipe), [str(people)], tmp_path / "run", init="none")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -
 def test_a_file_of_embeddings_holds_those_of_the_training_crops_in_order(
     run: Path, people: Path, tmp_path: Path
 ) -> None:
-    embed.main(run / "network.safetensors", people, tmp_path / "teacher.npz")
+    embed.main(run / "network.safetensors", [str(people)], tmp_path / "teacher.npz")
     dataset = read_market1501(people)
     teacher = load_teacher_embeddings(tmp_path / "teacher.npz", dataset)
     embedder = Embedder(load_checkpoint(run / "network.safetensors"))

@@ -1,57 +1,140 @@
-"""Data sets as lists of samples."""
+"""Data sets as lists of samples, and what can be done with them."""
 
-import re
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+SPLITS = ("train", "query", "gallery")
 JUNK_PID = -1
 DISTRACTOR_PID = 0
-_MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
+# what Pillow raises for bytes that are no image, or a torn one, or one too large to be a crop
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class DatasetError(Exception):
     """A folder does not hold the data set that it should; the message says what is missing."""
 
+    def __str__(self) -> str:
+        """Return the message alone, also where a DataLoader has put its worker's traceback before it."""
+        return super().__str__().rstrip().rpartition("DatasetError: ")[2]
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One crop: its file, identity (pid; -1 junk, 0 distractor) and camera (camid)."""
+    """One crop: its file, identity (pid; -1 junk, 0 distractor), camera and track (-1: not known)."""
 
     path: Path
     pid: int
     camid: int
+    trackid: int = -1
 
 
 @dataclass(frozen=True)
 class ReidDataset:
-    """A training split, and a query and a gallery split of other people."""
+    """A training split, and a query and a gallery split of other people.
+
+    ``notes`` says in sentences what one should know before one trusts it, such as images that are missing.
+
+    Raises:
+        DatasetError: junk or a distractor is in the training split or among the queries.
+    """
 
     name: str
     root: Path
     train: tuple[Sample, ...]
     query: tuple[Sample, ...]
     gallery: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that who is learnt, or looked for, is somebody."""
+        for sample in self.train + self.query:
+            if sample.pid <= DISTRACTOR_PID:
+                raise DatasetError(f"{sample.path} is junk or a distractor: these are for the gallery alone")
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """Return ``train``, ``query`` or ``gallery``."""
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
 
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All three splits, one after the other."""
+        return self.train + self.query + self.gallery
 
-def read_market1501(root: Path) -> ReidDataset:
-    """Read Market-1501 (Zheng et al., ICCV 2015) from its extracted folder, or the folder above it.
+    def relative_path(self, sample: Sample) -> str:
+        """Return the path of a sample from the root, with slashes; with ``..`` where it lies elsewhere."""
+        return Path(os.path.relpath(sample.path, self.root)).as_posix()
+
+
+def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
+    """Make one data set of several: their identities, cameras and tracks are numbered apart.
+
+    Junk and distractors stay what they are. The root is the deepest folder that holds all roots.
 
     Raises:
-        DatasetError: a folder is absent or empty, or a .jpg in it has another name than the data set's.
+        DatasetError: a crop is in two of them.
     """
-    inner = root / "Market-1501-v15.09.15"
-    root = inner if inner.is_dir() else root
-    folders = ("bounding_box_train", "query", "bounding_box_test")
-    train, query, gallery = (_read_folder(root / name) for name in folders)
-    train = tuple(sample for sample in train if sample.pid > DISTRACTOR_PID)
-    return ReidDataset("market1501", root, train, query, gallery)
+    if len(datasets) == 1:
+        return datasets[0]
+    _refuse_common_crops(datasets)
+    moved: list[ReidDataset] = []
+    for dataset, pids in zip(datasets, _number_identities(datasets), strict=True):
+        before = [sample for other in moved for sample in other.samples]
+        camids = 1 + max([-1, *(sample.camid for sample in before)])
+        trackids = 1 + max([-1, *(sample.trackid for sample in before)])
+        moved.append(_renumber(dataset, pids, camids, trackids))
+    return ReidDataset(
+        "+".join(dataset.name for dataset in moved),
+        Path(os.path.commonpath([dataset.root.absolute() for dataset in moved])),
+        tuple(sample for dataset in moved for sample in dataset.train),
+        tuple(sample for dataset in moved for sample in dataset.query),
+        tuple(sample for dataset in moved for sample in dataset.gallery),
+        tuple(note for dataset in moved for note in dataset.notes),
+    )
+
+
+def _number_identities(datasets: Sequence[ReidDataset]) -> list[dict[int, int]]:
+    """Return each set's pids by its old ones: from 1, those of training first.
+
+    They alternate by the size of the sets, so that the last ones, which ``hold_out`` takes, are a like share
+    of every set.
+    """
+    order = []
+    for position, dataset in enumerate(datasets):
+        trained = sorted({sample.pid for sample in dataset.train})
+        others = {sample.pid for sample in dataset.samples if sample.pid > DISTRACTOR_PID} - set(trained)
+        order += [(rank / len(trained), position, pid) for rank, pid in enumerate(trained, start=1)]
+        order += [(math.inf, position, pid) for pid in others]
+    numbers: list[dict[int, int]] = [{} for _ in datasets]
+    for number, (_, position, pid) in enumerate(sorted(order), start=1):
+        numbers[position][pid] = number
+    return numbers
+
+
+def _refuse_common_crops(datasets: Sequence[ReidDataset]) -> None:
+    origin: dict[str, str] = {}
+    for dataset in datasets:
+        for path in {os.path.abspath(sample.path) for sample in dataset.samples}:
+            if path in origin:
+                raise DatasetError(f"{path} is in {origin[path]} and in {dataset.name}: give each set once")
+            origin[path] = dataset.name
+
+
+def _renumber(dataset: ReidDataset, pids: dict[int, int], camids: int, trackids: int) -> ReidDataset:
+    def renumber(sample: Sample) -> Sample:
+        return replace(
+            sample,
+            pid=pids.get(sample.pid, sample.pid),
+            camid=sample.camid + camids,
+            trackid=sample.trackid + trackids if sample.trackid >= 0 else sample.trackid,
+        )
+
+    train, query, gallery = (tuple(renumber(sample) for sample in dataset.split(name)) for name in SPLITS)
+    return replace(dataset, train=train, query=query, gallery=gallery)
 
 
 def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, list[int]]:
@@ -75,32 +158,6 @@ def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, li
     return replace(dataset, train=train, query=tuple(query.values()), gallery=gallery), kept
 
 
-def _read_folder(folder: Path) -> tuple[Sample, ...]:
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is not there; give the folder that holds bounding_box_train, query, ..."
-        )
-    samples = []
-    for path in sorted(folder.glob("*.jpg")):
-        parts = parse_market1501_name(path.name)
-        if parts is None:
-            raise DatasetError(f"{path} has no Market-1501 name such as 0002_c1s1_000451_03.jpg")
-        samples.append(Sample(path, *parts))
-    if not samples:
-        raise DatasetError(f"{folder} holds no .jpg")
-    return tuple(samples)
-
-
-def parse_market1501_name(name: str) -> tuple[int, int] | None:
-    """Return (pid, camid) of a file name.
-
-    >>> parse_market1501_name("-1_c3s1_000451_03.jpg"), parse_market1501_name("cat.jpg")
-    ((-1, 3), None)
-    """
-    match = _MARKET1501_NAME.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
-
-
 def open_crop(path: Path) -> Image.Image:
     """Return a crop as RGB.
 
@@ -110,7 +167,7 @@ def open_crop(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise DatasetError(f"{path} cannot be read as an image: {error}") from error
 
 

@@ -23,7 +23,8 @@ from model.errors import ModelError
 from model.preprocess import Preprocess
 from model.runtime import openvino_core
 from training import distributed
-from training.datasets import DatasetError, ReidDataset, Sample, open_crop, read_market1501
+from training.datasets import DatasetError, ReidDataset, Sample, open_crop
+from training.readers import Data, read_dataset
 
 BATCH_SIZE = 16
 Floats = NDArray[np.float32]
@@ -113,7 +114,7 @@ def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
             rows = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
     except (OSError, ValueError, KeyError) as error:
         raise EmbeddingsError(f"{path} is no file of embeddings from training/embed.py: {error}") from error
-    names = [sample.path.relative_to(dataset.root).as_posix() for sample in dataset.train]
+    names = [dataset.relative_path(sample) for sample in dataset.train]
     if missing := [name for name in names if name not in rows]:
         raise EmbeddingsError(
             f"{path} lacks {len(missing)} of {len(names)} training crops, such as {missing[0]}"
@@ -126,7 +127,7 @@ def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
 
 def main(
     network: Annotated[Path, typer.Option(help="Checkpoint (.safetensors), .onnx or OpenVINO .xml.")],
-    data: Annotated[Path, typer.Option(help="Folder of Market-1501.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The .npz to write.")],
     split: Annotated[str, typer.Option(help="train, query or gallery.")] = "train",
     channels: Annotated[str, typer.Option(help="Channel order of a foreign network: bgr or rgb.")] = "bgr",
@@ -138,13 +139,13 @@ def main(
     if split not in ("train", "query", "gallery") or channels not in ("bgr", "rgb"):
         raise typer.BadParameter("--split is train, query or gallery; --channels is bgr or rgb")
     try:
-        dataset = read_market1501(data)
+        dataset = read_dataset(data, needs=(split,))
         embed = open_network(network, mean=mean, scale=scale, is_bgr=channels == "bgr")
         samples = dataset.split(split)
         embeddings = embed_samples(samples, embed, f"embedding {split}", with_flip=flip)
     except (DatasetError, EmbeddingsError, ModelError) as error:
         raise SystemExit(f"embed: {error}") from error
-    paths: Any = np.array([sample.path.relative_to(dataset.root).as_posix() for sample in samples])
+    paths: Any = np.array([dataset.relative_path(sample) for sample in samples])
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out, paths=paths, embeddings=embeddings)
     print(f"{len(samples):,} embeddings of {embeddings.shape[1]} dimensions in {out}")

@@ -15,9 +15,10 @@ from rich.table import Table
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
-from training.datasets import DatasetError, ReidDataset, Sample, read_market1501
+from training.datasets import DatasetError, ReidDataset, Sample
 from training.embed import embed_samples
 from training.metrics import Ints, evaluate_distmat
+from training.readers import Data, read_dataset
 
 
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
@@ -43,7 +44,7 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
 def main(
     checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
-    data: Annotated[Path, typer.Option(help="Folder of Market-1501.")],
+    data: Data,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or torch-cpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,
@@ -51,7 +52,7 @@ def main(
     """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent."""
     try:
         embedder = Embedder(load_checkpoint(checkpoint), device, precision)
-        metrics = evaluate(embedder, read_market1501(data))
+        metrics = evaluate(embedder, read_dataset(data, needs=("query", "gallery")))
     except (DatasetError, ModelError, ValueError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     if as_json:

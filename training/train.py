@@ -14,12 +14,13 @@ from model.embedder import Embedder
 from model.errors import ModelError
 from model.preprocess import Preprocess
 from training import distributed
-from training.datasets import DatasetError, ReidDataset, read_market1501
+from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.evaluate import evaluate, print_metrics
 from training.initial import InitialWeightsError, find_initial
+from training.readers import Data, read_dataset
 from training.recipes import find_recipe
 from training.run_state import writing
 from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
@@ -28,7 +29,7 @@ from training.trainer import Trainer
 
 def main(
     recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or the recipe.json of a run.")],
-    data: Annotated[Path, typer.Option(help="Folder of Market-1501.")],
+    data: Data,
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
@@ -52,7 +53,7 @@ def main(
         raise SystemExit("train: --teacher-channels is bgr or rgb; give --teacher or --teacher-embeddings")
     try:
         with distributed.joined(device) as own_device:
-            dataset = read_market1501(data)
+            dataset = read_dataset(data, needs=("train", "query", "gallery"))
             chosen = find_recipe(recipe)
             initial = find_initial(init, chosen.architecture)
             found: Teacher | None = None

@@ -1,0 +1,236 @@
+"""People's own crops: a CSV manifest, as the gallery exports it, or a folder with a folder for each identity.
+
+Identities, cameras and tracks have names there; they are numbered in the order of their names. Where nothing
+says which crops are for training and which to judge by, a fifth of the identities is held out.
+"""
+
+import csv
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample
+
+MANIFEST_NAME = "manifest.csv"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+JUNK = "-1"
+HELD_OUT_SHARE = 0.2
+_CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?[_-]?)?(\d+)(?![\da-rt-z])", re.IGNORECASE)
+_COLUMNS = ("path", "identity_id", "camera_id", "track_id", "split")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One crop by the names of a manifest; what is not known is empty. ``place`` is for messages."""
+
+    path: Path
+    identity: str = ""
+    camera: str = ""
+    track: str = ""
+    split: str = ""
+    place: str = ""
+
+
+def read_manifest(path: Path) -> ReidDataset:
+    """Read crops from a CSV (UTF-8), or from ``manifest.csv`` in a folder.
+
+    Columns: ``path`` (from the CSV's folder), ``identity_id``, and if known ``camera_id``, ``track_id``,
+    ``split`` (train, query or gallery), in any order; others are ignored. A crop without an identity is a
+    distractor of the gallery, one of the identity -1 is junk. A crop without a camera counts as seen by one
+    of its own, or of its track's own. If no crop has a split, see ``hold_out_by_name``.
+
+    Raises:
+        DatasetError: the file is no such CSV, or names files that are not there; the message names the line.
+    """
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [_parse_row(path.parent, place, fields) for place, fields in _numbered(path, file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read as a CSV: {error}") from error
+    if not rows:
+        raise DatasetError(f"{path} names no crop")
+    _refuse_repeats(rows)
+    check_files(path, [row.path for row in rows])
+    name = path.absolute().parent.name if path.name == MANIFEST_NAME else path.stem
+    return _build(name, path.parent, rows)
+
+
+def read_folders(root: Path) -> ReidDataset:
+    """Read ``root/IDENTITY/*.jpg`` (or png, webp, bmp); hold some out to judge by, see ``hold_out_by_name``.
+
+    The camera is read from file names such as ``0002_c1s1_000451_03.jpg``, ``a_c3.jpg`` or ``camera-3.jpg``
+    if every name has one. Otherwise each crop counts as seen by a camera of its own, so that the rule that
+    leaves out the query's camera leaves out the query alone. The identity -1 is junk, and crops with
+    Market-1501's names of distractors (0000) are distractors.
+
+    Raises:
+        DatasetError: there are no such crops, or too few.
+    """
+    found = [path for path in sorted(root.glob("[!.]*/[!.]*")) if path.is_file()]
+    paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise DatasetError(f"{root} holds no IDENTITY/*.jpg")
+    cameras = [_CAMERA.search(path.stem) for path in paths]
+    has_cameras = all(cameras)
+    rows = [
+        Row(path, _folder_identity(path), camera[1] if has_cameras and camera else "", place=str(path))
+        for path, camera in zip(paths, cameras, strict=True)
+    ]
+    others = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
+    notes = [f"{len(others):,} files of {root} are no images, such as {others[0]}"] if others else []
+    return _build(root.absolute().name, root, rows, notes)
+
+
+def check_files(source: Path, paths: Sequence[Path]) -> None:
+    """Raise a DatasetError that names the first of the files that are not there, if any is."""
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        count = f"{len(missing):,} of {len(paths):,} files that are not there"
+        raise DatasetError(f"{source} names {count}, such as {missing[0]}")
+
+
+def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[str, list[Row]]:
+    """Split rows into train, query and gallery where they say nothing of it themselves.
+
+    Held out is a fifth of the identities that two cameras saw, at least two, by the hash of their names:
+    mostly the same ones again when others have joined. Of these there is one query for each camera, and all
+    crops are gallery, as are distractors and junk. Without ``has_cameras`` each track, or crop, counts as
+    seen by a camera of its own.
+
+    Raises:
+        DatasetError: fewer than two identities can be held out, or would be left.
+
+    >>> rows = [Row(Path(f"{who}-{i}"), who, str(i)) for who in "abcd" for i in (1, 2)]
+    >>> {name: "".join(row.identity for row in split) for name, split in hold_out_by_name(rows).items()}
+    {'train': 'aabb', 'query': 'ccdd', 'gallery': 'ccdd'}
+    """
+    known, seen_twice = _identities(rows), _seen_twice(rows, has_cameras)
+    num_held_out = max(2, int(HELD_OUT_SHARE * len(seen_twice)))
+    if len(seen_twice) < 2 or len(known) < num_held_out + 2:
+        raise DatasetError(
+            f"of {len(known)} identities {len(seen_twice)} have two crops or more; two of those to judge by"
+            " and two others to train on are the least: add crops, or give each a split in a manifest"
+        )
+    held_out = set(sorted(seen_twice, key=_hash)[:num_held_out])
+    trained_on = known - held_out
+    train = [row for row in rows if row.identity in trained_on]
+    gallery = [row for row in rows if row.identity not in trained_on]
+    query = {
+        (row.identity, _camera(row, has_cameras)): row
+        for row in reversed(gallery)
+        if row.identity in held_out
+    }
+    return {"train": train, "query": list(query.values())[::-1], "gallery": gallery}
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+
+def _identities(rows: Iterable[Row]) -> set[str]:
+    return {row.identity for row in rows} - {"", JUNK}
+
+
+def _camera(row: Row, has_cameras: bool) -> tuple[str, str, str]:
+    if row.camera and has_cameras:
+        return row.camera, "", ""
+    return (row.camera, row.track, "") if row.track else (row.camera, "", str(row.path))
+
+
+def _seen_twice(rows: Sequence[Row], has_cameras: bool) -> set[str]:
+    cameras: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    for row in rows:
+        cameras[row.identity].add(_camera(row, has_cameras))
+    return {identity for identity in _identities(rows) if len(cameras[identity]) > 1}
+
+
+def _folder_identity(path: Path) -> str:
+    identity = path.parent.name
+    return "" if identity == "0000" and path.name.startswith("0000_c") else identity
+
+
+def _numbered(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    reader = csv.reader(file, strict=True)
+    header = [name.strip().lower() for name in next(reader, [])]
+    if not {"path", "identity_id"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
+        raise DatasetError(
+            f"{path} begins with {','.join(header)[:80]!r}, not with columns as {','.join(_COLUMNS)}"
+        )
+    for fields in reader:
+        place = f"{path}, line {reader.line_num}"
+        if fields and len(fields) != len(header):
+            raise DatasetError(f"{place}: {len(fields)} fields, the first line has {len(header)}")
+        if fields:
+            yield place, dict(zip(header, fields, strict=True))
+
+
+def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:
+    identity, camera, track, split = (fields.get(name, "").strip() for name in _COLUMNS[1:])
+    split = split.lower()
+    if not fields["path"]:
+        raise DatasetError(f"{place}: no path")
+    if split not in ("", *SPLITS):
+        raise DatasetError(f"{place}: the split is {split!r}, not one of {', '.join(SPLITS)}")
+    if split in ("train", "query") and identity in ("", JUNK):
+        raise DatasetError(f"{place}: a crop for {split} needs an identity_id")
+    return Row(folder / fields["path"], identity, camera, track, split, place)
+
+
+def _refuse_repeats(rows: Iterable[Row]) -> None:
+    places: dict[tuple[Path, str], str] = {}
+    for row in rows:
+        if (row.path, row.split) in places:
+            raise DatasetError(f"{row.place}: {row.path} stands in {places[row.path, row.split]} already")
+        places[row.path, row.split] = row.place
+
+
+def _build(name: str, root: Path, rows: Sequence[Row], notes: Iterable[str] = ()) -> ReidDataset:
+    notes = list(notes)
+    has_cameras = True
+    if all(row.split for row in rows):
+        splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
+        if both := _identities(splits["train"]) & _identities(splits["query"]):
+            notes.append(f"{name}: {len(both):,} identities are both in train and query, which flatters")
+    elif given := [row for row in rows if row.split]:
+        unsplit = next(row for row in rows if not row.split)
+        raise DatasetError(
+            f"{unsplit.place}: no split, though {given[0].place} has one; give all rows one, or none"
+        )
+    else:
+        has_cameras = len(_seen_twice(rows, has_cameras=True)) > 1
+        splits = hold_out_by_name(rows, has_cameras=has_cameras)
+        held_out, known = _identities(splits["gallery"]), _identities(rows)
+        notes.append(
+            f"{name}: no split is given, {len(held_out):,} of {len(known):,} identities are held out"
+        )
+    num_alone = sum(not row.camera for row in rows) if has_cameras else len(rows)
+    if num_alone:
+        why = "have no camera" if has_cameras else "are of identities that no two cameras saw"
+        notes.append(
+            f"{name}: {num_alone:,} crops {why}; each track, or crop, counts as a camera, which flatters"
+        )
+    return ReidDataset(name, root, *_number(rows, splits, has_cameras), notes=tuple(notes))
+
+
+def _number(
+    rows: Sequence[Row], splits: dict[str, list[Row]], has_cameras: bool
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...], tuple[Sample, ...]]:
+    pids = {name: pid for pid, name in enumerate(sorted(_identities(rows)), start=1)}
+    pids |= {"": DISTRACTOR_PID, JUNK: JUNK_PID}
+    camids = {
+        name: camid for camid, name in enumerate(sorted({_camera(row, has_cameras) for row in rows}), 1)
+    }
+    tracks = sorted({(row.camera, row.track) for row in rows if row.track})
+    trackids = {name: trackid for trackid, name in enumerate(tracks)}
+
+    def sample(row: Row) -> Sample:
+        camid, trackid = camids[_camera(row, has_cameras)], trackids.get((row.camera, row.track), -1)
+        return Sample(row.path, pids[row.identity], camid, trackid)
+
+    train, query, gallery = (tuple(sample(row) for row in splits[name]) for name in SPLITS)
+    return train, query, gallery

@@ -1,0 +1,225 @@
+"""Public data sets from their folders, and the one entry to every kind of data: ``read_dataset``."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
+from training.manifests import IMAGE_SUFFIXES, MANIFEST_NAME, check_files, read_folders, read_manifest
+
+_MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
+_CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
+_MSMT17_LINE = re.compile(r"((?:.*/)?\d+_\d+_(\d{1,4})_[^/ ]+) (\d{1,9})\s*")
+_MSMT17_FOLDERS = {"train": "test", "mask_train_v2": "mask_test_v2"}  # V1; V2, with faces masked
+_SPLIT_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+
+# images and identities of train, query and gallery, junk and distractors among the images alone;
+# from the data sets' own notes and papers
+_MSMT17_TEST = ((11_659, 3_060), (82_161, 3_060))
+PUBLISHED: dict[str, tuple[tuple[int, int], ...]] = {
+    "market1501": ((12_936, 751), (3_368, 750), (19_732, 750)),
+    "cuhk03-labeled": ((7_368, 767), (1_400, 700), (5_328, 700)),
+    "cuhk03-detected": ((7_365, 767), (1_400, 700), (5_332, 700)),
+    "msmt17": ((30_248, 1_041), *_MSMT17_TEST),
+    "msmt17-trainval": ((32_621, 1_041), *_MSMT17_TEST),
+}
+
+
+def read_market1501(root: Path) -> ReidDataset:
+    """Read Market-1501 (Zheng et al., ICCV 2015) from its extracted folder, or the folder above it.
+
+    Raises:
+        DatasetError: a folder is absent or empty, or a .jpg in it has another name than the data set's.
+    """
+    root = _first_folder(root, "Market-1501-v15.09.15")
+    train, query, gallery = (
+        _read_folder(root / name, ("*.jpg",), _MARKET1501_NAME, "0002_c1s1_000451_03.jpg")
+        for name in _SPLIT_FOLDERS
+    )
+    train = tuple(sample for sample in train if sample.pid > DISTRACTOR_PID)
+    return _with_notes(ReidDataset("market1501", root, train, query, gallery))
+
+
+def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
+    """Read CUHK03 (Li et al., CVPR 2014) by the new protocol of 767/700 identities (Zhong et al., CVPR 2017).
+
+    ``kind`` is ``labeled`` (boxes by hand) or ``detected``. Either the folders of CUHK03-NP are there, as
+    ``root/KIND/bounding_box_train`` and so on, or in ``root/cuhk03-np``, or ``root`` is the KIND folder; or
+    ``cuhk-03.mat`` and ``cuhk03_new_protocol_config_KIND.mat`` are: from them the folders are made once, in
+    ``root/cuhk03-np``.
+
+    Raises:
+        DatasetError: neither is there, a .mat file cannot be read, or a crop has another name than the set's.
+    """
+    folder = _first_folder(root, kind, f"cuhk03-np/{kind}")
+    if (
+        not (folder / _SPLIT_FOLDERS[0]).is_dir()
+        and (root / f"cuhk03_new_protocol_config_{kind}.mat").exists()
+    ):
+        from training.cuhk03_mat import extract_crops  # h5py and scipy, for those who need them
+
+        folder = root / "cuhk03-np" / kind
+        extract_crops(root, kind, folder)
+    train, query, gallery = (
+        _read_folder(folder / name, ("*.png", "*.jpg"), _CUHK03_NP_NAME, "0001_c1_00001.png")
+        for name in _SPLIT_FOLDERS
+    )
+    return _with_notes(ReidDataset(f"cuhk03-{kind}", folder, train, query, gallery))
+
+
+def read_msmt17(root: Path, *, with_val: bool = False) -> ReidDataset:
+    """Read MSMT17 V1 or V2 (Wei et al., CVPR 2018) by its list files.
+
+    ``root`` is its folder, or the one above it; where that holds both, V1 is read. ``with_val`` adds the
+    2,373 images of list_val.txt, of the same people, to the training split. The lists number the identities
+    of both splits from 0; here all have numbers of their own, from 1.
+
+    Raises:
+        DatasetError: a list is absent, a line is none of it, or it names files that are not there.
+    """
+    root = _first_folder(root, "MSMT17_V1", "MSMT17_V2")
+    train_folder = next((root / name for name in _MSMT17_FOLDERS if (root / name).is_dir()), root / "train")
+    test_folder = root / _MSMT17_FOLDERS[train_folder.name]
+    train = _read_list(root / "list_train.txt", train_folder, first_pid=1)
+    if with_val:
+        train += _read_list(root / "list_val.txt", train_folder, first_pid=1)
+    first_test_pid = 1 + max([0, *(sample.pid for sample in train)])
+    query, gallery = (
+        _read_list(root / f"list_{name}.txt", test_folder, first_test_pid) for name in ("query", "gallery")
+    )
+    name = "msmt17-trainval" if with_val else "msmt17"
+    return _with_notes(ReidDataset(name, root, train, query, gallery))
+
+
+READERS: dict[str, Callable[[Path], ReidDataset]] = {
+    "market1501": read_market1501,
+    "cuhk03-labeled": partial(read_cuhk03_np, kind="labeled"),
+    "cuhk03-detected": partial(read_cuhk03_np, kind="detected"),
+    "msmt17": read_msmt17,
+    "msmt17-trainval": partial(read_msmt17, with_val=True),
+    "folders": read_folders,
+    "csv": read_manifest,
+}
+_SIGNS = {
+    "csv": (MANIFEST_NAME,),
+    "market1501": ("bounding_box_train", "Market-1501-v15.09.15/bounding_box_train"),
+    **{
+        f"cuhk03-{kind}": (
+            f"{kind}/bounding_box_train",
+            f"cuhk03-np/{kind}/bounding_box_train",
+            f"cuhk03_new_protocol_config_{kind}.mat",
+        )
+        for kind in ("labeled", "detected")
+    },
+    "msmt17": ("list_train.txt", "MSMT17_V1/list_train.txt", "MSMT17_V2/list_train.txt"),
+}
+Data = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[KIND:]PATH",
+        help=f"A data set; may repeat, to join several. KIND is {', '.join(READERS)}.",
+    ),
+]
+
+
+def read_dataset(sources: Sequence[str], needs: Sequence[str] = ()) -> ReidDataset:
+    """Read what ``--data`` names: each source is ``[KIND:]PATH``, and several are joined.
+
+    Without a kind (see READERS) it is recognised by the files there. Notes go to stderr, a line each.
+
+    Raises:
+        DatasetError: as the readers, or the kind cannot be told, or a split that ``needs`` names is empty.
+    """
+    dataset = join([_read_source(source) for source in sources])
+    for note in dataset.notes:
+        typer.echo(f"warning: {note}", err=True)
+    for name in needs:
+        if not dataset.split(name):
+            raise DatasetError(f"{dataset.name} has no {name} split, and this takes one")
+    return dataset
+
+
+def _read_source(source: str) -> ReidDataset:
+    kind, _, path = source.partition(":")
+    if kind not in READERS or not path:
+        kind, path = "", source
+    try:
+        return READERS[kind or find_kind(Path(path))](Path(path))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+
+
+def find_kind(path: Path) -> str:
+    """Tell the kind of data by the files that lie there.
+
+    Raises:
+        DatasetError: nothing is there that is known, or several data sets are.
+    """
+    if path.is_file():
+        return "csv"
+    if not path.is_dir():
+        raise DatasetError(f"{path} is not there; give [KIND:]PATH, KIND one of {', '.join(READERS)}")
+    if path.name in ("labeled", "detected") and (path / _SPLIT_FOLDERS[0]).is_dir():
+        return f"cuhk03-{path.name}"
+    found = [kind for kind, signs in _SIGNS.items() if any((path / sign).exists() for sign in signs)]
+    if len(found) > 1:
+        raise DatasetError(f"{path} holds {' and '.join(found)}: say which, as in {found[0]}:{path}")
+    if found:
+        return found[0]
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.glob("*/*")):
+        return "folders"
+    looked_for = ", ".join(sign for signs in _SIGNS.values() for sign in signs)
+    raise DatasetError(f"{path} holds no data set that is known; looked for {looked_for}, IDENTITY/*.jpg")
+
+
+def _first_folder(root: Path, *names: str) -> Path:
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def _read_folder(
+    folder: Path, patterns: Sequence[str], name: re.Pattern[str], example: str
+) -> tuple[Sample, ...]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not there; give the folder that holds {', '.join(_SPLIT_FOLDERS)}")
+    samples = []
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        match = name.fullmatch(path.name)
+        if match is None:
+            raise DatasetError(f"{path} has no name such as {example}")
+        samples.append(Sample(path, int(match[1]), int(match[2])))
+    if not samples:
+        raise DatasetError(f"{folder} holds no {' or '.join(patterns)}")
+    return tuple(samples)
+
+
+def _read_list(path: Path, folder: Path, first_pid: int) -> tuple[Sample, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read as a list of MSMT17: {error}") from error
+    samples = []
+    for number, line in enumerate(lines, start=1):
+        match = _MSMT17_LINE.fullmatch(line)
+        if match is None:
+            raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not FOLDER/0000_000_01_TIME.jpg PID")
+        samples.append(Sample(folder / match[1], first_pid + int(match[3]), int(match[2])))
+    check_files(path, [sample.path for sample in samples])
+    return tuple(samples)
+
+
+def _with_notes(dataset: ReidDataset) -> ReidDataset:
+    notes = []
+    for name, published in zip(SPLITS, PUBLISHED[dataset.name], strict=True):
+        pids = [sample.pid for sample in dataset.split(name)]
+        found = len(pids), len({pid for pid in pids if pid > DISTRACTOR_PID})
+        if found != published:
+            notes.append(
+                f"{dataset.name} {name}: {found[0]:,} images of {found[1]:,} identities,"
+                f" published are {published[0]:,} of {published[1]:,}"
+            )
+    return replace(dataset, notes=tuple(notes))
