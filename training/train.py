@@ -14,9 +14,10 @@ from model.errors import ModelError
 from training.datasets import DatasetError, ReidDataset, read_market1501
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
-from training.evaluate import evaluate, print_metrics
+from training.evaluate import embed_test, judge, print_metrics
 from training.initial import InitialWeightsError, find_initial
 from training.recipes import find_recipe
+from training.report import write_report
 from training.trainer import Trainer, TrainingError
 
 
@@ -56,11 +57,13 @@ def main(
 
 def _judge(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
     checkpoint = load_checkpoint(last)
-    metrics = evaluate(Embedder(checkpoint), dataset)
+    embeddings = embed_test(Embedder(checkpoint), dataset)
+    metrics = judge(embeddings, dataset)
     print_metrics(metrics)
     path = trainer.output / "network.safetensors"
     version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
-    print(f"network {version} in {path}")
+    report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
+    print(f"network {version} in {path}, report in {report}")
     return path
 
 

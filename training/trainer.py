@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,10 @@ from training.datasets import CropDataset, ReidDataset, hold_out, label_pids
 from training.initial import Initial
 from training.losses import batch_hard_triplet_loss, teacher_loss, teacher_relations_loss
 from training.recipes import Recipe
+from training.run_log import RunLog
 from training.samplers import IdentitySampler
 
-STATE_FILE, NETWORK_FILE, RECIPE_FILE, LOG_FILE = (
-    "state.pt",
-    "last.safetensors",
-    "recipe.json",
-    "metrics.jsonl",
-)
+STATE_FILE, NETWORK_FILE, RECIPE_FILE = "state.pt", "last.safetensors", "recipe.json"
 
 
 class TrainingError(Exception):
@@ -93,7 +90,7 @@ class Trainer:
         device: str = "auto",
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.output = recipe, output
+        self.recipe, self.output, self._source = recipe, output, dataset
         self.dataset, kept = hold_out(dataset, recipe.num_held_out)
         self.parent = initial.version if initial else None
         self._device = _choose_device(device)
@@ -133,11 +130,14 @@ class Trainer:
         self.network.train()
         if self.recipe.frozen_neck_statistics:
             self.network.neck.eval()
-        with _progress() as progress:
+        with closing(RunLog(self.output, epoch=self._epoch)) as log, _progress() as progress:
+            log.start(self._source, seed=self.recipe.seed)
             for epoch in range(self._epoch, self.recipe.num_epochs):
                 summary = self._train_epoch(epoch, progress)
                 self._epoch = epoch + 1
-                self._save(summary)
+                rate: float = self._optimizer.param_groups[0]["lr"]
+                log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
+                self._save()
                 progress.console.print(f"epoch {self._epoch}: " + json.dumps(summary))
         return self.output / NETWORK_FILE
 
@@ -223,7 +223,7 @@ class Trainer:
             self._head.load_state_dict(state["head"])
         self._epoch = state["epoch"]
 
-    def _save(self, summary: dict[str, float]) -> None:
+    def _save(self) -> None:
         state: dict[str, Any] = {
             "recipe": self.recipe.to_json(),
             "epoch": self._epoch,
@@ -236,8 +236,6 @@ class Trainer:
         torch.save(state, buffer)
         write_atomically(self.output / STATE_FILE, buffer.getvalue())
         save_checkpoint(self.output / NETWORK_FILE, self.ema.module, self.card())
-        with (self.output / LOG_FILE).open("a") as log:
-            log.write(json.dumps({"epoch": self._epoch, **summary}) + "\n")
 
     def card(self, metrics: dict[str, float] | None = None) -> Card:
         """Describe the network as it is now."""
