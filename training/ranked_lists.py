@@ -119,7 +119,7 @@ def draw_ranked_lists(lists: Sequence[RankedList]) -> Image.Image:
         top = MARGIN + row * row_height
         query = (
             f"query {ranked.query.pid}",
-            f"cam {ranked.query.camid}  AP {100 * ranked.average_precision:.0f}",
+            f"cam {ranked.query.camid}  AP {100 * ranked.average_precision:.0f} %",
         )
         _draw_crop(image, MARGIN, top, ranked.query, GREY, *query)
         shown = zip(ranked.gallery, ranked.scores, ranked.is_match, strict=True)

@@ -99,7 +99,8 @@ def _draw_attention(checkpoint: Checkpoint, lists: Sequence[RankedList]) -> dict
         maps = attention_maps(checkpoint, crops)
     except VisualizeError:
         return {}  # the page says that there is none
-    return {"attention": to_png(draw_attention(crops, maps))}
+    across = max(1, 8 // (1 + len(maps)))
+    return {"attention": to_png(draw_attention(crops, maps, across=across))}
 
 
 def _inline(png: bytes) -> str:

@@ -71,43 +71,53 @@ def overlay(image: Image.Image, map_hw: Floats, low: float, high: float) -> Imag
 
 
 def draw_attention(
-    images: Sequence[Image.Image], maps: Sequence[Floats], *, common_scale: bool = False
+    images: Sequence[Image.Image], maps: Sequence[Floats], *, common_scale: bool = False, across: int = 1
 ) -> Image.Image:
-    """Draw a row for each image: the crop, then each stage's map over it, and the range of its values.
+    """Draw for each image the crop, then each stage's map over it, with the range of its values.
 
     A map's colours run from its own least to its greatest value, or from 0 to 1 with ``common_scale``.
+    ``across`` images share a row.
     """
-    row_height = TILE_HEIGHT + CAPTION + GAP
-    width = 2 * MARGIN + (1 + len(maps)) * (TILE_WIDTH + GAP) - GAP
-    canvas = Image.new("RGB", (width, 2 * MARGIN + HEADER + len(images) * row_height - GAP), PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    grids = [f"stage {number}: {h} x {w}" for number, (_, h, w) in enumerate((m.shape for m in maps), 1)]
-    for column, title in enumerate(["crop", *grids]):
-        draw.text((MARGIN + column * (TILE_WIDTH + GAP), MARGIN), title, fill=INK, font=font)
-    for row, image in enumerate(images):
-        top = MARGIN + HEADER + row * row_height
+    block_width, row_height = (1 + len(maps)) * (TILE_WIDTH + GAP), TILE_HEIGHT + CAPTION + GAP
+    across = min(across, len(images))
+    num_rows = -(-len(images) // across)
+    size = 2 * MARGIN + across * block_width - GAP, 2 * MARGIN + HEADER + num_rows * row_height - GAP
+    canvas = Image.new("RGB", size, PAPER)
+    titles = ["crop", *(f"stage {number}: {m.shape[1]} x {m.shape[2]}" for number, m in enumerate(maps, 1))]
+    for column, title in enumerate(titles * across):
+        _write(canvas, MARGIN + column * (TILE_WIDTH + GAP), MARGIN, title)
+    for position, image in enumerate(images):
+        row, block = divmod(position, across)
+        left, top = MARGIN + block * block_width, MARGIN + HEADER + row * row_height
         crop = image.resize((TILE_WIDTH, TILE_HEIGHT), Image.Resampling.BICUBIC)
-        canvas.paste(crop, (MARGIN, top))
-        for column, stage in enumerate(maps, start=1):
-            left, map_hw = MARGIN + column * (TILE_WIDTH + GAP), stage[row]
-            least, greatest = float(map_hw.min()), float(map_hw.max())
-            low, high = (0.0, 1.0) if common_scale else (least, greatest)
-            canvas.paste(overlay(crop, map_hw, low, high), (left, top))
-            _draw_bar(canvas, left, top + TILE_HEIGHT + 4)
-            text = f"{least:.3f} - {greatest:.3f}"
-            draw.text((left, top + TILE_HEIGHT + 6 + BAR), text, fill=INK, font=font)
+        canvas.paste(crop, (left, top))
+        for stage, maps_Nhw in enumerate(maps, start=1):
+            place = left + stage * (TILE_WIDTH + GAP), top
+            _draw_map(canvas, place, crop, maps_Nhw[position], common_scale=common_scale)
     return canvas
 
 
-def _draw_bar(canvas: Image.Image, left: int, top: int) -> None:
-    row = _HEAT(np.linspace(0, 1, TILE_WIDTH), bytes=True)[None, :, :3]
-    canvas.paste(Image.fromarray(np.repeat(row, BAR, axis=0)), (left, top))
+def _draw_map(
+    canvas: Image.Image, place: tuple[int, int], crop: Image.Image, map_hw: Floats, *, common_scale: bool
+) -> None:
+    left, top = place
+    least, greatest = float(map_hw.min()), float(map_hw.max())
+    low, high = (0.0, 1.0) if common_scale else (least, greatest)
+    canvas.paste(overlay(crop, map_hw, low, high), place)
+    bar = _HEAT(np.linspace(0, 1, TILE_WIDTH), bytes=True)[None, :, :3].repeat(BAR, axis=0)
+    canvas.paste(Image.fromarray(bar), (left, top + TILE_HEIGHT + 4))
+    scale = " of 0 - 1" if common_scale else ""
+    _write(canvas, left, top + TILE_HEIGHT + 6 + BAR, f"{least:.4f} - {greatest:.4f}{scale}")
+
+
+def _write(canvas: Image.Image, left: int, top: int, text: str) -> None:
+    ImageDraw.Draw(canvas).text((left, top), text, fill=INK, font=ImageFont.load_default(12))
 
 
 def to_png(image: Image.Image) -> bytes:
     """Return an image as PNG."""
     png = io.BytesIO()
-    image.save(png, format="PNG", optimize=True)
+    image.save(png, format="PNG")
     return png.getvalue()
 
 
