@@ -84,6 +84,7 @@ def write_run(folder: Path, dataset: ReidDataset) -> None:
     log.start(dataset, seed=0)
     log.epoch({"epoch": 1, "loss": 3.0, "accuracy": 10.0, "learning_rate": 1e-3})
     log.epoch({"epoch": 2, "loss": 2.0, "accuracy": 30.0, "learning_rate": 1e-4})
+    log.flush()
     log.close()
 
 
@@ -116,19 +117,29 @@ class Page(HTMLParser):
         return [value for _, attrs in self.elements if (value := attrs.get(attribute)) is not None]
 
 
-def test_a_resumed_run_forgets_the_epochs_that_it_trains_again(tmp_path: Path) -> None:
+def test_a_resumed_run_forgets_the_epochs_that_it_trains_again(people: ReidDataset, tmp_path: Path) -> None:
     first = RunLog(tmp_path)
+    first.start(people, seed=0)
     for epoch in (1, 2, 3):
+        for step in (1, 2, 3):
+            first.step({"epoch": epoch, "step": step, "loss": 1.0})
         first.epoch({"epoch": epoch, "loss": 10.0 + epoch})
+        first.flush()
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write('{"epoch": 4, "lo')
-    second = RunLog(tmp_path, epoch=2)
+    second = RunLog(tmp_path)
+    second.start(people, seed=0, epoch=2, step=1)
     assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2]
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    places = [(line["epoch"], line["step"]) for line in steps]
+    assert places == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1)]
     second.epoch({"epoch": 3, "loss": 0.5})
-    assert read_log(tmp_path)[-1] == {"epoch": 3, "loss": 0.5}  # before it is closed: a run may be killed
-    second.close()
+    second.flush()
     assert [line["loss"] for line in read_log(tmp_path)] == [11.0, 12.0, 0.5]
+    second.flush()
+    second.close()
+    assert len(read_log(tmp_path)) == 3  # a line is written once
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 11), (2, 12), (3, 0.5)]
@@ -144,8 +155,8 @@ def test_a_trainer_that_resumes_cuts_its_log(people: ReidDataset, tmp_path: Path
     assert line["epoch"] == 1
     assert line["learning_rate"] > 0
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["epochs_done"] == 1
-    assert [start["epochs_done"] for start in environment["earlier_starts"]] == [0]
+    assert environment["resumed_after"] == [1, 0]
+    assert [start["resumed_after"] for start in environment["earlier_starts"]] == [[0, 0]]
 
 
 def test_a_log_that_is_torn_within_is_refused(tmp_path: Path) -> None:

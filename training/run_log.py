@@ -1,6 +1,7 @@
 """What a run writes down as it goes: its environment, a line of figures an epoch, TensorBoard events."""
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -18,50 +19,84 @@ from torch.utils.tensorboard import SummaryWriter
 from model.files import write_atomically
 from training.datasets import ReidDataset
 
-ENVIRONMENT_FILE, LOG_FILE, EVENTS_FOLDER = "environment.json", "metrics.jsonl", "tensorboard"
+ENVIRONMENT_FILE, LOG_FILE, STEPS_FILE = "environment.json", "metrics.jsonl", "steps.jsonl"
+EVENTS_FOLDER = "tensorboard"
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("reid-gallery", "torch", "torchvision", "openvino", "numpy", "pillow")
 _SECRET_OPTION = re.compile(r"--?[\w-]*(?:key|token|password|secret)[\w-]*", re.IGNORECASE)
 
 
 class RunLog:
-    """The record of one run in its folder, whole after every epoch.
+    """The record of a run in its folder: environment.json, metrics.jsonl, steps.jsonl, TensorBoard events.
 
-    A resumed run forgets what was written of the epochs that it trains again, a torn last line as well.
-
-    Args:
-        folder: the run's folder.
-        epoch: the epochs that are done; 0 for a new run.
+    Epochs, and steps within them, are counted from 1. Nothing is written before ``start``, and what is noted
+    is on disk after ``flush``, which belongs before each saving of the run's state.
     """
 
-    def __init__(self, folder: Path, *, epoch: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        kept = [line for line in read_log(folder) if line["epoch"] <= epoch]
-        write_atomically(folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=epoch + 1)
-        self._epoch = epoch
+        self._waiting: dict[str, list[dict[str, float]]] = {LOG_FILE: [], STEPS_FILE: []}
+        self._events: SummaryWriter | None = None
 
-    def start(self, dataset: ReidDataset, *, seed: int) -> None:
-        """Write environment.json; that of the starts before a resumption stays in it."""
-        now = describe_environment(dataset, seed=seed) | {"epochs_done": self._epoch}
+    def start(self, dataset: ReidDataset, *, seed: int, epoch: int = 0, step: int = 0) -> None:
+        """Write the environment, and forget what came after ``epoch`` whole epochs and ``step`` steps.
+
+        A run that goes on from there does it again. Torn lines are forgotten too; the environments of
+        earlier starts are kept, under ``earlier_starts``.
+        """
+        for name in self._waiting:
+            lines = _read_lines(self._folder / name)
+            kept = [line for line in lines if _is_before(line, epoch, step)]
+            write_atomically(self._folder / name, "".join(line + "\n" for line in kept).encode())
+        environment = describe_environment(dataset, seed=seed) | {"resumed_after": [epoch, step]}
         path = self._folder / ENVIRONMENT_FILE
-        if self._epoch and path.exists():
+        if (epoch or step) and path.exists():
             before = json.loads(path.read_text())
-            now["earlier_starts"] = [*before.pop("earlier_starts", []), before]
-        write_atomically(path, json.dumps(now, indent=2).encode())
+            environment["earlier_starts"] = [*before.pop("earlier_starts", []), before]
+        write_atomically(path, json.dumps(environment, indent=2).encode())
+        self._events = SummaryWriter(str(self._folder / EVENTS_FOLDER), purge_step=epoch + 1)
 
     def epoch(self, values: dict[str, float]) -> None:
-        """Add the figures of one epoch, by name; ``epoch`` is its number, from 1."""
-        with (self._folder / LOG_FILE).open("a") as log:
-            log.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if name != "epoch":
-                self._events.add_scalar(name, value, int(values["epoch"]))
+        """Note the figures of an epoch, by name; ``epoch`` is its number."""
+        self._waiting[LOG_FILE].append(values)
+
+    def step(self, values: dict[str, float]) -> None:
+        """Note the figures of a step; ``epoch`` and ``step`` are its numbers."""
+        self._waiting[STEPS_FILE].append(values)
+
+    def flush(self) -> None:
+        """Write down what was noted, so that it outlives this process and this machine."""
+        if self._events is None:
+            raise ValueError("a log is written to after start()")
+        for line in self._waiting[LOG_FILE]:
+            for name, value in line.items():
+                if name != "epoch":
+                    self._events.add_scalar(name, value, int(line["epoch"]))
         self._events.flush()
+        for name, lines in self._waiting.items():
+            with (self._folder / name).open("a") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+            lines.clear()
 
     def close(self) -> None:
         """End the thread that writes the events."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _is_before(line: str, epoch: int, step: int) -> bool:
+    try:
+        values = json.loads(line)
+        place = values["epoch"], values.get("step", 0)
+        return bool(place <= ((epoch + 1, step) if "step" in values else (epoch, 0)))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -71,7 +106,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
         ValueError: another line is torn, or no record of an epoch.
     """
     path = folder / LOG_FILE
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = _read_lines(path)
     log: list[dict[str, float]] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -118,6 +118,7 @@ class Trainer:
         )
         self._sampler = self._make_sampler()
         self._epoch = 0
+        self._log = RunLog(output)
 
     def fit(self, *, resume: bool = False) -> Path:
         """Train to the recipe's last epoch and return the path of the network's file.
@@ -130,13 +131,14 @@ class Trainer:
         self.network.train()
         if self.recipe.frozen_neck_statistics:
             self.network.neck.eval()
-        with closing(RunLog(self.output, epoch=self._epoch)) as log, _progress() as progress:
-            log.start(self._source, seed=self.recipe.seed)
+        with closing(self._log), _progress() as progress:
+            self._log.start(self._source, seed=self.recipe.seed, epoch=self._epoch)
             for epoch in range(self._epoch, self.recipe.num_epochs):
                 summary = self._train_epoch(epoch, progress)
                 self._epoch = epoch + 1
                 rate: float = self._optimizer.param_groups[0]["lr"]
-                log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
+                self._log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
+                self._log.flush()
                 self._save()
                 progress.console.print(f"epoch {self._epoch}: " + json.dumps(summary))
         return self.output / NETWORK_FILE
