@@ -89,12 +89,13 @@ def write_run(folder: Path, dataset: ReidDataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(people: ReidDataset, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(people: ReidDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with its report."""
     folder = tmp_path_factory.mktemp("runs") / "<b>run"
     write_run(folder, people)
-    embeddings = random_embeddings(people)
-    write_report(folder, load_checkpoint(tiny_checkpoint), people, embeddings, judge(embeddings, people))
+    make_checkpoint(folder / "network.safetensors")
+    checkpoint, embeddings = load_checkpoint(folder / "network.safetensors"), random_embeddings(people)
+    write_report(folder, checkpoint, people, embeddings, judge(embeddings, people))
     return folder
 
 

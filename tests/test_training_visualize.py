@@ -18,6 +18,14 @@ from training.visualize import VisualizeError, attention_maps, draw_attention, o
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module")
+def network_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny seeded network."""
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    make_checkpoint(path)
+    return path
+
+
 def test_the_heat_is_where_the_map_is_high() -> None:
     grey = Image.new("RGB", (32, 64), (128, 128, 128))
     map_hw = np.full((4, 2), 0.2, np.float32)
@@ -44,8 +52,14 @@ def test_a_map_that_hardly_varies_looks_flat_on_the_common_scale() -> None:
     assert ImageStat.Stat(common.convert("L")).stddev[0] < 1
 
 
-def test_the_maps_are_what_each_stage_multiplies_by(tiny_checkpoint: Path) -> None:
-    checkpoint = load_checkpoint(tiny_checkpoint)
+def test_rounding_errors_of_a_flat_map_are_not_blown_up() -> None:
+    map_hw = (0.5 + np.array([[0, 1e-6], [1e-6, 0]])).astype(np.float32)
+    flat = overlay(Image.new("RGB", (32, 64)), map_hw, float(map_hw.min()), float(map_hw.max()))
+    assert ImageStat.Stat(flat.convert("L")).stddev[0] < 2
+
+
+def test_the_maps_are_what_each_stage_multiplies_by(network_path: Path) -> None:
+    checkpoint = load_checkpoint(network_path)
     images = [person(1), person(2)]
     (maps_Nhw,) = attention_maps(checkpoint, images)
     trunk, rga = checkpoint.network.backbone[:-1], checkpoint.network.backbone[-1]
@@ -71,24 +85,24 @@ def test_a_network_without_a_spatial_part_is_refused(architecture: str, tmp_path
         attention_maps(load_checkpoint(tmp_path / "network.safetensors"), [person(1)])
 
 
-def test_the_command_writes_a_row_for_each_image(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_row_for_each_image(network_path: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for seed, path in enumerate(paths):
         person(seed).save(path)
-    visualize.main(paths[:1], tiny_checkpoint, tmp_path / "a.png")
-    visualize.main(paths, tiny_checkpoint, tmp_path / "b.png", common_scale=True)
+    visualize.main(paths[:1], network_path, tmp_path / "a.png")
+    visualize.main(paths, network_path, tmp_path / "b.png", common_scale=True)
     with Image.open(tmp_path / "a.png") as one, Image.open(tmp_path / "b.png") as two:
         assert one.width == two.width
         assert two.height - one.height > 256
 
 
-def test_what_cannot_be_shown_ends_in_a_sentence(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_ends_in_a_sentence(network_path: Path, tmp_path: Path) -> None:
     person(1).save(tmp_path / "crop.png")
     (tmp_path / "text.png").write_text("no image")
     out = tmp_path / "out.png"
     for image, checkpoint, reason in [
-        (tmp_path / "text.png", tiny_checkpoint, "text.png cannot be read as an image"),
-        (tmp_path / "absent.png", tiny_checkpoint, "absent.png cannot be read as an image"),
+        (tmp_path / "text.png", network_path, "text.png cannot be read as an image"),
+        (tmp_path / "absent.png", network_path, "absent.png cannot be read as an image"),
         (tmp_path / "crop.png", tmp_path / "text.png", "text.png"),
         (tmp_path / "crop.png", tmp_path / "absent.safetensors", "cannot be read"),
     ]:
@@ -96,8 +110,8 @@ def test_what_cannot_be_shown_ends_in_a_sentence(tiny_checkpoint: Path, tmp_path
             visualize.main([image], checkpoint, out)
     assert not out.exists()
     with pytest.raises(SystemExit, match="visualize: "):
-        visualize.main([tmp_path / "crop.png"], tiny_checkpoint, tmp_path / "crop.png" / "out.png")
-    command = [sys.executable, "training/visualize.py", "--checkpoint", str(tiny_checkpoint)]
+        visualize.main([tmp_path / "crop.png"], network_path, tmp_path / "crop.png" / "out.png")
+    command = [sys.executable, "training/visualize.py", "--checkpoint", str(network_path)]
     command += [str(tmp_path / "text.png"), "--out", str(out)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 1

@@ -99,7 +99,7 @@ def _draw_attention(checkpoint: Checkpoint, lists: Sequence[RankedList]) -> dict
         maps = attention_maps(checkpoint, crops)
     except VisualizeError:
         return {}  # the page says that there is none
-    across = max(1, 8 // (1 + len(maps)))
+    across = max(2, 8 // (1 + len(maps)))
     return {"attention": to_png(draw_attention(crops, maps, across=across))}
 
 

@@ -25,6 +25,7 @@ from training.datasets import DatasetError, open_crop
 
 Floats = NDArray[np.float32]
 HEAT_SHARE = 0.6
+LEAST_RANGE = 1e-4  # of a colour scale: what differs by less than is printed looks flat
 TILE_WIDTH, TILE_HEIGHT, GAP, MARGIN, HEADER, CAPTION, BAR = 128, 256, 16, 16, 22, 34, 8
 INK, PAPER = (55, 65, 81), (255, 255, 255)
 _HEAT = mpl.colormaps["inferno"]
@@ -64,7 +65,7 @@ def attention_maps(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> lis
 
 def overlay(image: Image.Image, map_hw: Floats, low: float, high: float) -> Image.Image:
     """Return a crop in grey under the heat of a map: ``low`` is dark violet, ``high`` is light yellow."""
-    spread = (map_hw - low) / max(high - low, 1e-9)
+    spread = (map_hw - low) / max(high - low, LEAST_RANGE)
     heat = Image.fromarray(spread.clip(0, 1).astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
     colors = _HEAT(np.asarray(heat), bytes=True)[..., :3]
     return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colors), HEAT_SHARE)
@@ -83,7 +84,7 @@ def draw_attention(
     num_rows = -(-len(images) // across)
     size = 2 * MARGIN + across * block_width - GAP, 2 * MARGIN + HEADER + num_rows * row_height - GAP
     canvas = Image.new("RGB", size, PAPER)
-    titles = ["crop", *(f"stage {number}: {m.shape[1]} x {m.shape[2]}" for number, m in enumerate(maps, 1))]
+    titles = ["crop", *(f"RGA {number}: {m.shape[1]} x {m.shape[2]}" for number, m in enumerate(maps, 1))]
     for column, title in enumerate(titles * across):
         _write(canvas, MARGIN + column * (TILE_WIDTH + GAP), MARGIN, title)
     for position, image in enumerate(images):
@@ -125,7 +126,9 @@ def main(
     images: Annotated[list[Path], typer.Argument(help="Crops to show.")],
     checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
     out: Annotated[Path, typer.Option(help="The .png to write.")],
-    common_scale: Annotated[bool, typer.Option(help="Colours from 0 to 1 for all maps.")] = False,
+    common_scale: Annotated[
+        bool, typer.Option("--common-scale", help="Colours from 0 to 1 for all maps.")
+    ] = False,
 ) -> None:
     """Draw each stage's spatial attention over crops."""
     try:
