@@ -316,4 +316,8 @@ def test_a_curve_is_drawn_for_all_that_the_log_has() -> None:
             assert image.width > 500
     other = draw_curves([log[0], log[1] | {"loss": 1.0}], {"rank1": 60.0, "mAP": 50.0})
     assert {name for name in curves if curves[name] != other[name]} == {"loss"}
+    other = draw_curves([log[0] | {"held_out_mAP": 45.0}, log[1]], {"rank1": 60.0, "mAP": 50.0})
+    assert {name for name in curves if curves[name] != other[name]} == {"mAP"}
+    other = draw_curves([log[0] | {"held_out_rank10": 90.0}, log[1]], {"rank1": 60.0, "mAP": 50.0})
+    assert curves == other  # rank-10 is not drawn
     assert list(draw_curves([], {"mAP": 50.0})) == ["mAP"]

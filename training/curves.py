@@ -11,7 +11,7 @@ _COLORS = ("#2563eb", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207")
 _PANELS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "loss": ("loss", lambda name: "loss" in name),
     "accuracy": ("accuracy of the classifier, %", lambda name: "accuracy" in name),
-    "mAP": ("mAP and rank-1, %", lambda name: "mAP" in name or "rank1" in name),
+    "mAP": ("mAP and rank-1, %", lambda name: name.endswith(("mAP", "rank1"))),
     "learning_rate": ("learning rate", lambda name: name == "learning_rate"),
     "images_per_s": ("images per second", lambda name: name == "images_per_s"),
 }
