@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from live_server import crop
 from model.checkpoint import load_checkpoint
 from training.errors import TrainingError
-from training.journal import Journal
 from training.readers import read_market1501
 from training.recipes import tiny
+from training.run_log import RunLog
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer
 
@@ -144,8 +144,9 @@ def test_lines_that_the_state_does_not_know_are_cut_from_the_logs(people: Path, 
             file.write(f'{more}\n{{"epoch": 3, "st')
     Trainer(recipe, dataset, tmp_path, num_workers=0).fit(resume=True)
     assert [path.read_text() for path in files] == before
-    journal = Journal(tmp_path)
-    journal.cut(1, 2)
+    log = RunLog(tmp_path)
+    log.start(dataset, seed=0, epoch=1, step=2)
+    log.close()
     kept = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
     assert (kept[0][-1]["epoch"], kept[0][-1]["step"]) == (2, 2)
     assert [line["epoch"] for line in kept[1]] == [1]

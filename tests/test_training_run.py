@@ -90,6 +90,17 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
     assert all(np.isfinite(line["loss"]) for line in log)
 
 
+def test_a_run_leaves_events_curves_ranked_lists_and_a_page(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    pictures = {"curve-loss.png", "curve-mAP.png", "ranked-worst.png", "ranked-random.png", "attention.png"}
+    assert names >= {"environment.json", "report.html", *pictures}
+    assert list((run / "tensorboard").iterdir())
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["dataset"]["query"] == {"images": 5, "identities": 5}
+    metrics = load_checkpoint(run / "network.safetensors").card.metrics
+    assert f"{metrics['mAP']:.2f}" in (run / "report.html").read_text()
+
+
 def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
     recipe = replace(tiny(), num_epochs=12, learning_rate=1e-2, erasing_probability=0.0)
     Trainer(recipe, read_market1501(people), tmp_path / "run").fit()

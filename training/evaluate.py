@@ -5,7 +5,7 @@ Usage: ``python training/evaluate.py --checkpoint FILE --data DIR [--json]``.
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -16,15 +16,34 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from training.datasets import DatasetError, ReidDataset, Sample
-from training.embed import embed_samples
+from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_distmat
 from training.readers import Data, read_dataset
 
 
+class EmbeddedSplits(NamedTuple):
+    """L2-normalised embeddings of a data set's query and gallery, in their order: float32 (Q, D), (G, D)."""
+
+    query: Floats
+    gallery: Floats
+
+
+def embed_test(embedder: Embedder, dataset: ReidDataset) -> EmbeddedSplits:
+    """Embed query and gallery."""
+    return EmbeddedSplits(
+        embed_samples(dataset.query, embedder.embed, "query"),
+        embed_samples(dataset.gallery, embedder.embed, "gallery"),
+    )
+
+
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
     """Return the metrics of query against gallery by cosine distance, in percent (see Metrics.percent)."""
-    queries_QD = embed_samples(dataset.query, embedder.embed, "query")
-    gallery_GD = embed_samples(dataset.gallery, embedder.embed, "gallery")
+    return judge(embed_test(embedder, dataset), dataset)
+
+
+def judge(embeddings: EmbeddedSplits, dataset: ReidDataset) -> dict[str, float]:
+    """Return the metrics of embeddings, in percent, as ``evaluate`` does."""
+    queries_QD, gallery_GD = embeddings
     q_pids, q_camids = _labels(dataset.query)
     g_pids, g_camids = _labels(dataset.gallery)
     metrics = evaluate_distmat(1 - queries_QD @ gallery_GD.T, q_pids, g_pids, q_camids, g_camids)

@@ -18,10 +18,11 @@ from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
-from training.evaluate import evaluate, print_metrics
+from training.evaluate import embed_test, judge, print_metrics
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
 from training.recipes import find_recipe
+from training.report import write_report
 from training.run_state import writing
 from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
 from training.trainer import Trainer
@@ -97,13 +98,15 @@ def main(
 def _judge(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
     distributed.wait()
     checkpoint = load_checkpoint(last)
-    metrics = evaluate(Embedder(checkpoint), dataset)
+    embeddings = embed_test(Embedder(checkpoint), dataset)
     path = trainer.output / "network.safetensors"
     if distributed.rank() == 0:
+        metrics = judge(embeddings, dataset)
         print_metrics(metrics)
         with writing(trainer.output):
             version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
-        print(f"network {version} in {path}")
+            report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
+        print(f"network {version} in {path}, report in {report}")
     return path
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from training.datasets import DatasetError, ReidDataset, hold_out, label_pids
 from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.initial import Initial
-from training.journal import Journal
 from training.learner import Learner, LossNotFinite, Outcome
 from training.optimizers import learning_rate
 from training.recipe import Recipe
+from training.run_log import RunLog
 from training.run_state import load_state, save_state, writing
 from training.samplers import IdentitySampler
 from training.teachers import Teacher
@@ -112,7 +113,7 @@ class Trainer:
         network = self._make_network(initial)
         self._learner = Learner(recipe, network, teacher, self._device, is_compiled=is_compiled)
         self._num_workers, self._save_every_s = num_workers, save_every_s
-        self._journal = Journal(output)
+        self._log, self._source = RunLog(output), dataset
         self._epoch, self._step, self._meter, self._best = 0, 0, Meter(), -1.0
         self._saved_at_s = time.monotonic()
 
@@ -124,7 +125,7 @@ class Trainer:
                 of another recipe, teacher or data set; a crop cannot be read; or the loss is not finite.
         """
         self._prepare_folder(resume)
-        with _progress() as progress:
+        with closing(self._log), _progress() as progress:
             while self._epoch < self.recipe.num_epochs:
                 started, counted = time.monotonic(), self._meter.num_images
                 self._learner.train()
@@ -226,7 +227,7 @@ class Trainer:
             ) from error
         self._meter.add(outcome)
         if distributed.rank() == 0:
-            self._journal.step(
+            self._log.step(
                 {"epoch": self._epoch + 1, "step": step + 1, **outcome.losses, "learning_rate": rate}
             )
 
@@ -249,13 +250,14 @@ class Trainer:
         return path
 
     def _end_epoch(self, summary: dict[str, float]) -> None:
+        rate = learning_rate(self.recipe, self._epoch)  # of its first step
         self._epoch, self._step, self._meter = self._epoch + 1, 0, Meter()
         metrics: dict[str, float] = {}
         if self.recipe.evaluate_every and self._epoch % self.recipe.evaluate_every == 0:
             metrics = self._judge()
             summary |= {f"held_out_{name}": value for name, value in metrics.items()}
         if distributed.rank() == 0:
-            self._journal.epoch({"epoch": self._epoch, **summary})
+            self._log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
             network = self._learner.ema.module
             with writing(self.output):
                 save_checkpoint(self.output / NETWORK_FILE, network, self.card())
@@ -279,7 +281,8 @@ class Trainer:
         if distributed.rank() == 0:
             with writing(self.output):
                 write_atomically(self.output / RECIPE_FILE, self.recipe.to_json().encode())
-                self._journal.cut(self._epoch, self._step)
+                seed = self.recipe.seed
+                self._log.start(self._source, seed=seed, epoch=self._epoch, step=self._step)
 
     def _load_state(self, path: Path) -> None:
         state = load_state(path)
@@ -319,7 +322,7 @@ class Trainer:
             "learner": self._learner.state_dict(),
         }
         with writing(self.output):
-            self._journal.flush()
+            self._log.flush()
             save_state(self.output / STATE_FILE, state)
 
     def card(self, metrics: dict[str, float] | None = None) -> Card:

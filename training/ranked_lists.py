@@ -1,0 +1,161 @@
+"""Ranked lists to look at: a query and the first of the gallery, framed green where it is the same person.
+
+Shape legend: Q queries, G gallery, D embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from training.datasets import ReidDataset, Sample, open_crop
+from training.evaluate import EmbeddedSplits
+from training.metrics import Ints, is_excluded
+
+NUM_SHOWN = 10
+GREEN, RED, GREY = (22, 163, 74), (220, 38, 38), (107, 114, 128)
+CROP_WIDTH, CROP_HEIGHT = 72, 144
+FRAME, GAP, QUERY_GAP, MARGIN, CAPTION = 4, 8, 28, 12, 30
+QUERY_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """One query, its AP (0-1), the rank of its first match from 1, and the first of the gallery.
+
+    ``scores`` are cosines, ``is_match`` says who is the query's identity.
+    """
+
+    query: Sample
+    average_precision: float
+    first_match: int
+    gallery: tuple[Sample, ...]
+    scores: tuple[float, ...]
+    is_match: tuple[bool, ...]
+
+
+class Ranking:
+    """Ranks the gallery for each query by the protocol: junk and the query's own camera do not count.
+
+    Never holds Q x G.
+    """
+
+    def __init__(self, dataset: ReidDataset, embeddings: EmbeddedSplits) -> None:
+        self._dataset, self._embeddings = dataset, embeddings
+        self._g_pids: Ints = np.array([sample.pid for sample in dataset.gallery])
+        self._g_camids: Ints = np.array([sample.camid for sample in dataset.gallery])
+
+    def average_precisions(self) -> NDArray[np.float64]:
+        """Return the step-wise AP of each query, (Q,); NaN where no other camera saw the identity."""
+        queries_QD, gallery_GD = self._embeddings
+        precisions: list[float] = []
+        for start in range(0, len(queries_QD), QUERY_CHUNK):
+            distances = 1 - queries_QD[start : start + QUERY_CHUNK] @ gallery_GD.T
+            for position, distances_G in enumerate(distances, start=start):
+                query = self._dataset.query[position]
+                precisions.append(average_precision(self._matches(query, self._order(query, distances_G))))
+        return np.array(precisions)
+
+    def rank(self, position: int) -> RankedList:
+        """Return the ranked list of the query at a position, which has a match."""
+        query = self._dataset.query[position]
+        distances_G = 1 - self._embeddings.query[position] @ self._embeddings.gallery.T
+        order = self._order(query, distances_G)
+        ranks = self._matches(query, order)
+        shown = order[:NUM_SHOWN].tolist()
+        return RankedList(
+            query,
+            average_precision(ranks),
+            int(ranks[0]) + 1,
+            tuple(self._dataset.gallery[item] for item in shown),
+            tuple(1 - float(distances_G[item]) for item in shown),
+            tuple(self._dataset.gallery[item].pid == query.pid for item in shown),
+        )
+
+    def _order(self, query: Sample, distances_G: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the positions of the gallery that count for a query, nearest first."""
+        order = np.argsort(distances_G, kind="stable")
+        counts = ~is_excluded(query.pid, query.camid, self._g_pids, self._g_camids)
+        return order[counts[order]]
+
+    def _matches(self, query: Sample, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ranks, from 0, of a query's identity."""
+        return np.flatnonzero(self._g_pids[order] == query.pid)
+
+
+def average_precision(ranks: NDArray[np.int64]) -> float:
+    """Return the step-wise AP, 0-1, of matches at these ranks (from 0, ascending); NaN for none.
+
+    >>> average_precision(np.array([0, 3])), average_precision(np.array([], int))
+    (0.75, nan)
+    """
+    return float(np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))) if len(ranks) else float("nan")
+
+
+def choose_queries(
+    precisions_Q: NDArray[np.float64], *, seed: int, count: int = 10
+) -> tuple[list[int], list[int]]:
+    """Return the positions of the queries of the lowest AP, worst first, and of as many by chance.
+
+    Queries without an AP are left out.
+
+    >>> choose_queries(np.array([0.5, np.nan, 0.1, 0.3]), seed=0, count=2)[0]
+    [2, 3]
+    """
+    valid = np.flatnonzero(~np.isnan(precisions_Q))
+    worst = valid[np.argsort(precisions_Q[valid], kind="stable")[:count]]
+    random = np.random.default_rng(seed).choice(valid, min(count, len(valid)), replace=False)
+    return worst.tolist(), random.tolist()
+
+
+def draw_ranked_lists(lists: Sequence[RankedList]) -> Image.Image:
+    """Draw one row a query: its crop in grey, then the gallery's, green for its identity, red for others."""
+    row_height = CROP_HEIGHT + 2 * FRAME + CAPTION + GAP
+    width = 2 * MARGIN + (NUM_SHOWN + 1) * (CROP_WIDTH + 2 * FRAME + GAP) + QUERY_GAP - GAP
+    image = Image.new("RGB", (width, 2 * MARGIN + len(lists) * row_height - GAP), "white")
+    for row, ranked in enumerate(lists):
+        top = MARGIN + row * row_height
+        query = (
+            f"query {ranked.query.pid}",
+            f"cam {ranked.query.camid}  AP {100 * ranked.average_precision:.0f} %",
+        )
+        _draw_crop(image, MARGIN, top, ranked.query, GREY, *query)
+        shown = zip(ranked.gallery, ranked.scores, ranked.is_match, strict=True)
+        for column, (sample, score, is_match) in enumerate(shown, start=1):
+            left = MARGIN + QUERY_GAP + column * (CROP_WIDTH + 2 * FRAME + GAP)
+            title = f"{column}  {_name(sample)}"
+            _draw_crop(
+                image,
+                left,
+                top,
+                sample,
+                GREEN if is_match else RED,
+                title,
+                f"cam {sample.camid}  {score:.2f}",
+            )
+    return image
+
+
+def _name(sample: Sample) -> str:
+    return f"id {sample.pid}" if sample.pid > 0 else "distractor"
+
+
+def _draw_crop(
+    image: Image.Image,
+    left: int,
+    top: int,
+    sample: Sample,
+    color: tuple[int, int, int],
+    title: str,
+    details: str,
+) -> None:
+    draw = ImageDraw.Draw(image)
+    bottom = top + CROP_HEIGHT + 2 * FRAME
+    draw.rectangle((left, top, left + CROP_WIDTH + 2 * FRAME - 1, bottom - 1), fill=color)
+    crop = open_crop(sample.path).resize((CROP_WIDTH, CROP_HEIGHT), Image.Resampling.BICUBIC)
+    image.paste(crop, (left + FRAME, top + FRAME))
+    font = ImageFont.load_default(12)
+    draw.text((left, bottom + 2), title, fill=color, font=font)
+    draw.text((left, bottom + 16), details, fill=GREY, font=font)
