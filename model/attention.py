@@ -12,6 +12,7 @@ CVPR 2020, section 3. Two deviations, neither of which changes a number beyond r
 Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, r relation size.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -35,46 +36,65 @@ class RelationAttention(nn.Module):
         nodes: number n of nodes; fixed, since the relation weights have one column per node.
         reduction: ratio by which features and relations are embedded.
         squeeze: ratio of the hidden layer that turns relations into one value.
+        sees: ``both``, or for the paper's ablations ``relations`` or ``feature`` alone.
+        is_symmetric: relations by one embedding of the nodes in the place of two (theta = phi).
     """
 
-    def __init__(self, features: int, nodes: int, *, reduction: int = 8, squeeze: int = 8) -> None:
+    def __init__(
+        self,
+        features: int,
+        nodes: int,
+        *,
+        reduction: int = 8,
+        squeeze: int = 8,
+        sees: str = "both",
+        is_symmetric: bool = False,
+    ) -> None:
         super().__init__()
+        if sees not in ("both", "relations", "feature"):
+            raise ValueError(f"attention sees both, relations or feature, not {sees!r}")
         embedding, relations = reduced(features, reduction), reduced(nodes, reduction)
-        hidden = reduced(1 + relations, squeeze)
-        self.nodes = nodes
-        self.embed = _convolution(features, 3 * embedding)
-        self.embed_norm = nn.BatchNorm2d(3 * embedding)
-        self.relate = nn.Linear(2 * nodes, relations, bias=False)
-        self.relate_norm = nn.BatchNorm2d(relations)
+        self.nodes, self.is_symmetric = nodes, is_symmetric
+        self.has_relations, self.has_feature = sees != "feature", sees != "relations"
+        self.num_parts = self.has_feature + self.has_relations * (1 if is_symmetric else 2)
+        self.embed = _convolution(features, self.num_parts * embedding)
+        self.embed_norm = nn.BatchNorm2d(self.num_parts * embedding)
+        if self.has_relations:
+            self.relate = nn.Linear(2 * nodes, relations, bias=False)
+            self.relate_norm = nn.BatchNorm2d(relations)
+            nn.init.kaiming_normal_(self.relate.weight, mode="fan_out", nonlinearity="relu")
+        seen = self.has_feature + self.has_relations * relations
+        hidden = reduced(seen, squeeze)
         self.score = nn.Sequential(
-            _convolution(1 + relations, hidden),
+            _convolution(seen, hidden),
             nn.BatchNorm2d(hidden),
             nn.ReLU(inplace=True),
             _convolution(hidden, 1),
             nn.BatchNorm2d(1),
         )
-        nn.init.kaiming_normal_(self.relate.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
-        theta, phi, own = self.embeddings(x)
-        relations = self.relations(theta.flatten(2), phi.flatten(2))
-        relations = torch.relu(self.relate_norm(relations.unflatten(2, x.shape[2:])))
-        joint = torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)
-        return torch.sigmoid(self.score(joint))
+        embeddings = self.embeddings(x)
+        seen = [embeddings[-1].mean(dim=1, keepdim=True)] if self.has_feature else []
+        if self.has_relations:
+            theta, phi = embeddings[0], embeddings[0 if self.is_symmetric else 1]
+            relations = self.relations(theta.flatten(2), phi.flatten(2))
+            seen.append(torch.relu(self.relate_norm(relations.unflatten(2, x.shape[2:]))))
+        return torch.sigmoid(self.score(torch.cat(seen, dim=1)))
 
     def embeddings(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return theta, phi and the feature's own embedding, each (B, e, h, w).
+        """Return theta, phi and the feature's own embedding, those that are seen, each (B, e, h, w).
 
         One convolution makes all three; a traced graph gets three, since splitting maps costs it more.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return torch.relu(self.embed_norm(self.embed(x))).chunk(3, dim=1)
+            return torch.relu(self.embed_norm(self.embed(x))).chunk(self.num_parts, dim=1)
         norm: Any = self.embed_norm
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
-        kernels = (self.embed.weight * scale[:, None, None, None]).chunk(3)
-        pairs = zip(kernels, shift.chunk(3), strict=True)
+        kernels = (self.embed.weight * scale[:, None, None, None]).chunk(self.num_parts)
+        pairs = zip(kernels, shift.chunk(self.num_parts), strict=True)
         return tuple(torch.relu(nn.functional.conv2d(x, kernel, bias)) for kernel, bias in pairs)
 
     def relations(self, theta: Tensor, phi: Tensor) -> Tensor:
@@ -86,10 +106,14 @@ class RelationAttention(nn.Module):
 
 
 class RelationAwareGlobalAttention(nn.Module):
-    """RGA-S, RGA-C or RGA-SC for a feature map of a fixed size: spatial first, then channel on its result.
+    """RGA-S, RGA-C or both for a feature map of a fixed size.
+
+    ``order`` is RGA-SC's ``spatial_first`` (the channel part sees what the spatial part made),
+    ``channel_first``, or ``parallel``: both see the input, and their maps are multiplied, which is our
+    reading of the paper's section 4.3. ``sees`` and ``is_symmetric`` as in RelationAttention.
 
     Raises:
-        ValueError: neither part is wanted, or a size is not positive.
+        ValueError: neither part is wanted, a size is not positive, or an option is unknown.
     """
 
     def __init__(
@@ -100,19 +124,26 @@ class RelationAwareGlobalAttention(nn.Module):
         *,
         spatial: bool = True,
         channel: bool = True,
+        order: str = "spatial_first",
         reduction: int = 8,
         squeeze: int = 8,
+        sees: str = "both",
+        is_symmetric: bool = False,
     ) -> None:
         super().__init__()
         if not (spatial or channel):
             raise ValueError("RGA needs its spatial part, its channel part or both")
         if min(channels, height, width, reduction, squeeze) < 1:
             raise ValueError("channels, height, width, reduction and squeeze must be at least 1")
-        self.grid = (channels, height, width)
+        if order not in ("spatial_first", "channel_first", "parallel"):
+            raise ValueError(f"order is spatial_first, channel_first or parallel, not {order!r}")
+        self.grid, self.order = (channels, height, width), order
         positions = height * width
-        ratios = {"reduction": reduction, "squeeze": squeeze}
-        self.spatial = RelationAttention(channels, positions, **ratios) if spatial else None
-        self.channel = RelationAttention(positions, channels, **ratios) if channel else None
+        make = functools.partial(
+            RelationAttention, reduction=reduction, squeeze=squeeze, sees=sees, is_symmetric=is_symmetric
+        )
+        self.spatial = make(channels, positions) if spatial else None
+        self.channel = make(positions, channels) if channel else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, H, W) times its attention, same shape.
@@ -123,12 +154,22 @@ class RelationAwareGlobalAttention(nn.Module):
         is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if not is_tracing and tuple(x.shape[1:]) != self.grid:
             raise ValueError(f"expected a map of (B, {', '.join(map(str, self.grid))}), got {tuple(x.shape)}")
-        if self.spatial is not None:
-            x = x * self.spatial(x)
-        if self.channel is not None:
-            nodes = x.flatten(2).transpose(1, 2).unsqueeze(3)  # (B, H*W, C, 1): channels are the nodes
-            x = x * self.channel(nodes).transpose(1, 2)  # (B, C, 1, 1)
+        if self.order == "parallel":
+            return x * self._spatial_map(x) * self._channel_map(x)
+        maps = [self._spatial_map, self._channel_map]
+        for attend in maps if self.order == "spatial_first" else reversed(maps):
+            x = x * attend(x)
         return x
+
+    def _spatial_map(self, x: Tensor) -> Tensor | float:
+        return 1.0 if self.spatial is None else self.spatial(x)  # (B, 1, H, W)
+
+    def _channel_map(self, x: Tensor) -> Tensor | float:
+        if self.channel is None:
+            return 1.0
+        nodes = x.flatten(2).transpose(1, 2).unsqueeze(3)  # (B, H*W, C, 1): channels are the nodes
+        attention: Tensor = self.channel(nodes).transpose(1, 2)
+        return attention  # (B, C, 1, 1)
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -24,14 +24,20 @@ class FullAffinityAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
         fast, (batch, _, height, width) = self.fast, x.shape
-        theta, phi, own = torch.relu(fast.embed_norm(fast.embed(x))).chunk(3, dim=1)
+        parts = torch.relu(fast.embed_norm(fast.embed(x))).chunk(fast.num_parts, dim=1)
+        own = parts[-1].mean(dim=1, keepdim=True)
+        if not fast.has_relations:
+            return torch.sigmoid(fast.score(own))
+        theta, phi = (parts[0], parts[0]) if fast.is_symmetric else parts[:2]
         affinity = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)  # (B, n, n)
         incoming = affinity.transpose(1, 2).reshape(batch, fast.nodes, height, width)
         outgoing = affinity.reshape(batch, fast.nodes, height, width)
         weight = fast.relate.weight[:, :, None, None]
         relations = nn.functional.conv2d(torch.cat([incoming, outgoing], dim=1), weight)
         relations = torch.relu(fast.relate_norm(relations))
-        return torch.sigmoid(fast.score(torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)))
+        return torch.sigmoid(
+            fast.score(torch.cat([own, relations] if fast.has_feature else [relations], dim=1))
+        )
 
 
 def use_full_affinity(network: ReidNetwork) -> ReidNetwork:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.architectures import ARCHITECTURES, build_network
+from model.architectures import ARCHITECTURES, VARIANTS, build_network
 from model.attention import RelationAwareGlobalAttention
 from model.errors import UnknownArchitecture
 from model.layers import StridedDepthwise, TrainingOutput
@@ -13,7 +13,21 @@ from references import use_full_affinity
 PAPERS = "rga_sc_resnet50"
 
 
+RUN = [
+    *("rga_sc_resnet50", "rga_s_resnet50", "rga_c_resnet50", "resnet50"),
+    *("rga_sc_mobilenet_v2", "mobilenet_v2", "rga_sc_osnet", "rga_sc_all_osnet", "osnet"),
+    *(name for name in ARCHITECTURES if name.endswith("tiny")),
+]
+"""Every trunk, and every variant on the smallest one."""
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_network_can_be_built_at_another_size(name: str) -> None:
+    with torch.device("meta"):
+        assert build_network(name, height=384, width=192, num_identities=5).num_identities == 5
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_every_network_trains_and_embeds(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(name, height=64, width=32, num_identities=5)
@@ -29,7 +43,10 @@ def test_every_network_trains_and_embeds(name: str) -> None:
         assert network.eval()(images).shape == (4, network.embedding_size)
 
 
-@pytest.mark.parametrize("name", ["rga_sc_resnet50", "rga_sc_mobilenet_v2", "tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["rga_sc_resnet50", "rga_sc_mobilenet_v2", "tiny"] + [f"{variant}_tiny" for variant in VARIANTS],
+)
 def test_a_whole_network_agrees_with_its_full_affinity_twin(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(name, height=64, width=32, num_identities=5).double().train()
@@ -46,7 +63,12 @@ def test_a_whole_network_agrees_with_its_full_affinity_twin(name: str) -> None:
         ("rga_s_resnet50", 4, (True, False)),
         ("rga_c_resnet50", 4, (False, True)),
         ("rga_sc_mobilenet_v2", 4, (True, True)),
+        ("rga_cs_resnet50", 4, (True, True)),
+        ("rga_sc_stage2_resnet50", 1, (True, True)),
+        ("rga_sc_all_osnet", 3, (True, True)),
+        ("rga_sc_osnet", 1, (True, True)),
         ("resnet50", 0, (False, False)),
+        ("plain_tiny", 0, (False, False)),
     ],
 )
 def test_a_network_has_the_attention_its_name_says(name: str, modules: int, parts: tuple[bool, bool]) -> None:
@@ -55,6 +77,19 @@ def test_a_network_has_the_attention_its_name_says(name: str, modules: int, part
     found = [m for m in network.modules() if isinstance(m, RelationAwareGlobalAttention)]
     assert len(found) == modules
     assert {(m.spatial is not None, m.channel is not None) for m in found} <= {parts}
+
+
+@pytest.mark.parametrize("trunk", ["resnet50", "mobilenet_v2"])
+def test_a_module_alone_stands_after_the_stage_that_its_network_is_named_after(trunk: str) -> None:
+    with torch.device("meta"):
+        for place, grid in enumerate([(64, 32), (32, 16), (16, 8), (16, 8)], start=1):
+            network = build_network(f"rga_sc_stage{place}_{trunk}", height=256, width=128, num_identities=5)
+            modules = [
+                (i, m) for i, m in enumerate(network.backbone) if isinstance(m, RelationAwareGlobalAttention)
+            ]
+            ((at, module),) = modules
+            assert module.grid[1:] == grid
+            assert at == place + (trunk == "resnet50")
 
 
 def test_the_grids_are_those_of_strides_4_8_16_and_16() -> None:

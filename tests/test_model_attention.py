@@ -109,3 +109,55 @@ def test_a_map_of_another_size_is_refused_by_name() -> None:
     attention = RelationAwareGlobalAttention(8, 4, 4)
     with pytest.raises(ValueError, match=r"expected a map of \(B, 8, 4, 4\), got \(1, 8, 4, 8\)"):
         attention(torch.randn(1, 8, 4, 8))
+
+
+@pytest.mark.parametrize("order", ["spatial_first", "channel_first", "parallel"])
+def test_the_parts_are_applied_in_their_order(order: str) -> None:
+    torch.manual_seed(0)
+    attention = RelationAwareGlobalAttention(8, 4, 3, order=order).eval()
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.mul_(2)  # so that the parts matter
+    x = 10 * torch.randn(2, 8, 4, 3)
+    spatial, channel = attention.spatial, attention.channel
+    assert spatial is not None
+    assert channel is not None
+
+    def by_place(maps: Tensor) -> Tensor:
+        weights: Tensor = spatial(maps)
+        return weights
+
+    def by_channel(maps: Tensor) -> Tensor:
+        weights: Tensor = channel(maps.reshape(2, 8, 12, 1).transpose(1, 2)).reshape(2, 8, 1, 1)
+        return weights
+
+    with torch.inference_mode():
+        first, second = x * by_place(x), x * by_channel(x)
+        expected = {
+            "spatial_first": first * by_channel(first),
+            "channel_first": second * by_place(second),
+            "parallel": x * by_place(x) * by_channel(x),
+        }
+        torch.testing.assert_close(attention(x), expected[order])
+    others = [value for name, value in expected.items() if name != order]
+    assert all((expected[order] - other).abs().max() > 1e-3 for other in others)
+
+
+def test_attention_sees_what_its_ablation_says() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 4, 3)
+    alone = RelationAwareGlobalAttention(8, 4, 3, channel=False, sees="feature").eval()
+    with torch.inference_mode():
+        before = alone.spatial(x)  # type: ignore[misc]
+        moved = x.clone()
+        moved[:, :, 0, 0] += 1
+        changed = (alone.spatial(moved) - before).abs().amax(dim=(0, 1))  # type: ignore[misc]
+    assert changed[0, 0] > 0
+    assert changed.sum() == changed[0, 0]  # a place sees its own feature and no other
+    symmetric = RelationAwareGlobalAttention(8, 4, 3, is_symmetric=True)
+    full = RelationAwareGlobalAttention(8, 4, 3)
+    assert sum(p.numel() for p in symmetric.parameters()) < sum(p.numel() for p in full.parameters())
+    with pytest.raises(ValueError, match="sees both, relations or feature"):
+        RelationAwareGlobalAttention(8, 4, 3, sees="all")
+    with pytest.raises(ValueError, match="spatial_first, channel_first or parallel"):
+        RelationAwareGlobalAttention(8, 4, 3, order="sideways")

@@ -110,7 +110,7 @@ def third_of_three() -> Iterator[None]:
 
 @pytest.mark.usefixtures("third_of_three")
 def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path: Path) -> None:
-    samples = tuple(Sample(tmp_path / f"{i}", pid=i // 2, camid=1) for i in range(12))
+    samples = tuple(Sample(tmp_path / f"{i}", pid=1 + i // 2, camid=1) for i in range(12))
     dataset = ReidDataset("generated", tmp_path, samples, (), ())
     with pytest.raises(TrainingError, match="3 processes cannot share the 4 identities of a batch"):
         Trainer(tiny(), dataset, tmp_path)

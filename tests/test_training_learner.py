@@ -143,7 +143,7 @@ def test_frozen_statistics_of_the_neck_stay() -> None:
     learner.learn(make_batch(1))
     after = learner.network.state_dict()
     assert torch.equal(after["neck.running_mean"], before["neck.running_mean"])
-    assert not torch.equal(after["backbone.1.running_mean"], before["backbone.1.running_mean"])
+    assert not torch.equal(after["backbone.0.1.running_mean"], before["backbone.0.1.running_mean"])
 
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:

@@ -4,7 +4,8 @@ import copy
 import hashlib
 import json
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class Trainer:
                 of another recipe, teacher or data set; a crop cannot be read; or the loss is not finite.
         """
         self._prepare_folder(resume)
-        with closing(self._log), _progress() as progress:
+        with _naming_dead_workers(), closing(self._log), _progress() as progress:
             while self._epoch < self.recipe.num_epochs:
                 started, counted = time.monotonic(), self._meter.num_images
                 self._learner.train()
@@ -193,13 +194,6 @@ class Trainer:
         except DatasetError as error:  # a worker's comes with its traceback, whose last line is its own
             last = str(error).strip().splitlines()[-1]
             raise TrainingError(last.removeprefix("training.datasets.DatasetError: ")) from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                "a process that reads crops died: there is too little memory, or shared memory; "
-                "give it more, or --workers 0"
-            ) from error
 
     def _load(self, epoch: int, start: int) -> tuple[DataLoader[Any], int]:
         batches = self._sampler.batches(epoch)
@@ -340,6 +334,20 @@ class Trainer:
             dataset=self.dataset.name,
             parent=self.parent,
         )
+
+
+@contextmanager
+def _naming_dead_workers() -> Iterator[None]:
+    """Say in one line that a data loader's process died: torch raises from a signal handler, anywhere."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            "a process that reads crops died: there is too little memory, or shared memory; "
+            "give it more, or --workers 0"
+        ) from error
 
 
 def freeze_all_but_attention(network: ReidNetwork) -> None:
