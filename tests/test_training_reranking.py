@@ -1,5 +1,7 @@
 """Re-ranking: against public code and against loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from references import DATA, loop_rerank
-from training.metrics import evaluate_distmat
-from training.reranking import rerank_distances
+from training.metrics import evaluate_distmat, evaluate_rows
+from training.reranking import rerank_distances, rerank_embeddings, rerank_memory_bytes
 
 Matrix = NDArray[np.float32]
 
@@ -78,6 +80,54 @@ def test_what_cannot_be_reranked_is_refused(name: str, value: object, message: s
     arguments = {"qg": np.zeros((3, 4)), "qq": np.zeros((3, 3)), "gg": np.zeros((4, 4)), name: value}
     with pytest.raises(ValueError, match=message):
         rerank_distances(**arguments)  # type: ignore[arg-type]  # some are wrong on purpose
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(20, 6), (5, 1), (1000, 1000)])
+def test_embeddings_are_reranked_as_their_euclidean_distances_are(k1: int, k2: int) -> None:
+    rng = np.random.default_rng(1)
+    queries, gallery = 3 * rng.standard_normal((60, 8)), rng.standard_normal((340, 8))
+    unit = np.concatenate([queries, gallery])
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    distances = np.linalg.norm(unit[:, None] - unit, axis=2)
+    expected = rerank_distances(*split(distances.astype(np.float32), 60), k1, k2)
+    distances_of = rerank_embeddings(queries, gallery, k1, k2)
+    np.testing.assert_allclose(distances_of(slice(0, 45)), expected[:45], atol=1e-4)
+    np.testing.assert_allclose(distances_of(slice(45, None)), expected[45:], atol=1e-4)
+
+
+def test_memory_is_said_before_it_is_taken_and_is_not_that_of_all_pairs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rng = np.random.default_rng(0)
+    pids, camids = np.arange(6000) % 200, np.arange(6000) % 7
+    rows = rng.standard_normal((200, 32))[pids] + rng.standard_normal((6000, 32))
+    rows = rows.astype(np.float32)
+    said = rerank_memory_bytes(1000, 5000, 32)
+    tracemalloc.start()
+    distances_of = rerank_embeddings(rows[:1000], rows[1000:])
+    _, peak = tracemalloc.get_traced_memory()
+    assert evaluate_rows(distances_of, pids[:1000], pids[1000:], camids[:1000], camids[1000:]).mAP > 0.5
+    _, peak_judging = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"1,000 x 5,000: about {said / 2**30:.2f} GiB" in capsys.readouterr().err
+    assert peak < 6000 * 6000 * 4
+    assert peak_judging < said < 4 * peak_judging
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery", "message"),
+    [
+        (np.ones((2, 3)), np.ones((4, 2)), r"not \(Q, D\) and \(G, D\)"),
+        (np.ones((0, 3)), np.ones((4, 3)), "one of each is needed"),
+        (np.zeros((2, 3)), np.ones((4, 3)), "has no cosine"),
+        (np.full((2, 3), np.nan), np.ones((4, 3)), "has no cosine"),
+    ],
+)
+def test_embeddings_that_cannot_be_reranked_are_refused(
+    queries: Matrix, gallery: Matrix, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rerank_embeddings(queries, gallery)
 
 
 def draw_distances(seed: int, num_items: int) -> Matrix:

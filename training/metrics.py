@@ -12,7 +12,7 @@ Ints = NDArray[np.int64]
 RowsOf = Callable[[slice], NDArray[np.floating]]
 """Gives the distances (C, G) of a slice of the queries; called from several threads."""
 
-MAX_THREADS = 8  # each holds one chunk of distances
+NUM_THREADS = min(8, os.cpu_count() or 1)  # each holds one chunk of distances
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def evaluate_rows(
         rows = slice(start, min(start + chunk, len(q_pids)))
         return _judge_chunk(distances_of(rows), q_pids[rows], q_camids[rows], labels)
 
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
         judged = [query for part in threads.map(judge, range(0, len(q_pids), chunk)) for query in part]
     if not judged:
         raise ValueError("no query has a match in the gallery from another camera")
