@@ -147,3 +147,41 @@ def loop_moved_centres(embeddings: Tensor, labels: Tensor, centres: Tensor, rate
         total = torch.stack([centres[label] - row for row in rows]).sum(dim=0) if rows else 0.0
         moved[label] = centres[label] - rate * total / (1 + len(rows))
     return moved
+
+
+def loop_rerank(
+    qg: NDArray[np.floating],
+    qq: NDArray[np.floating],
+    gg: NDArray[np.floating],
+    k1: int,
+    k2: int,
+    lambda_: float,
+) -> NDArray[np.float64]:
+    """Return distances re-ranked by k-reciprocal neighbours, with sets and full rows, one after the other."""
+    squared = np.block([[qq, qg], [qg.T, gg]]).astype(np.float64) ** 2
+    distances = squared / np.maximum(squared.max(axis=1, keepdims=True), 1e-300)
+    ranked = [[item for _, item in sorted(zip(row, range(len(row)), strict=True))] for row in distances]
+
+    def reciprocal(item: int, k: int) -> set[int]:
+        return {other for other in ranked[item][: k + 1] if item in ranked[other][: k + 1]}
+
+    weights = np.zeros_like(distances)
+    for item in range(len(distances)):
+        members = reciprocal(item, k1)
+        grown = set(members)
+        for other in members:
+            theirs = reciprocal(other, round(k1 / 2))
+            if 3 * len(theirs & members) > 2 * len(theirs):
+                grown |= theirs
+        for other in grown:
+            weights[item, other] = math.exp(-distances[item, other])
+        weights[item] /= max(weights[item].sum(), 1e-300)
+    if k2 > 1:
+        weights = np.array([weights[nearest[:k2]].mean(axis=0) for nearest in ranked])
+    reranked = np.zeros(qg.shape)
+    for query in range(len(qg)):
+        for item in range(qg.shape[1]):
+            shared = np.minimum(weights[query], weights[len(qg) + item]).sum()
+            jaccard = 1 - shared / (2 - shared)
+            reranked[query, item] = (1 - lambda_) * jaccard + lambda_ * distances[query, len(qg) + item]
+    return reranked
