@@ -62,7 +62,6 @@ class RelationAttention(nn.Module):
         if self.has_relations:
             self.relate = nn.Linear(2 * nodes, relations, bias=False)
             self.relate_norm = nn.BatchNorm2d(relations)
-            nn.init.kaiming_normal_(self.relate.weight, mode="fan_out", nonlinearity="relu")
         seen = self.has_feature + self.has_relations * relations
         hidden = reduced(seen, squeeze)
         self.score = nn.Sequential(
@@ -72,6 +71,8 @@ class RelationAttention(nn.Module):
             _convolution(hidden, 1),
             nn.BatchNorm2d(1),
         )
+        if self.has_relations:
+            nn.init.kaiming_normal_(self.relate.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
