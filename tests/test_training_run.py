@@ -19,7 +19,7 @@ from PIL import Image
 
 from live_server import crop, enroll, person, search, serve
 from model.checkpoint import load_checkpoint
-from model.embedder import Embedder
+from model.embedder import Embedder, normalise_rows
 from model.runtime import convert
 from service.settings import Settings
 from training import embed, evaluate, train
@@ -27,9 +27,11 @@ from training.datasets import open_crop
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
 from training.errors import TrainingError
+from training.metrics import evaluate_distmat
 from training.readers import read_market1501
 from training.recipe import Recipe
 from training.recipes import tiny
+from training.reranking import rerank_distances
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer
 
@@ -115,6 +117,39 @@ def test_evaluation_prints_json_for_machines(
     metrics = json.loads(capsys.readouterr().out)
     assert set(metrics) >= {"rank1", "rank5", "rank10", "mAP"}
     assert 0 < metrics["mAP"] <= 100
+
+
+def test_a_flip_test_averages_each_crop_with_its_mirror_image(run: Path, people: Path) -> None:
+    dataset, embedder = read_market1501(people), Embedder(load_checkpoint(run / "network.safetensors"))
+    flipped = evaluate.embed_test(embedder, dataset, with_flip=True)
+    crops = [open_crop(sample.path) for sample in dataset.query]
+    mirrored = embedder.embed([crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops])
+    np.testing.assert_allclose(flipped.query, normalise_rows(embedder.embed(crops) + mirrored), atol=1e-6)
+
+
+def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Path) -> None:
+    dataset, rng = read_market1501(people), np.random.default_rng(0)
+    sizes = len(dataset.query), len(dataset.gallery)
+    query, gallery = (normalise_rows(rng.standard_normal((n, 6), np.float32)) for n in sizes)
+    qg, qq, gg = (
+        np.linalg.norm(left[:, None] - right[None], axis=2)
+        for left, right in ((query, gallery), (query, query), (gallery, gallery))
+    )
+    labels = [
+        np.array([getattr(s, name) for s in part])
+        for name in ("pid", "camid")
+        for part in (dataset.query, dataset.gallery)
+    ]
+    expected = evaluate_distmat(rerank_distances(qg, qq, gg), *labels).percent()
+    splits = evaluate.EmbeddedSplits(query, gallery)
+    reranked = evaluate.judge(splits, dataset, is_reranked=True)
+    assert reranked == {name: round(value, 2) for name, value in expected.items()}
+    assert reranked != evaluate.judge(splits, dataset)
+
+
+def test_the_command_takes_both(run: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main(run / "network.safetensors", [str(people)], flip=True, rerank=True, as_json=True)
+    assert set(json.loads(capsys.readouterr().out)) >= {"rank1", "mAP", "mAP_trapezoid", "mINP"}
 
 
 def test_the_command_goes_on_with_a_run_that_was_killed(people: Path, tmp_path: Path) -> None:
