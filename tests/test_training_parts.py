@@ -91,7 +91,8 @@ def test_a_checkpoint_of_ours_is_taken_without_its_classifier(tmp_path: Path) ->
     assert initial is not None
     assert initial.version == version
     initial.load_into(network)
-    assert torch.equal(network.backbone.state_dict()["0.0.weight"], parent.backbone.state_dict()["0.0.weight"])
+    first, theirs = (n.state_dict()["backbone.0.0.weight"] for n in (network, parent))
+    assert torch.equal(first, theirs)
     assert network.classifier.weight.shape == (3, 64)
     other = build_network("tiny", height=128, width=32, num_identities=3)
     with pytest.raises(InitialWeightsError, match="another architecture or input size"):
