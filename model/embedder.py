@@ -47,8 +47,8 @@ class Embedder:
         """Return L2-normalised float32 (N, D); in fp32 a crop's row does not depend on its neighbours."""
         rows = [np.empty((0, self.embedding_size), dtype=np.float32)]
         for start in range(0, len(images), MAX_BATCH):
-            batch = self._preprocess(images[start : start + MAX_BATCH]).numpy()
-            rows.append(normalise_rows(self._runtime.run(batch)))
+            pixels = self._preprocess.pixels(images[start : start + MAX_BATCH])
+            rows.append(normalise_rows(self._runtime.run(pixels)))
         return np.concatenate(rows)
 
 

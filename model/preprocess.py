@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 Color = tuple[float, float, float]
+Pixels = NDArray[np.uint8]
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
@@ -30,16 +32,18 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return float32 (N, 3, H, W) for uint8 pixels of that shape."""
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return (pixels.float() / 255 - mean) / std
+
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        """Return uint8 (N, H, W, 3) in RGB for N crops of any size and mode."""
+        resized = [np.asarray(self.resize(image), np.uint8) for image in images]
+        return np.stack(resized) if resized else np.empty((0, self.height, self.width, 3), np.uint8)
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Return float32 (N, 3, H, W), channels-last in memory, for N crops of any size and mode."""
-        if not images:
-            return torch.empty(0, 3, self.height, self.width)
-        pixels = np.stack([np.asarray(self.resize(image), np.uint8) for image in images])
-        return self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        return self.normalise(torch.from_numpy(self.pixels(images)).permute(0, 3, 1, 2))
 
 
 def image_to_pixels(image: Image.Image) -> Tensor:
