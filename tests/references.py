@@ -68,6 +68,26 @@ def port_authors_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return ported
 
 
+def ranked_matches(
+    distmat: NDArray[np.floating],
+    q_pids: NDArray[np.int64],
+    g_pids: NDArray[np.int64],
+    q_camids: NDArray[np.int64],
+    g_camids: NDArray[np.int64],
+) -> list[list[bool]]:
+    """Return for each query with a match whether each gallery item that counts is one, the nearest first."""
+    ranked = []
+    for query in range(len(q_pids)):
+        matches = []
+        for _, item in sorted((distance, item) for item, distance in enumerate(distmat[query])):
+            is_same = bool(g_pids[item] == q_pids[query])
+            if g_pids[item] != -1 and not (is_same and g_camids[item] == q_camids[query]):
+                matches.append(is_same)
+        if any(matches):
+            ranked.append(matches)
+    return ranked
+
+
 def loop_metrics(
     distmat: NDArray[np.floating],
     q_pids: NDArray[np.int64],
@@ -77,23 +97,60 @@ def loop_metrics(
 ) -> tuple[list[float], float]:
     """Return CMC at ranks 1-10 and mAP, counted with plain loops."""
     first_ranks, precisions = [], []
-    for query in range(len(q_pids)):
-        num_seen = num_hits = 0
+    for matches in ranked_matches(distmat, q_pids, g_pids, q_camids, g_camids):
+        num_hits = 0
         found: list[float] = []
-        for _, item in sorted((distance, item) for item, distance in enumerate(distmat[query])):
-            is_same = g_pids[item] == q_pids[query]
-            if g_pids[item] == -1 or (is_same and g_camids[item] == q_camids[query]):
-                continue
-            num_seen += 1
-            if is_same:
+        for num_seen, is_match in enumerate(matches, start=1):
+            if is_match:
                 num_hits += 1
                 found.append(num_hits / num_seen)
                 if num_hits == 1:
                     first_ranks.append(num_seen)
-        if found:
-            precisions.append(sum(found) / len(found))
+        precisions.append(sum(found) / len(found))
     cmc = [sum(rank <= k for rank in first_ranks) / len(first_ranks) for k in range(1, 11)]
     return cmc, sum(precisions) / len(precisions)
+
+
+def loop_trapezoid_map(
+    distmat: NDArray[np.floating],
+    q_pids: NDArray[np.int64],
+    g_pids: NDArray[np.int64],
+    q_camids: NDArray[np.int64],
+    g_camids: NDArray[np.int64],
+) -> float:
+    """Return mAP as Market-1501's own script: trapezoids under precision over recall, from precision 1."""
+    areas = []
+    for matches in ranked_matches(distmat, q_pids, g_pids, q_camids, g_camids):
+        area, num_hits, old_recall, old_precision = 0.0, 0, 0.0, 1.0
+        for num_seen, is_match in enumerate(matches, start=1):
+            num_hits += is_match
+            recall, precision = num_hits / sum(matches), num_hits / num_seen
+            area += (recall - old_recall) * (old_precision + precision) / 2
+            old_recall, old_precision = recall, precision
+        areas.append(area)
+    return sum(areas) / len(areas)
+
+
+def loop_minp(
+    distmat: NDArray[np.floating],
+    q_pids: NDArray[np.int64],
+    g_pids: NDArray[np.int64],
+    q_camids: NDArray[np.int64],
+    g_camids: NDArray[np.int64],
+) -> float:
+    """Return mINP: of each query how many matches it has over the rank of the hardest, the last of them."""
+    penalties = []
+    for matches in ranked_matches(distmat, q_pids, g_pids, q_camids, g_camids):
+        hardest = max(rank for rank, is_match in enumerate(matches, start=1) if is_match)
+        penalties.append(sum(matches) / hardest)
+    return sum(penalties) / len(penalties)
+
+
+def loop_pooled(rows: list[list[float]]) -> list[float]:
+    """Return the mean of rows, at length 1, in plain floating-point numbers."""
+    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    length = math.sqrt(sum(value * value for value in mean))
+    return [value / length for value in mean]
 
 
 def loop_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) -> float:

@@ -253,11 +253,14 @@ def test_a_folder_and_a_manifest_train_and_are_judged_as_they_are(
     network: Path, data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_checkpoint(network).card.num_identities == 16
-    for given in (data, data[:1], data[1:]):
-        evaluate.main(network, given, device="torch-cpu", as_json=True)
-        printed = capsys.readouterr()
-        assert 0 < json.loads(printed.out)["mAP"] <= 100
-        assert printed.err.count("no split is given, 2 of 10 identities are held out") == len(given)
+    evaluate.main([network], data, device="torch-cpu", as_json=True)
+    printed = capsys.readouterr()
+    folder, manifest = json.loads(printed.out)
+    assert (folder["tested_on"], manifest["tested_on"]) == ("folder", "list")
+    assert folder["trained_on"] == manifest["trained_on"] == "folder+list"
+    assert 0 < folder["mAP"] <= 100
+    assert 0 < manifest["mAP"] <= 100
+    assert printed.err.count("no split is given, 2 of 10 identities are held out") == 2
 
 
 def test_embeddings_of_joined_sets_are_found_again(network: Path, data: list[str], tmp_path: Path) -> None:
@@ -296,4 +299,4 @@ def test_a_torn_crop_ends_training_in_one_line_that_names_it(torn_data: list[str
 def test_a_torn_crop_ends_evaluation_in_one_line_that_names_it(torn_data: list[str], network: Path) -> None:
     torn = read_dataset(torn_data).query[0].path
     with pytest.raises(SystemExit, match=rf"^evaluate: {torn} cannot be read as an image: .*$"):
-        evaluate.main(network, torn_data, device="torch-cpu")
+        evaluate.main([network], torn_data, device="torch-cpu")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from references import DATA, loop_metrics
+from references import DATA, loop_metrics, loop_minp, loop_trapezoid_map
 from training.metrics import evaluate_distmat, evaluate_embeddings
 
 NAMES = ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
@@ -42,10 +42,13 @@ def test_loops_give_the_same_figures_however_many_distances_are_equal(
     q_pids, q_camids = rng.integers(1, 5, num_queries), rng.integers(1, 4, num_queries)
     g_pids, g_camids = rng.integers(-1, 5, num_gallery), rng.integers(1, 4, num_gallery)
     g_pids[0], g_camids[0] = q_pids[0], q_camids[0] + 1  # at least one query has a match
-    metrics = evaluate_distmat(distmat, q_pids, g_pids, q_camids, g_camids)
-    cmc, mean_ap = loop_metrics(distmat, q_pids, g_pids, q_camids, g_camids)
+    labels = q_pids, g_pids, q_camids, g_camids
+    metrics = evaluate_distmat(distmat, *labels)
+    cmc, mean_ap = loop_metrics(distmat, *labels)
     np.testing.assert_allclose(metrics.cmc[:10], cmc)
     assert metrics.mAP == pytest.approx(mean_ap)
+    assert metrics.mAP_trapezoid == pytest.approx(loop_trapezoid_map(distmat, *labels))
+    assert metrics.mINP == pytest.approx(loop_minp(distmat, *labels))
 
 
 def test_junk_and_the_same_camera_are_as_if_they_were_not_there() -> None:

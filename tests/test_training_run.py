@@ -113,7 +113,7 @@ def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
 def test_evaluation_prints_json_for_machines(
     run: Path, people: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate.main(run / "network.safetensors", [str(people)], as_json=True)
+    evaluate.main([run / "network.safetensors"], [str(people)], as_json=True)
     metrics = json.loads(capsys.readouterr().out)
     assert set(metrics) >= {"rank1", "rank5", "rank10", "mAP"}
     assert 0 < metrics["mAP"] <= 100
@@ -148,7 +148,7 @@ def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Pa
 
 
 def test_the_command_takes_both(run: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate.main(run / "network.safetensors", [str(people)], flip=True, rerank=True, as_json=True)
+    evaluate.main([run / "network.safetensors"], [str(people)], flip=True, rerank=True, as_json=True)
     assert set(json.loads(capsys.readouterr().out)) >= {"rank1", "mAP", "mAP_trapezoid", "mINP"}
 
 

@@ -1,9 +1,13 @@
-"""Judge a checkpoint by the protocol of its data set: single query; with --flip or --rerank as those say.
+"""Judge checkpoints by the protocols of data sets: every one of --checkpoint by every one of --data.
 
-Usage: ``python training/evaluate.py --checkpoint FILE --data DIR [--flip] [--rerank] [--json]``.
+Usage: ``python training/evaluate.py --checkpoint FILE --data DIR``, with ``--multi-query``, ``--flip``,
+``--rerank`` and ``--json`` where wanted.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,13 +17,16 @@ from rich.console import Console
 from rich.table import Table
 
 from model.checkpoint import load_checkpoint
-from model.embedder import Embedder
+from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
 from training.datasets import DatasetError, ReidDataset, Sample
 from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_embeddings, evaluate_rows
-from training.readers import Data, read_dataset
+from training.readers import READERS, read_dataset, read_query_boxes
 from training.reranking import rerank_embeddings
+
+Row = Mapping[str, str | float]
+"""What was judged, and by what, in words; its metrics in percent."""
 
 
 class EmbeddedSplits(NamedTuple):
@@ -35,6 +42,21 @@ def embed_test(embedder: Embedder, dataset: ReidDataset, *, with_flip: bool = Fa
         embed_samples(dataset.query, embedder.embed, "query", with_flip=with_flip),
         embed_samples(dataset.gallery, embedder.embed, "gallery", with_flip=with_flip),
     )
+
+
+def pool_queries(embeddings: EmbeddedSplits, dataset: ReidDataset) -> tuple[EmbeddedSplits, ReidDataset]:
+    """Make one query of all that show an identity in a camera: the L2-normalised mean of their embeddings.
+
+    Returns:
+        The embeddings, with queries (P, D) for P pairs of pid and camid; and the data set, with the first
+        crop of each pair as its query split.
+    """
+    positions = defaultdict(list)
+    for position, sample in enumerate(dataset.query):
+        positions[sample.pid, sample.camid].append(position)
+    means = np.stack([embeddings.query[pair].mean(axis=0) for pair in positions.values()])
+    first = tuple(dataset.query[pair[0]] for pair in positions.values())
+    return EmbeddedSplits(normalise_rows(means), embeddings.gallery), replace(dataset, query=first)
 
 
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
@@ -58,33 +80,90 @@ def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:
     return np.array([sample.pid for sample in samples]), np.array([sample.camid for sample in samples])
 
 
-def print_metrics(metrics: dict[str, float]) -> None:
-    """Print the metrics as a table on the terminal."""
-    table = Table(*metrics)
-    table.add_row(*(f"{value:.2f}" for value in metrics.values()))
-    Console().print(table)
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print the rows as a table on the terminal; a small gallery's row has no rank5 or rank10."""
+    table, longest = Table(padding=0, show_lines=True), max(rows, key=len)
+    for name, value in longest.items():
+        heading = name.replace("_", " ")
+        width = 0 if isinstance(value, str) else max(6, *map(len, heading.split()))
+        table.add_column(heading, overflow="fold", min_width=width)
+    for row in rows:
+        table.add_row(*(_cell(row.get(name, "")) for name in longest))
+    Console(markup=False, emoji=False).print(table)  # names of files stay as they are
+
+
+def _cell(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
-    data: Data,
+    checkpoint: Annotated[list[Path], typer.Option(help="A .safetensors checkpoint; may repeat.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[KIND:]PATH",
+            help=f"A data set to judge by; may repeat, each by itself. KIND is {', '.join(READERS)}.",
+        ),
+    ],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or torch-cpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    multi_query: Annotated[
+        bool, typer.Option(help="Make one query of all images of an identity in a camera.")
+    ] = False,
     flip: Annotated[bool, typer.Option(help="Average each crop with its mirror image.")] = False,
     rerank: Annotated[bool, typer.Option(help="Re-rank by k-reciprocal neighbours.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON alone: an object, or a list of several.")
+    ] = False,
 ) -> None:
-    """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent."""
+    """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent.
+
+    A row says what the network was trained on and what it was tested on. With --multi-query, the images are
+    those of gt_bbox where Market-1501 has it, as published, and else those of the query split.
+    """
+    rows: list[Row] = []
     try:
-        embedder = Embedder(load_checkpoint(checkpoint), device, precision)
-        dataset = read_dataset(data, needs=("query", "gallery"))
-        metrics = judge(embed_test(embedder, dataset, with_flip=flip), dataset, is_reranked=rerank)
+        networks = [load_checkpoint(path) for path in checkpoint]
+        embedders = [Embedder(network, device, precision) for network in networks]
+        datasets = [_read_test(source, is_multi_query=multi_query) for source in data]
+        for path, network, embedder in zip(checkpoint, networks, embedders, strict=True):
+            for dataset, queries in datasets:
+                judged = embed_test(embedder, dataset, with_flip=flip), dataset
+                if multi_query:
+                    judged = pool_queries(*judged)
+                row = {
+                    "checkpoint": str(path),
+                    "trained_on": network.card.dataset or "not said",
+                    "tested_on": dataset.name,
+                    "queries": queries,
+                }
+                rows.append({**row, **judge(*judged, is_reranked=rerank)})
     except (DatasetError, ModelError, ValueError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     if as_json:
-        print(json.dumps(metrics))
+        print(json.dumps(rows if len(rows) > 1 else rows[0]))
     else:
-        print_metrics(metrics)
+        print_rows([_in_two_columns(row) for row in rows])
+
+
+def _in_two_columns(row: Row) -> Row:
+    """Put the words of a row into two columns, so that the table fits 80 characters."""
+    metrics = {name: value for name, value in row.items() if isinstance(value, float)}
+    words = {
+        "trained on": f"{row['trained_on']}\n{row['checkpoint']}",
+        "tested on": f"{row['tested_on']}\n{row['queries']}",
+    }
+    return {**words, **metrics}
+
+
+def _read_test(source: str, *, is_multi_query: bool) -> tuple[ReidDataset, str]:
+    """Return a data set whose query split is all that is embedded, and what its queries are, in words."""
+    dataset = read_dataset([source], needs=("query", "gallery"))
+    if not is_multi_query:
+        return dataset, "single"
+    if boxes := read_query_boxes(dataset):
+        return replace(dataset, query=boxes), "multi, of gt_bbox"
+    return dataset, "multi, of the query split"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Re-identification metrics by the Market-1501 protocol. Shape legend: Q queries, G gallery."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 RowsOf = Callable[[slice], NDArray[np.floating]]
 """Gives the distances (C, G) of a slice of the queries; called from several threads."""
 
-NUM_THREADS = min(8, os.cpu_count() or 1)  # each holds one chunk of distances
+NUM_THREADS = min(8, torch.get_num_threads())
+"""Of the cores this process may run on, or OMP_NUM_THREADS; each thread holds one chunk of distances."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,31 @@ def read_market1501(root: Path) -> ReidDataset:
     return _with_notes(ReidDataset("market1501", root, train, query, gallery))
 
 
+def read_query_boxes(dataset: ReidDataset) -> tuple[Sample, ...]:
+    """Read Market-1501's boxes drawn by hand (gt_bbox) of each query's identity in its camera.
+
+    Multiple queries are made of these by its published protocol; the box of the query itself is one of them.
+    Of another data set, or where the folder is not there, there are none.
+
+    Raises:
+        DatasetError: a query has no box.
+    """
+    folder = dataset.root / "gt_bbox"
+    if dataset.name != "market1501" or not folder.is_dir():
+        return ()
+    queries = {_person_and_camera(sample.path): sample for sample in dataset.query}
+    paths = [path for path in sorted(folder.glob("*.jpg")) if _person_and_camera(path) in queries]
+    if lacking := queries.keys() - {_person_and_camera(path) for path in paths}:
+        count = f"{len(lacking):,} of {len(queries):,} queries"
+        raise DatasetError(f"{folder} has no box for {count}, such as {min(lacking)}: extract it again")
+    return tuple(replace(queries[_person_and_camera(path)], path=path) for path in paths)
+
+
+def _person_and_camera(path: Path) -> str:
+    """Return 0002_c1 of 0002_c1s1_000451_03.jpg."""
+    return path.name.partition("s")[0]
+
+
 def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
     """Read CUHK03 (Li et al., CVPR 2014) by the new protocol of 767/700 identities (Zhong et al., CVPR 2017).
 

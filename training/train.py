@@ -18,7 +18,7 @@ from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
-from training.evaluate import embed_test, judge, print_metrics
+from training.evaluate import embed_test, judge, print_rows
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
 from training.recipes import find_recipe
@@ -102,7 +102,7 @@ def _judge(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
     path = trainer.output / "network.safetensors"
     if distributed.rank() == 0:
         metrics = judge(embeddings, dataset)
-        print_metrics(metrics)
+        print_rows([metrics])
         with writing(trainer.output):
             version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
             report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)

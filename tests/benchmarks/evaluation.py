@@ -1,6 +1,6 @@
 """Time and weigh the evaluation beside torchreid's Python code, on made embeddings of real data sets' sizes.
 
-``PYTHONPATH=.:tests python tests/benchmarks/evaluation.py`` with ``pip install --no-deps torchreid==0.2.5``.
+``PYTHONPATH=.:tests python tests/benchmarks/evaluation.py`` after ``make dev``, which installs torchreid.
 Each figure is from a process of its own. A matrix is made before the clock starts, distances of embeddings
 after it. torchreid judges a share of MSMT17's queries, and its time is scaled.
 """
@@ -56,10 +56,10 @@ def make_people(size: str) -> tuple[Floats, Floats, list[Ints]]:
 
 
 def load_torchreid() -> Any:
-    """Return its ranking module alone: the package itself wants far more than it says."""
+    """Return its ranking module alone: the package imports OpenCV and more, undeclared."""
     package = importlib.util.find_spec("torchreid")
     if package is None or package.origin is None:
-        raise SystemExit("evaluation: no torchreid; pip install --no-deps torchreid==0.2.5")
+        raise SystemExit("evaluation: no torchreid; run make dev")
     path = Path(package.origin).parent / "reid" / "metrics" / "rank.py"
     spec = importlib.util.spec_from_file_location("torchreid_rank", path)
     if spec is None or spec.loader is None:
