@@ -1,6 +1,7 @@
 """The evaluation command: several networks by several data sets, and queries of several images."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,33 @@ def test_every_network_is_judged_by_every_set_as_each_alone(
     ]
     assert [row["checkpoint"] for row in rows] == [str(path) for path in networks for _ in data]
     assert len({row["mAP"] for row in rows}) == 4
+
+
+def test_pairs_are_those_of_the_embeddings_that_were_judged(
+    tiny_checkpoint: Path, market: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = run(capsys, [tiny_checkpoint], [market, manifest], with_pairs=True, rerank=True)
+    embedder, dataset = Embedder(load_checkpoint(tiny_checkpoint), "torch-cpu"), read_dataset([str(market)])
+    queries, gallery = evaluate.embed_test(embedder, dataset)
+    same, different = [
+        [
+            math.floor(float(queries[q] @ gallery[g]) * 10_000) / 10_000
+            for q, query in enumerate(dataset.query)
+            for g, item in enumerate(dataset.gallery)
+            if (query.pid == item.pid) == is_same and (query.camid != item.camid or not is_same)
+        ]
+        for is_same in (True, False)
+    ]
+    assert [row["target"] for row in first["thresholds"]] == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+    for row in first["thresholds"][:2]:
+        at = row["cosine"] - 1e-9
+        assert row["false_match_rate"] == pytest.approx(np.mean(np.array(different) > at), abs=1e-3)
+        assert row["false_non_match_rate"] == pytest.approx(np.mean(np.array(same) < at), abs=1e-2)
+    medians = next(row for row in first["quantiles"] if row["quantile"] == 0.5)
+    assert medians["same"] == pytest.approx(np.median(same), abs=1e-2)
+    assert second["thresholds"] != first["thresholds"]
+    evaluate.main([tiny_checkpoint], [str(market)], device="torch-cpu", with_pairs=True)
+    assert f"{first['thresholds'][1]['cosine']:.4g}" in capsys.readouterr().out
 
 
 def test_the_table_has_a_row_for_each_though_a_small_gallery_has_no_rank_10(

@@ -1,13 +1,13 @@
 """Judge checkpoints by the protocols of data sets: every one of --checkpoint by every one of --data.
 
 Usage: ``python training/evaluate.py --checkpoint FILE --data DIR``, with ``--multi-query``, ``--flip``,
-``--rerank`` and ``--json`` where wanted.
+``--rerank``, ``--pairs`` and ``--json`` where wanted.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,9 +24,13 @@ from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_embeddings, evaluate_rows
 from training.readers import READERS, read_dataset, read_query_boxes
 from training.reranking import rerank_embeddings
+from training.verification import FALSE_MATCH_RATES, QUANTILES, score_pairs
 
 Row = Mapping[str, str | float]
 """What was judged, and by what, in words; its metrics in percent."""
+
+Pairs = dict[str, list[dict[str, float]]]
+"""Thresholds for FALSE_MATCH_RATES, and quantiles of the cosines; rates are fractions."""
 
 
 class EmbeddedSplits(NamedTuple):
@@ -76,6 +80,19 @@ def judge(embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool
     return {name: round(value, 2) for name, value in metrics.percent().items()}
 
 
+def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
+    """Return what thresholds on the cosine let through and miss, and how the cosines lie."""
+    (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
+    scores = score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
+    thresholds = [{"target": rate, **asdict(scores.threshold(rate))} for rate in FALSE_MATCH_RATES]
+    columns = scores.quantiles()
+    quantiles = [
+        {"quantile": quantile, "same": same, "different": different}
+        for quantile, same, different in zip(QUANTILES, *columns.values(), strict=True)
+    ]
+    return {"thresholds": thresholds, "quantiles": quantiles}
+
+
 def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:
     return np.array([sample.pid for sample in samples]), np.array([sample.camid for sample in samples])
 
@@ -90,6 +107,15 @@ def print_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(_cell(row.get(name, "")) for name in longest))
     Console(markup=False, emoji=False).print(table)  # names of files stay as they are
+
+
+def print_pairs(pairs: Pairs) -> None:
+    """Print the thresholds and the quantiles as two tables."""
+    for rows in pairs.values():
+        table = Table(*(name.replace("_", " ") for name in rows[0]))
+        for row in rows:
+            table.add_row(*(f"{value:.4g}" for value in row.values()))
+        Console().print(table)
 
 
 def _cell(value: str | float) -> str:
@@ -112,6 +138,9 @@ def main(
     ] = False,
     flip: Annotated[bool, typer.Option(help="Average each crop with its mirror image.")] = False,
     rerank: Annotated[bool, typer.Option(help="Re-rank by k-reciprocal neighbours.")] = False,
+    with_pairs: Annotated[
+        bool, typer.Option("--pairs", help="Say too what thresholds on the cosine let through and miss.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON alone: an object, or a list of several.")
     ] = False,
@@ -122,6 +151,7 @@ def main(
     those of gt_bbox where Market-1501 has it, as published, and else those of the query split.
     """
     rows: list[Row] = []
+    pairs: list[Pairs] = []
     try:
         networks = [load_checkpoint(path) for path in checkpoint]
         embedders = [Embedder(network, device, precision) for network in networks]
@@ -138,12 +168,18 @@ def main(
                     "queries": queries,
                 }
                 rows.append({**row, **judge(*judged, is_reranked=rerank)})
+                if with_pairs:
+                    pairs.append(judge_pairs(*judged))
     except (DatasetError, ModelError, ValueError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     if as_json:
-        print(json.dumps(rows if len(rows) > 1 else rows[0]))
-    else:
-        print_rows([_in_two_columns(row) for row in rows])
+        answers = [{**row, **more} for row, more in zip(rows, pairs or [{}] * len(rows), strict=True)]
+        print(json.dumps(answers if len(answers) > 1 else answers[0]))
+        return
+    print_rows([_in_two_columns(row) for row in rows])
+    for judged_row, more in zip(rows, pairs, strict=False):
+        print(f"pairs of {judged_row['tested_on']} by {judged_row['checkpoint']}, not re-ranked:")
+        print_pairs(more)
 
 
 def _in_two_columns(row: Row) -> Row:
