@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from live_server import make_checkpoint
 from test_training_resume import write_people
@@ -78,9 +79,24 @@ def test_a_wrong_checkpoint_is_refused(refuse: Callable[..., str], tmp_path: Pat
     recipe = tmp_path / "recipe.json"
     recipe.write_text(replace(tiny(), height=128).to_json())
     line = refuse(str(recipe), init=str(tmp_path / "another.safetensors"))
-    assert "another architecture or input size" in line
+    assert (
+        "relation weights depend on the grid: 4 x 2 places there, 8 x 2 here; give --resize-relations" in line
+    )
     assert "cannot be read" in refuse(init=str(tmp_path / "absent.pth"))
     assert "no ONNX or OpenVINO IR network" in refuse(teacher=tmp_path / "absent.onnx")
+
+
+def test_a_state_dict_that_would_run_code_is_refused_in_one_line(
+    refuse: Callable[..., str], tmp_path: Path
+) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "exploded",)
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pth")
+    line = refuse(init=str(tmp_path / "bomb.pth"))
+    assert f"{tmp_path}/bomb.pth is refused: unpickling it would run " in line
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_options_that_contradict_each_other_are_refused(refuse: Callable[..., str], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from model.architectures import build_network
-from model.checkpoint import Card, save_checkpoint
+from model.checkpoint import Card, load_checkpoint, save_checkpoint
+from model.resizing import resize_relations
 from training.initial import Initial, InitialWeightsError, find_initial
 from training.samplers import IdentitySampler
 from training.trainer import freeze_all_but_attention
@@ -94,9 +95,33 @@ def test_a_checkpoint_of_ours_is_taken_without_its_classifier(tmp_path: Path) ->
     first, theirs = (n.state_dict()["backbone.0.0.weight"] for n in (network, parent))
     assert torch.equal(first, theirs)
     assert network.classifier.weight.shape == (3, 64)
-    other = build_network("tiny", height=128, width=32, num_identities=3)
-    with pytest.raises(InitialWeightsError, match="another architecture or input size"):
-        initial.load_into(other)
+    foreign = build_network("rga_sc_symmetric_tiny", height=64, width=32, num_identities=3)
+    with pytest.raises(InitialWeightsError, match=r"another architecture: .* layers of other sizes"):
+        initial.load_into(foreign)
+    with pytest.raises(InitialWeightsError, match=r"another architecture: .* other layers"):
+        initial.load_into(build_network("plain_tiny", height=64, width=32, num_identities=3))
+
+
+def test_a_checkpoint_of_another_input_size_is_resized_if_asked_and_else_refused(tmp_path: Path) -> None:
+    path = tmp_path / "parent.safetensors"
+    card = Card(architecture="rga_sc_all_tiny", height=64, width=32, embedding_size=64, num_identities=7)
+    save_checkpoint(path, build_network("rga_sc_all_tiny", height=64, width=32, num_identities=7), card)
+    network = build_network("rga_sc_all_tiny", height=96, width=32, num_identities=3)
+    refused, allowed = (
+        find_initial(str(path), "rga_sc_all_tiny", resizes=resizes) for resizes in (False, True)
+    )
+    assert refused is not None
+    assert allowed is not None
+    with pytest.raises(InitialWeightsError) as caught:
+        refused.load_into(network)
+    assert str(caught.value) == (
+        f"{path} was made for 64 x 32 pixels, and its relation weights depend on the grid: 32 x 16, 16 x 8, "
+        "8 x 4 and 4 x 2 places there, 48 x 16, 24 x 8, 12 x 4 and 6 x 2 here; "
+        "give --resize-relations to interpolate them"
+    )
+    allowed.load_into(network)
+    expected = resize_relations(load_checkpoint(path).network, network)
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in expected.items())
 
 
 def test_bad_files_to_start_from_are_refused(tmp_path: Path) -> None:

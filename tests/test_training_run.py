@@ -103,6 +103,19 @@ def test_a_run_leaves_events_curves_ranked_lists_and_a_page(run: Path) -> None:
     assert f"{metrics['mAP']:.2f}" in (run / "report.html").read_text()
 
 
+def test_a_run_goes_on_from_a_network_of_another_input_size(run: Path, people: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(replace(tiny(), height=96, width=48, num_epochs=1).to_json())
+    options = {"init": str(run / "network.safetensors"), "device": "cpu", "workers": 0}
+    with pytest.raises(SystemExit, match="give --resize-relations"):
+        train.main(str(recipe), [str(people)], tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+    train.main(str(recipe), [str(people)], tmp_path / "run", **options, resize_relations=True)  # type: ignore[arg-type]
+    checkpoint = load_checkpoint(tmp_path / "run" / "network.safetensors")
+    assert (checkpoint.card.height, checkpoint.card.width) == (96, 48)
+    assert checkpoint.card.parent == load_checkpoint(run / "network.safetensors").version
+
+
 def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
     recipe = replace(tiny(), num_epochs=12, learning_rate=1e-2, erasing_probability=0.0)
     Trainer(recipe, read_market1501(people), tmp_path / "run").fit()

@@ -1,18 +1,19 @@
 """Weights to start from: a checkpoint of ours, a torchvision state dict, or ImageNet weights."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
 
 from model.attention import RelationAttention, RelationAwareGlobalAttention
-from model.checkpoint import load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.errors import CheckpointError
 from model.layers import ReidNetwork
+from model.resizing import Grid, bound_grids, resize_relations
+from model.state_dicts import read_state_dict
 from training.osnet_weights import read_osnet_weights
 
 
@@ -24,34 +25,51 @@ class InitialWeightsError(Exception):
 class Initial:
     """A state dict to start from.
 
-    ``version`` is set when it is a checkpoint of ours; ``has_head`` when it is a whole network that makes
-    embeddings, not a trunk alone. RGA modules put into a whole network begin as nearly the identity.
+    ``checkpoint`` is set when it is one of ours, of which ``resizes`` allows another input size; ``has_head``
+    when it is a whole network that makes embeddings, not a trunk alone. RGA modules put into a whole network
+    begin as nearly the identity.
     """
 
     source: str
     tensors: dict[str, Tensor]
-    version: str | None = None
+    checkpoint: Checkpoint | None = None
     has_head: bool = False
+    resizes: bool = False
+
+    @property
+    def version(self) -> str | None:
+        """The version of a checkpoint of ours."""
+        return self.checkpoint.version if self.checkpoint else None
 
     def load_into(self, network: ReidNetwork) -> None:
         """Copy what fits into a network: everything but the classifier, or the backbone without RGA.
 
         Raises:
-            InitialWeightsError: these are weights of another network.
+            InitialWeightsError: these are weights of another network, or of one for another input size.
         """
-        own = network.state_dict()
-        if self.version is not None:
-            chosen = {
-                name: tensor for name, tensor in self.tensors.items() if not name.startswith("classifier.")
-            }
-            wanted = {name: tensor for name, tensor in own.items() if not name.startswith("classifier.")}
-            if {k: v.shape for k, v in chosen.items()} != {k: v.shape for k, v in wanted.items()}:
-                raise InitialWeightsError(f"{self.source} is a network of another architecture or input size")
+        if self.checkpoint is not None:
+            chosen = self._of_checkpoint(self.checkpoint, network)
         else:
-            chosen = self._by_order(_names_without_attention(network, has_head=self.has_head), own)
+            names = _names_without_attention(network, has_head=self.has_head)
+            chosen = self._by_order(names, network.state_dict())
         network.load_state_dict(chosen, strict=False)
         if self.has_head:
             start_as_identity(network)
+
+    def _of_checkpoint(self, checkpoint: Checkpoint, network: ReidNetwork) -> dict[str, Tensor]:
+        try:
+            resized = resize_relations(checkpoint.network, network)
+        except ValueError as error:
+            raise InitialWeightsError(f"{self.source} is of another architecture: {error}") from error
+        theirs, wanted = bound_grids(checkpoint.network), bound_grids(network)
+        if theirs != wanted and not self.resizes:
+            card = checkpoint.card
+            raise InitialWeightsError(
+                f"{self.source} was made for {card.height} x {card.width} pixels, and its relation weights "
+                f"depend on the grid: {_in_words(theirs)} places there, {_in_words(wanted)} here; "
+                "give --resize-relations to interpolate them"
+            )
+        return resized
 
     def _by_order(self, names: list[str], own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pair tensors by their order: torchvision renamed its layers, but never reordered them."""
@@ -69,8 +87,8 @@ class Initial:
         return dict(zip(names, tensors, strict=True))
 
 
-def find_initial(source: str, architecture: str) -> Initial | None:
-    """Read what ``--init`` names: a file, ``imagenet`` or ``none``.
+def find_initial(source: str, architecture: str, *, resizes: bool = False) -> Initial | None:
+    """Read what ``--init`` names: a file, ``imagenet`` or ``none``; ``resizes`` as in Initial.
 
     Raises:
         InitialWeightsError: the file is absent or unreadable, or there is no network to download with.
@@ -82,17 +100,13 @@ def find_initial(source: str, architecture: str) -> Initial | None:
     path = Path(source)
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
-        return Initial(source, checkpoint.network.state_dict(), checkpoint.version)
+        return Initial(source, checkpoint.network.state_dict(), checkpoint, resizes=resizes)
     if path.suffix == ".xml":
         return Initial(source, _read_graph(path), has_head=True)
     try:
-        state: Any = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise InitialWeightsError(f"{source} cannot be read as a torch state dict: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InitialWeightsError(f"{source} holds no state dict of tensors")
-    return Initial(source, state)
+        return Initial(source, read_state_dict(path))
+    except CheckpointError as error:
+        raise InitialWeightsError(str(error)) from error
 
 
 def _read_graph(path: Path) -> dict[str, Tensor]:
@@ -109,6 +123,12 @@ def start_as_identity(network: ReidNetwork) -> None:
             last: Any = module.score[-1]
             nn.init.zeros_(last.weight)
             nn.init.constant_(last.bias, 4.0)
+
+
+def _in_words(grids: dict[str, Grid]) -> str:
+    """Name each size of a grid once, such as 64 x 32, 32 x 16 and 16 x 8."""
+    names = list(dict.fromkeys(f"{height} x {width}" for height, width in grids.values()))
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _names_without_attention(network: ReidNetwork, *, has_head: bool) -> list[str]:

@@ -33,6 +33,9 @@ def main(
     data: Data,
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
+    resize_relations: Annotated[
+        bool, typer.Option("--resize-relations", help="Let --init FILE be of another input size.")
+    ] = False,
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --output.")] = False,
     teacher: Annotated[
@@ -56,7 +59,7 @@ def main(
         with distributed.joined(device) as own_device:
             dataset = read_dataset(data, needs=("train", "query", "gallery"))
             chosen = find_recipe(recipe)
-            initial = find_initial(init, chosen.architecture)
+            initial = find_initial(init, chosen.architecture, resizes=resize_relations)
             found: Teacher | None = None
             if teacher_embeddings:
                 found = EmbeddingsTeacher(load_teacher_embeddings(teacher_embeddings, dataset), own_device)
