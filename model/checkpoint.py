@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
-    return Checkpoint(_network(path, card, tensors), card, _version(content))
+    return Checkpoint(make_network(path, card, tensors), card, _version(content))
 
 
 def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
@@ -177,7 +177,12 @@ def _parse_color(path: Path, name: str, value: object) -> Color:
     return red, green, blue
 
 
-def _network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetwork:
+def make_network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetwork:
+    """Build the network of a card with the weights of a file, checked, in eval mode and float32.
+
+    Raises:
+        CheckpointError: the card cannot be built, the weights do not fit it, or one is not finite.
+    """
     try:
         with torch.device("meta"):  # shapes without memory: a hostile card cannot make us allocate
             network = build_network(

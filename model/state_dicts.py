@@ -34,13 +34,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no state dict of tensors")
     for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or not name.isprintable() or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path} holds no state dict of tensors")
-        if tensor.layout != torch.strided or tensor.is_quantized or not _is_whole(tensor):
-            raise CheckpointError(f"{path} has no plain tensor in {name}")
-    return dict(state)
+        if not _is_plain(tensor):
+            raise CheckpointError(f"{path} has no plain numbers in {name}")
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _is_whole(tensor: Tensor) -> bool:
-    """Say whether memory holds every value, where one repeated by a stride of 0 could claim any shape."""
-    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+def _is_plain(tensor: Tensor) -> bool:
+    """Say whether a tensor's numbers are all in memory, where a stride of 0 could claim any."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    is_whole = tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    return is_whole and not tensor.is_complex()

@@ -1,6 +1,7 @@
 """The `reid` command: run the service; enrol, search and swap models over its API.
 
-Everything heavy (torch, the app) is imported by `serve` alone, so that the other commands start at once.
+Everything heavy (torch, the app) is imported by `serve` and `import-official` alone, so that the others start
+at once.
 """
 
 import json
@@ -35,6 +36,21 @@ app.add_typer(models_app, name="models")
 Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
+
+
+class Branch(StrEnum):
+    """Which of the RGA authors' networks a checkpoint of theirs holds."""
+
+    rgasc = "rgasc"
+    rgas = "rgas"
+    rgac = "rgac"
+
+
+class Feature(StrEnum):
+    """What a network answers with: its pooled feature, or that after BatchNorm."""
+
+    pooled = "pooled"
+    bn = "bn"
 
 
 class GroupBy(StrEnum):
@@ -161,6 +177,28 @@ def activate(version: str, url: Url = DEFAULT_URL) -> None:
         say(err, f"{version}: activation {job['state']}: {job['error']}")
         raise typer.Exit(1)
     say(out, f"{version} is in service")
+
+
+@models_app.command("import-official")
+def import_official(
+    file: Annotated[Path, typer.Argument(help="A .pth.tar of the RGA authors' ResNet-50 at 256 x 128.")],
+    output: Annotated[Path, typer.Option("--out", help="The .safetensors checkpoint to write.")],
+    branch: Annotated[Branch, typer.Option(help="Their --branch_name.")] = Branch.rgasc,
+    feature: Annotated[
+        Feature,
+        typer.Option(help="Their pooled `feat_`, or `feat` after BatchNorm; they judge both."),
+    ] = Feature.pooled,
+) -> None:
+    """Make a checkpoint of ours of one that the RGA authors' code has trained; no service is needed."""
+    from model import official
+    from model.errors import ModelError
+
+    try:
+        version = official.import_official(file, output, branch=branch.value, feature=feature.value)
+    except ModelError as error:
+        say(err, str(error))
+        raise typer.Exit(1) from None
+    say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision.models import resnet50
 
 from model.attention import RelationAttention, RelationAwareGlobalAttention
 from model.layers import ReidNetwork
@@ -48,6 +50,72 @@ def use_full_affinity(network: ReidNetwork) -> ReidNetwork:
                 if (fast := getattr(module, part)) is not None:
                     setattr(module, part, FullAffinityAttention(fast))
     return network
+
+
+class AuthorsAttention(nn.Module):
+    """One RGA module under the authors' names, its affinity matrix in full; their ratios are all 8."""
+
+    def __init__(self, channels: int, positions: int, *, spatial: bool = True, channel: bool = True) -> None:
+        super().__init__()
+        self.kinds = ["spatial"] * spatial + ["channel"] * channel
+        for kind in self.kinds:
+            features, nodes = (channels, positions) if kind == "spatial" else (positions, channels)
+            for layer in ("theta", "phi", "gx"):
+                self.add_module(f"{layer}_{kind}", nn.Sequential(*_layer(features, features // 8), nn.ReLU()))
+            self.add_module(f"gg_{kind}", nn.Sequential(*_layer(2 * nodes, nodes // 8), nn.ReLU()))
+            seen = nodes // 8 + 1
+            hidden = _layer(seen, seen // 8)
+            self.add_module(f"W_{kind}", nn.Sequential(*hidden, nn.ReLU(), *_layer(seen // 8, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) times its attention."""
+        for kind in self.kinds:
+            if kind == "spatial":
+                x = x * self._attend(kind, x)
+            else:
+                nodes = x.flatten(2).transpose(1, 2).unsqueeze(3)
+                x = x * self._attend(kind, nodes).transpose(1, 2)
+        return x
+
+    def _attend(self, kind: str, x: Tensor) -> Tensor:
+        theta, phi, own = (self.get_submodule(f"{layer}_{kind}")(x) for layer in ("theta", "phi", "gx"))
+        affinity = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
+        both = torch.cat([affinity.transpose(1, 2), affinity], dim=1).unflatten(2, x.shape[2:])
+        relations = self.get_submodule(f"gg_{kind}")(both)
+        seen = torch.cat([own.mean(dim=1, keepdim=True), relations], dim=1)
+        return torch.sigmoid(self.get_submodule(f"W_{kind}")(seen))
+
+
+def _layer(channels_in: int, channels_out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)]
+
+
+class AuthorsNetwork(nn.Module):
+    """The authors' ResNet-50 for images of 256 x 128, under their names; ``branch`` as they call it."""
+
+    def __init__(self, branch: str, num_identities: int) -> None:
+        super().__init__()
+        trunk: Any = resnet50(weights=None)
+        first = trunk.layer4[0]
+        first.conv2.stride = first.downsample[0].stride = (1, 1)
+        del trunk.fc, trunk.avgpool
+        sizes = [(256, 64 * 32), (512, 32 * 16), (1024, 16 * 8), (2048, 16 * 8)]
+        kinds = {"spatial": branch != "rgac", "channel": branch != "rgas"}
+        for number, size in enumerate(sizes, start=1):
+            trunk.add_module(f"rga_att{number}", AuthorsAttention(*size, **kinds))
+        self.backbone = trunk
+        self.feat_bn = nn.BatchNorm1d(2048)
+        self.cls = nn.Linear(2048, num_identities, bias=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the pooled feature and that after BatchNorm, both (N, 2048)."""
+        trunk: Any = self.backbone
+        maps = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
+        for number in range(1, 5):
+            maps = getattr(trunk, f"layer{number}")(maps)
+            maps = getattr(trunk, f"rga_att{number}")(maps)
+        pooled = maps.mean(dim=(2, 3))
+        return {"pooled": pooled, "bn": self.feat_bn(pooled)}
 
 
 def port_authors_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,136 @@
+"""Checkpoints of the RGA authors' ResNet-50 code, as checkpoints of ours.
+
+Their modules have three convolutions where ours has one (`model/attention.py`), and a convolution where ours
+has a linear layer; everything else has another name and the same shape. Their relations come in our order:
+the first half of the columns meets the transposed affinity.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.architectures import build_network
+from model.checkpoint import Card, make_network, save_checkpoint, shape_problems
+from model.errors import CheckpointError
+from model.state_dicts import read_state_dict
+
+BRANCHES = {"rgasc": "rga_sc_resnet50", "rgas": "rga_s_resnet50", "rgac": "rga_c_resnet50"}
+"""The authors' names of their networks, and ours."""
+
+HEIGHT, WIDTH = 256, 128
+NUM_PROBLEMS_TOLD = 10
+
+_HEAD = {"neck": "feat_bn", "classifier": "cls"}
+_EMBEDDINGS = ("theta", "phi", "gx")
+_LAYERS = {
+    "embed": (_EMBEDDINGS, "0."),
+    "embed_norm": (_EMBEDDINGS, "1."),
+    "relate": (("gg",), "0."),
+    "relate_norm": (("gg",), "1."),
+    "score": (("W",), ""),
+}
+
+
+def import_official(path: Path, out: Path, *, branch: str, feature: str = "pooled") -> str:
+    """Write the network of an authors' checkpoint (.pth.tar) as one of ours, and return its version.
+
+    Nothing of the file is run. ``feature`` as in ``build_network``: the authors' evaluation judges both,
+    the pooled one first.
+
+    Raises:
+        CheckpointError: the file is not theirs, ``out`` is there already, or it cannot be written.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: remove it, or give another --out")
+    tensors = _without_prefix(read_state_dict(path))
+    identities = tensors.get("cls.weight")
+    num_identities = max(1, len(identities)) if identities is not None and identities.dim() else 1
+    ours = _state(branch, num_identities)
+    if problems := shape_problems(_wanted(ours), tensors):
+        others = (other for other in BRANCHES if other != branch)
+        fitting = [o for o in others if not shape_problems(_wanted(_state(o, num_identities)), tensors)]
+        raise CheckpointError(f"{path} is not the authors' {branch}{_in_words(problems, fitting)}")
+    card = Card(
+        architecture=BRANCHES[branch],
+        height=HEIGHT,
+        width=WIDTH,
+        embedding_size=2048,
+        num_identities=num_identities,
+        feature=feature,
+        recipe=f"{path.name} (SHA-256 {_digest(path)}) of the RGA authors' code, {branch}",
+    )
+    network = make_network(path, card, _renamed(ours, tensors))
+    try:
+        return save_checkpoint(out, network, card)
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def _state(branch: str, num_identities: int) -> dict[str, Tensor]:
+    """Return our state dict, shapes without memory."""
+    with torch.device("meta"):
+        network = build_network(BRANCHES[branch], height=HEIGHT, width=WIDTH, num_identities=num_identities)
+    return network.state_dict()
+
+
+def _wanted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the authors' state dict for ours, both shapes without memory."""
+    wanted: dict[str, Tensor] = {}
+    for name, ours in state.items():
+        theirs = _their_names(name)
+        convolution = ours[:, :, None, None] if name.endswith("relate.weight") else ours
+        parts = convolution.chunk(len(theirs)) if ours.dim() else [ours] * len(theirs)
+        wanted |= dict(zip(theirs, parts, strict=True))
+    return wanted
+
+
+def _renamed(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the authors' tensors as ours are named and shaped."""
+    renamed = {}
+    for name, like in ours.items():
+        parts = [theirs[one] for one in _their_names(name)]
+        renamed[name] = torch.cat(parts).reshape(like.shape) if like.dim() else parts[0]
+    return renamed
+
+
+def _their_names(name: str) -> list[str]:
+    """Return what the authors call a tensor of ours.
+
+    >>> _their_names("neck.bias"), _their_names("backbone.0.1.weight"), _their_names("backbone.3.0.bn1.bias")
+    (['feat_bn.bias'], ['backbone.bn1.weight'], ['backbone.layer2.0.bn1.bias'])
+    >>> _their_names("backbone.2.spatial.relate_norm.bias"), _their_names("backbone.8.channel.score.3.weight")
+    (['backbone.rga_att1.gg_spatial.1.bias'], ['backbone.rga_att4.W_channel.3.weight'])
+    """
+    top, _, rest = name.partition(".")
+    if top in _HEAD:
+        return [f"{_HEAD[top]}.{rest}"]
+    stage, _, rest = rest.partition(".")
+    number, is_trunk = divmod(int(stage), 2)
+    if stage == "0":
+        layer, _, kind = rest.partition(".")
+        return [f"backbone.{('conv1', 'bn1')[int(layer)]}.{kind}"]
+    if is_trunk:
+        return [f"backbone.layer{number + 1}.{rest}"]
+    kind, layer, rest = rest.split(".", 2)
+    firsts, position = _LAYERS[layer]
+    return [f"backbone.rga_att{number}.{first}_{kind}.{position}{rest}" for first in firsts]
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the ``module.`` that torch's DataParallel puts before every name."""
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _in_words(problems: list[str], fitting: list[str]) -> str:
+    more = f" and {len(problems) - NUM_PROBLEMS_TOLD} more" if len(problems) > NUM_PROBLEMS_TOLD else ""
+    hint = f", but their {fitting[0]}: give --branch {fitting[0]}" if fitting else f" at {HEIGHT} x {WIDTH}"
+    return f"{hint}: {'; '.join(problems[:NUM_PROBLEMS_TOLD])}{more}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
