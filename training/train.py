@@ -83,7 +83,7 @@ def main(
                 save_every_s=save_seconds,
                 is_compiled=is_compiled,
             )
-            path = _judge(trainer, trainer.fit(resume=resume), dataset)
+            path = train_and_judge(trainer, dataset, resume=resume)
             if deploy_to and distributed.rank() == 0:
                 deploy(path, deploy_to)
     except (
@@ -98,9 +98,19 @@ def main(
         raise SystemExit(f"train: {error}") from error
 
 
-def _judge(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
+def train_and_judge(trainer: Trainer, dataset: ReidDataset, *, resume: bool) -> Path:
+    """Train to the end, judge the network as it ships, in fp16, and return the path of its file.
+
+    Its card holds the metrics, and the report lies beside it.
+
+    Raises:
+        TrainingError: as ``Trainer.fit``, or the folder cannot be written.
+        DatasetError: a crop to judge by cannot be read.
+    """
+    last = trainer.fit(resume=resume)
     distributed.wait()
     checkpoint = load_checkpoint(last)
+    checkpoint.network.half().float()
     embeddings = embed_test(Embedder(checkpoint), dataset)
     path = trainer.output / "network.safetensors"
     if distributed.rank() == 0:
