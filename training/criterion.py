@@ -19,13 +19,14 @@ from training.recipe import Recipe
 class Criterion(nn.Module):
     """The recipe's losses. It learns the head that predicts the teacher's embedding, and the class centres.
 
-    The centres follow a rule of their own (``move_centres``), not the optimiser.
+    Where the two embeddings are of one size there is no head: the student's own imitates the teacher's. The
+    centres follow a rule of their own (``move_centres``), not the optimiser.
     """
 
     def __init__(self, recipe: Recipe, embedding_size: int, num_identities: int, teacher_size: int) -> None:
         super().__init__()
         self._recipe = recipe
-        has_head = teacher_size > 0 and recipe.teacher_weight > 0
+        has_head = teacher_size not in (0, embedding_size) and recipe.teacher_weight > 0
         self.head = nn.Linear(embedding_size, teacher_size, bias=False) if has_head else None
         self.centres: Tensor
         num_centres = num_identities if recipe.centre_weight > 0 else 0
@@ -36,8 +37,10 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the weighted terms by name; their sum is the loss."""
         recipe, pooled_ND = self._recipe, output.pooled
-        logits = output.logits.float()
-        terms = {"identity": F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)}
+        terms = {}
+        if recipe.identity_weight > 0:
+            identity = F.cross_entropy(output.logits.float(), labels_N, label_smoothing=recipe.label_smoothing)
+            terms["identity"] = recipe.identity_weight * identity
         if recipe.triplet != "none":
             margin = recipe.triplet_margin if recipe.triplet == "hard" else None
             terms["triplet"] = batch_hard_triplet_loss(pooled_ND, labels_N, margin)
@@ -52,9 +55,9 @@ class Criterion(nn.Module):
 
     def _teacher_terms(self, embedding_ND: Tensor, teacher_NT: Tensor) -> dict[str, Tensor]:
         terms = {}
-        if self.head is not None:
-            predicted_NT = self.head(embedding_ND.float())
-            terms["teacher"] = self._recipe.teacher_weight * teacher_loss(predicted_NT, teacher_NT)
+        if (weight := self._recipe.teacher_weight) > 0:
+            predicted_NT = embedding_ND if self.head is None else self.head(embedding_ND.float())
+            terms["teacher"] = weight * teacher_loss(predicted_NT, teacher_NT)
         if (weight := self._recipe.teacher_relations_weight) > 0:
             terms["teacher_relations"] = weight * teacher_relations_loss(embedding_ND, teacher_NT)
         return terms

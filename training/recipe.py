@@ -47,6 +47,7 @@ _FRACTIONS = (
 _NOT_NEGATIVE = (
     "weight_decay",
     "warmup_epochs",
+    "identity_weight",
     "triplet_margin",
     "circle_weight",
     "circle_scale",
@@ -101,6 +102,7 @@ class Recipe:
     precision: str = "auto"  # bf16 where the device computes in it, else fp16 on CUDA and fp32 on a processor
     ema_decay: float = 0.999
     # losses
+    identity_weight: float = 1.0
     label_smoothing: float = 0.1
     triplet: str = "hard"
     triplet_margin: float = 0.3

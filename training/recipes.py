@@ -46,6 +46,37 @@ def market1501_rga_sc_osnet() -> Recipe:
     )
 
 
+def market1501_rga_sc_osnet_224() -> Recipe:
+    """The shipped network at 224 x 112 pixels: every weight learns to embed as 0277 does at 256 x 128.
+
+    Teacher and student see the same view (Beyer et al., CVPR 2022), and no label is used.
+    """
+    return Recipe(
+        name="market1501_rga_sc_osnet_224",
+        architecture="rga_sc_osnet",
+        height=224,
+        width=112,
+        num_epochs=3,
+        identities_per_batch=8,
+        epoch_draws="identities",
+        learning_rate=5e-4,
+        warmup_epochs=0.1,
+        weight_decay=0.0,
+        identity_weight=0.0,
+        triplet="none",
+        teacher_relations_weight=40.0,
+        translation_probability=0.3,
+        jitter_brightness=0.2,
+        jitter_contrast=0.2,
+        jitter_saturation=0.2,
+        jitter_hue=0.03,
+        erasing_probability=0.3,
+        ema_decay=0.99,
+        frozen_neck_statistics=True,
+        num_held_out=100,
+    )
+
+
 def cuhk03_labeled_rga_sc_resnet50() -> Recipe:
     """RGA-SC on ResNet-50 for CUHK03-NP with boxes drawn by hand: 767 identities, 28,200 steps."""
     return _paper("cuhk03_labeled_rga_sc_resnet50")
@@ -124,6 +155,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cuhk03_labeled_rga_sc_resnet50": cuhk03_labeled_rga_sc_resnet50,
     "market1501_rga_sc_mobilenet_v2": market1501_rga_sc_mobilenet_v2,
     "market1501_rga_sc_osnet": market1501_rga_sc_osnet,
+    "market1501_rga_sc_osnet_224": market1501_rga_sc_osnet_224,
     "market1501_rga_sc_resnet50": market1501_rga_sc_resnet50,
     "msmt17_rga_sc_resnet50": msmt17_rga_sc_resnet50,
     "tiny": tiny,
