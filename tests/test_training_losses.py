@@ -17,6 +17,7 @@ from references import (
     loop_triplet_loss,
 )
 from training.criterion import Criterion
+from training.errors import TrainingError
 from training.losses import (
     batch_hard_triplet_loss,
     centre_loss,
@@ -112,7 +113,7 @@ def test_the_teacher_losses_are_zero_for_a_copy_and_blind_to_scale() -> None:
 
 def terms_of(recipe: Recipe, teacher: Tensor | None = None) -> dict[str, float]:
     torch.manual_seed(0)
-    criterion = Criterion(recipe, 5, 4, 8)
+    criterion = Criterion(recipe, 5, 4, 8 if teacher is None else teacher.shape[1])
     output = TrainingOutput(draw(3, 12, 5), draw(4, 12, 5), draw(5, 12, 4))
     criterion.move_centres(output, LABELS)
     return {name: float(term.detach()) for name, term in criterion(output, LABELS, teacher).items()}
@@ -141,6 +142,28 @@ def test_a_recipe_says_which_losses_there_are_and_how_much_each_weighs() -> None
     )
     for name in ("circle", "centre", "teacher", "teacher_relations"):
         assert twice[name] == pytest.approx(2 * once[name]) != 0
+
+
+def test_a_teacher_of_the_students_size_is_imitated_without_a_head() -> None:
+    recipe = replace(tiny(), identity_weight=0.0, triplet="none", teacher_weight=2.0)
+    teacher = draw(6, 12, 5)
+    terms = terms_of(recipe, teacher)
+    assert terms == {
+        "identity": 0.0,
+        "teacher": pytest.approx(2 * float(teacher_loss(draw(4, 12, 5), teacher))),
+    }
+    assert not list(Criterion(recipe, 5, 4, 5).parameters())
+    assert [weight.shape for weight in Criterion(recipe, 5, 4, 8).parameters()] == [(8, 5)]
+
+
+def test_a_recipe_without_a_loss_of_its_own_needs_a_teacher() -> None:
+    recipe = replace(tiny(), identity_weight=0.0, triplet="none")
+    with pytest.raises(TrainingError, match="tiny learns from a teacher alone"):
+        Criterion(recipe, 5, 4, 0)
+    assert Criterion(replace(recipe, circle_weight=1.0), 5, 4, 0)
+    assert terms_of(replace(tiny(), identity_weight=3.0))["identity"] == pytest.approx(
+        3 * terms_of(tiny())["identity"]
+    )
 
 
 def test_labels_are_smoothed_by_the_recipe() -> None:

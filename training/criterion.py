@@ -5,6 +5,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from model.layers import TrainingOutput
+from training.errors import TrainingError
 from training.losses import (
     batch_hard_triplet_loss,
     centre_loss,
@@ -21,11 +22,17 @@ class Criterion(nn.Module):
 
     Where the two embeddings are of one size there is no head: the student's own imitates the teacher's. The
     centres follow a rule of their own (``move_centres``), not the optimiser.
+
+    Raises:
+        TrainingError: without a teacher the recipe leaves nothing to learn from.
     """
 
     def __init__(self, recipe: Recipe, embedding_size: int, num_identities: int, teacher_size: int) -> None:
         super().__init__()
         self._recipe = recipe
+        own = (recipe.identity_weight, recipe.circle_weight, recipe.centre_weight)
+        if not teacher_size and not any(own) and recipe.triplet == "none":
+            raise TrainingError(f"{recipe.name} learns from a teacher alone: give one, or a loss of its own")
         has_head = teacher_size not in (0, embedding_size) and recipe.teacher_weight > 0
         self.head = nn.Linear(embedding_size, teacher_size, bias=False) if has_head else None
         self.centres: Tensor
@@ -37,10 +44,11 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the weighted terms by name; their sum is the loss."""
         recipe, pooled_ND = self._recipe, output.pooled
-        terms = {}
-        if recipe.identity_weight > 0:
-            identity = F.cross_entropy(output.logits.float(), labels_N, label_smoothing=recipe.label_smoothing)
-            terms["identity"] = recipe.identity_weight * identity
+        logits = output.logits.float()
+        identity = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)
+        terms = {
+            "identity": recipe.identity_weight * identity
+        }  # at 0 too: several GPUs wait for its gradient
         if recipe.triplet != "none":
             margin = recipe.triplet_margin if recipe.triplet == "hard" else None
             terms["triplet"] = batch_hard_triplet_loss(pooled_ND, labels_N, margin)
