@@ -263,5 +263,17 @@ def test_a_trunks_state_dict_starts_every_row_and_a_checkpoint_only_its_own(
     checkpoint = str(finished / "plain_tiny" / "network.safetensors")
     line = refuse(table="symmetry", init=checkpoint)
     assert "row rga_sc_symmetric_tiny" in line
-    assert "a network of another architecture or input size" in line
+    assert "plain_tiny/network.safetensors is of another architecture: the networks have other layers" in line
     assert not (tmp_path / "table" / "rga_sc_symmetric_tiny").exists()
+
+
+def test_a_row_starts_from_a_checkpoint_of_another_input_size_if_told_to(
+    refuse: Callable[..., str], people: Path, finished: Path, tmp_path: Path
+) -> None:
+    recipe, checkpoint = tmp_path / "recipe.json", finished / "rga_sc_tiny" / "network.safetensors"
+    recipe.write_text(replace(RECIPE, height=96, num_epochs=1).to_json())
+    options = {"architecture": ["rga_sc_tiny"], "recipe": str(recipe), "init": str(checkpoint)}
+    assert "give --resize-relations to interpolate them" in refuse(**options)
+    make_table(people, tmp_path / "larger", **options, resize_relations=True)
+    card = load_checkpoint(tmp_path / "larger" / "rga_sc_tiny" / "network.safetensors").card
+    assert (card.height, card.parent) == (96, load_checkpoint(checkpoint).version)

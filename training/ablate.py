@@ -98,8 +98,18 @@ def _name(row: str, trunk: str) -> str:
     return f"{'rga_sc' if row == own else row}_{trunk}"
 
 
-def find_row(recipe: Recipe, dataset: ReidDataset, output: Path, init: str, teacher: Path | None) -> Row:
+def find_row(
+    recipe: Recipe,
+    dataset: ReidDataset,
+    output: Path,
+    init: str,
+    teacher: Path | None,
+    *,
+    resizes: bool = False,
+) -> Row:
     """Return the row of a recipe as far as it got in its folder, having seen that it can be trained.
+
+    ``init`` and ``resizes`` are as ``find_initial`` has them.
 
     Raises:
         InitialWeightsError: what ``init`` names does not fit its network.
@@ -107,7 +117,7 @@ def find_row(recipe: Recipe, dataset: ReidDataset, output: Path, init: str, teac
         TrainingError: its folder holds a row that was made with something else, or a run that is no row.
         ValueError: the network cannot be built at the recipe's size.
     """
-    num_weights = _count_weights(recipe, init)
+    num_weights = _count_weights(recipe, init, resizes=resizes)
     made_with = {
         "recipe": json.loads(recipe.to_json()),
         "init": _fingerprint(init),
@@ -158,7 +168,7 @@ def _fingerprint_of_data(dataset: ReidDataset) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _count_weights(recipe: Recipe, init: str) -> int:
+def _count_weights(recipe: Recipe, init: str, *, resizes: bool) -> int:
     """Count the weights of a network but for its classifier, having seen that the initial ones fit it."""
     network = build_network(
         recipe.architecture,
@@ -167,7 +177,7 @@ def _count_weights(recipe: Recipe, init: str) -> int:
         num_identities=2,
         pooling=recipe.pooling,
     )
-    if initial := find_initial(init, recipe.architecture):
+    if initial := find_initial(init, recipe.architecture, resizes=resizes):
         initial.load_into(network)
     classifier = {id(weight) for weight in network.classifier.parameters()}
     return sum(weight.numel() for weight in network.parameters() if id(weight) not in classifier)
@@ -240,6 +250,9 @@ def main(
     table: Annotated[str | None, typer.Option(help=f"{', '.join(TABLES)} or all.")] = None,
     architecture: Annotated[list[str] | None, typer.Option(help="One more row; may repeat.")] = None,
     init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
+    resize_relations: Annotated[
+        bool, typer.Option("--resize-relations", help="Let --init FILE be of another input size.")
+    ] = False,
     teacher_embeddings: Annotated[Path | None, typer.Option(help="An .npz of training/embed.py.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read crops, beside each network.")] = 1,
@@ -265,7 +278,9 @@ def main(
             for name in dict.fromkeys([*names, *(architecture or ())]):
                 place = f"ablate: row {name}"
                 of_row = replace(chosen, name=f"{chosen.name}/{name}", architecture=name)
-                rows.append(find_row(of_row, dataset, output, init, teacher_embeddings))
+                rows.append(
+                    find_row(of_row, dataset, output, init, teacher_embeddings, resizes=resize_relations)
+                )
             distributed.wait()  # until every process has read what the first will write
             for number, row in enumerate(rows, start=1):
                 place = f"ablate: row {row.name}"
@@ -274,7 +289,7 @@ def main(
                         row.recipe,
                         dataset,
                         row.folder,
-                        initial=find_initial(init, row.name),
+                        initial=find_initial(init, row.name, resizes=resize_relations),
                         teacher=teacher,
                         device=own_device,
                         num_workers=workers,
