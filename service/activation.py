@@ -2,29 +2,27 @@
 
 The gallery is embedded again from its stored crops, page by page, each page its own transaction; "items
 without an embedding of this version" is the whole queue, so what was done before a crash is not done again.
-Only the last stragglers and the cut-over hold the writer lock. Whatever fails before that changes nothing.
+Only the last stragglers and the cut-over keep others from changing the gallery. Whatever fails before that
+changes nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from threading import Lock, Thread
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
+from service.changes import Changing, newest_change
 from service.errors import ActivationRunning, CropMissing, JobNotFound, ModelNotFound, ServiceError
 from service.images import Limits, decode
-from service.index import GalleryIndex
-from service.serving import (
-    Generation,
-    Serving,
-    embed_in_batches,
-    extend_index,
-    load_embedder,
-    load_index,
-    to_half,
-)
+from service.replica import Replica
+from service.serving import Generation, Serving, embed_in_batches, load_registered, to_half
 from service.tables import Embedding, Item, Job, Model, new_id, now
 
 logger = structlog.get_logger(__name__)
@@ -33,9 +31,14 @@ ITEMS_PER_PAGE = 64
 UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
 """A stored crop was within the limits of its day."""
 
+RUNNING = ("queued", "running")
+LEASE = timedelta(seconds=10)
+"""A job that nobody has kept alive for so long is dead; processes on one database need clocks that agree."""
+
 INTERRUPTED = "the server was stopped; activate again to go on where it was"
 
 Progress = Callable[[int, int], None]
+Page = Sequence[tuple[int, str]]
 
 
 class _Stopped(ServiceError):
@@ -49,6 +52,7 @@ class Activations:
         self._serving = serving
         self._lock = Lock()
         self._thread: Thread | None = None
+        self._job_id = ""
 
     def start(self, version: str) -> Job:
         """Begin to activate a registered version and return the job to watch.
@@ -60,6 +64,7 @@ class Activations:
         with self._lock:
             job = self._queue(version)
             if job.state == "queued":
+                self._job_id = job.id
                 self._thread = Thread(target=self._run, args=(job.id, version), name=f"activate-{version}")
                 self._thread.start()
             return job
@@ -69,9 +74,19 @@ class Activations:
         if self._thread is not None:
             self._thread.join()
 
+    def keep_alive(self) -> None:
+        """Say that the job of this process is alive, if there is one; every few seconds."""
+        if self._thread is not None and self._thread.is_alive():
+            with self._serving.sessions.write.begin() as session:
+                session.execute(
+                    update(Job).where(Job.id == self._job_id, Job.state.in_(RUNNING)).values(alive_at=now())
+                )
+
     def _queue(self, version: str) -> Job:
-        with self._serving.sessions.write.begin() as session:
-            running = session.scalar(select(Job).where(Job.state.in_(("queued", "running"))))
+        fail_dead_jobs(self._serving)
+        with self._serving.changing() as change:
+            session = change.session
+            running = session.scalar(select(Job).where(Job.state.in_(RUNNING)))
             if running is not None:
                 raise ActivationRunning(running.id)
             model = session.get(Model, version)
@@ -86,6 +101,7 @@ class Activations:
                 done=0,
                 total=0,
                 created_at=now(),
+                alive_at=now(),
                 finished_at=now() if is_active else None,
             )
             session.add(job)
@@ -134,14 +150,23 @@ def find_job(serving: Serving, job_id: str) -> Job:
     return job
 
 
-def fail_interrupted_jobs(serving: Serving) -> None:
-    """Say of jobs that a crash has ended that they have ended."""
-    with serving.sessions.write.begin() as session:
-        session.execute(
-            update(Job)
-            .where(Job.state.in_(("queued", "running")))
-            .values(state="failed", error=INTERRUPTED, finished_at=now())
-        )
+def fail_dead_jobs(serving: Serving) -> None:
+    """Say of jobs that nobody keeps alive any more that they have ended."""
+    with serving.sessions.read() as session:
+        dead = session.scalars(select(Job.id).where(_is_dead())).all()
+    if dead:
+        with serving.sessions.write.begin() as session:
+            session.execute(
+                update(Job).where(_is_dead()).values(state="failed", error=INTERRUPTED, finished_at=now())
+            )
+
+
+def _is_dead() -> ColumnElement[bool]:
+    """Tell jobs that run and have not been kept alive; a clock that was set back does not hide them."""
+    moment = now()
+    return Job.state.in_(RUNNING) & or_(
+        Job.alive_at.is_(None), ~Job.alive_at.between(moment - LEASE, moment + LEASE)
+    )
 
 
 def activate(serving: Serving, version: str, progress: Progress) -> None:
@@ -152,26 +177,27 @@ def activate(serving: Serving, version: str, progress: Progress) -> None:
             was serving goes on.
     """
     with serving.sessions.read() as session:
-        filename = session.scalars(select(Model.filename).where(Model.version == version)).one()
-    embedder = load_embedder(serving.settings.models_dir / filename, serving.settings)
-    if embedder.version != version:
-        raise ServiceError(f"{filename} has changed on the disk: its version is now {embedder.version}")
+        sequence = newest_change(session)  # what comes after may be missed by the backfill
+    embedder = load_registered(serving, version)
     _backfill(serving, embedder, progress)
-    index = load_index(serving, version, embedder.embedding_size)
-    with serving.writer_lock:
-        _backfill(serving, embedder, progress)
-        _catch_up(serving, version, index)
-        mark_active(serving, version)
-        serving.replace(Generation(version, embedder, index))
+    with serving.sessions.read() as session:
+        replica = Replica.load(session, version, embedder.embedding_size, sequence)
+    with serving.swapping():
+        with serving.changing() as change:
+            while page := _next_page(change.session, version, 0):
+                _keep(change.session, version, _embed_page(serving, embedder, page))
+            replica.catch_up(change.session, change.newest)
+            _check_complete(change.session, replica)
+            mark_active(change, version)
+        serving.replace(Generation(embedder, replica))
 
 
-def mark_active(serving: Serving, version: str) -> None:
-    """Note in the database that this version, and no other, is active."""
-    with serving.sessions.write.begin() as session:
-        session.execute(update(Model).where(Model.state == "active").values(state="retired"))
-        session.execute(
-            update(Model).where(Model.version == version).values(state="active", activated_at=now())
-        )
+def mark_active(change: Changing, version: str) -> None:
+    """Make this version, and no other, the active one."""
+    session = change.session
+    session.execute(update(Model).where(Model.state == "active").values(state="retired"))
+    session.execute(update(Model).where(Model.version == version).values(state="active", activated_at=now()))
+    change.note("activated")
 
 
 def _backfill(serving: Serving, embedder: Embedder, progress: Progress) -> None:
@@ -184,16 +210,23 @@ def _backfill(serving: Serving, embedder: Embedder, progress: Progress) -> None:
     done = total - (missing or 0)
     progress(done, total)
     last = 0
-    while page := _next_page(serving, embedder.version, last):
+    while page := _next_committed_page(serving, embedder.version, last):
         if serving.stopping.is_set():
             raise _Stopped(INTERRUPTED)
-        _embed_page(serving, embedder, page)
+        embeddings = _embed_page(serving, embedder, page)
+        with serving.changing() as change:
+            _keep(change.session, embedder.version, embeddings)
         last = page[-1][0]
         done += len(page)
         progress(done, max(done, total))
 
 
-def _next_page(serving: Serving, version: str, last: int) -> Sequence[tuple[int, str]]:
+def _next_committed_page(serving: Serving, version: str, last: int) -> Page:
+    with serving.sessions.read() as session:
+        return _next_page(session, version, last)
+
+
+def _next_page(session: Session, version: str, last: int) -> Page:
     """Return the next items to embed, as (slot, sha256)."""
     statement = (
         select(Item.slot, Item.sha256)
@@ -201,25 +234,26 @@ def _next_page(serving: Serving, version: str, last: int) -> Sequence[tuple[int,
         .order_by(Item.slot)
         .limit(ITEMS_PER_PAGE)
     )
-    with serving.sessions.read() as session:
-        return [(slot, sha256) for slot, sha256 in session.execute(statement)]
+    return [(slot, sha256) for slot, sha256 in session.execute(statement)]
 
 
-def _embed_page(serving: Serving, embedder: Embedder, page: Sequence[tuple[int, str]]) -> None:
+def _embed_page(serving: Serving, embedder: Embedder, page: Page) -> dict[int, NDArray[np.float16]]:
+    """Return the embeddings of the stored crops by slot; items deleted meanwhile are left out."""
     slots: list[int] = []
     embeddings_ND = to_half(embed_in_batches(embedder, _stored_images(serving, page, slots)))
-    with serving.sessions.write.begin() as session:
-        alive = set(session.scalars(select(Item.slot).where(Item.slot.in_(slots))))
-        session.add_all(
-            Embedding(slot=slot, model_version=embedder.version, values=embedding_D.tobytes())
-            for slot, embedding_D in zip(slots, embeddings_ND, strict=True)
-            if slot in alive
-        )
+    return dict(zip(slots, embeddings_ND, strict=True))
 
 
-def _stored_images(
-    serving: Serving, page: Sequence[tuple[int, str]], slots: list[int]
-) -> Iterator[Image.Image]:
+def _keep(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
+    """Store embeddings of the items that are still there; alone among those who change the gallery."""
+    alive = session.scalars(select(Item.slot).where(Item.slot.in_(embeddings)))
+    session.add_all(
+        Embedding(slot=slot, model_version=version, values=embeddings[slot].tobytes()) for slot in alive
+    )
+    session.flush()
+
+
+def _stored_images(serving: Serving, page: Page, slots: list[int]) -> Iterator[Image.Image]:
     """Decode the stored crops of a page, noting whose they are; items deleted meanwhile are left out."""
     for slot, sha256 in page:
         try:
@@ -234,19 +268,16 @@ def _stored_images(
         yield image
 
 
-def _catch_up(serving: Serving, version: str, index: GalleryIndex) -> None:
-    """Bring an index that was built without the writer lock up to date; under the writer lock.
+def _check_complete(session: Session, replica: Replica) -> None:
+    """See to it that an index holds every item and no other.
 
     Raises:
-        ServiceError: if it does not hold every item afterwards.
+        ServiceError: if it does not.
     """
-    with serving.sessions.read() as session:
-        alive = set(session.scalars(select(Item.slot)))
-    index.remove([slot for slot in index.slots().tolist() if slot not in alive])
-    extend_index(serving, version, index)
-    if set(index.slots().tolist()) != alive:
+    alive = set(session.scalars(select(Item.slot)))
+    if set(replica.index.slots().tolist()) != alive:
         raise ServiceError(
-            f"{len(alive)} items have {len(index)} embeddings of {version}; nothing was switched"
+            f"{len(alive)} items have {len(replica.index)} embeddings of {replica.version}: not switched"
         )
 
 

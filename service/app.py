@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import SQLAlchemyError
 
-from service.activation import Activations
+from service.activation import Activations, fail_dead_jobs
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
@@ -26,6 +27,7 @@ from service.startup import start
 logger = structlog.get_logger(__name__)
 
 API_VERSION = "1"
+TICK_S = 0.5
 
 
 def _ignore(_: object) -> None:
@@ -42,6 +44,8 @@ def create_app(
     serving = Serving(settings, make_sessions(engine))
     activations = Activations(serving)
 
+    following: list[asyncio.Task[None]] = []
+
     async def load() -> None:
         try:
             generation = await asyncio.to_thread(start, serving, engine)
@@ -54,6 +58,24 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
+            following.append(asyncio.create_task(follow()))
+
+    def tick() -> None:
+        activations.keep_alive()
+        fail_dead_jobs(serving)
+        serving.refresh()
+
+    async def follow() -> None:
+        """Follow what other processes change, also while nobody searches."""
+        trouble = ""
+        while not serving.stopping.is_set():
+            await asyncio.sleep(TICK_S)
+            try:
+                await asyncio.to_thread(tick)
+                trouble = ""
+            except (ServiceError, SQLAlchemyError) as error:
+                if trouble != (trouble := str(error)):
+                    logger.warning("cannot follow the gallery", reason=trouble)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +83,7 @@ def create_app(
         yield
         serving.stopping.set()
         await loading
+        await asyncio.gather(*following)
         await asyncio.to_thread(activations.wait)
         engine.dispose()
 

@@ -1,11 +1,15 @@
 """What happens on POST, GET and DELETE /gallery.
 
-Enrolling embeds outside any lock, keeps the bytes, and then, under the writer lock, commits rows and
-embeddings together before the index learns of them: what is acknowledged is in the database, and a crash in
-between is mended by the next start, which rebuilds the index from there.
+Enrolling embeds outside any lock, keeps the bytes, and then, alone among all who change the gallery, commits
+rows, embeddings and their entries in the change log together; every index follows the log. What is
+acknowledged is in the database, and a crash in between is mended by the next start.
+
+A crop that no item needs any more is first noted as doomed, by the transaction that removes the item, and its
+bytes go from the disk after that: a crash in between leaves the note, and the next start follows it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.changes import Changing, active_version
 from service.errors import GalleryItemNotFound
 from service.images import Crop, decode
-from service.index import Rows
-from service.serving import Generation, Serving, embed_in_batches, to_half
-from service.tables import Embedding, Identity, Item, new_id, now
+from service.serving import Serving, embed_in_batches, to_half
+from service.tables import DoomedCrop, Embedding, Identity, Item, new_id, now
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,18 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
         embeddings_ND = embed_in_batches(generation.embedder, _decoded(serving, uploads, crops))
         try:
             serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
-            with serving.writer_lock:
-                if serving.current() is generation:
+            with serving.changing() as change:
+                is_active = active_version(change.session) == generation.version
+                if is_active:
                     _restore_removed(serving, uploads, crops)
-                    items = _store(serving, generation, crops, labels, to_half(embeddings_ND))
-                    return Enrolment(generation.version, items)
+                    items = _store(change, generation.version, crops, labels, to_half(embeddings_ND))
         except BaseException:
-            with serving.writer_lock:
-                _drop_unused(serving, {crop.sha256 for crop in crops})
+            with suppress(SQLAlchemyError):  # whose trouble the caller is told of already
+                _doom(serving, {crop.sha256 for crop in crops})
             raise
+        serving.refresh()
+        if is_active:
+            return Enrolment(generation.version, items)
 
 
 def find(serving: Serving, item_id: str) -> Item:
@@ -82,15 +90,26 @@ def remove(serving: Serving, item_id: str) -> None:
     Raises:
         GalleryItemNotFound: there is none.
     """
-    with serving.writer_lock:
-        with serving.sessions.write.begin() as session:
-            item = _find(session, item_id)
-            session.delete(item)
-            session.flush()
-            if not session.scalar(select(Item.slot).where(Item.identity_key == item.identity_key).limit(1)):
-                session.delete(item.identity)
-        serving.current().index.remove([item.slot])
-        _drop_unused(serving, {item.sha256})
+    with serving.changing() as change:
+        item = _find(change.session, item_id)
+        change.session.delete(item)
+        change.session.flush()
+        others = select(Item.slot).where(Item.identity_key == item.identity_key)
+        if not change.session.scalar(others.limit(1)):
+            change.session.delete(item.identity)
+        change.session.merge(DoomedCrop(sha256=item.sha256))
+        change.note("removed", item.slot)
+    drop_doomed(serving)
+    serving.refresh()
+
+
+def drop_doomed(serving: Serving) -> None:
+    """Delete the bytes of the doomed crops, but for those that an item refers to by now."""
+    with serving.changing() as change:
+        for doomed in change.session.scalars(select(DoomedCrop)):
+            if not change.session.scalar(select(Item.slot).where(Item.sha256 == doomed.sha256).limit(1)):
+                serving.crops.remove(doomed.sha256)
+            change.session.delete(doomed)
 
 
 def _find(session: Session, item_id: str) -> Item:
@@ -116,40 +135,29 @@ def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Seque
 
 
 def _store(
-    serving: Serving,
-    generation: Generation,
+    change: Changing,
+    version: str,
     crops: Sequence[Crop],
     labels: Sequence[Label],
     embeddings_ND: NDArray[np.float16],
 ) -> list[Item]:
-    """Commit items and embeddings, then tell the index."""
-    with serving.sessions.write.begin() as session:
-        identities = _identities(session, labels)
-        items = [
-            _item(crop, label, identity)
-            for crop, label, identity in zip(crops, labels, identities, strict=True)
-        ]
-        for item in items:
-            session.add(item)
-            session.flush()  # one by one: slots ascend in the order of the images
-        session.add_all(
-            Embedding(slot=item.slot, model_version=generation.version, values=embedding_D.tobytes())
-            for item, embedding_D in zip(items, embeddings_ND, strict=True)
-        )
-    generation.index.add(
-        Rows(
-            slots=[item.slot for item in items],
-            identity_keys=[item.identity_key for item in items],
-            camera_ids=[item.camera_id for item in items],
-            captured_ats=[item.captured_at for item in items],
-            embeddings_ND=embeddings_ND,
-        )
+    identities = _identities(change.session, labels)
+    items = [
+        _item(change.note("added"), crop, label, identity)
+        for crop, label, identity in zip(crops, labels, identities, strict=True)
+    ]
+    change.session.add_all(items)
+    change.session.flush()
+    change.session.add_all(
+        Embedding(slot=item.slot, model_version=version, values=embedding_D.tobytes())
+        for item, embedding_D in zip(items, embeddings_ND, strict=True)
     )
     return items
 
 
-def _item(crop: Crop, label: Label, identity: Identity) -> Item:
+def _item(slot: int, crop: Crop, label: Label, identity: Identity) -> Item:
     return Item(
+        slot=slot,
         id=new_id(),
         identity=identity,
         camera_id=label.camera_id,
@@ -174,9 +182,9 @@ def _identities(session: Session, labels: Sequence[Label]) -> list[Identity]:
     return [known[name] for name in names]
 
 
-def _drop_unused(serving: Serving, sha256s: Iterable[str]) -> None:
-    """Delete the crops that no item refers to; under the writer lock."""
-    with serving.sessions.read() as session:
+def _doom(serving: Serving, sha256s: Iterable[str]) -> None:
+    """Delete the crops of an enrolment that failed, where no item refers to them."""
+    with serving.changing() as change:
         for sha256 in sha256s:
-            if not session.scalar(select(Item.slot).where(Item.sha256 == sha256).limit(1)):
-                serving.crops.remove(sha256)
+            change.session.merge(DoomedCrop(sha256=sha256))
+    drop_doomed(serving)

@@ -94,22 +94,21 @@ def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
     except ModelError as error:
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     filename = f"{checkpoint.version}.safetensors"
-    with serving.writer_lock:
+    with serving.changing() as change:
         temporary.replace(temporary.with_name(filename))
         sync_dir(temporary.parent)
-        with serving.sessions.write.begin() as session:
-            row = session.get(Model, checkpoint.version)
-            is_new = row is None
-            if row is None:
-                row = Model(
-                    version=checkpoint.version,
-                    filename=filename,
-                    card=checkpoint.card.to_dict(),
-                    state="registered",
-                    created_at=now(),
-                )
-                session.add(row)
-            return KnownModel(row, _num_embedded(session, row.version)), is_new
+        row = change.session.get(Model, checkpoint.version)
+        is_new = row is None
+        if row is None:
+            row = Model(
+                version=checkpoint.version,
+                filename=filename,
+                card=checkpoint.card.to_dict(),
+                state="registered",
+                created_at=now(),
+            )
+            change.session.add(row)
+        return KnownModel(row, _num_embedded(change.session, row.version)), is_new
 
 
 def _num_embedded(session: Session, version: str) -> int:

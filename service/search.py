@@ -12,7 +12,7 @@ from sqlalchemy import select
 from service.images import decode
 from service.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_identities, rank_items
-from service.serving import Serving, embed_in_batches
+from service.serving import Generation, Serving, embed_in_batches
 from service.tables import Item
 
 MAX_VARIABLES = 10_000
@@ -48,17 +48,28 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation = serving.current()
-    query_D = fuse(embed_in_batches(generation.embedder, _decoded(serving, uploads)))
+    generation, query_D = _embed(serving, uploads)
     for _ in range(MAX_TRIES):
         hits = _search_index(generation.index, query_D, query)
         rows = _rows(serving, hits)
         if len(rows) == len(hits.slots):
             break  # else items were deleted meanwhile: the next try finds others in their place
+        serving.refresh()
     matches = _rank(hits, rows, query)
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     return Answer(generation.version, hits.num_searched, matches, items)
+
+
+def _embed(serving: Serving, uploads: Sequence[BinaryIO]) -> tuple[Generation, NDArray[np.float32]]:
+    """Embed the query with the active network, and bring its index up to date."""
+    generation = serving.current()
+    while True:
+        query_D = fuse(embed_in_batches(generation.embedder, _decoded(serving, uploads)))
+        active = serving.refresh()
+        if active is generation:
+            return generation, query_D
+        generation = active
 
 
 def _decoded(serving: Serving, uploads: Sequence[BinaryIO]) -> Iterator[Image.Image]:

@@ -1,12 +1,13 @@
-"""What requests share: the database, the crops, the writer lock and the current Generation.
+"""What requests share: the database, the crops and the current Generation.
 
 A request takes `serving.current()` once and works with it to its end. A swap replaces that one reference, so
-the embedder and the index that a request sees always belong together.
+the embedder and the index that a request sees always belong together. What other processes on the same
+database have changed, their swaps too, comes in by `refresh`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
@@ -14,45 +15,58 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
+from service.changes import Changing, active_version, changing
 from service.database import Sessions
 from service.errors import NotReady, ServiceError, UnfitCheckpoint
 from service.images import Limits
-from service.index import GalleryIndex, Rows
+from service.index import GalleryIndex
+from service.replica import Replica
 from service.settings import Settings
 from service.storage import CropStore
-from service.tables import Embedding, Item
+from service.tables import Gallery, Model
 
 MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends here, so that a request of 64 huge images never holds more than one of them decoded."""
 
-ROWS_PER_PAGE = 2_000
+_NEWEST = select(Gallery.newest_change, Model.version).join(Model, Model.state == "active")
+"""Asked before every search: one row of each table."""
 
 
 @dataclass(frozen=True)
 class Generation:
     """One model version in service: what `embedder` makes is searched in `index`, and in no other."""
 
-    version: str
     embedder: Embedder
-    index: GalleryIndex
+    replica: Replica
+
+    @property
+    def version(self) -> str:
+        """Return the model version that embeds and is searched."""
+        return self.replica.version
+
+    @property
+    def index(self) -> GalleryIndex:
+        """Return the index to search; `Serving.refresh` brings it up to date."""
+        return self.replica.index
 
 
 class Serving:
-    """Holds what requests share; `writer_lock` is held by whoever changes the gallery or the generation."""
+    """Holds what requests share."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
-        self.writer_lock = Lock()
         self.stopping = Event()
+        self._turn = Lock()
+        self._swap = Lock()
         self._generation: Generation | None = None
         self._failure: str | None = None
 
@@ -68,8 +82,50 @@ class Serving:
         return generation
 
     def replace(self, generation: Generation) -> None:
-        """Let requests that begin from now on use this generation; under the writer lock once serving."""
+        """Let requests that begin from now on use this generation."""
         self._generation = generation
+
+    @contextmanager
+    def changing(self) -> Iterator[Changing]:
+        """Open a transaction that changes the gallery, and commit it; `refresh` then brings it to the index.
+
+        It is alone among all processes on the database. Threads of one process queue up here first, because
+        SQLite lets whoever waits for it poll.
+        """
+        with self._turn, changing(self.sessions) as change:
+            yield change
+
+    @contextmanager
+    def swapping(self) -> Iterator[None]:
+        """Hold back `refresh`, while the caller makes a version active and then replaces the generation."""
+        with self._swap:
+            yield
+
+    def refresh(self) -> Generation:
+        """Apply what any process has changed before now, and return the generation that is active.
+
+        Raises:
+            NotReady: while the first generation is loading, or if another process has activated a version
+                that cannot be loaded here.
+        """
+        while True:
+            generation = self.current()
+            with self.sessions.read() as session:
+                newest, version = session.execute(_NEWEST).one()
+                if version == generation.version:
+                    generation.replica.catch_up(session, newest)
+                    return generation
+            self._follow_swap(generation)
+
+    def _follow_swap(self, generation: Generation) -> None:
+        """Load what is active by now, unless another thread has done so."""
+        with self._swap:
+            if self._generation is not generation:
+                return
+            try:
+                self._generation = load_active(self)
+            except ServiceError as error:
+                raise NotReady(f"another process activated what cannot be served here: {error}") from error
 
     def fail(self, reason: str) -> None:
         """Say why there will be no generation."""
@@ -125,29 +181,30 @@ def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.ascontiguousarray(embeddings_ND, "<f2")
 
 
-def load_index(serving: Serving, version: str, embedding_size: int) -> GalleryIndex:
-    """Build the index of one model version from the embeddings in the database."""
-    index = GalleryIndex(embedding_size)
-    extend_index(serving, version, index)
-    return index
+def load_active(serving: Serving) -> Generation:
+    """Load the active network and the index of its embeddings.
 
-
-def extend_index(serving: Serving, version: str, index: GalleryIndex) -> None:
-    """Add what has come to the database since the last slot of the index."""
-    last = int(index.slots()[-1]) if len(index) else 0
-    statement = (
-        select(Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Embedding.values)
-        .join(Embedding, Embedding.slot == Item.slot)
-        .where(Embedding.model_version == version, Item.slot > last)
-        .order_by(Item.slot)
-        .execution_options(yield_per=ROWS_PER_PAGE)
-    )
+    Raises:
+        ServiceError: if there is none, its file is gone, has changed, or is no network that we can serve.
+    """
     with serving.sessions.read() as session:
-        for page in session.execute(statement).partitions():
-            index.add(_rows(page, index.embedding_size))
+        version = active_version(session)
+    if version is None:
+        raise ServiceError("no model version is active in this database; the first start activates one")
+    embedder = load_registered(serving, version)
+    with serving.sessions.read() as session:
+        return Generation(embedder, Replica.load(session, version, embedder.embedding_size))
 
 
-def _rows(page: Sequence[Row[int, int, str | None, datetime | None, bytes]], embedding_size: int) -> Rows:
-    slots, identity_keys, camera_ids, captured_ats, values = zip(*page, strict=True)
-    embeddings_ND = np.frombuffer(b"".join(values), "<f2").reshape(len(page), embedding_size)
-    return Rows(slots, identity_keys, camera_ids, captured_ats, embeddings_ND)
+def load_registered(serving: Serving, version: str) -> Embedder:
+    """Load the network of a registered version.
+
+    Raises:
+        ServiceError: if its file is gone, has changed, or is no network that we can serve.
+    """
+    with serving.sessions.read() as session:
+        filename = session.scalars(select(Model.filename).where(Model.version == version)).one()
+    embedder = load_embedder(serving.settings.models_dir / filename, serving.settings)
+    if embedder.version != version:
+        raise ServiceError(f"{filename} has changed on the disk: its version is now {embedder.version}")
+    return embedder

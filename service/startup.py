@@ -3,15 +3,15 @@
 import time
 
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.activation import fail_interrupted_jobs, mark_active
+from service.activation import fail_dead_jobs, mark_active
+from service.changes import active_version
 from service.database import migrate
-from service.errors import ServiceError
+from service.gallery import drop_doomed
 from service.registry import register_shipped, remove_unfinished
-from service.serving import Generation, Serving, load_embedder, load_index
-from service.tables import Model
+from service.serving import Generation, Serving, load_active
 
 logger = structlog.get_logger(__name__)
 
@@ -28,27 +28,27 @@ def start(serving: Serving, engine: Engine) -> Generation:
     remove_unfinished(settings.models_dir)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
-    fail_interrupted_jobs(serving)
-    model = _active_model(serving) or _first_model(serving)
-    logger.info("loading the network", model_version=model.version, architecture=model.card["architecture"])
-    embedder = load_embedder(settings.models_dir / model.filename, settings)
-    if embedder.version != model.version:
-        raise ServiceError(f"{model.filename} has changed on the disk: its version is now {embedder.version}")
-    index = load_index(serving, model.version, embedder.embedding_size)
-    seconds = round(time.monotonic() - started_s, 2)
+    fail_dead_jobs(serving)
+    drop_doomed(serving)
+    _activate_first(serving)
+    logger.info("loading the network")
+    generation = load_active(serving)
     logger.info(
-        "ready", model_version=model.version, runtime=embedder.runtime, items=len(index), seconds=seconds
+        "ready",
+        model_version=generation.version,
+        runtime=generation.embedder.runtime,
+        items=len(generation.index),
+        seconds=round(time.monotonic() - started_s, 2),
     )
-    return Generation(model.version, embedder, index)
+    return generation
 
 
-def _active_model(serving: Serving) -> Model | None:
+def _activate_first(serving: Serving) -> None:
+    """Register and activate the checkpoint that ships, if the gallery is new."""
     with serving.sessions.read() as session:
-        return session.scalar(select(Model).where(Model.state == "active"))
-
-
-def _first_model(serving: Serving) -> Model:
-    """Register the checkpoint that ships and activate it: the gallery is new."""
+        if active_version(session):
+            return
     model = register_shipped(serving, serving.settings.default_checkpoint or DEFAULT_CHECKPOINT)
-    mark_active(serving, model.version)
-    return model
+    with serving.changing() as change:
+        if not active_version(change.session):  # else another process was first
+            mark_active(change, model.version)

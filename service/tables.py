@@ -1,7 +1,7 @@
 """The SQL tables: the truth about the gallery, from which every index can be rebuilt.
 
-An item has two names: `id`, which the API shows and which is never used twice anywhere, and `slot`, a small
-integer that only ever grows, by which the index knows it. "Models" are networks here: published checkpoints.
+An item has two names: `id`, which the API shows and which is never used twice anywhere, and `slot`, the
+number of the change that added it, by which the index knows it. "Models" are networks here: checkpoints.
 """
 
 import secrets
@@ -9,7 +9,17 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -48,6 +58,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Number = BigInteger().with_variant(Integer, "sqlite")
+"""Of a change: 64 bits; SQLite's integers have them by themselves, and only those name its rows."""
 
 
 class Table(DeclarativeBase):
@@ -92,9 +106,8 @@ class Item(Table):
     """One enrolled crop; its bytes are in the CropStore under `sha256`."""
 
     __tablename__ = "items"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
 
-    slot: Mapped[int] = mapped_column(primary_key=True)
+    slot: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
     id: Mapped[str] = mapped_column(String(32), unique=True)
     identity_key: Mapped[int] = mapped_column(ForeignKey("identities.key"), index=True)
     camera_id: Mapped[str | None] = mapped_column(String(255))
@@ -113,15 +126,53 @@ class Embedding(Table):
 
     __tablename__ = "embeddings"
 
-    slot: Mapped[int] = mapped_column(ForeignKey("items.slot", ondelete="CASCADE"), primary_key=True)
+    slot: Mapped[int] = mapped_column(
+        Number, ForeignKey("items.slot", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
     model_version: Mapped[str] = mapped_column(
         String(64), ForeignKey("models.version", ondelete="CASCADE"), primary_key=True
     )
     values: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class Change(Table):
+    """One change of the gallery, never altered: `kind` is added, updated, removed or activated.
+
+    Sequence numbers have no gaps and grow in the order of the commits; see service/changes.py. What has
+    changed is in the other tables: whoever follows the log reads them anew for the slots that it names.
+    """
+
+    __tablename__ = "changes"
+
+    sequence: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(16))
+    slot: Mapped[int | None] = mapped_column(Number)
+    at: Mapped[datetime]
+
+
+class Gallery(Table):
+    """The one row that every change of this gallery waits for; `id` tells it from other databases."""
+
+    __tablename__ = "galleries"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    newest_change: Mapped[int] = mapped_column(Number)
+
+
+class DoomedCrop(Table):
+    """A crop whose bytes must go from the disk, unless an item still refers to it; see service/gallery.py."""
+
+    __tablename__ = "doomed_crops"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
 class Job(Table):
-    """Work that outlives its request; `state` is queued, running, succeeded, failed or cancelled."""
+    """Work that outlives its request; `state` is queued, running, succeeded, failed or cancelled.
+
+    Whoever runs it says so every few seconds in `alive_at`: another process on the same database, or the same
+    one started anew, can tell work that goes on from work that has died.
+    """
 
     __tablename__ = "jobs"
 
@@ -133,4 +184,5 @@ class Job(Table):
     total: Mapped[int]
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
+    alive_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

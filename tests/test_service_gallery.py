@@ -89,7 +89,7 @@ def test_metadata_label_each_image(client: httpx.Client) -> None:
     assert items[0]["identity_id"] == items[1]["identity_id"] == "anna" != items[2]["identity_id"]
 
 
-def test_a_deleted_item_is_gone_from_everywhere(client: httpx.Client, settings: Settings) -> None:
+def test_a_deleted_item_is_gone_from_everywhere(client: httpx.Client, either_settings: Settings) -> None:
     kept, gone = enroll(client, crop(1), crop(2))
     assert client.delete(f"/gallery/{gone['id']}").status_code == 204
     assert client.get(f"/gallery/{gone['id']}").status_code == 404
@@ -98,23 +98,23 @@ def test_a_deleted_item_is_gone_from_everywhere(client: httpx.Client, settings: 
     answer = search(client, crop(2))
     assert [match["items"][0]["id"] for match in answer["matches"]] == [kept["id"]]
     assert answer["num_searched"] == 1
-    assert [path.name for path in stored_crops(settings)] == [kept["sha256"]]
-    assert [count(settings, table) for table in ("items", "embeddings", "identities")] == [1, 1, 1]
+    assert [path.name for path in stored_crops(either_settings)] == [kept["sha256"]]
+    assert [count(either_settings, table) for table in ("items", "embeddings", "identities")] == [1, 1, 1]
 
 
 def test_deleting_one_of_two_items_of_one_crop_keeps_the_crop(
-    client: httpx.Client, settings: Settings
+    client: httpx.Client, either_settings: Settings
 ) -> None:
     first, second = enroll(client, crop(1), crop(1), identity_id="anna")
     assert first["id"] != second["id"]
-    assert len(stored_crops(settings)) == 1
+    assert len(stored_crops(either_settings)) == 1
     client.delete(f"/gallery/{first['id']}")
     assert client.get(second["image_url"]).content == crop(1)
     client.delete(f"/gallery/{second['id']}")
-    assert stored_crops(settings) == []
+    assert stored_crops(either_settings) == []
 
 
-def test_one_bad_image_among_many_stores_nothing(client: httpx.Client, settings: Settings) -> None:
+def test_one_bad_image_among_many_stores_nothing(client: httpx.Client, either_settings: Settings) -> None:
     contents = [crop(seed) for seed in range(40)]
     contents[33] = b"not an image"
     answer = client.post("/gallery", files=images(*contents))
@@ -122,13 +122,13 @@ def test_one_bad_image_among_many_stores_nothing(client: httpx.Client, settings:
     problem = answer.json()
     assert (problem["code"], problem["position"]) == ("unreadable_image", 33)
     assert "images[33]" in problem["detail"]
-    assert count(settings, "items") == 0
-    assert stored_crops(settings) == []
+    assert count(either_settings, "items") == 0
+    assert stored_crops(either_settings) == []
     assert search(client, crop(1))["matches"] == []
 
 
 def test_the_same_crop_enrolled_and_deleted_by_many_at_once_is_never_half_there(
-    client: httpx.Client, settings: Settings
+    client: httpx.Client, either_settings: Settings
 ) -> None:
     def enroll_and_delete(number: int) -> None:
         (item,) = enroll(client, crop(1), identity_id=f"p{number % 3}")
@@ -138,8 +138,8 @@ def test_the_same_crop_enrolled_and_deleted_by_many_at_once_is_never_half_there(
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(enroll_and_delete, range(24)))
-    assert count(settings, "items") == count(settings, "embeddings") == 12
-    assert len(stored_crops(settings)) == 1
+    assert count(either_settings, "items") == count(either_settings, "embeddings") == 12
+    assert len(stored_crops(either_settings)) == 1
     assert search(client, crop(1), group_by="item", top_k=100)["num_searched"] == 12
 
 

@@ -46,7 +46,7 @@ def test_the_first_network_is_registered_and_active(client: httpx.Client, tiny_c
 
 
 def test_a_checkpoint_is_registered_once(
-    client: httpx.Client, settings: Settings, another_checkpoint: Path
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
 ) -> None:
     version = checkpoint_version(another_checkpoint)
     first = upload_model(client, another_checkpoint)
@@ -55,9 +55,9 @@ def test_a_checkpoint_is_registered_once(
     again = upload_model(client, another_checkpoint)
     assert (again.status_code, again.json()["version"]) == (200, version)
     assert len(states(client)) == 2
-    kept = settings.models_dir / f"{version}.safetensors"
+    kept = either_settings.models_dir / f"{version}.safetensors"
     assert kept.read_bytes() == another_checkpoint.read_bytes()
-    assert len(list(settings.models_dir.iterdir())) == 2
+    assert len(list(either_settings.models_dir.iterdir())) == 2
 
 
 def unfit_files(whole: Path, folder: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def unfit_files(whole: Path, folder: Path) -> list[Path]:
 
 
 def test_an_unfit_checkpoint_is_refused_and_leaves_nothing(
-    client: httpx.Client, settings: Settings, tiny_checkpoint: Path, tmp_path: Path
+    client: httpx.Client, either_settings: Settings, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "unfit"
     folder.mkdir()
@@ -93,7 +93,7 @@ def test_an_unfit_checkpoint_is_refused_and_leaves_nothing(
         answer = upload_model(client, path)
         assert answer.status_code == 422, path.name
         assert answer.json()["code"] == "unfit_checkpoint", path.name
-    assert len(list(settings.models_dir.iterdir())) == 1
+    assert len(list(either_settings.models_dir.iterdir())) == 1
     assert len(states(client)) == 1
 
 
@@ -165,13 +165,13 @@ def test_enrolling_searching_and_deleting_go_on_through_a_swap(
 
 
 def test_a_missing_or_changed_crop_fails_the_activation_and_the_old_version_serves_on(
-    client: httpx.Client, settings: Settings, another_checkpoint: Path
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
 ) -> None:
     before = client.get("/readyz").json()["model_version"]
     version = upload_model(client, another_checkpoint).json()["version"]
     first, second = enroll(client, crop(1), crop(2))
     for item, damage in ((first, b"changed"), (second, None)):
-        path = crop_path(settings, item["sha256"])
+        path = crop_path(either_settings, item["sha256"])
         whole = path.read_bytes()
         path.write_bytes(damage) if damage else path.unlink()
         job = activate(client, version)
@@ -219,7 +219,8 @@ def test_an_activation_that_a_crash_cut_short_is_failed_and_goes_on_when_asked_a
         activate(client, first)
     engine = make_engine(settings.database_url)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE jobs SET state = 'running' WHERE id = :id"), {"id": job["id"]})
+        died = text("UPDATE jobs SET state = 'running', alive_at = '2026-01-01 00:00:00' WHERE id = :id")
+        connection.execute(died, {"id": job["id"]})
         connection.execute(
             text("DELETE FROM embeddings WHERE slot > 4 AND model_version = :v"), {"v": version}
         )

@@ -1,0 +1,95 @@
+"""An index that follows the change log: this process's copy of what the database says.
+
+A search first asks for the newest number. If there is one that the index has not seen, the rows of the slots
+that the log names since then are read, as they are by now, and the index is made to agree with them. To do
+that twice does no harm, so an index may be loaded while the gallery changes and brought up to date after.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from threading import Lock
+
+import numpy as np
+from sqlalchemy import Row, Select, select
+from sqlalchemy.orm import Session
+
+from service.changes import newest_change
+from service.index import GalleryIndex, Rows
+from service.tables import Change, Embedding, Item
+
+ROWS_PER_PAGE = 2_000
+CHANGES_PER_PAGE = 5_000
+"""SQLite takes 32,766 variables in a statement, and every change names a slot."""
+
+ItemRow = Row[int, int, str | None, datetime | None, bytes]
+
+
+class Replica:
+    """The index of one model version, and the number of the last change that it has seen."""
+
+    def __init__(self, version: str, index: GalleryIndex, sequence: int) -> None:
+        self.version = version
+        self.index = index
+        self.sequence = sequence
+        self._last_slot = int(index.slots()[-1]) if len(index) else 0
+        self._lock = Lock()
+
+    @classmethod
+    def load(
+        cls, session: Session, version: str, embedding_size: int, sequence: int | None = None
+    ) -> "Replica":
+        """Build the index of a model version from the embeddings in the database.
+
+        Args:
+            session: reads.
+            version: of the embeddings.
+            embedding_size: of the embeddings.
+            sequence: the number up to which all items have an embedding; by default all have.
+        """
+        index = GalleryIndex(embedding_size)
+        sequence = newest_change(session) if sequence is None else sequence
+        statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
+        for page in session.execute(statement).partitions():
+            index.add(_rows(page, embedding_size))
+        return cls(version, index, sequence)
+
+    def catch_up(self, session: Session, newest: int) -> None:
+        """Apply the change log as far as the number `newest`."""
+        if newest <= self.sequence:
+            return
+        with self._lock:
+            while self.sequence < newest:
+                self._apply_page(session, newest)
+
+    def _apply_page(self, session: Session, newest: int) -> None:
+        statement = (
+            select(Change.sequence, Change.slot)
+            .where(Change.sequence > self.sequence, Change.sequence <= newest)
+            .order_by(Change.sequence)
+            .limit(CHANGES_PER_PAGE)
+        )
+        changes = session.execute(statement).all()
+        slots = sorted({slot for _, slot in changes if slot is not None})
+        alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
+        removed = set(slots) - {row[0] for row in alive}
+        self.index.remove(sorted(removed))
+        if added := [row for row in alive if row[0] > self._last_slot]:
+            self.index.add(_rows(added, self.index.embedding_size))
+            self._last_slot = added[-1][0]
+        self.sequence = changes[-1][0]
+
+
+def _items(version: str) -> Select[int, int, str | None, datetime | None, bytes]:
+    """Return what the index wants to know of the items that have an embedding of this version."""
+    return (
+        select(Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Embedding.values)
+        .join(Embedding, Embedding.slot == Item.slot)
+        .where(Embedding.model_version == version)
+        .order_by(Item.slot)
+    )
+
+
+def _rows(page: Sequence[ItemRow], embedding_size: int) -> Rows:
+    slots, identity_keys, camera_ids, captured_ats, values = zip(*page, strict=True)
+    embeddings_ND = np.frombuffer(b"".join(values), "<f2").reshape(len(page), embedding_size)
+    return Rows(slots, identity_keys, camera_ids, captured_ats, embeddings_ND)
