@@ -67,11 +67,14 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, each with the whole index.  [REID_WORKERS, or 1]")
+    ] = None,
 ) -> None:
     """Serve the gallery until Ctrl-C; requests that are under way are finished first."""
     from service.launch import launch
 
-    options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir}
+    options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir, "REID_WORKERS": workers}
     raise typer.Exit(launch({name: str(value) for name, value in options.items() if value is not None}))
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 SQLITE_PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "synchronous=FULL")
+
+MIGRATION_LOCK = 0x52454944
+"""The key of PostgreSQL's advisory lock that a migration holds."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ def make_engine(url: str) -> Engine:
     """Make an engine; an SQLite file gets its folder when it is first opened, and loses nothing committed."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
     engine = create_engine(parsed)
     event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _set_up_sqlite)
@@ -47,10 +50,12 @@ def make_sessions(engine: Engine) -> Sessions:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction."""
+    """Bring the schema to the newest revision, in one transaction; one process at a time."""
     config = Config()
     config.set_main_option("script_location", str(_migrations_dir()).replace("%", "%%"))
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

@@ -13,7 +13,10 @@ ServiceError
 ├── JobNotFound
 ├── UnfitCheckpoint         the posted file is no network we can serve
 ├── ActivationRunning       one at a time
-└── CropMissing             a stored crop is gone or no longer what its hash says
+├── CropMissing             a stored crop is gone or no longer what its hash says
+├── StorageFull             there is no room left for what must be kept
+├── StorageUnavailable      the data folder cannot be read or written
+└── DatabaseUnavailable     the database does not answer
 """
 
 from typing import Any, ClassVar
@@ -156,6 +159,27 @@ class CropMissing(ServiceError):
     title = "Crop missing"
 
 
+class StorageFull(ServiceError):
+    """There is no room left on the disk; nothing was changed."""
+
+    code = "storage_full"
+    title = "Storage full"
+
+
+class StorageUnavailable(ServiceError):
+    """The data folder cannot be read or written; nothing was changed."""
+
+    code = "storage_unavailable"
+    title = "Storage unavailable"
+
+
+class DatabaseUnavailable(ServiceError):
+    """The database does not answer; it is asked again by the next request."""
+
+    code = "database_unavailable"
+    title = "Database unavailable"
+
+
 STATUS: dict[str, int] = {
     NotReady.code: 503,
     InvalidRequest.code: 422,
@@ -168,5 +192,8 @@ STATUS: dict[str, int] = {
     UnfitCheckpoint.code: 422,
     ActivationRunning.code: 409,
     CropMissing.code: 500,
+    StorageFull.code: 507,
+    StorageUnavailable.code: 503,
+    DatabaseUnavailable.code: 503,
 }
 """The HTTP status of each error code; one that is not here answers 500."""

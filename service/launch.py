@@ -6,18 +6,25 @@ port or a wrong setting is told at once.
 
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from service.errors import ServiceError
 from service.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from service.serving import Generation
 
 GRACE_S = 30
@@ -37,7 +44,7 @@ def launch(chosen: Mapping[str, str]) -> int:
         listener = _listen(settings)
         with listener:
             _log_to_terminal()
-            return _run(settings, listener)
+            return _run(settings, listener) if settings.workers == 1 else _run_workers(settings, listener)
     except ServiceError as error:
         _say(f"cannot serve: {error}")
         return 1
@@ -69,6 +76,51 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         # uvicorn has finished the requests and the app by now, and only passes the signal on.
         _say("stopped")
     return 1 if failures else 0
+
+
+def _run_workers(settings: Settings, listener: socket.socket) -> int:
+    """Serve by several processes on one port; one that dies is replaced, one that cannot start ends all."""
+    url = _url(settings.host, listener.getsockname()[1])
+    data = f"the data in {settings.data_dir.absolute()}"
+    _say(f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
+    config = uvicorn.Config(
+        "service.launch:make_worker_app",
+        factory=True,
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_worker_healthcheck=GRACE_S,
+    )
+    supervisor = Multiprocess(config, [listener])
+    supervisor.run()
+    _say("stopped")
+    return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
+
+
+def make_worker_app() -> "FastAPI":
+    """Build the app of one worker process, by the environment that its parent has set."""
+    from service.app import create_app
+
+    def on_ready(generation: "Generation") -> None:
+        served = f"network {generation.version} on {generation.embedder.runtime}"
+        _say(f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery")
+
+    def on_failed(_reason: str) -> None:
+        os._exit(STARTUP_FAILURE)  # tells the parent that another try would fail alike
+
+    _log_to_terminal()
+    Thread(target=_end_with_parent, daemon=True).start()
+    return create_app(read_settings(), on_ready, on_failed)
+
+
+def _end_with_parent() -> None:
+    """Stop this worker, gently, when the process that started it is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -3,13 +3,18 @@
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.errors import STATUS, InvalidRequest, ServiceError
 from service.schemas import Problem
+from service.trouble import explain
+
+logger = structlog.get_logger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -57,6 +62,15 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def on_service_error(request: Request, error: ServiceError) -> JSONResponse:
         return service_problem(request.state.request_id, error)
+
+    @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(OSError)
+    async def on_trouble(request: Request, error: OSError | SQLAlchemyError) -> JSONResponse:
+        explained = explain(error)
+        if explained is None:
+            raise error
+        logger.warning("request failed", code=explained.code, reason=str(error))
+        return service_problem(request.state.request_id, explained)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -3,6 +3,8 @@
 import os
 import secrets
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +18,9 @@ from model.files import sync_dir
 from service.errors import ModelNotFound, UnfitCheckpoint
 from service.serving import Serving, load_embedder
 from service.tables import Embedding, Model, now
+
+UNFINISHED_S = 3600
+"""No upload of a checkpoint takes so long."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,11 @@ def register_shipped(serving: Serving, path: Path) -> Model:
 
 
 def remove_unfinished(models_dir: Path) -> None:
-    """Delete what uploads have left behind that a crash cut short."""
+    """Delete what uploads have left behind that a crash cut short; another process may be at a newer one."""
     for path in models_dir.glob(".*.safetensors"):
-        path.unlink()
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > UNFINISHED_S:
+                path.unlink()
 
 
 def list_models(serving: Serving) -> list[KnownModel]:

