@@ -23,7 +23,7 @@ def market1501_rga_sc_mobilenet_v2() -> Recipe:
 
 
 def market1501_rga_sc_osnet() -> Recipe:
-    """The shipped network's first step: attention learnt on a frozen network that knows people and teaches it.
+    """The shipped network's first step: attention learnt on a frozen network, which also teaches it.
 
     The neck came with its statistics folded in, so they are not gathered anew.
     """
