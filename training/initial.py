@@ -79,12 +79,19 @@ class Initial:
             for name, tensor in self.tensors.items()
             if not name.startswith(head) and not name.endswith("num_batches_tracked")
         ]
-        if [tensor.shape for tensor in tensors] != [own[name].shape for name in names]:
+        if len(tensors) != len(names):
             raise InitialWeightsError(
                 f"{self.source} does not hold the weights of this backbone: {len(tensors)} tensors, "
-                f"{len(names)} expected, or of other shapes"
+                f"{len(names)} expected"
             )
-        return dict(zip(names, tensors, strict=True))
+        paired = dict(zip(names, tensors, strict=True))
+        for name, tensor in paired.items():
+            if tensor.shape != own[name].shape:
+                raise InitialWeightsError(
+                    f"{self.source} does not hold the weights of this backbone at this input size: "
+                    f"{tuple(tensor.shape)} for {name}, where {tuple(own[name].shape)} is expected"
+                )
+        return paired
 
 
 def find_initial(source: str, architecture: str, *, resizes: bool = False) -> Initial | None:

@@ -23,7 +23,7 @@ def market1501_rga_sc_mobilenet_v2() -> Recipe:
 
 
 def market1501_rga_sc_osnet() -> Recipe:
-    """The shipped network: attention learnt on a frozen network that knows people, which also teaches it.
+    """The shipped network's first step: attention learnt on a frozen network, which also teaches it.
 
     The neck came with its statistics folded in, so they are not gathered anew.
     """
@@ -47,7 +47,7 @@ def market1501_rga_sc_osnet() -> Recipe:
 
 
 def market1501_rga_sc_osnet_224() -> Recipe:
-    """The shipped network at 224 x 112 pixels: every weight learns to embed as 0277 does at 256 x 128.
+    """Its second step, at 224 x 112 pixels: every weight learns to embed as 0277 does at 256 x 128.
 
     Teacher and student see the same view (Beyer et al., CVPR 2022), and no label is used.
     """
@@ -56,7 +56,7 @@ def market1501_rga_sc_osnet_224() -> Recipe:
         architecture="rga_sc_osnet",
         height=224,
         width=112,
-        num_epochs=3,
+        num_epochs=20,
         identities_per_batch=8,
         epoch_draws="identities",
         learning_rate=5e-4,
