@@ -162,7 +162,9 @@ def activate(serving: Serving, version: str, progress: Progress) -> None:
         _backfill(serving, embedder, progress)
         _catch_up(serving, version, index)
         mark_active(serving, version)
+        retired = serving.current()
         serving.replace(Generation(version, embedder, index))
+    retired.index.close()
 
 
 def mark_active(serving: Serving, version: str) -> None:

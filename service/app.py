@@ -62,6 +62,7 @@ def create_app(
         serving.stopping.set()
         await loading
         await asyncio.to_thread(activations.wait)
+        await asyncio.to_thread(serving.close)
         engine.dispose()
 
     app: FastAPI = FastAPIOffline(

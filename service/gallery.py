@@ -142,6 +142,7 @@ def _store(
             identity_keys=[item.identity_key for item in items],
             camera_ids=[item.camera_id for item in items],
             captured_ats=[item.captured_at for item in items],
+            track_ids=[item.track_id for item in items],
             embeddings_ND=embeddings_ND,
         )
     )

@@ -71,6 +71,11 @@ class Serving:
         """Let requests that begin from now on use this generation; under the writer lock once serving."""
         self._generation = generation
 
+    def close(self) -> None:
+        """Stop what the index does in the background, and wait until it has."""
+        if self._generation is not None:
+            self._generation.index.close()
+
     def fail(self, reason: str) -> None:
         """Say why there will be no generation."""
         self._failure = reason
@@ -127,7 +132,7 @@ def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def load_index(serving: Serving, version: str, embedding_size: int) -> GalleryIndex:
     """Build the index of one model version from the embeddings in the database."""
-    index = GalleryIndex(embedding_size)
+    index = GalleryIndex(embedding_size, serving.settings.index)
     extend_index(serving, version, index)
     return index
 
@@ -136,7 +141,9 @@ def extend_index(serving: Serving, version: str, index: GalleryIndex) -> None:
     """Add what has come to the database since the last slot of the index."""
     last = int(index.slots()[-1]) if len(index) else 0
     statement = (
-        select(Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Embedding.values)
+        select(
+            Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Item.track_id, Embedding.values
+        )
         .join(Embedding, Embedding.slot == Item.slot)
         .where(Embedding.model_version == version, Item.slot > last)
         .order_by(Item.slot)
@@ -147,7 +154,9 @@ def extend_index(serving: Serving, version: str, index: GalleryIndex) -> None:
             index.add(_rows(page, index.embedding_size))
 
 
-def _rows(page: Sequence[Row[int, int, str | None, datetime | None, bytes]], embedding_size: int) -> Rows:
-    slots, identity_keys, camera_ids, captured_ats, values = zip(*page, strict=True)
+def _rows(
+    page: Sequence[Row[int, int, str | None, datetime | None, str | None, bytes]], embedding_size: int
+) -> Rows:
+    slots, identity_keys, camera_ids, captured_ats, track_ids, values = zip(*page, strict=True)
     embeddings_ND = np.frombuffer(b"".join(values), "<f2").reshape(len(page), embedding_size)
-    return Rows(slots, identity_keys, camera_ids, captured_ats, embeddings_ND)
+    return Rows(slots, identity_keys, camera_ids, captured_ats, track_ids, embeddings_ND)

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda", "torch-cpu"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    index: Literal["auto", "exact", "hnsw", "ivf"] = Field(
+        default="auto",
+        description="How galleries are searched; auto is exact until that takes 20 ms, then ivf.",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
