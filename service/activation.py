@@ -181,7 +181,8 @@ def activate(serving: Serving, version: str, progress: Progress) -> None:
     embedder = load_registered(serving, version)
     _backfill(serving, embedder, progress)
     with serving.sessions.read() as session:
-        replica = Replica.load(session, version, embedder.embedding_size, sequence)
+        kind = serving.settings.index
+        replica = Replica.load(session, version, embedder.embedding_size, kind, sequence)
     with serving.swapping():
         with serving.changing() as change:
             while page := _next_page(change.session, version, 0):
@@ -189,7 +190,9 @@ def activate(serving: Serving, version: str, progress: Progress) -> None:
             replica.catch_up(change.session, change.newest)
             _check_complete(change.session, replica)
             mark_active(change, version)
+        retired = serving.current()
         serving.replace(Generation(embedder, replica))
+    retired.index.close()
 
 
 def mark_active(change: Changing, version: str) -> None:

@@ -64,6 +64,7 @@ def create_app(
         activations.keep_alive()
         fail_dead_jobs(serving)
         serving.refresh()
+        serving.save_snapshot()
 
     async def follow() -> None:
         """Follow what other processes change, also while nobody searches."""
@@ -85,6 +86,7 @@ def create_app(
         await loading
         await asyncio.gather(*following)
         await asyncio.to_thread(activations.wait)
+        await asyncio.to_thread(serving.close)
         engine.dispose()
 
     app: FastAPI = FastAPIOffline(

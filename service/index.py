@@ -1,45 +1,58 @@
-"""The embeddings of one model version, searchable: a cache of the `embeddings` table, exact in fp16.
+"""The embeddings of one model version, searchable: a cache of the `embeddings` table.
 
-The only importer of FAISS. Beside FAISS's rows there are columns (slot, identity, camera, time) in the same
-order, so that a filter becomes a selector before the search and never eats into its results. FAISS lets any
-number of searches run at once but no change beside them; the lock in here sees to that, and nothing outside
-needs to know. FAISS neither checks shapes nor ids and pads short answers with -1; we check, and never ask for
-more than there is.
+A search takes the current `_State` once and works with it to its end, so it never waits and never sees half a
+change. A change makes another state, which shares nearly everything with the one before, and replaces that
+one reference; changes exclude one another. Rows of removed items stay, marked dead, until a fifth of all are;
+then a thread makes a state without them. The same thread builds the approximate structures. Rows that came
+after a structure was built are searched exactly, and so are the rows of a filter that leaves few.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from threading import Condition
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Literal
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from service import index_file
+from service.columns import Columns, Grouping, Ints, Mask, changed, times
+from service.filters import Filter, Sighting, passing
+from service.nearest import Approximate, Embeddings, Floats, Structure
 
-NO_TIME = np.iinfo(np.int64).min
-"""The time of an item without one, in the column of times: before everything."""
+__all__ = ["Filter", "GalleryIndex", "Hits", "IndexKind", "Rows", "Sighting"]
 
-GROWTH = 4
-"""How much further to look each time the best items were of too few identities."""
+IndexKind = Literal["auto", "exact", "hnsw", "ivf"]
 
+AUTO_STRUCTURE: Structure = "ivf"
+"""What `auto` takes when exact search takes too long: tests/benchmarks/index.py compares them."""
 
-@dataclass(frozen=True)
-class Filter:
-    """Which items to search: cameras in and out, and captured in [after, before).
+TOO_LONG_S = 0.020
+"""An exact search that takes longer makes `auto` build a structure."""
 
-    An item without a camera is in no camera and is never excluded by one; an item without a time is outside
-    every window.
-    """
+MIN_MEASURED = 50_000
+"""From this many rows on, `auto` measures how long an exact search takes."""
 
-    camera_ids: frozenset[str] = frozenset()
-    excluded_camera_ids: frozenset[str] = frozenset()
-    captured_after: datetime | None = None
-    captured_before: datetime | None = None
+MIN_STRUCTURE = 10_000
+"""Fewer rows are always searched exactly."""
+
+MAX_UNKNOWN = 0.05
+"""A structure that does not know more than this share of the rows is extended..."""
+
+MAX_GROWTH = 4
+"""... and trained again when there are so many times more than it was trained on."""
+
+MAX_DEAD = 0.20
+MIN_DEAD = 1_000
+
+FEW = 1 / 32
+"""The share of rows up to which a filter's are better all looked at: as fast as a structure, and exact."""
+
+MIN_ASKED = 256
+"""How many items to look for at least when searching groups: looking for more costs little."""
 
 
 @dataclass(frozen=True)
@@ -50,150 +63,292 @@ class Rows:
     identity_keys: Sequence[int]
     camera_ids: Sequence[str | None]
     captured_ats: Sequence[datetime | None]
+    track_ids: Sequence[str | None]
     embeddings_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The best items, scores descending, with everything that ties with the last one asked for."""
+    """The best items, scores descending, with everything that ties with the last one asked for.
+
+    `group_keys` are equal for items of one group, and mean nothing else.
+    """
 
     slots: Ints
     identity_keys: Ints
+    group_keys: Ints
     scores: Floats
     num_searched: int
 
 
-class GalleryIndex:
-    """Exact search by inner product over embeddings of one size; safe to use from many threads."""
+@dataclass(frozen=True)
+class _State:
+    """What one search sees. Row i of the columns is row i of the embeddings; dead rows count."""
 
-    def __init__(self, embedding_size: int) -> None:
+    columns: Columns
+    embeddings: Embeddings
+    num_dead: int
+    structure: Approximate | None
+
+    def best(self, query_1D: Floats, k: int, mask: Mask) -> tuple[Ints, Floats]:
+        """Return the k best of the marked rows, or all if they are fewer, best first; perhaps not quite."""
+        structure = self.structure
+        few = FEW * len(self.columns)
+        if structure is None or k > few or np.count_nonzero(mask) <= few:
+            return self.embeddings.best(query_1D, k, mask)
+        unknown = structure.num_rows + np.flatnonzero(mask[structure.num_rows :])
+        rows = np.concatenate([structure.candidates(query_1D, k, mask), unknown])
+        return self.embeddings.best_of(rows, query_1D, k)
+
+
+class GalleryIndex:
+    """Search by inner product over embeddings of one size; safe to use from many threads.
+
+    The answers of kind "exact" are exact; the others trade a little of that for speed with many items.
+    """
+
+    def __init__(
+        self, embedding_size: int, kind: IndexKind = "exact", too_long_s: float = TOO_LONG_S
+    ) -> None:
         self.embedding_size = embedding_size
-        self._lock = _ReadersWriterLock()
-        self._faiss = faiss.IndexScalarQuantizer(
-            embedding_size, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        self._slots: Ints = np.empty(0, np.int64)
-        self._identities: Ints = np.empty(0, np.int64)
-        self._cameras: Ints = np.empty(0, np.int64)
-        self._times: Ints = np.empty(0, np.int64)
-        self._camera_codes: dict[str | None, int] = {None: 0}
+        self.kind = kind
+        self.too_long_s = too_long_s
+        self._changing = Lock()
+        self._state = _State(Columns.empty(), Embeddings(embedding_size), 0, None)
+        self._closed = Event()
+        self._rebuilding: Thread | None = None
+        self._num_measured = 0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        state = self._state
+        return len(state.columns) - state.num_dead
 
     def slots(self) -> Ints:
         """Return the slots that are in the index, ascending."""
-        return self._slots
+        columns = self._state.columns
+        return columns.slots[columns.is_alive]
+
+    def embeddings(self, slots: Sequence[int] | Ints) -> NDArray[np.float16]:
+        """Return the embeddings of these slots, (N, D).
+
+        Raises:
+            ValueError: if one of them is not in the index.
+        """
+        state = self._state
+        rows, is_there = state.columns.rows_of(slots)
+        if not is_there.all():
+            raise ValueError(f"slots that are not in the index: {np.asarray(slots)[~is_there][:5].tolist()}")
+        return state.embeddings.rows_ND[rows]
 
     def add(self, rows: Rows) -> None:
-        """Add items whose slots are above all that were ever added.
+        """Add items whose slots are above all that are in the index.
 
         Raises:
             ValueError: if shapes differ, a value is not finite, or slots do not ascend.
         """
         slots = np.asarray(rows.slots, np.int64)
-        embeddings_ND = self._checked(rows.embeddings_ND, len(slots))
-        with self._lock.changing():
-            self._check_ascending(slots)
-            codes = [self._camera_codes.setdefault(c, len(self._camera_codes)) for c in rows.camera_ids]
-            columns = [slots, rows.identity_keys, codes, [_microseconds(t) for t in rows.captured_ats]]
-            if any(len(column) != len(slots) for column in columns):
-                raise ValueError("expected as many identities, cameras and times as slots")
-            self._faiss.add(embeddings_ND)
-            self._slots, self._identities, self._cameras, self._times = (
-                np.concatenate([old, np.asarray(new, np.int64)])
-                for old, new in zip(self._columns(), columns, strict=True)
-            )
+        self._checked(rows.embeddings_ND, len(slots))
+        properties = (rows.identity_keys, rows.camera_ids, rows.captured_ats, rows.track_ids)
+        if any(len(values) != len(slots) for values in properties):
+            raise ValueError("expected as many identities, cameras, times and tracks as slots")
+        with self._changing:
+            state = self._state
+            if (np.diff(np.concatenate([state.columns.slots[-1:], slots])) <= 0).any():
+                raise ValueError("expected slots that ascend from the last one in the index")
+            columns = state.columns.appended(slots, *properties)
+            embeddings = state.embeddings.appended(rows.embeddings_ND)
+            self._replace(replace(state, columns=columns, embeddings=embeddings))
 
     def remove(self, slots: Sequence[int] | Ints) -> int:
         """Remove these slots, as far as they are there, and return how many were."""
-        with self._lock.changing():
-            gone = np.isin(self._slots, np.asarray(slots, np.int64))
-            if not gone.any():
-                return 0
-            selector, _bits = _selector(gone)
-            self._faiss.remove_ids(selector)
-            self._slots, self._identities, self._cameras, self._times = (c[~gone] for c in self._columns())
-            return int(gone.sum())
+        with self._changing:
+            state = self._state
+            rows, is_there = state.columns.rows_of(slots)
+            rows = np.unique(rows[is_there])
+            if len(rows):
+                columns = replace(state.columns, is_alive=changed(state.columns.is_alive, rows, False))
+                self._replace(replace(state, columns=columns, num_dead=state.num_dead + len(rows)))
+            return len(rows)
+
+    def update(
+        self,
+        slots: Sequence[int],
+        identity_keys: Sequence[int],
+        camera_ids: Sequence[str | None],
+        captured_ats: Sequence[datetime | None],
+        track_ids: Sequence[str | None],
+    ) -> None:
+        """Correct what is known of these items; slots that are not there are ignored.
+
+        Raises:
+            ValueError: if there are not as many of each.
+        """
+        properties = (identity_keys, camera_ids, captured_ats, track_ids)
+        if any(len(values) != len(slots) for values in properties):
+            raise ValueError("expected as many identities, cameras, times and tracks as slots")
+        with self._changing:
+            columns = self._state.columns
+            rows, is_there = columns.rows_of(slots)
+            if not is_there.any():
+                return
+            known, rows = np.flatnonzero(is_there).tolist(), rows[is_there]
+            columns = replace(
+                columns,
+                identities=columns.identities.changed(rows, [identity_keys[i] for i in known]),
+                cameras=columns.cameras.changed(rows, [camera_ids[i] for i in known]),
+                times=changed(columns.times, rows, times([captured_ats[i] for i in known])),
+                tracks=columns.tracks.changed(rows, [track_ids[i] for i in known]),
+            )
+            self._replace(replace(self._state, columns=columns))
 
     def search_items(self, query_D: Floats, k: int, only: Filter) -> Hits:
         """Find the k best items, and all that tie with the k-th."""
         query_1D = self._checked(query_D[None], 1)
-        with self._lock.searching():
-            mask = self._mask(only)
-            num_searched = int(mask.sum())
-            asked = k + 1
-            while True:
-                rows, scores = self._best(query_1D, asked, mask, num_searched)
-                if len(rows) < asked or scores[-1] < scores[k - 1]:
-                    break
-                asked *= GROWTH
-            keep = slice(0, k) if len(rows) <= k else scores >= scores[k - 1]
-            return self._hits(rows[keep], scores[keep], num_searched)
+        state = self._state
+        mask = passing(state.columns, only)
+        asked = k + 1
+        while True:
+            rows, scores = state.best(query_1D, asked, mask)
+            if len(rows) < asked or scores[-1] < scores[k - 1]:
+                break
+            asked *= 4
+        keep = slice(0, k) if len(rows) <= k else scores >= scores[k - 1]
+        rows = rows[keep]
+        return _hits(state, rows, scores[keep], state.columns.slots[rows], mask)
 
-    def search_identities(self, query_D: Floats, k: int, items_each: int, only: Filter) -> Hits:
-        """Find the items of the k best identities: the `items_each` best of each and what ties with them.
+    def search_groups(
+        self, query_D: Floats, k: int, items_each: int, only: Filter, by: Grouping = "identity"
+    ) -> Hits:
+        """Find the items of the k best groups: the `items_each` best of each and what ties with them.
 
-        An identity is as good as its best item. All identities that tie with the k-th are included, and no
-        others; an identity's first `items_each` hits are its best, there may be more.
+        A group is as good as its best item. All groups that tie with the k-th are included, and no others; a
+        group's first `items_each` hits are its best, there may be more. Items without a track are groups of
+        their own; those without a camera are one group.
         """
         query_1D = self._checked(query_D[None], 1)
-        with self._lock.searching():
-            mask = self._mask(only)
-            num_searched = int(mask.sum())
-            asked = k * items_each + 1
+        state = self._state
+        mask = passing(state.columns, only)
+        rows, scores, groups = _best_groups(state, query_1D, k, items_each, mask, by)
+        if items_each > 1:
+            mask_of_groups = mask & state.columns.in_groups(by, np.unique(groups))
+            rows, scores = state.embeddings.best(
+                query_1D, int(np.count_nonzero(mask_of_groups)), mask_of_groups
+            )
+            groups = state.columns.groups(by, rows)
+        keep = _best_of_each(groups, scores, items_each)
+        return _hits(state, rows[keep], scores[keep], groups[keep], mask)
+
+    def write(self, path: Path) -> None:
+        """Write everything to one file, as it is now; searches and changes go on."""
+        state = self._state
+        index_file.write(path, state.columns, state.embeddings, state.structure)
+
+    @classmethod
+    def read(cls, path: Path, kind: IndexKind = "exact") -> "GalleryIndex":
+        """Read what `write` has written; a structure of another kind is left out.
+
+        Raises:
+            ValueError: if the file is torn or no index.
+        """
+        columns, embeddings, structure = index_file.read(path)
+        index = cls(embeddings.size, kind)
+        if structure is not None and (kind == "exact" or structure.kind != index._structure_kind()):
+            structure = None
+        with index._changing:
+            num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
+            index._replace(_State(columns, embeddings, num_dead, structure))
+        return index
+
+    def settle(self) -> None:
+        """Wait until nothing is left to be done in the background."""
+        while (thread := self._rebuilding) is not None:
+            thread.join()
+
+    def close(self) -> None:
+        """Stop what is done in the background and wait until it has; searches and changes still work."""
+        self._closed.set()
+        self.settle()
+
+    def _replace(self, state: _State) -> None:
+        """Let searches that begin from now on see this state; under the lock."""
+        self._state = state
+        if self._rebuilding is None and not self._closed.is_set() and self._is_due(state):
+            self._rebuilding = Thread(target=self._rebuild, name="rebuild-index")
+            self._rebuilding.start()
+
+    def _rebuild(self) -> None:
+        """Do what is due until nothing is; runs in a thread of its own."""
+        try:
             while True:
-                rows, scores = self._best(query_1D, asked, mask, num_searched)
-                worst = _kth_identity_score(self._identities[rows], scores, k)
-                if len(rows) < asked or scores[-1] < worst:
-                    break
-                asked *= GROWTH
-            chosen = np.unique(self._identities[rows[scores >= worst]])
-            rows, scores = self._best_of(chosen, items_each, query_1D, mask)
-            return self._hits(rows, scores, num_searched)
+                with self._changing:
+                    state = self._state
+                    if self._closed.is_set() or not self._is_due(state):
+                        self._rebuilding = None
+                        return
+                if _is_due_for_compaction(state):
+                    self._compact(state)
+                elif self.kind == "auto" and state.structure is None and not self._is_slow(state):
+                    self._num_measured = len(state.columns)
+                else:
+                    self._structure(state)
+        except BaseException:
+            self._rebuilding = None  # the next change tries again
+            raise
 
-    def _best_of(self, chosen: Ints, items_each: int, query_1D: Floats, mask: Mask) -> tuple[Ints, Floats]:
-        """Return the best items of the chosen identities, and ties."""
-        mask = mask & np.isin(self._identities, chosen)
-        num_candidates = int(mask.sum())
-        rows, scores = self._best(query_1D, num_candidates, mask, num_candidates)
-        keep = _best_of_each(self._identities[rows], scores, items_each)
-        return rows[keep], scores[keep]
+    def _is_due(self, state: _State) -> bool:
+        num = len(state.columns)
+        if _is_due_for_compaction(state):
+            return True
+        if self.kind == "exact" or num < MIN_STRUCTURE:
+            return False
+        if state.structure is None:
+            return self.kind != "auto" or num > max(MIN_MEASURED, 1.1 * self._num_measured)
+        return num - state.structure.num_rows > MAX_UNKNOWN * num
 
-    def _best(self, query_1D: Floats, k: int, mask: Mask, num_searched: int) -> tuple[Ints, Floats]:
-        """Return the rows and scores of the k best rows in the mask, or of all when there are fewer."""
-        k = min(k, num_searched)
-        if k == 0:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        selector, _bits = _selector(mask)
-        parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        with _one_thread():
-            scores_1K, rows_1K = self._faiss.search(query_1D, k, params=parameters)
-        return rows_1K[0], scores_1K[0]
+    def _is_slow(self, state: _State) -> bool:
+        """Measure an exact search."""
+        query_1D = state.embeddings.rows_ND[:1].astype(np.float32)
+        everything = np.ones(len(state.columns), np.bool_)
+        seconds = []
+        for _ in range(5):
+            started_s = time.perf_counter()
+            state.embeddings.best(query_1D, MIN_ASKED, everything)
+            seconds.append(time.perf_counter() - started_s)
+        return float(np.median(seconds)) > self.too_long_s
 
-    def _mask(self, only: Filter) -> Mask:
-        """Return which rows a filter lets through."""
-        mask = np.ones(len(self._slots), np.bool_)
-        if only.camera_ids:
-            mask &= self._in_cameras(only.camera_ids)
-        if only.excluded_camera_ids:
-            mask &= ~self._in_cameras(only.excluded_camera_ids)
-        if only.captured_after is not None:
-            mask &= self._times >= _microseconds(only.captured_after)
-        if only.captured_before is not None:
-            mask &= (self._times < _microseconds(only.captured_before)) & (self._times != NO_TIME)
-        return mask
+    def _structure(self, state: _State) -> None:
+        """Build or extend the structure; rows keep their numbers, so it fits whatever has changed since."""
+        rows_ND, old = state.embeddings.rows_ND, state.structure
+        if old is None or len(rows_ND) > MAX_GROWTH * old.num_trained:
+            structure = Approximate.build(self._structure_kind(), rows_ND, self._closed)
+        else:
+            structure = old.extended(rows_ND, self._closed)
+        with self._changing:
+            self._state = replace(self._state, structure=structure)
 
-    def _in_cameras(self, camera_ids: frozenset[str]) -> Mask:
-        wanted = np.zeros(len(self._camera_codes), np.bool_)
-        wanted[[self._camera_codes[c] for c in camera_ids if c in self._camera_codes]] = True
-        return wanted[self._cameras]
+    def _compact(self, state: _State) -> None:
+        """Leave dead rows out.
 
-    def _hits(self, rows: Ints, scores: Floats, num_searched: int) -> Hits:
-        return Hits(self._slots[rows], self._identities[rows], scores, num_searched)
+        Only this gives rows other numbers. Embeddings of rows never change, so they are copied while changes
+        go on; the columns, and rows that have come meanwhile, are taken from the newest state at the end.
+        """
+        rows = np.flatnonzero(state.columns.is_alive)
+        embeddings = Embeddings(self.embedding_size, len(rows) + len(rows) // 4)
+        for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
+            embeddings = embeddings.appended(state.embeddings.rows_ND[chunk])
+        structure = None
+        if state.structure is not None and len(rows) >= MIN_STRUCTURE:
+            structure = Approximate.build(self._structure_kind(), embeddings.rows_ND, self._closed)
+        with self._changing:
+            now = self._state
+            new = np.arange(len(state.columns), len(now.columns))
+            columns = now.columns.kept(np.concatenate([rows, new]))
+            embeddings = embeddings.appended(now.embeddings.rows_ND[new])
+            num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
+            self._state = _State(columns, embeddings, num_dead, structure)
 
-    def _columns(self) -> tuple[Ints, Ints, Ints, Ints]:
-        return self._slots, self._identities, self._cameras, self._times
+    def _structure_kind(self) -> Structure:
+        return self.kind if self.kind in ("hnsw", "ivf") else AUTO_STRUCTURE
 
     def _checked(self, embeddings_ND: NDArray[np.float16] | Floats, num: int) -> Floats:
         if embeddings_ND.shape != (num, self.embedding_size):
@@ -203,100 +358,59 @@ class GalleryIndex:
             raise ValueError("an embedding has a value that is not finite")
         return checked
 
-    def _check_ascending(self, slots: Ints) -> None:
-        last = self._slots[-1:]
-        if (np.diff(np.concatenate([last, slots])) <= 0).any():
-            raise ValueError("expected slots that ascend from the last one in the index")
+
+def _is_due_for_compaction(state: _State) -> bool:
+    return state.num_dead > max(MIN_DEAD, MAX_DEAD * len(state.columns))
 
 
-def _selector(mask: Mask) -> tuple[faiss.IDSelectorBitmap, NDArray[np.uint8]]:
-    """Return a selector of the marked rows, and the bits it points to, which must live as long."""
-    bits = np.packbits(mask, bitorder="little")
-    return faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits)), bits
+def _best_groups(
+    state: _State, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping
+) -> tuple[Ints, Floats, Ints]:
+    """Return rows, scores and groups of the items that show which groups are the k best, ties included.
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep FAISS from starting threads for one query, which it cannot share out anyway.
-
-    Waiting for them cost 12 ms of 15 on two busy cores (20,000 x 1280). The number is put back because torch
-    may share it.
+    In each round the best items are found of what is left; groups whose best item is above the last of them
+    are certain, and left out of the next round. So the items of one group cost one round, however many.
     """
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+    left = mask.copy()
+    asked = max(k * items_each + 1, MIN_ASKED)
+    found: list[tuple[Ints, Floats, Ints]] = []
+    best_scores: list[float] = []
+    while True:
+        rows, scores = state.best(query_1D, asked, left)
+        is_last = len(rows) < asked
+        certain = scores > (float("-inf") if is_last else scores[-1])
+        rows, scores = rows[certain], scores[certain]
+        groups = state.columns.groups(by, rows)
+        found.append((rows, scores, groups))
+        new, firsts = np.unique(groups, return_index=True)
+        best_scores += scores[np.sort(firsts)].tolist()
+        if is_last or len(best_scores) >= k:
+            break
+        left &= ~state.columns.in_groups(by, new)
+        asked *= 2
+    rows, scores, groups = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if len(best_scores) >= k:
+        chosen = np.unique(groups[scores >= best_scores[k - 1]])
+        is_chosen = np.isin(groups, chosen)
+        rows, scores, groups = rows[is_chosen], scores[is_chosen], groups[is_chosen]
+    return rows, scores, groups
 
 
-def _kth_identity_score(identities: Ints, scores: Floats, k: int) -> float:
-    """Return the best score of the k-th identity to appear, or minus infinity when there are fewer.
-
-    >>> _kth_identity_score(np.array([7, 7, 3]), np.array([0.9, 0.8, 0.5], np.float32), 2)
-    0.5
-    """
-    _, firsts = np.unique(identities, return_index=True)
-    return float(scores[np.sort(firsts)[k - 1]]) if len(firsts) >= k else float("-inf")
-
-
-def _best_of_each(identities: Ints, scores: Floats, num: int) -> Mask:
-    """Mark the `num` first rows of each identity and those that tie with the last of them; scores descend.
+def _best_of_each(groups: Ints, scores: Floats, num: int) -> Mask:
+    """Mark the `num` first rows of each group and those that tie with the last of them; scores descend.
 
     >>> _best_of_each(np.array([1, 1, 2, 1]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 2).tolist()
     [True, True, True, False]
     """
-    order = np.argsort(identities, kind="stable")
-    _, starts, sizes = np.unique(identities[order], return_index=True, return_counts=True)
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     lasts = order[starts + np.minimum(sizes, num) - 1]
     threshold = np.empty(len(scores), np.float32)
     threshold[order] = np.repeat(scores[lasts], sizes)
     return np.asarray(scores >= threshold)
 
 
-def _microseconds(time: datetime | None) -> int:
-    """Return the microseconds since 1970.
-
-    >>> _microseconds(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    1000000
-    """
-    if time is None:
-        return NO_TIME
-    since = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-class _ReadersWriterLock:
-    """Many searches or one change; a waiting change goes first, so that searches cannot starve it."""
-
-    def __init__(self) -> None:
-        self._condition = Condition()
-        self._num_searching = 0
-        self._num_waiting = 0
-        self._is_changing = False
-
-    @contextmanager
-    def searching(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._is_changing and not self._num_waiting)
-            self._num_searching += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._num_searching -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        with self._condition:
-            self._num_waiting += 1
-            self._condition.wait_for(lambda: not self._is_changing and not self._num_searching)
-            self._num_waiting -= 1
-            self._is_changing = True
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._is_changing = False
-                self._condition.notify_all()
+def _hits(state: _State, rows: Ints, scores: Floats, groups: Ints, mask: Mask) -> Hits:
+    columns = state.columns
+    identity_keys = np.array(columns.identities.decoded(rows), np.int64)
+    return Hits(columns.slots[rows], identity_keys, groups, scores, int(np.count_nonzero(mask)))

@@ -9,21 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ITEMS_PER_MATCH = 5
+ITEMS_PER_MATCH = {"identity": 5, "track": 5, "camera": 1, "item": 1}
+"""How many items a match shows, by what it is."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An item, whose it is, and how like the query."""
+    """An item, whose it is, how like the query, and the group it is ranked in."""
 
     item_id: str
     identity_id: str
     score: float
+    group_key: int
 
 
 @dataclass(frozen=True)
 class Match:
-    """An identity (or a single item) with its best items; its score is that of the first."""
+    """A group of items by its best ones; identity and score are those of the first."""
 
     identity_id: str
     score: float
@@ -43,7 +45,8 @@ def fuse(embeddings_QD: NDArray[np.float32]) -> NDArray[np.float32]:
 def rank_items(items: Sequence[Scored], top_k: int, min_score: float) -> list[Match]:
     """Return the top_k items as one match each.
 
-    >>> [m.items[0].item_id for m in rank_items([Scored("b", "x", 0.5), Scored("a", "x", 0.5)], 2, -1.0)]
+    >>> items = [Scored("b", "x", 0.5, 1), Scored("a", "x", 0.5, 1)]
+    >>> [match.items[0].item_id for match in rank_items(items, 2, -1.0)]
     ['a', 'b']
     """
     return [
@@ -53,16 +56,16 @@ def rank_items(items: Sequence[Scored], top_k: int, min_score: float) -> list[Ma
     ]
 
 
-def rank_identities(items: Sequence[Scored], top_k: int, min_score: float) -> list[Match]:
-    """Return the top_k identities, each with its best items.
+def rank_groups(items: Sequence[Scored], top_k: int, items_each: int, min_score: float) -> list[Match]:
+    """Return the top_k groups, each with its best items.
 
-    >>> items = [Scored("a", "x", 0.5), Scored("b", "y", 0.9), Scored("c", "x", 0.7)]
-    >>> [(m.identity_id, m.score, len(m.items)) for m in rank_identities(items, 10, -1.0)]
+    >>> items = [Scored("a", "x", 0.5, 1), Scored("b", "y", 0.9, 2), Scored("c", "x", 0.7, 1)]
+    >>> [(m.identity_id, m.score, len(m.items)) for m in rank_groups(items, 10, 5, -1.0)]
     [('y', 0.9, 1), ('x', 0.7, 2)]
     """
-    groups: dict[str, list[Scored]] = {}
+    groups: dict[int, list[Scored]] = {}
     for item in sorted(items, key=lambda item: (-item.score, item.item_id)):
-        groups.setdefault(item.identity_id, []).append(item)
-    matches = [Match(key, group[0].score, tuple(group[:ITEMS_PER_MATCH])) for key, group in groups.items()]
-    matches.sort(key=lambda match: (-match.score, match.identity_id))
+        groups.setdefault(item.group_key, []).append(item)
+    matches = [Match(g[0].identity_id, g[0].score, tuple(g[:items_each])) for g in groups.values()]
+    matches.sort(key=lambda match: (-match.score, match.identity_id, match.items[0].item_id))
     return [match for match in matches[:top_k] if match.score >= min_score]

@@ -5,23 +5,28 @@ that the log names since then are read, as they are by now, and the index is mad
 that twice does no harm, so an index may be loaded while the gallery changes and brought up to date after.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from threading import Lock
 
 import numpy as np
+import structlog
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
 from service.changes import newest_change
-from service.index import GalleryIndex, Rows
+from service.index import GalleryIndex, IndexKind, Rows
 from service.tables import Change, Embedding, Item
 
+logger = structlog.get_logger(__name__)
+
+TELL_EVERY_S = 5
 ROWS_PER_PAGE = 2_000
 CHANGES_PER_PAGE = 5_000
 """SQLite takes 32,766 variables in a statement, and every change names a slot."""
 
-ItemRow = Row[int, int, str | None, datetime | None, bytes]
+ItemRow = Row[int, int, str | None, datetime | None, str | None, bytes]
 
 
 class Replica:
@@ -36,7 +41,12 @@ class Replica:
 
     @classmethod
     def load(
-        cls, session: Session, version: str, embedding_size: int, sequence: int | None = None
+        cls,
+        session: Session,
+        version: str,
+        embedding_size: int,
+        kind: IndexKind = "exact",
+        sequence: int | None = None,
     ) -> "Replica":
         """Build the index of a model version from the embeddings in the database.
 
@@ -44,13 +54,18 @@ class Replica:
             session: reads.
             version: of the embeddings.
             embedding_size: of the embeddings.
+            kind: of the index.
             sequence: the number up to which all items have an embedding; by default all have.
         """
-        index = GalleryIndex(embedding_size)
+        index = GalleryIndex(embedding_size, kind)
         sequence = newest_change(session) if sequence is None else sequence
         statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
+        told_s = time.monotonic()
         for page in session.execute(statement).partitions():
             index.add(_rows(page, embedding_size))
+            if time.monotonic() - told_s > TELL_EVERY_S:
+                told_s = time.monotonic()
+                logger.info("building the index", items=len(index))
         return cls(version, index, sequence)
 
     def catch_up(self, session: Session, newest: int) -> None:
@@ -71,18 +86,22 @@ class Replica:
         changes = session.execute(statement).all()
         slots = sorted({slot for _, slot in changes if slot is not None})
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
-        removed = set(slots) - {row[0] for row in alive}
-        self.index.remove(sorted(removed))
+        self.index.remove(sorted(set(slots) - {row[0] for row in alive}))
+        if updated := [row for row in alive if row[0] <= self._last_slot]:
+            known, identity_keys, camera_ids, captured_ats, track_ids, _ = zip(*updated, strict=True)
+            self.index.update(known, identity_keys, camera_ids, captured_ats, track_ids)
         if added := [row for row in alive if row[0] > self._last_slot]:
             self.index.add(_rows(added, self.index.embedding_size))
             self._last_slot = added[-1][0]
         self.sequence = changes[-1][0]
 
 
-def _items(version: str) -> Select[int, int, str | None, datetime | None, bytes]:
+def _items(version: str) -> Select[int, int, str | None, datetime | None, str | None, bytes]:
     """Return what the index wants to know of the items that have an embedding of this version."""
     return (
-        select(Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Embedding.values)
+        select(
+            Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Item.track_id, Embedding.values
+        )
         .join(Embedding, Embedding.slot == Item.slot)
         .where(Embedding.model_version == version)
         .order_by(Item.slot)
@@ -90,6 +109,6 @@ def _items(version: str) -> Select[int, int, str | None, datetime | None, bytes]
 
 
 def _rows(page: Sequence[ItemRow], embedding_size: int) -> Rows:
-    slots, identity_keys, camera_ids, captured_ats, values = zip(*page, strict=True)
+    slots, identity_keys, camera_ids, captured_ats, track_ids, values = zip(*page, strict=True)
     embeddings_ND = np.frombuffer(b"".join(values), "<f2").reshape(len(page), embedding_size)
-    return Rows(slots, identity_keys, camera_ids, captured_ats, embeddings_ND)
+    return Rows(slots, identity_keys, camera_ids, captured_ats, track_ids, embeddings_ND)

@@ -16,7 +16,8 @@ MAX_NAME = 255
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
-def _blank_is_none(value: object) -> object:
+def blank_is_none(value: object) -> object:
+    """Take an empty field for one that is not there."""
     return None if value == "" else value
 
 
@@ -47,8 +48,8 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_
 Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
 """An RFC 3339 time with its offset, turned into UTC."""
 
-OptionalName = Annotated[Name | None, BeforeValidator(_blank_is_none)]
-OptionalTime = Annotated[Time | None, BeforeValidator(_blank_is_none)]
+OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
+OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
 
 
 class ItemMetadata(BaseModel):
@@ -121,7 +122,7 @@ class MatchedItem(BaseModel):
 
 
 class RankedMatch(BaseModel):
-    """An identity, or with `group_by=item` one item of it; its score is that of its best item."""
+    """An identity, track, camera or item; its identity and score are those of its best item."""
 
     rank: int
     identity_id: str

@@ -1,19 +1,20 @@
 """What happens on POST /search: embed, search the index, look up what the database knows, rank."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from service.images import decode
 from service.index import Filter, GalleryIndex, Hits
-from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_identities, rank_items
+from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.serving import Generation, Serving, embed_in_batches
-from service.tables import Item
+from service.tables import Identity, Item
 
 MAX_VARIABLES = 10_000
 """How many slots one statement may name; SQLite takes 32,766 variables."""
@@ -23,12 +24,14 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True)
 class Query:
-    """How to search: how many matches, of what, among which items, and how like at least."""
+    """How to search: how many matches, of what, among which items and identities, and how like at least."""
 
     top_k: int
-    group_by: Literal["identity", "item"]
+    group_by: Literal["identity", "track", "camera", "item"]
     only: Filter
     min_score: float
+    identity_ids: frozenset[str] = frozenset()
+    excluded_identity_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         NotReady: no network is serving yet.
     """
     generation, query_D = _embed(serving, uploads)
+    only = _with_identities(serving, query)
     for _ in range(MAX_TRIES):
-        hits = _search_index(generation.index, query_D, query)
+        hits = _search_index(generation.index, query_D, query, only)
         rows = _rows(serving, hits)
         if len(rows) == len(hits.slots):
             break  # else items were deleted meanwhile: the next try finds others in their place
@@ -77,10 +81,25 @@ def _decoded(serving: Serving, uploads: Sequence[BinaryIO]) -> Iterator[Image.Im
         yield decode(serving.read_upload(upload), serving.limits, position)[0]
 
 
-def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query) -> Hits:
+def _with_identities(serving: Serving, query: Query) -> Filter:
+    """Return the filter with the identities that the index knows by their keys."""
+    only = query.only
+    with serving.sessions.read() as session:
+        if query.identity_ids:
+            only = replace(only, identity_keys=_keys(session, query.identity_ids))
+        if query.excluded_identity_ids:
+            only = replace(only, excluded_identity_keys=_keys(session, query.excluded_identity_ids))
+    return only
+
+
+def _keys(session: Session, identity_ids: frozenset[str]) -> frozenset[int]:
+    return frozenset(session.scalars(select(Identity.key).where(Identity.id.in_(identity_ids))))
+
+
+def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query, only: Filter) -> Hits:
     if query.group_by == "item":
-        return index.search_items(query_D, query.top_k, query.only)
-    return index.search_identities(query_D, query.top_k, ITEMS_PER_MATCH, query.only)
+        return index.search_items(query_D, query.top_k, only)
+    return index.search_groups(query_D, query.top_k, ITEMS_PER_MATCH[query.group_by], only, query.group_by)
 
 
 def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
@@ -95,10 +114,12 @@ def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
 
 
 def _rank(hits: Hits, rows: dict[int, Item], query: Query) -> list[Match]:
+    found = zip(hits.slots.tolist(), hits.scores.tolist(), hits.group_keys.tolist(), strict=True)
     scored = [
-        Scored(rows[slot].id, rows[slot].identity.id, max(-1.0, min(1.0, score)))
-        for slot, score in zip(hits.slots.tolist(), hits.scores.tolist(), strict=True)
+        Scored(rows[slot].id, rows[slot].identity.id, max(-1.0, min(1.0, score)), group_key)
+        for slot, score, group_key in found
         if slot in rows
     ]
-    rank = rank_items if query.group_by == "item" else rank_identities
-    return rank(scored, query.top_k, query.min_score)
+    if query.group_by == "item":
+        return rank_items(scored, query.top_k, query.min_score)
+    return rank_groups(scored, query.top_k, ITEMS_PER_MATCH[query.group_by], query.min_score)

@@ -13,6 +13,7 @@ from threading import Event, Lock
 from typing import BinaryIO
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
@@ -27,14 +28,17 @@ from service.images import Limits
 from service.index import GalleryIndex
 from service.replica import Replica
 from service.settings import Settings
+from service.snapshots import Snapshots
 from service.storage import CropStore
 from service.tables import Gallery, Model
+
+logger = structlog.get_logger(__name__)
 
 MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends here, so that a request of 64 huge images never holds more than one of them decoded."""
 
-_NEWEST = select(Gallery.newest_change, Model.version).join(Model, Model.state == "active")
+NEWEST = select(Gallery.newest_change, Model.version).join(Model, Model.state == "active")
 """Asked before every search: one row of each table."""
 
 
@@ -63,6 +67,7 @@ class Serving:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
+        self.snapshots = Snapshots(settings.snapshots_dir)
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
         self.stopping = Event()
         self._turn = Lock()
@@ -111,7 +116,7 @@ class Serving:
         while True:
             generation = self.current()
             with self.sessions.read() as session:
-                newest, version = session.execute(_NEWEST).one()
+                newest, version = session.execute(NEWEST).one()
                 if version == generation.version:
                     generation.replica.catch_up(session, newest)
                     return generation
@@ -124,8 +129,27 @@ class Serving:
                 return
             try:
                 self._generation = load_active(self)
+                generation.index.close()
             except ServiceError as error:
                 raise NotReady(f"another process activated what cannot be served here: {error}") from error
+
+    def close(self) -> None:
+        """Stop what the index does in the background, wait until it has, and leave a snapshot."""
+        if self._generation is not None:
+            self._generation.index.close()
+            self.save_snapshot(is_last=True)
+
+    def save_snapshot(self, *, is_last: bool = False) -> None:
+        """Write a snapshot of the index if one is due, or if this is the last occasion and it has changed."""
+        replica = self.current().replica
+        is_due = self.snapshots.changes_since(replica) > 0 if is_last else self.snapshots.is_due(replica)
+        if is_due:
+            with self.sessions.read() as session:
+                gallery_id = session.scalars(select(Gallery.id)).one()
+            try:
+                self.snapshots.save(gallery_id, replica)
+            except OSError as error:
+                logger.warning("no snapshot of the index was written", reason=str(error))
 
     def fail(self, reason: str) -> None:
         """Say why there will be no generation."""
@@ -193,7 +217,13 @@ def load_active(serving: Serving) -> Generation:
         raise ServiceError("no model version is active in this database; the first start activates one")
     embedder = load_registered(serving, version)
     with serving.sessions.read() as session:
-        return Generation(embedder, Replica.load(session, version, embedder.embedding_size))
+        gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
+        kind = serving.settings.index
+        replica = serving.snapshots.load(gallery_id, version, newest, kind)
+        if replica is None:
+            replica = Replica.load(session, version, embedder.embedding_size, kind)
+        replica.catch_up(session, newest)
+    return Generation(embedder, replica)
 
 
 def load_registered(serving: Serving, version: str) -> Embedder:

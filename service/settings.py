@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda", "torch-cpu"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    index: Literal["auto", "exact", "hnsw", "ivf"] = Field(
+        default="auto",
+        description="How galleries are searched; auto is exact until that takes 20 ms, then ivf.",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     workers: int = Field(default=1, ge=1, le=64, description="Processes that serve; each has the index.")
@@ -43,6 +47,11 @@ class Settings(BaseSettings):
     def crops_dir(self) -> Path:
         """Return where the crops' bytes are kept."""
         return self.data_dir / "crops"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Return where snapshots of the index are kept; may be deleted at any time."""
+        return self.data_dir / "snapshots"
 
     @property
     def cache_dir(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from model.files import sync_dir, write_atomically
-from service.index import GalleryIndex
+from service.index import GalleryIndex, IndexKind
 from service.replica import Replica
 
 logger = structlog.get_logger(__name__)
@@ -74,8 +74,8 @@ class Snapshots:
             return replica.sequence
         return replica.sequence - header.sequence
 
-    def load(self, gallery_id: str, version: str, newest: int, kind: str) -> Replica | None:
-        """Return what the snapshot holds, or None, with a line in the log, if it is of no use."""
+    def load(self, gallery_id: str, version: str, newest: int, kind: IndexKind) -> Replica | None:
+        """Return what the snapshot holds; if it is of no use, remove it, say so in the log, return None."""
         header = self._header()
         if header is None:
             return None
@@ -84,6 +84,7 @@ class Snapshots:
             index = GalleryIndex.read(self._directory / header.file, kind)
         except (OSError, ValueError) as error:
             logger.warning("the snapshot is not used, the index is built anew", reason=str(error))
+            self.remove()
             return None
         return Replica(version, index, header.sequence)
 
@@ -94,7 +95,7 @@ class Snapshots:
             raise ValueError("its bytes have changed on the disk")
 
     def remove(self) -> None:
-        """Remove what there is; the next one is written when it is due."""
+        """Remove what there is."""
         self._remove_but("")
 
     def _header(self) -> Header | None:

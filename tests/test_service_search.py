@@ -13,6 +13,8 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.settings import Settings
 
+SEEN = {"query_camera_id": "1", "query_captured_at": "2026-01-01T00:00:00Z"}
+
 
 def ids(answer: dict[str, Any]) -> list[str]:
     return [match["identity_id"] for match in answer["matches"]]
@@ -40,10 +42,12 @@ def test_an_empty_gallery_answers_without_matches(client: httpx.Client) -> None:
 
 
 def test_scores_are_cosines_with_the_normalised_mean_of_the_query_crops(
-    client: httpx.Client, settings: Settings
+    client: httpx.Client, either_settings: Settings
 ) -> None:
-    assert settings.default_checkpoint
-    embedder = Embedder(load_checkpoint(settings.default_checkpoint), cache_dir=settings.cache_dir)
+    assert either_settings.default_checkpoint
+    embedder = Embedder(
+        load_checkpoint(either_settings.default_checkpoint), cache_dir=either_settings.cache_dir
+    )
     enroll(client, crop(1), identity_id="one")
     answer = search(client, crop(2), crop(3))
     decoded = [Image.open(BytesIO(crop(seed))).convert("RGB") for seed in (1, 2, 3)]
@@ -75,6 +79,25 @@ def test_top_k_identities_are_found_behind_any_number_of_items_of_one(client: ht
     assert sorted(ids(answer)[1:]) == ["p2", "p3", "p4", "p5"]
 
 
+def test_a_search_by_camera_shows_the_best_sighting_of_each_and_by_track_the_best_items(
+    client: httpx.Client,
+) -> None:
+    for camera in ("a", "b", "c"):
+        for seed in (1, 2):
+            fields = {"identity_id": f"p{seed}", "camera_id": camera, "track_id": f"{camera}{seed}"}
+            enroll(client, *[crop(seed, variant) for variant in range(7)], **fields)
+    enroll(client, crop(1, 8), crop(2, 8), identity_id="nowhere")
+    cameras = search(client, crop(1, 3), group_by="camera")["matches"]
+    assert sorted(str(match["items"][0]["camera_id"]) for match in cameras) == ["None", "a", "b", "c"]
+    assert {match["identity_id"] for match in cameras} == {"p1", "nowhere"}
+    assert [len(match["items"]) for match in cameras] == [1] * 4
+    tracks = search(client, crop(1, 3), group_by="track", top_k=5)["matches"]
+    assert sorted(str(match["items"][0]["track_id"]) for match in tracks[:4]) == ["None", "a1", "b1", "c1"]
+    assert sorted(len(match["items"]) for match in tracks) == [1, 5, 5, 5, 5]
+    everything = search(client, crop(1, 3), group_by="track", top_k=100)["matches"]
+    assert len(everything) == 3 * 2 + 2
+
+
 def test_ties_are_broken_by_id(client: httpx.Client) -> None:
     for name in ("d", "b", "a", "c"):
         enroll(client, crop(1), crop(1), identity_id=name)
@@ -104,6 +127,20 @@ def test_ties_are_broken_by_id(client: httpx.Client) -> None:
         ({"captured_before": "2026-01-02T00:00:00.000001Z"}, "ab"),
         ({"captured_after": "2026-01-02T00:00:00Z", "captured_before": "2026-01-03T00:00:00Z"}, "b"),
         ({"captured_after": "", "captured_before": ""}, "abcd"),
+        ({"identity_id": "a"}, "a"),
+        ({"identity_id": ["a", "d", "nobody", ""]}, "ad"),
+        ({"identity_id": "nobody"}, ""),
+        ({"exclude_identity_id": ["a", "nobody"]}, "bcd"),
+        ({"identity_id": ["a", "b"], "exclude_identity_id": "b"}, "a"),
+        ({"track_id": "t"}, "ab"),
+        ({"track_id": ["t", "u"], "exclude_track_id": "u"}, "ab"),
+        ({"exclude_track_id": "t"}, "cd"),
+        ({"track_id": "nothing"}, ""),
+        (SEEN | {"exclude_same_camera_s": "0"}, "bcd"),
+        (SEEN | {"exclude_same_camera_s": "0", "query_captured_at": "2026-01-01T00:00:00.1Z"}, "abcd"),
+        (SEEN | {"exclude_same_camera_s": "0.1", "query_captured_at": "2026-01-01T00:00:00.1Z"}, "bcd"),
+        (SEEN | {"exclude_same_camera_s": "1e9", "query_camera_id": "4"}, "abcd"),
+        ({"exclude_same_camera_s": "", "query_camera_id": "", "query_captured_at": ""}, "abcd"),
         ({"min_score": "1"}, ""),
         ({"min_score": "-1"}, "abcd"),
         ({"top_k": "1000"}, "abcd"),
@@ -120,8 +157,22 @@ def test_filters_let_through_what_they_say(
 
 @pytest.fixture(scope="module")
 def filtered_client(shared_client: httpx.Client) -> httpx.Client:
-    enroll(shared_client, crop(1), identity_id="a", camera_id="1", captured_at="2026-01-01T00:00:00Z")
-    enroll(shared_client, crop(2), identity_id="b", camera_id="2", captured_at="2026-01-02T00:00:00Z")
+    enroll(
+        shared_client,
+        crop(1),
+        identity_id="a",
+        camera_id="1",
+        captured_at="2026-01-01T00:00:00Z",
+        track_id="t",
+    )
+    enroll(
+        shared_client,
+        crop(2),
+        identity_id="b",
+        camera_id="2",
+        captured_at="2026-01-02T00:00:00Z",
+        track_id="t",
+    )
     enroll(shared_client, crop(3), identity_id="c", captured_at="2026-01-03T00:00:00Z")
     enroll(shared_client, crop(4), identity_id="d", camera_id="4")
     return shared_client
@@ -137,7 +188,14 @@ def filtered_client(shared_client: httpx.Client) -> httpx.Client:
         ({"min_score": "nan"}, "min_score"),
         ({"min_score": "inf"}, "min_score"),
         ({"min_score": "1.1"}, "min_score"),
-        ({"group_by": "camera"}, "group_by"),
+        ({"group_by": "shop"}, "group_by"),
+        ({"exclude_same_camera_s": "5"}, "query_camera_id"),
+        ({"exclude_same_camera_s": "5", "query_camera_id": "1"}, "query_captured_at"),
+        ({"query_camera_id": "1", "query_captured_at": "2026-01-01T00:00:00Z"}, "exclude_same_camera_s"),
+        ({"exclude_same_camera_s": "-1"}, "exclude_same_camera_s"),
+        ({"exclude_same_camera_s": "nan"}, "exclude_same_camera_s"),
+        ({"identity_id": "a\x00b"}, "identity_id"),
+        ({"track_id": "x" * 256}, "track_id"),
         ({"captured_after": "yesterday"}, "captured_after"),
         ({"captured_after": "2026-01-01T00:00:00"}, "captured_after"),
         ({"captured_before": "1700000000"}, "captured_before"),

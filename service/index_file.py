@@ -1,0 +1,99 @@
+"""An index as one file: a line that names it, a header in JSON, and the arrays one after the other.
+
+Whoever writes and reads it sees to checksums and to a rename that is all or nothing; here a file that is cut
+off, too long or not ours is refused.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.columns import Column, Columns
+from service.nearest import CHUNK, Approximate, Embeddings
+
+MAGIC = b"reid-gallery index 1\n"
+CODED = ("identities", "cameras", "tracks")
+
+
+def write(path: Path, columns: Columns, embeddings: Embeddings, structure: Approximate | None) -> None:
+    """Write an index to a file."""
+    serialized = np.empty(0, np.uint8) if structure is None else structure.to_bytes()
+    header = {
+        "embedding_size": embeddings.size,
+        "num_rows": len(columns),
+        **{name: column.values for name, column in zip(CODED, _coded(columns), strict=True)},
+        "structure": None if structure is None else [structure.kind, structure.num_trained],
+        "structure_bytes": len(serialized),
+    }
+    encoded = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(MAGIC + len(encoded).to_bytes(8, "little") + encoded)
+        for array in (*_arrays(columns), embeddings.rows_ND, serialized):
+            file.write(np.ascontiguousarray(array).data)
+
+
+def read(path: Path) -> tuple[Columns, Embeddings, Approximate | None]:
+    """Read an index from a file.
+
+    Raises:
+        ValueError: if the file is torn or no index.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"{path} is no index")
+        try:
+            return _read(file, path.stat().st_size)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, Approximate | None]:
+    header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), num_bytes)))
+    num, size = int(header["num_rows"]), int(header["embedding_size"])
+    num_structure = int(header["structure_bytes"])
+    if num < 0 or size < 1 or file.tell() + num * (8 + 8 + 1 + 3 * 4 + 2 * size) + num_structure != num_bytes:
+        raise ValueError("it is not as long as its header says")
+    capacity = num + num // 4
+    slots, times, is_alive, *codes = (
+        _filled(file, np.empty(capacity, kind)[:num]) for kind in ("<i8", "<i8", "?", "<i4", "<i4", "<i4")
+    )
+    identities, cameras, tracks = (
+        _column(codes_N, header[name]) for codes_N, name in zip(codes, CODED, strict=True)
+    )
+    columns = Columns(slots, times, is_alive, identities, cameras, tracks)
+    if (np.diff(slots) <= 0).any():
+        raise ValueError("its slots do not ascend")
+    embeddings = Embeddings(size, capacity)
+    for start in range(0, num, CHUNK):
+        chunk_ND = np.empty((min(CHUNK, num - start), size), "<f2")
+        embeddings = embeddings.appended(_filled(file, chunk_ND))
+    serialized = _filled(file, np.empty(num_structure, np.uint8))
+    if header["structure"] is None:
+        return columns, embeddings, None
+    kind, num_trained = header["structure"]
+    structure = Approximate.from_bytes(kind, num_trained, serialized)
+    if structure.num_rows > num or structure.faiss_index.d != size:
+        raise ValueError("its structure is of other rows")
+    return columns, embeddings, structure
+
+
+def _arrays(columns: Columns) -> list[NDArray[Any]]:
+    return [columns.slots, columns.times, columns.is_alive, *(column.codes for column in _coded(columns))]
+
+
+def _coded(columns: Columns) -> tuple[Column[Any], ...]:
+    return columns.identities, columns.cameras, columns.tracks
+
+
+def _column(codes: NDArray[np.int32], values: list[Any]) -> Column[Any]:
+    if len(codes) and not (codes.min() >= 0 and codes.max() < len(values)):
+        raise ValueError("it has codes that stand for nothing")
+    return Column.of(codes, values)
+
+
+def _filled(file: BinaryIO, array: NDArray[Any]) -> NDArray[Any]:
+    file.readinto(array.data)  # type: ignore[attr-defined]
+    return array

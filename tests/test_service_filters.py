@@ -1,0 +1,229 @@
+"""Every combination of filters, and every grouping, against brute force over SQL on a real database."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sqlalchemy import Engine, and_, insert, not_, or_, select
+from sqlalchemy.orm import Session
+
+from service.columns import Grouping
+from service.database import make_engine, migrate
+from service.filters import Filter, Sighting
+from service.index import GalleryIndex, Hits, Rows
+from service.tables import Embedding, Identity, Item, Model, now
+
+SIZE = 8
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+VERSION = "tiny"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item, but for its slot."""
+
+    identity: int
+    camera_id: str | None
+    captured_at: datetime | None
+    track_id: str | None
+    embedding: int
+
+
+def some(values: str) -> st.SearchStrategy[frozenset[str]]:
+    return st.frozensets(st.sampled_from(values), max_size=2)
+
+
+IDENTITIES = st.frozensets(st.integers(1, 5), max_size=3)
+TIMES = st.integers(0, 6).map(lambda seconds: EPOCH + timedelta(seconds=seconds))
+CAMERAS = st.sampled_from("abc")
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        identity=st.integers(1, 4),
+        camera_id=st.none() | CAMERAS,
+        captured_at=st.none() | TIMES,
+        track_id=st.none() | st.sampled_from("xyz"),
+        embedding=st.integers(0, 5),  # few different ones: ties are common
+    ),
+    max_size=40,
+)
+SIGHTINGS = st.builds(Sighting, CAMERAS, TIMES, st.sampled_from([0.0, 0.999999, 1.0, 2.5, 1e9]))
+FILTERS = st.builds(
+    Filter,
+    camera_ids=some("abcd"),
+    excluded_camera_ids=some("abcd"),
+    captured_after=st.none() | TIMES,
+    captured_before=st.none() | TIMES,
+    identity_keys=st.none() | IDENTITIES,
+    excluded_identity_keys=IDENTITIES,
+    track_ids=some("xyzw"),
+    excluded_track_ids=some("xyzw"),
+    excluded_sighting=st.none() | SIGHTINGS,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = make_engine(f"sqlite:///{tmp_path_factory.mktemp('filters') / 'gallery.sqlite3'}")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def embedding(seed: int) -> NDArray[np.float16]:
+    values_D = np.random.default_rng(seed).standard_normal(SIZE)
+    return (values_D / np.linalg.norm(values_D)).astype(np.float16)
+
+
+def fill(session: Session, index: GalleryIndex, entries: list[Entry]) -> None:
+    """Put items into the database and the index; some are removed again, and some corrected."""
+    session.execute(
+        insert(Model).values(version=VERSION, filename="", card={}, state="active", created_at=now())
+    )
+    session.execute(insert(Identity), [{"key": k, "id": f"p{k}", "created_at": now()} for k in range(1, 6)])
+    for slot, entry in enumerate(entries, start=1):
+        session.add(
+            Item(
+                slot=slot,
+                id=f"{slot:032}",
+                identity_key=entry.identity,
+                camera_id=entry.camera_id,
+                captured_at=entry.captured_at,
+                track_id=entry.track_id,
+                created_at=now(),
+                sha256="",
+                content_type="",
+                width=1,
+                height=1,
+            )
+        )
+        session.flush()
+        session.add(Embedding(slot=slot, model_version=VERSION, values=embedding(entry.embedding).tobytes()))
+    session.flush()
+    slots = range(1, len(entries) + 1)
+    index.add(
+        Rows(
+            slots,
+            [(entry.identity + slot) % 4 for slot, entry in zip(slots, entries, strict=True)],
+            ["wrong"] * len(entries),
+            [EPOCH] * len(entries),
+            [None] * len(entries),
+            np.array([embedding(entry.embedding) for entry in entries]).reshape(-1, SIZE),
+        )
+    )
+    index.update(
+        slots,
+        [entry.identity for entry in entries],
+        [entry.camera_id for entry in entries],
+        [entry.captured_at for entry in entries],
+        [entry.track_id for entry in entries],
+    )
+    gone = list(slots[::5])
+    assert index.remove(gone) == len(gone)
+    for item in session.scalars(select(Item).where(Item.slot.in_(gone))):
+        session.delete(item)
+    session.flush()
+
+
+def brute_force(
+    session: Session, only: Filter, query_D: NDArray[np.float32]
+) -> list[tuple[float, int, int, str, str]]:
+    """Return (score, slot, identity, track, camera) of every item that SQL lets through, best first."""
+    found = select(Item.slot, Item.identity_key, Item.track_id, Item.camera_id, Embedding.values).join(
+        Embedding, Embedding.slot == Item.slot
+    )
+    if only.camera_ids:
+        found = found.where(Item.camera_id.in_(only.camera_ids))
+    found = found.where(or_(Item.camera_id.is_(None), Item.camera_id.not_in(only.excluded_camera_ids)))
+    if only.track_ids:
+        found = found.where(Item.track_id.in_(only.track_ids))
+    found = found.where(or_(Item.track_id.is_(None), Item.track_id.not_in(only.excluded_track_ids)))
+    if only.identity_keys is not None:
+        found = found.where(Item.identity_key.in_(only.identity_keys))
+    found = found.where(Item.identity_key.not_in(only.excluded_identity_keys))
+    if only.captured_after:
+        found = found.where(Item.captured_at >= only.captured_after)
+    if only.captured_before:
+        found = found.where(Item.captured_at < only.captured_before)
+    if sighting := only.excluded_sighting:
+        within = timedelta(seconds=sighting.within_s)
+        window = sighting.captured_at - within, sighting.captured_at + within
+        is_near = and_(Item.camera_id == sighting.camera_id, Item.captured_at.between(*window))
+        unknown = or_(Item.camera_id.is_(None), Item.captured_at.is_(None))
+        found = found.where(or_(unknown, not_(is_near)))
+    return sorted(
+        (
+            (
+                float(query_D @ np.frombuffer(values, "<f2").astype(np.float32)),
+                slot,
+                identity,
+                track or f"alone {slot}",
+                camera or "",
+            )
+            for slot, identity, track, camera, values in session.execute(found)
+        ),
+        reverse=True,
+    )
+
+
+def by_group(hits: Hits) -> list[tuple[float, list[int]]]:
+    """Return the groups as (score, slots), as sets would compare them."""
+    groups: dict[int, list[tuple[float, int]]] = {}
+    for group, score, slot in zip(hits.group_keys, hits.scores, hits.slots, strict=True):
+        groups.setdefault(int(group), []).append((round(float(score), 4), int(slot)))
+    return sorted((max(group)[0], sorted(slot for _, slot in group)) for group in groups.values())
+
+
+def expected_groups(
+    twin: list[tuple[float, int, int, str, str]], by: Grouping, k: int, items_each: int
+) -> list[tuple[float, list[int]]]:
+    """Sort everything: the k best groups and what ties, the best items of each and what ties."""
+    place = {"identity": 2, "track": 3, "camera": 4}[by]
+    groups: dict[object, list[tuple[float, int]]] = {}
+    for row in twin:
+        groups.setdefault(row[place], []).append((round(row[0], 4), row[1]))
+    best = sorted((max(group)[0] for group in groups.values()), reverse=True)
+    worst = best[k - 1] if len(best) >= k else -np.inf
+    answer = []
+    for group in groups.values():
+        scores = sorted((score for score, _ in group), reverse=True)
+        last = scores[min(items_each, len(scores)) - 1]
+        if scores[0] >= worst:
+            answer.append((scores[0], sorted(slot for score, slot in group if score >= last)))
+    return sorted(answer)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ENTRIES, FILTERS, st.integers(0, 20), st.integers(1, 8), st.sampled_from([1, 2, 5]))
+def test_every_filter_and_grouping_answers_as_brute_force_over_sql(
+    engine: Engine, entries: list[Entry], only: Filter, seed: int, k: int, items_each: int
+) -> None:
+    index = GalleryIndex(SIZE)
+    query_D = embedding(1000 + seed).astype(np.float32)
+    with Session(engine) as session:  # never committed
+        fill(session, index, entries)
+        twin = brute_force(session, only, query_D)
+    items = index.search_items(query_D, len(entries) + 1, only)
+    assert sorted(items.slots.tolist()) == sorted(row[1] for row in twin)
+    assert items.scores == pytest.approx([row[0] for row in twin], abs=1e-5)
+    assert items.num_searched == len(twin)
+    groupings: tuple[Grouping, ...] = ("identity", "track", "camera")
+    for by in groupings:
+        hits = index.search_groups(query_D, k, items_each, only, by)
+        assert by_group(hits) == expected_groups(twin, by, k, items_each)
+        assert hits.num_searched == len(twin)
+        identity_of = {row[1]: row[2] for row in twin}
+        assert hits.identity_keys.tolist() == [identity_of[slot] for slot in hits.slots.tolist()]
+
+
+def test_nobody_is_searched_where_the_identities_are_none() -> None:
+    index = GalleryIndex(SIZE)
+    index.add(Rows([1], [1], [None], [None], [None], embedding(1)[None]))
+    query_D = embedding(1).astype(np.float32)
+    assert index.search_items(query_D, 1, Filter(identity_keys=frozenset())).num_searched == 0
+    assert index.search_items(query_D, 1, Filter(identity_keys=None)).num_searched == 1
