@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from model.embedder import Embedder
 from service.changes import Changing, newest_change
 from service.errors import ActivationRunning, CropMissing, JobNotFound, ModelNotFound, ServiceError
-from service.images import Limits, decode
+from service.images import UNLIMITED, decode
 from service.replica import Replica
 from service.serving import Generation, Serving, embed_in_batches, load_registered, to_half
 from service.tables import Embedding, Item, Job, Model, new_id, now
@@ -28,9 +28,6 @@ from service.tables import Embedding, Item, Job, Model, new_id, now
 logger = structlog.get_logger(__name__)
 
 ITEMS_PER_PAGE = 64
-UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
-"""A stored crop was within the limits of its day."""
-
 RUNNING = ("queued", "running")
 LEASE = timedelta(seconds=10)
 """A job that nobody has kept alive for so long is dead; processes on one database need clocks that agree."""

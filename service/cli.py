@@ -1,7 +1,7 @@
 """The `reid` command: run the service; enrol, search and swap models over its API.
 
-Everything heavy (torch, the app) is imported by `serve` and `import-official` alone, so that the others start
-at once.
+Everything heavy (torch, the app) is imported by `serve`, `check` and `import-official` alone, so that the
+others start at once.
 """
 
 import json
@@ -76,6 +76,25 @@ def serve(
 
     options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir, "REID_WORKERS": workers}
     raise typer.Exit(launch({name: str(value) for name, value in options.items() if value is not None}))
+
+
+@app.command()
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
+    ] = None,
+) -> None:
+    """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
+
+    Nothing is changed without --repair, which makes embeddings anew from crops and removes what belongs to
+    nothing. A crop that is gone cannot be made again: it is named.
+    """
+    from service.launch import run_check
+
+    chosen = {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
+    raise typer.Exit(run_check(chosen, num_recomputed=sample, repair=repair))
 
 
 @app.command()

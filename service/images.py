@@ -56,6 +56,10 @@ class Limits:
     min_side: int
 
 
+UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
+"""For stored crops, which were within the limits of their day."""
+
+
 @dataclass(frozen=True)
 class Crop:
     """What there is to remember of an image once it is embedded; width and height are upright."""

@@ -1,4 +1,4 @@
-"""What `reid serve` does: take the port, build the app, run it, and tell the terminal how that goes.
+"""What `reid serve` and `reid check` do: build the service, run it or look at it, and tell the terminal.
 
 The port is taken first, and the app with all of torch imported only then, so that a second server on the same
 port or a wrong setting is told at once.
@@ -48,6 +48,32 @@ def launch(chosen: Mapping[str, str]) -> int:
     except ServiceError as error:
         _say(f"cannot serve: {error}")
         return 1
+
+
+def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -> int:
+    """Check a gallery, print what is found, and give the exit code."""
+    os.environ.update(chosen)
+    _log_to_terminal()
+    from service.check import check
+    from service.database import make_engine, make_sessions, migrate
+    from service.serving import Serving
+
+    try:
+        settings = read_settings()
+        engine = make_engine(settings.database_url)
+        migrate(engine)
+        serving = Serving(settings, make_sessions(engine))
+        report = check(serving, num_recomputed=num_recomputed, repair=repair)
+    except ServiceError as error:
+        _say(f"cannot check: {error}")
+        return 1
+    for finding in report.findings:
+        _say(f"{finding.problem}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+    _say(
+        f"{report.num_items} items checked, {report.num_recomputed} of them embedded anew: "
+        + ("all is well" if report.is_clean else f"{len(report.findings)} findings")
+    )
+    return 0 if report.is_clean else 1
 
 
 def _run(settings: Settings, listener: socket.socket) -> int:

@@ -57,16 +57,8 @@ class Replica:
             kind: of the index.
             sequence: the number up to which all items have an embedding; by default all have.
         """
-        index = GalleryIndex(embedding_size, kind)
         sequence = newest_change(session) if sequence is None else sequence
-        statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
-        told_s = time.monotonic()
-        for page in session.execute(statement).partitions():
-            index.add(_rows(page, embedding_size))
-            if time.monotonic() - told_s > TELL_EVERY_S:
-                told_s = time.monotonic()
-                logger.info("building the index", items=len(index))
-        return cls(version, index, sequence)
+        return cls(version, _build(session, version, embedding_size, kind), sequence)
 
     def catch_up(self, session: Session, newest: int) -> None:
         """Apply the change log as far as the number `newest`."""
@@ -78,13 +70,15 @@ class Replica:
 
     def _apply_page(self, session: Session, newest: int) -> None:
         statement = (
-            select(Change.sequence, Change.slot)
+            select(Change.sequence, Change.kind, Change.slot)
             .where(Change.sequence > self.sequence, Change.sequence <= newest)
             .order_by(Change.sequence)
             .limit(CHANGES_PER_PAGE)
         )
         changes = session.execute(statement).all()
-        slots = sorted({slot for _, slot in changes if slot is not None})
+        if any(kind == "rebuilt" for _, kind, _ in changes):
+            self._rebuild(session)
+        slots = sorted({slot for _, _, slot in changes if slot is not None})
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
         self.index.remove(sorted(set(slots) - {row[0] for row in alive}))
         if updated := [row for row in alive if row[0] <= self._last_slot]:
@@ -94,6 +88,24 @@ class Replica:
             self.index.add(_rows(added, self.index.embedding_size))
             self._last_slot = added[-1][0]
         self.sequence = changes[-1][0]
+
+    def _rebuild(self, session: Session) -> None:
+        """Build the index anew: embeddings that it has were made anew."""
+        old, index = self.index, _build(session, self.version, self.index.embedding_size, self.index.kind)
+        self.index, self._last_slot = index, int(index.slots()[-1]) if len(index) else 0
+        old.close()
+
+
+def _build(session: Session, version: str, embedding_size: int, kind: IndexKind) -> GalleryIndex:
+    index = GalleryIndex(embedding_size, kind)
+    statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
+    told_s = time.monotonic()
+    for page in session.execute(statement).partitions():
+        index.add(_rows(page, embedding_size))
+        if time.monotonic() - told_s > TELL_EVERY_S:
+            told_s = time.monotonic()
+            logger.info("building the index", items=len(index))
+    return index
 
 
 def _items(version: str) -> Select[int, int, str | None, datetime | None, str | None, bytes]:
@@ -109,6 +121,18 @@ def _items(version: str) -> Select[int, int, str | None, datetime | None, str | 
 
 
 def _rows(page: Sequence[ItemRow], embedding_size: int) -> Rows:
-    slots, identity_keys, camera_ids, captured_ats, track_ids, values = zip(*page, strict=True)
-    embeddings_ND = np.frombuffer(b"".join(values), "<f2").reshape(len(page), embedding_size)
-    return Rows(slots, identity_keys, camera_ids, captured_ats, track_ids, embeddings_ND)
+    """Return rows for the index; without those whose embedding is spoilt, with a line in the log."""
+    sized = [row for row in page if len(row[5]) == 2 * embedding_size]
+    embeddings_ND = np.frombuffer(b"".join(row[5] for row in sized), "<f2").reshape(-1, embedding_size)
+    is_finite = np.isfinite(embeddings_ND).all(axis=1)
+    if num_spoilt := len(page) - int(is_finite.sum()):
+        logger.error("spoilt embeddings are left out; reid check --repair makes them anew", items=num_spoilt)
+    good = [row for row, is_good in zip(sized, is_finite.tolist(), strict=True) if is_good]
+    return Rows(
+        slots=[row[0] for row in good],
+        identity_keys=[row[1] for row in good],
+        camera_ids=[row[2] for row in good],
+        captured_ats=[row[3] for row in good],
+        track_ids=[row[4] for row in good],
+        embeddings_ND=embeddings_ND[is_finite],
+    )

@@ -88,6 +88,16 @@ class Snapshots:
             return None
         return Replica(version, index, header.sequence)
 
+    def fault(self, gallery_id: str, version: str, newest: int) -> str:
+        """Say why the snapshot would not be used; nothing if it would, or if there is none."""
+        try:
+            header = self._read_header()
+            if header is not None:
+                self._check(header, gallery_id, version, newest)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return ""
+
     def _check(self, header: Header, gallery_id: str, version: str, newest: int) -> None:
         if (header.gallery_id, header.model_version) != (gallery_id, version) or header.sequence > newest:
             raise ValueError("it is of another gallery, model version or time")
@@ -100,12 +110,18 @@ class Snapshots:
 
     def _header(self) -> Header | None:
         try:
+            return self._read_header()
+        except (OSError, ValueError) as error:
+            logger.warning("the snapshot cannot be read", reason=str(error))
+            return None
+
+    def _read_header(self) -> Header | None:
+        try:
             return Header(**json.loads((self._directory / HEADER).read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
-            logger.warning("the snapshot cannot be read", reason=str(error))
-            return None
+        except TypeError as error:
+            raise ValueError(f"{HEADER} has other fields: {error}") from error
 
     def _remove_but(self, name: str) -> None:
         for path in self._directory.glob("index-*"):

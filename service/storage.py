@@ -1,7 +1,7 @@
 """The crops' bytes on disk, each under its SHA-256, written so that a crash leaves a whole file or none."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +57,10 @@ class CropStore:
         with suppress(FileNotFoundError):
             self.path(sha256).unlink()
             sync_dir(self.path(sha256).parent)
+
+    def paths(self) -> Iterator[Path]:
+        """Return the files of all crops that are kept."""
+        return self._root.glob("??/??/" + "[0-9a-f]" * 64)
 
     def path(self, sha256: str) -> Path:
         """Return where the bytes of this hash are or would be."""

@@ -136,7 +136,7 @@ class Embedding(Table):
 
 
 class Change(Table):
-    """One change of the gallery, never altered: `kind` is added, updated, removed or activated.
+    """One change of the gallery, never altered: `kind` is added, updated, removed, activated or rebuilt.
 
     Sequence numbers have no gaps and grow in the order of the commits; see service/changes.py. What has
     changed is in the other tables: whoever follows the log reads them anew for the slots that it names.

@@ -253,6 +253,20 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         assert running.process.wait(TIMEOUT_S) == 0
 
 
+def test_check_says_what_is_wrong_by_its_exit_code_too(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "data")
+    with reid_serve(env, tmp_path / "log") as running:
+        reid("enroll", put(tmp_path / "a.jpg", crop(1)), "--url", running.url)
+        done = reid("check", env=env)
+        assert done.stdout.strip().endswith("1 items checked, 1 of them embedded anew: all is well")
+        assert done.returncode == 0
+    (path,) = (tmp_path / "data" / "crops").glob("*/*/*")
+    path.unlink()
+    done = reid("check", "--data-dir", tmp_path / "data", env=env)
+    assert done.returncode == 1
+    assert "a crop is gone or has changed: item " in done.stdout
+
+
 def test_three_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path) -> None:
     command = ("--workers", "3")
     with reid_serve(make_env(tmp_path / "data"), tmp_path / "log", *command, until="ready") as running:

@@ -1,0 +1,240 @@
+"""What `reid check` does: hold SQL, crops, embeddings and the snapshot against each other.
+
+It only reads, beside a running service too, unless it is told to repair. What can be made again from what is
+whole is repaired: embeddings from crops, the snapshot from the database. What cannot, a crop that is gone, is
+reported and left as it is.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.changes import Changing, active_version
+from service.errors import CropMissing, ImageError
+from service.images import UNLIMITED, decode
+from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
+from service.tables import Change, DoomedCrop, Embedding, Gallery, Item
+
+SLOTS_PER_PAGE = 1_000
+LIKE = 0.99
+"""The least cosine of an embedding with the same one made anew, perhaps by another processor."""
+
+SETTLED_S = 600
+"""A crop that is younger may belong to an enrolment that is under way."""
+
+
+class Problem(StrEnum):
+    """What can be wrong."""
+
+    log = "the change log"
+    crop = "a crop is gone or has changed"
+    embedding = "an embedding is absent or wrong"
+    orphan = "a crop belongs to nothing"
+    snapshot = "the snapshot of the index"
+
+
+REPAIRABLE = frozenset({Problem.embedding, Problem.orphan, Problem.snapshot})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; `repaired` if it is so no more."""
+
+    problem: Problem
+    detail: str
+    repaired: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """How much was looked at, and what was found."""
+
+    num_items: int
+    num_recomputed: int
+    findings: list[Finding]
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether nothing is wrong, or nothing any more."""
+        return all(finding.repaired for finding in self.findings)
+
+
+def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) -> Report:
+    """Compare everything with everything.
+
+    Args:
+        serving: of a gallery whose schema is up to date; it need not be in service.
+        num_recomputed: how many items, drawn by chance, are embedded anew and compared.
+        repair: what can be rebuilt.
+
+    Raises:
+        ServiceError: the active network cannot be loaded.
+    """
+    findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(serving)]
+    with serving.sessions.read() as session:
+        slots = session.scalars(select(Item.slot).order_by(Item.slot)).all()
+    generation = load_active(serving)  # after the slots: what comes meanwhile is looked at by the next check
+    generation.index.close()
+    sample = sorted(random.sample(slots, min(num_recomputed, len(slots))))
+    wrong = dict(_wrong_embeddings(serving, generation, slots))
+    wrong |= dict.fromkeys(_unlike(serving, generation, sample, wrong), "is not what the network makes")
+    findings += _crop_findings(serving, slots)
+    findings += _embedding_findings(serving, generation, wrong, repair=repair)
+    findings += _orphan_findings(serving, repair=repair)
+    return Report(len(slots), len(sample), findings)
+
+
+def _pages(slots: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(slots), SLOTS_PER_PAGE):
+        yield slots[start : start + SLOTS_PER_PAGE]
+
+
+def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
+    with serving.sessions.read() as session:
+        gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
+        version = active_version(session)
+    reason = serving.snapshots.fault(gallery_id, version or "", newest)
+    if reason:
+        if repair:
+            serving.snapshots.remove()
+        yield Finding(Problem.snapshot, reason, repair)
+
+
+def _log_findings(serving: Serving) -> Iterator[Finding]:
+    with serving.sessions.read() as session:
+        newest = session.scalars(select(Gallery.newest_change)).one()
+        first, last, num = session.execute(
+            select(func.min(Change.sequence), func.max(Change.sequence), func.count()).select_from(Change)
+        ).one()
+    if num and (last != newest or last - first + 1 != num):
+        yield Finding(
+            Problem.log, f"has {num} numbers from {first} to {last}, and should have all up to {newest}"
+        )
+
+
+def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
+    for page in _pages(slots):
+        with serving.sessions.read() as session:
+            items = session.execute(select(Item.id, Item.sha256).where(Item.slot.in_(page))).all()
+        for item_id, sha256 in items:
+            try:
+                serving.crops.get(sha256)
+            except CropMissing as error:
+                yield Finding(Problem.crop, f"item {item_id}: {error}")
+
+
+def _wrong_embeddings(
+    serving: Serving, generation: Generation, slots: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """Find items whose stored embedding is absent, misshapen or not finite, or not the one in the index.
+
+    Items that have gone meanwhile are among them; who tells of them looks whether they are still there.
+    """
+    num_bytes = 2 * generation.index.embedding_size
+    indexed = set(generation.index.slots().tolist())
+    for page in _pages(slots):
+        with serving.sessions.read() as session:
+            stored = _embeddings(session, generation.version, page)
+        for slot in page:
+            values = stored.get(slot)
+            if values is None or len(values) != num_bytes:
+                yield slot, "is absent" if values is None else f"has {len(values)} bytes, not {num_bytes}"
+            elif not np.isfinite(np.frombuffer(values, "<f2")).all():
+                yield slot, "is not finite"
+            elif slot not in indexed or generation.index.embeddings([slot])[0].tobytes() != values:
+                yield slot, "is not in the index as the database has it"
+
+
+def _embeddings(session: Session, version: str, slots: Sequence[int]) -> dict[int, bytes]:
+    statement = select(Embedding.slot, Embedding.values).where(
+        Embedding.model_version == version, Embedding.slot.in_(slots)
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def _unlike(
+    serving: Serving, generation: Generation, sample: Sequence[int], wrong: dict[int, str]
+) -> Iterator[int]:
+    """Find items of a sample whose stored embedding is not like the one that the network makes."""
+    for page in _pages([slot for slot in sample if slot not in wrong]):
+        made = _embed(serving, generation, page)
+        with serving.sessions.read() as session:
+            stored = _embeddings(session, generation.version, list(made))
+        for slot, embedding_D in made.items():
+            if slot in stored:
+                cosine = np.frombuffer(stored[slot], "<f2").astype(np.float32) @ embedding_D.astype(
+                    np.float32
+                )
+                if not cosine >= LIKE:
+                    yield slot
+
+
+def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
+    """Return new embeddings of those items whose crop is whole."""
+    with serving.sessions.read() as session:
+        rows = session.execute(select(Item.slot, Item.sha256).where(Item.slot.in_(slots))).all()
+    images = {}
+    for slot, sha256 in rows:
+        try:
+            images[slot], _ = decode(serving.crops.get(sha256), UNLIMITED)
+        except (CropMissing, ImageError):
+            continue  # told as a crop
+    if not images:
+        return {}
+    embeddings_ND = to_half(embed_in_batches(generation.embedder, images.values()))
+    return dict(zip(images, embeddings_ND, strict=True))
+
+
+def _embedding_findings(
+    serving: Serving, generation: Generation, wrong: dict[int, str], *, repair: bool
+) -> list[Finding]:
+    made = _embed(serving, generation, list(wrong)) if repair and wrong else {}
+    if made:
+        with serving.changing() as change:
+            _store(change, generation.version, made)
+    with serving.sessions.read() as session:
+        ids = {
+            row[0]: row[1] for row in session.execute(select(Item.slot, Item.id).where(Item.slot.in_(wrong)))
+        }
+    return [
+        Finding(Problem.embedding, f"of item {ids[slot]} {what}", slot in made)
+        for slot, what in wrong.items()
+        if slot in ids
+    ]
+
+
+def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]]) -> None:
+    """Store embeddings, and tell every index of them."""
+    alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
+    for slot in alive:
+        change.session.merge(Embedding(slot=slot, model_version=version, values=made[slot].tobytes()))
+    change.note("rebuilt")
+
+
+def _orphan_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
+    for path in serving.crops.paths():
+        if time.time() - path.stat().st_mtime < SETTLED_S or not _is_orphan(serving, path):
+            continue
+        if repair:
+            with serving.changing() as change:
+                if not _is_used(change.session, path.name):
+                    path.unlink(missing_ok=True)
+        yield Finding(Problem.orphan, str(path), repair)
+
+
+def _is_orphan(serving: Serving, path: Path) -> bool:
+    with serving.sessions.read() as session:
+        return not _is_used(session, path.name)
+
+
+def _is_used(session: Session, sha256: str) -> bool:
+    item = select(Item.slot).where(Item.sha256 == sha256).limit(1)
+    return session.scalar(item) is not None or session.get(DoomedCrop, sha256) is not None
