@@ -41,7 +41,7 @@ PROBED = 0.4
 
 HNSW_LINKS = 32
 HNSW_BUILD_DEPTH = 40
-HNSW_DEPTH = 400
+HNSW_DEPTH = 800
 
 REFINED = 4
 """How many times more candidates than are asked for are scored exactly..."""
