@@ -54,9 +54,11 @@ class Feature(StrEnum):
 
 
 class GroupBy(StrEnum):
-    """What a match of a search is: a person, or one crop."""
+    """What a match of a search is: a person, a track, a camera with its best crop, or one crop."""
 
     identity = "identity"
+    track = "track"
+    camera = "camera"
     item = "item"
 
 

@@ -4,9 +4,10 @@ Searches read columns while rows are added, without a lock: new rows are only ev
 a search knows, and whatever else changes is changed in a copy.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +18,12 @@ Codes = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 Grouping = Literal["identity", "track", "camera"]
 Value = TypeVar("Value", bound=Hashable)
+
+Test = Callable[[slice], Mask]
+"""Marks those of some rows that it lets through."""
+
+FEW_CODES = 6
+"""Up to so many, comparing with each is faster than looking each row up."""
 
 NO_TIME = np.iinfo(np.int64).min
 """The time of an item without one, in the column of times: before everything."""
@@ -52,17 +59,24 @@ class Column(Generic[Value]):
         """Return the values of these rows."""
         return [self.values[code] for code in self.codes[rows].tolist()]
 
-    def is_in(self, codes: Sequence[int] | Ints) -> Mask:
-        """Mark the rows that have one of these codes.
+    def codes_of(self, values: Collection[Value]) -> Ints:
+        """Return the codes of these values, as far as some row has had them."""
+        codes = np.fromiter(map(self.code_of.get, values, repeat(-1)), np.int64, len(values))
+        return codes[codes >= 0]
 
-        >>> Column.of(np.array([0, 1, 0, 2], np.int32), ["a", "b", "c"]).is_in([0, 2]).tolist()
-        [True, False, True, True]
+    def test_for(self, codes: Ints) -> Test:
+        """Return what marks those of some rows that have one of these codes.
+
+        >>> column = Column.of(np.array([0, 1, 0, 2], np.int32), ["a", "b", "c"])
+        >>> column.test_for(np.array([0, 2]))(slice(1, 4)).tolist()
+        [False, True, True]
         """
-        if len(codes) == 1:
-            return np.asarray(self.codes == codes[0])
+        if len(codes) <= FEW_CODES:
+            few = codes.tolist()
+            return lambda rows: _is_any(self.codes[rows], few)
         is_wanted = np.zeros(len(self.values), np.bool_)
-        is_wanted[np.asarray(codes, np.int64)] = True
-        return is_wanted.take(self.codes)
+        is_wanted[codes] = True
+        return lambda rows: is_wanted.take(self.codes[rows])
 
     def _encoded(self, values: Sequence[Value]) -> Codes:
         codes = np.empty(len(values), np.int32)
@@ -148,7 +162,7 @@ class Columns:
 
     def in_groups(self, by: Grouping, groups: Ints) -> Mask:
         """Mark the rows of these groups."""
-        mask = self._grouping(by).is_in(groups[groups >= 0])
+        mask = self._grouping(by).test_for(groups[groups >= 0])(slice(None))
         mask[-1 - groups[groups < 0]] = True
         return mask
 
@@ -159,6 +173,13 @@ class Columns:
             "track": self.tracks,
         }
         return columns[by]
+
+
+def _is_any(codes_N: Codes, codes: Sequence[int]) -> Mask:
+    mask = np.zeros(len(codes_N), np.bool_)
+    for code in codes:
+        mask |= codes_N == code
+    return mask
 
 
 def appended(column: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:

@@ -1,15 +1,15 @@
 """Which items to search: a filter, and the rows it lets through, worked out before any search."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from service.columns import NO_TIME, Column, Columns, Mask, microseconds
+from service.columns import NO_TIME, Column, Columns, Mask, Test, microseconds
 
-Value = TypeVar("Value", bound=Hashable)
+CHUNK = 65_536
+"""Rows that are tested at a time: all tests find them in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +46,51 @@ class Filter:
 def passing(columns: Columns, only: Filter) -> Mask:
     """Mark the rows that are alive and that a filter lets through."""
     mask = columns.is_alive.copy()
-    if only.identity_keys is not None:
-        mask &= _is_one_of(columns.identities, only.identity_keys)
-    if only.excluded_identity_keys:
-        mask &= ~_is_one_of(columns.identities, only.excluded_identity_keys)
-    for column, wanted, unwanted in (
-        (columns.cameras, only.camera_ids, only.excluded_camera_ids),
-        (columns.tracks, only.track_ids, only.excluded_track_ids),
-    ):
-        if wanted:
-            mask &= _is_one_of(column, wanted)
-        if unwanted:
-            mask &= ~_is_one_of(column, unwanted)
-    if only.captured_after is not None:
-        mask &= columns.times >= microseconds(only.captured_after)
-    if only.captured_before is not None:
-        mask &= (columns.times < microseconds(only.captured_before)) & (columns.times != NO_TIME)
+    tests = [
+        *_tests(columns.identities, only.identity_keys, only.excluded_identity_keys),
+        *_tests(columns.cameras, only.camera_ids or None, only.excluded_camera_ids),
+        *_tests(columns.tracks, only.track_ids or None, only.excluded_track_ids),
+        *_time_tests(columns, only.captured_after, only.captured_before),
+    ]
     if only.excluded_sighting is not None:
-        mask &= ~_is_near(columns, only.excluded_sighting)
+        tests.append(_sighting_test(columns, only.excluded_sighting))
+    for start in range(0, len(columns), CHUNK):
+        rows = slice(start, start + CHUNK)
+        for test in tests:
+            mask[rows] &= test(rows)
     return mask
 
 
-def _is_one_of(column: Column[Value], values: frozenset[Value]) -> Mask:
-    return column.is_in([column.code_of[value] for value in values if value in column.code_of])
+def _tests(column: Column[Any], wanted: frozenset[Any] | None, unwanted: frozenset[Any]) -> list[Test]:
+    if wanted is not None:
+        return [column.test_for(column.codes_of(wanted - unwanted if unwanted else wanted))]
+    if not unwanted:
+        return []
+    is_out = column.test_for(column.codes_of(unwanted))
+    return [lambda rows: ~is_out(rows)]
 
 
-def _is_near(columns: Columns, sighting: Sighting) -> Mask:
-    """Mark what the camera of a sighting saw near its time, both ends included."""
+def _time_tests(columns: Columns, after: datetime | None, before: datetime | None) -> list[Test]:
+    tests: list[Test] = []
+    if after is not None:
+        first = microseconds(after)
+        tests.append(lambda rows: columns.times[rows] >= first)
+    if before is not None:
+        end = microseconds(before)
+        tests.append(lambda rows: columns.times[rows] < end)
+        if after is None:
+            tests.append(lambda rows: columns.times[rows] != NO_TIME)
+    return tests
+
+
+def _sighting_test(columns: Columns, sighting: Sighting) -> Test:
+    """Return what lets through all but what the camera saw near that time, both ends included."""
     seen, within = microseconds(sighting.captured_at), round(sighting.within_s * 1_000_000)
     first, last = max(seen - within, NO_TIME + 1), min(seen + within, np.iinfo(np.int64).max)
-    mask = _is_one_of(columns.cameras, frozenset([sighting.camera_id]))
-    return mask & (columns.times >= first) & (columns.times <= last)
+    is_there = columns.cameras.test_for(columns.cameras.codes_of([sighting.camera_id]))
+
+    def test(rows: slice) -> Mask:
+        times = columns.times[rows]
+        return ~(is_there(rows) & (times >= first) & (times <= last))
+
+    return test

@@ -273,8 +273,9 @@ class GalleryIndex:
         """Let searches that begin from now on see this state; under the lock."""
         self._state = state
         if self._rebuilding is None and not self._closed.is_set() and self._is_due(state):
-            self._rebuilding = Thread(target=self._rebuild, name="rebuild-index")
-            self._rebuilding.start()
+            thread = Thread(target=self._rebuild, name="rebuild-index")
+            thread.start()  # it begins by waiting for the lock that we hold
+            self._rebuilding = thread
 
     def _rebuild(self) -> None:
         """Do what is due until nothing is; runs in a thread of its own."""

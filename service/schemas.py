@@ -131,7 +131,7 @@ class RankedMatch(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Matches, best first; `num_searched` items passed the filters and were compared."""
+    """Matches, best first; `num_searched` items passed the filters."""
 
     request_id: str
     model_version: str

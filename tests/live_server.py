@@ -64,6 +64,7 @@ def serve(settings: Settings, wait: bool = True) -> Iterator[httpx.Client]:
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named
+        listener.listen()  # a busy machine may connect before the server has begun
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
