@@ -18,6 +18,7 @@ from service.activation import Activations, fail_dead_jobs
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
+from service.gallery import drop_doomed
 from service.problems import add_problem_handlers, document_problems
 from service.routes import gallery, jobs, models, ops, search
 from service.serving import Generation, Serving
@@ -63,6 +64,7 @@ def create_app(
     def tick() -> None:
         activations.keep_alive()
         fail_dead_jobs(serving)
+        drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
-from service.errors import GalleryItemNotFound
+from service.errors import GalleryItemNotFound, ServiceError
 from service.images import Crop, decode
 from service.serving import Serving, embed_in_batches, to_half
 from service.tables import DoomedCrop, Embedding, Identity, Item, new_id, now
@@ -57,7 +57,8 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
     while True:
         generation = serving.current()
         crops: list[Crop] = []
-        embeddings_ND = embed_in_batches(generation.embedder, _decoded(serving, uploads, crops))
+        images = _decoded(serving, uploads, crops)
+        embeddings_ND = embed_in_batches(generation.embedder, images, serving.enrolling)
         try:
             serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
             with serving.changing() as change:
@@ -69,9 +70,11 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
             with suppress(SQLAlchemyError):  # whose trouble the caller is told of already
                 _doom(serving, {crop.sha256 for crop in crops})
             raise
-        serving.refresh()
         if is_active:
+            with suppress(ServiceError, SQLAlchemyError):  # it is stored, and every search refreshes
+                serving.refresh()
             return Enrolment(generation.version, items)
+        serving.refresh()
 
 
 def find(serving: Serving, item_id: str) -> Item:
@@ -105,6 +108,9 @@ def remove(serving: Serving, item_id: str) -> None:
 
 def drop_doomed(serving: Serving) -> None:
     """Delete the bytes of the doomed crops, but for those that an item refers to by now."""
+    with serving.sessions.read() as session:
+        if session.scalar(select(DoomedCrop.sha256).limit(1)) is None:
+            return
     with serving.changing() as change:
         for doomed in change.session.scalars(select(DoomedCrop)):
             if not change.session.scalar(select(Item.slot).where(Item.sha256 == doomed.sha256).limit(1)):

@@ -6,7 +6,7 @@ database have changed, their swaps too, comes in by `refresh`.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -61,7 +61,10 @@ class Generation:
 
 
 class Serving:
-    """Holds what requests share."""
+    """Holds what requests share; `enrolling` is held by the one enrolment at a time that may embed.
+
+    So a search never waits for several enrolments, which share the cores with it.
+    """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
@@ -69,6 +72,7 @@ class Serving:
         self.crops = CropStore(settings.crops_dir)
         self.snapshots = Snapshots(settings.snapshots_dir)
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
+        self.enrolling = Lock()
         self.stopping = Event()
         self._turn = Lock()
         self._swap = Lock()
@@ -180,8 +184,12 @@ def load_embedder(path: Path, settings: Settings) -> Embedder:
     return embedder
 
 
-def embed_in_batches(embedder: Embedder, images: Iterable[Image.Image]) -> NDArray[np.float32]:
+def embed_in_batches(
+    embedder: Embedder, images: Iterable[Image.Image], turn: AbstractContextManager[object] | None = None
+) -> NDArray[np.float32]:
     """Embed images as they come, holding few of them at a time: (N, D), L2-normalised.
+
+    Each batch waits for its turn.
 
     Raises:
         ServiceError: if the network makes an embedding that is not finite.
@@ -191,9 +199,11 @@ def embed_in_batches(embedder: Embedder, images: Iterable[Image.Image]) -> NDArr
     for image in images:
         batch.append(image)
         if len(batch) == MAX_BATCH or sum(i.width * i.height for i in batch) >= MAX_BATCH_PIXELS:
-            parts.append(embedder.embed(batch))
+            with turn or nullcontext():
+                parts.append(embedder.embed(batch))
             batch = []
-    parts.append(embedder.embed(batch))
+    with turn or nullcontext():
+        parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
     if not np.isfinite(embeddings_ND).all():
         raise ServiceError(f"model version {embedder.version} made an embedding that is not finite")
