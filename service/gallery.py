@@ -52,7 +52,8 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
     while True:
         generation = serving.current()
         crops: list[Crop] = []
-        embeddings_ND = embed_in_batches(generation.embedder, _decoded(serving, uploads, crops))
+        images = _decoded(serving, uploads, crops)
+        embeddings_ND = embed_in_batches(generation.embedder, images, serving.enrolling_lock)
         try:
             serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
             with serving.writer_lock:

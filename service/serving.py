@@ -5,6 +5,7 @@ the embedder and the index that a request sees always belong together.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +45,10 @@ class Generation:
 
 
 class Serving:
-    """Holds what requests share; `writer_lock` is held by whoever changes the gallery or the generation."""
+    """Holds what requests share; `writer_lock` is held by whoever changes the gallery or the generation.
+
+    `enrolling_lock` is held by the one enrolment that may embed, so that a search never waits for several.
+    """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
@@ -52,6 +56,7 @@ class Serving:
         self.crops = CropStore(settings.crops_dir)
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
         self.writer_lock = Lock()
+        self.enrolling_lock = Lock()
         self.stopping = Event()
         self._generation: Generation | None = None
         self._failure: str | None = None
@@ -105,8 +110,12 @@ def load_embedder(path: Path, settings: Settings) -> Embedder:
     return embedder
 
 
-def embed_in_batches(embedder: Embedder, images: Iterable[Image.Image]) -> NDArray[np.float32]:
+def embed_in_batches(
+    embedder: Embedder, images: Iterable[Image.Image], turn: AbstractContextManager[object] | None = None
+) -> NDArray[np.float32]:
     """Embed images as they come, holding few of them at a time: (N, D), L2-normalised.
+
+    Each batch waits for its turn, if there is one.
 
     Raises:
         ServiceError: if the network makes an embedding that is not finite.
@@ -116,9 +125,11 @@ def embed_in_batches(embedder: Embedder, images: Iterable[Image.Image]) -> NDArr
     for image in images:
         batch.append(image)
         if len(batch) == MAX_BATCH or sum(i.width * i.height for i in batch) >= MAX_BATCH_PIXELS:
-            parts.append(embedder.embed(batch))
+            with turn or nullcontext():
+                parts.append(embedder.embed(batch))
             batch = []
-    parts.append(embedder.embed(batch))
+    with turn or nullcontext():
+        parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
     if not np.isfinite(embeddings_ND).all():
         raise ServiceError(f"model version {embedder.version} made an embedding that is not finite")
