@@ -249,7 +249,8 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         connection.send(body[100:])
         assert connection.getresponse().status == 201
         connection.close()
-        assert read_until(running.process, "stopped").endswith("stopped\n")
+        told = read_until(running.process, "stopped")
+        assert told.endswith("stopped\n"), (tmp_path / "log").read_text()
         assert running.process.wait(TIMEOUT_S) == 0
 
 

@@ -2,10 +2,9 @@
 
 ``python tests/benchmarks/search_under_load.py`` starts `reid serve` on a new gallery with the network that
 ships, fills it, and lets one client search while nobody enrols and then while 8 do, as fast as they are
-answered. What the network takes for one crop is measured inside the quiet searches, as the best of them.
-Over HTTP the searches share the cores with the embedding of what is enrolled, and with the clients. So the
-same is done to an index of 100,000 embeddings in this process, where 8 threads add 100 items a second in
-all, about what a server with two cores embeds: there nothing but the index can make a search wait.
+answered. Over HTTP the searches share the cores with the embedding of what is enrolled, and with the
+clients. So the same is done to an index of 100,000 embeddings in this process, where 8 threads add 100 items
+a second in all: there nothing but the index can make a search wait.
 """
 
 import os
@@ -122,15 +121,15 @@ def over_http() -> None:
         timed(look)
         took_ms.clear()
         quiet = timed(look)
-        embedding_ms = min(took_ms)
+        quiet_took_ms = took_ms.copy()
+        took_ms.clear()
         with meanwhile(lambda n: void(enroll(clients[n // 1_000_000], crops[n % 200]))) as done:
             started_s = time.perf_counter()
             loaded = timed(look)
             seconds, num_added = time.perf_counter() - started_s, sum(done)
         report("POST /search", quiet, loaded, num_added, seconds)
-        print(
-            f"  one search inside the server, at best: {embedding_ms:.2f} ms, nearly all of it the embedding"
-        )
+        report("POST /search, its took_ms", quiet_took_ms, took_ms, num_added, seconds)
+        print(f"  the fastest search took {min(quiet_took_ms):.2f} ms, nearly all of it the embedding")
 
 
 def in_the_index() -> None:
