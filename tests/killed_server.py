@@ -1,0 +1,175 @@
+"""Clients that enrol, search and delete while their server is killed and started again; what is true after.
+
+Whatever was answered must hold: an item of a 201 is there with its bytes until it was asked to be deleted,
+and one of a 204 is nowhere. Requests that got no answer may have happened or not.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+import httpx
+
+from live_server import TIMEOUT_S, crop, images, wait_until_ready
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+SERVER = """
+import sys, uvicorn
+from service.app import create_app
+from service.settings import read_settings
+uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="error", access_log=False)
+"""
+NUM_CLIENTS = 4
+
+
+@dataclass
+class Ledger:
+    """What the clients were told; `lost` says in words what turned out not to be true."""
+
+    alive: dict[str, int] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    uncertain: set[str] = field(default_factory=set)
+    tried: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+
+def start_process(settings: Settings, port: int) -> subprocess.Popen[bytes]:
+    """Start a server in a process of its own."""
+    environment = os.environ | {
+        "REID_DATA_DIR": str(settings.data_dir),
+        "REID_DATABASE_URL": settings.database_url,
+        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
+    }
+    return subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env=environment)
+
+
+def wait_for(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server that was just started is ready."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        assert process.poll() is None, "the server has ended by itself"
+        assert time.monotonic() < deadline_s
+        try:
+            wait_until_ready(client)
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def torment(settings: Settings, port: int, num_kills: int, seed: int) -> Ledger:
+    """Kill the server so often, at random moments of busy clients, then look at every item."""
+    chance, ledger, is_over = random.Random(seed), Ledger(), Event()
+    url = f"http://127.0.0.1:{port}"
+    threads = [
+        Thread(target=_work, args=(url, ledger, is_over, random.Random(f"{seed} {number}")))
+        for number in range(NUM_CLIENTS)
+    ]
+    with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        process = start_process(settings, port)
+        try:
+            wait_for(client, process)
+            for thread in threads:
+                thread.start()
+            for _ in range(num_kills):
+                time.sleep(chance.uniform(0.3, 2.0))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                process = start_process(settings, port)
+                time.sleep(chance.choice([0.0, 0.0, 3.0]))  # sometimes killed while it starts
+                if chance.random() < 0.8:
+                    wait_for(client, process)
+            wait_for(client, process)
+            is_over.set()
+            for thread in threads:
+                thread.join()
+            _verify(client, ledger)
+        finally:
+            is_over.set()
+            process.terminate()
+            process.wait()
+    return ledger
+
+
+def _work(url: str, ledger: Ledger, is_over: Event, chance: random.Random) -> None:
+    acts: list[Callable[[httpx.Client, Ledger, random.Random], None]] = [_enroll, _enroll, _delete, _search]
+    with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        while not is_over.is_set():
+            chance.choice(acts)(client, ledger, chance)
+
+
+def _send(
+    client: httpx.Client, ledger: Ledger, method: str, path: str, **form: object
+) -> httpx.Response | None:
+    """Send a request; None if it got no answer, or one that says to come again."""
+    try:
+        answer = client.request(method, path, **form)  # type: ignore[arg-type]
+    except httpx.TransportError:
+        ledger.tried[f"{method} without an answer"] += 1
+        time.sleep(0.05)
+        return None
+    ledger.tried[f"{method} {path.split('/')[1]} {answer.status_code}"] += 1
+    return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+
+def _enroll(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
+    seeds = [chance.randrange(40) for _ in range(chance.randint(1, 3))]  # few people: crops are shared
+    answer = _send(client, ledger, "POST", "/gallery", files=images(*[crop(seed) for seed in seeds]))
+    if answer is not None:
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+        with ledger.lock:
+            ledger.alive |= {
+                item["id"]: seed for item, seed in zip(answer.json()["items"], seeds, strict=True)
+            }
+
+
+def _delete(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
+    with ledger.lock:
+        if not ledger.alive:
+            return
+        item_id = chance.choice(sorted(ledger.alive))
+        del ledger.alive[item_id]
+        ledger.uncertain.add(item_id)
+    answer = _send(client, ledger, "DELETE", f"/gallery/{item_id}")
+    if answer is not None:
+        assert answer.status_code == httpx.codes.NO_CONTENT, answer.text
+        with ledger.lock:
+            ledger.uncertain.remove(item_id)
+            ledger.deleted.add(item_id)
+
+
+def _search(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
+    with ledger.lock:
+        deleted = set(ledger.deleted)
+    form = {"group_by": "item", "top_k": "1000"}
+    files = images(crop(chance.randrange(40)))
+    answer = _send(client, ledger, "POST", "/search", files=files, data=form)
+    if answer is not None:
+        assert answer.status_code == httpx.codes.OK, answer.text
+        found = {match["items"][0]["id"] for match in answer.json()["matches"]}
+        ledger.lost += [f"{item_id} was found after its 204" for item_id in found & deleted]
+
+
+def _verify(client: httpx.Client, ledger: Ledger) -> None:
+    for item_id, seed in ledger.alive.items():
+        if client.get(f"/gallery/{item_id}/image").content != crop(seed):
+            ledger.lost.append(f"{item_id} was acknowledged and is not there")
+    for item_id in ledger.deleted:
+        if client.get(f"/gallery/{item_id}").status_code != httpx.codes.NOT_FOUND:
+            ledger.lost.append(f"{item_id} was deleted and is there")
+    form = {"group_by": "item", "top_k": "1000"}
+    for seed in sorted(set(ledger.alive.values())):
+        expected = {item_id for item_id, other in ledger.alive.items() if other == seed}
+        answer = client.post("/search", files=images(crop(seed)), data=form).json()
+        found = {match["items"][0]["id"] for match in answer["matches"] if match["score"] > 0.999}
+        ledger.lost += [f"{item_id} is not found by its own crop" for item_id in expected - found]

@@ -1,0 +1,20 @@
+"""Killed five times while clients work, on SQLite and on PostgreSQL: every answer stays true."""
+
+from killed_server import torment
+from service.check import check
+from service.database import make_engine, make_sessions
+from service.serving import Serving
+from service.settings import Settings
+from test_service_startup import find_free_port
+
+
+def test_what_was_answered_is_true_after_five_kills(either_settings: Settings) -> None:
+    ledger = torment(either_settings, find_free_port(), num_kills=5, seed=1)
+    assert ledger.lost == []
+    assert ledger.tried["POST gallery 201"] > 10, ledger.tried
+    assert ledger.tried["DELETE gallery 204"] > 3, ledger.tried
+    engine = make_engine(either_settings.database_url)
+    report = check(Serving(either_settings, make_sessions(engine)))
+    engine.dispose()
+    assert report.findings == []
+    assert report.num_items >= len(ledger.alive)
