@@ -76,7 +76,7 @@ def create_app(
             try:
                 await asyncio.to_thread(tick)
                 trouble = ""
-            except (ServiceError, SQLAlchemyError) as error:
+            except (ServiceError, SQLAlchemyError, OSError) as error:
                 if trouble != (trouble := str(error)):
                     logger.warning("cannot follow the gallery", reason=trouble)
 

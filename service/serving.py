@@ -17,6 +17,7 @@ import structlog
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
@@ -147,13 +148,14 @@ class Serving:
         """Write a snapshot of the index if one is due, or if this is the last occasion and it has changed."""
         replica = self.current().replica
         is_due = self.snapshots.changes_since(replica) > 0 if is_last else self.snapshots.is_due(replica)
-        if is_due:
+        if not is_due:
+            return
+        try:
             with self.sessions.read() as session:
                 gallery_id = session.scalars(select(Gallery.id)).one()
-            try:
-                self.snapshots.save(gallery_id, replica)
-            except OSError as error:
-                logger.warning("no snapshot of the index was written", reason=str(error))
+            self.snapshots.save(gallery_id, replica)
+        except (OSError, SQLAlchemyError) as error:
+            logger.warning("no snapshot of the index was written", reason=str(error))
 
     def fail(self, reason: str) -> None:
         """Say why there will be no generation."""
