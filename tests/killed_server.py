@@ -23,9 +23,10 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SERVER = """
-import sys, uvicorn
+import sys, structlog, uvicorn
 from service.app import create_app
 from service.settings import read_settings
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="error", access_log=False)
 """
 NUM_CLIENTS = 4
