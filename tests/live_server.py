@@ -123,3 +123,9 @@ def wait_for_job(client: httpx.Client, location: str) -> dict[str, Any]:
             return job
         assert time.monotonic() < deadline_s, job
         time.sleep(0.02)
+
+
+def find_free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

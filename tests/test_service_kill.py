@@ -1,11 +1,11 @@
 """Killed five times while clients work, on SQLite and on PostgreSQL: every answer stays true."""
 
 from killed_server import torment
+from live_server import find_free_port
 from service.check import check
 from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
-from test_service_startup import find_free_port
 
 
 def test_what_was_answered_is_true_after_five_kills(either_settings: Settings) -> None:

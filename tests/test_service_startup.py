@@ -1,29 +1,16 @@
 """Starting, failing to start, and starting again after the power went."""
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
-from threading import Thread
 
 import httpx
 import pytest
 
-from live_server import TIMEOUT_S, crop, enroll, search, serve, wait_until_ready
+from live_server import crop, enroll, search, serve, wait_until_ready
 from service.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings
-
-ROOT = Path(__file__).parent.parent
-SERVER = """
-import sys, uvicorn
-from service.app import create_app
-from service.settings import read_settings
-uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="warning", access_log=False)
-"""
 
 
 def wait_until_failed(client: httpx.Client) -> httpx.Response:
@@ -76,66 +63,6 @@ def test_the_gallery_is_found_again_after_a_restart(settings: Settings) -> None:
         before.pop(volatile)
         after.pop(volatile)
     assert after == before
-
-
-def start_process(settings: Settings, port: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "REID_DATA_DIR": str(settings.data_dir),
-        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
-    }
-    return subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env=environment)
-
-
-def wait_for_process(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    while True:
-        assert process.poll() is None
-        try:
-            wait_until_ready(client)
-        except httpx.ConnectError:
-            time.sleep(0.1)
-        else:
-            return
-
-
-def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def test_what_was_acknowledged_survives_a_kill(settings: Settings) -> None:
-    acknowledged: dict[str, int] = {}
-    port = find_free_port()
-
-    def enroll_until_killed(first: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as own:
-            for seed in range(first, first + 1000):
-                try:
-                    (item,) = enroll(own, crop(seed), identity_id=f"p{seed}")
-                except httpx.TransportError:
-                    return
-                acknowledged[item["id"]] = seed
-
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
-        process = start_process(settings, port)
-        try:
-            wait_for_process(client, process)
-            threads = [Thread(target=enroll_until_killed, args=(first,)) for first in (0, 10_000)]
-            for thread in threads:
-                thread.start()
-            while len(acknowledged) < 20:
-                assert process.poll() is None
-                time.sleep(0.02)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        for thread in threads:
-            thread.join()
-    with serve(settings) as client:
-        found = search(client, crop(0), group_by="item", top_k=1000)
-        assert set(acknowledged) <= {match["items"][0]["id"] for match in found["matches"]}
-        for item_id, seed in list(acknowledged.items())[-5:]:
-            assert search(client, crop(seed))["matches"][0]["identity_id"] == f"p{seed}"
-            assert client.get(f"/gallery/{item_id}/image").content == crop(seed)
 
 
 def test_building_the_app_touches_nothing(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from live_server import TIMEOUT_S, crop, enroll, images, search, serve, wait_until_ready
+from killed_server import ROOT, SERVER, wait_for
+from live_server import TIMEOUT_S, crop, enroll, find_free_port, images, search, serve
 from service.settings import Settings
-from test_service_startup import ROOT, SERVER, find_free_port
 
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
@@ -74,17 +74,6 @@ def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Ite
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-
-
-def wait_for(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    while True:
-        assert process.poll() is None
-        try:
-            wait_until_ready(client)
-        except httpx.ConnectError:
-            time.sleep(0.1)
-        else:
-            return
 
 
 def run_on_disk(folder: Path, command: str) -> None:

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from killed_server import torment
-from live_server import make_checkpoint
+from live_server import find_free_port, make_checkpoint
 from service.check import check
 from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
-from test_service_startup import find_free_port
 
 
 def row(name: str, settings: Settings, num_kills: int, seed: int) -> tuple[str, ...]:
