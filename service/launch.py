@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -96,12 +97,12 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
     )
     server = uvicorn.Server(config)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn has finished everything by then, and only passes it on
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        # uvicorn has finished the requests and the app by now, and only passes the signal on.
-        _say("stopped")
-    return 1 if failures else 0
+    if failures:
+        return 1
+    _say("stopped")
+    return 0
 
 
 def _run_workers(settings: Settings, listener: socket.socket) -> int:
