@@ -112,15 +112,30 @@ def _work(url: str, ledger: Ledger, is_over: Event, chance: random.Random) -> No
 def _send(
     client: httpx.Client, ledger: Ledger, method: str, path: str, **form: object
 ) -> httpx.Response | None:
-    """Send a request; None if it got no answer, or one that says to come again."""
+    """Send a request until it reaches a server that is ready; None if it then got no answer, or a 503."""
     try:
-        answer = client.request(method, path, **form)  # type: ignore[arg-type]
+        while True:
+            answer = _sent(client, method, path, **form)
+            if answer is not None:
+                break
+            ledger.tried["came when nobody was there"] += 1
+            time.sleep(0.1)
     except httpx.TransportError:
         ledger.tried[f"{method} without an answer"] += 1
         time.sleep(0.05)
         return None
     ledger.tried[f"{method} {path.split('/')[1]} {answer.status_code}"] += 1
     return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+
+def _sent(client: httpx.Client, method: str, path: str, **form: object) -> httpx.Response | None:
+    """Send a request once; None if nothing can have come of it."""
+    try:
+        answer = client.request(method, path, **form)  # type: ignore[arg-type]
+    except httpx.ConnectError:
+        return None
+    is_starting = answer.status_code == httpx.codes.SERVICE_UNAVAILABLE and "not_ready" in answer.text
+    return None if is_starting else answer
 
 
 def _enroll(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
