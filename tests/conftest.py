@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 import structlog
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
+from service.database import make_engine, migrate
 from service.settings import Settings
 
 
@@ -86,6 +87,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'new' / 'gallery.sqlite3'}"
     url: str = request.getfixturevalue("postgres")()
     return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A new database of either kind, with every table."""
+    engine = make_engine(database_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

@@ -14,17 +14,9 @@ from sqlalchemy import Engine, select
 
 from live_server import activate, crop, enroll, search, serve, upload_model
 from service.changes import changing, newest_change
-from service.database import make_engine, make_sessions, migrate
+from service.database import make_sessions
 from service.settings import Settings
 from service.tables import Change
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = make_engine(database_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 def test_numbers_have_no_gaps_whatever_fails(engine: Engine) -> None:

@@ -1,6 +1,5 @@
 """The schema, the sessions and the change log on SQLite and PostgreSQL; the crop store on a real disk."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -18,14 +17,6 @@ from service.database import Sessions, make_engine, make_sessions, migrate
 from service.errors import CropMissing
 from service.storage import CropStore
 from service.tables import Identity, Item, Table, new_id, now
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = make_engine(database_url)
-    migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
