@@ -59,22 +59,24 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
-            following.append(asyncio.create_task(follow()))
+            following.extend(asyncio.create_task(repeat(work)) for work in (beat, follow))
 
-    def tick() -> None:
+    def beat() -> None:
         activations.keep_alive()
         fail_dead_jobs(serving)
+
+    def follow() -> None:
         drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
 
-    async def follow() -> None:
-        """Follow what other processes change, also while nobody searches."""
+    async def repeat(work: Callable[[], None]) -> None:
+        """Do this again and again, also while nobody asks for anything."""
         trouble = ""
         while not serving.stopping.is_set():
             await asyncio.sleep(TICK_S)
             try:
-                await asyncio.to_thread(tick)
+                await asyncio.to_thread(work)
                 trouble = ""
             except (ServiceError, SQLAlchemyError, OSError) as error:
                 if trouble != (trouble := str(error)):
