@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -178,45 +179,50 @@ def _unlike(
 
 
 def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
-    """Return new embeddings of those items whose crop is whole."""
+    """Return new embeddings of those items whose crop is whole; few images are in memory at a time."""
     with serving.sessions.read() as session:
         rows = session.execute(select(Item.slot, Item.sha256).where(Item.slot.in_(slots))).all()
-    images = {}
-    for slot, sha256 in rows:
-        try:
-            images[slot], _ = decode(serving.crops.get(sha256), UNLIMITED)
-        except (CropMissing, ImageError):
-            continue  # told as a crop
-    if not images:
-        return {}
-    embeddings_ND = to_half(embed_in_batches(generation.embedder, images.values()))
-    return dict(zip(images, embeddings_ND, strict=True))
+    whole: list[int] = []
+
+    def images() -> Iterator[Image.Image]:
+        for slot, sha256 in rows:
+            try:
+                image, _ = decode(serving.crops.get(sha256), UNLIMITED)
+            except (CropMissing, ImageError):
+                continue  # told as a crop
+            whole.append(slot)
+            yield image
+
+    embeddings_ND = to_half(embed_in_batches(generation.embedder, images()))
+    return dict(zip(whole, embeddings_ND, strict=True))
 
 
 def _embedding_findings(
     serving: Serving, generation: Generation, wrong: dict[int, str], *, repair: bool
 ) -> list[Finding]:
-    made = _embed(serving, generation, list(wrong)) if repair and wrong else {}
-    if made:
+    findings = []
+    for page in _pages(list(wrong)):
+        made = _embed(serving, generation, page) if repair else {}
+        if made:
+            with serving.changing() as change:
+                _store(change, generation.version, made)
+        with serving.sessions.read() as session:
+            items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
+        findings += [
+            Finding(Problem.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
+            for slot, item_id in items
+        ]
+    if any(finding.repaired for finding in findings):
         with serving.changing() as change:
-            _store(change, generation.version, made)
-    with serving.sessions.read() as session:
-        ids = {
-            row[0]: row[1] for row in session.execute(select(Item.slot, Item.id).where(Item.slot.in_(wrong)))
-        }
-    return [
-        Finding(Problem.embedding, f"of item {ids[slot]} {what}", slot in made)
-        for slot, what in wrong.items()
-        if slot in ids
-    ]
+            change.note("rebuilt")  # every index is built anew
+    return findings
 
 
 def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]]) -> None:
-    """Store embeddings, and tell every index of them."""
+    """Store embeddings of the items that are still there."""
     alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
     for slot in alive:
         change.session.merge(Embedding(slot=slot, model_version=version, values=made[slot].tobytes()))
-    change.note("rebuilt")
 
 
 def _orphan_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:

@@ -42,6 +42,7 @@ class Snapshots:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._is_refused = False
 
     def save(self, gallery_id: str, replica: Replica) -> None:
         """Write a snapshot and remove the one before; searches and changes go on.
@@ -60,6 +61,7 @@ class Snapshots:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+        self._is_refused = False
         self._remove_but(path.name)
 
     def is_due(self, replica: Replica) -> bool:
@@ -68,14 +70,14 @@ class Snapshots:
         return since >= MIN_CHANGES and since >= SHARE * len(replica.index)
 
     def changes_since(self, replica: Replica) -> int:
-        """Return how many changes are not in the snapshot; all of them if it is of another version."""
+        """Return how many changes are not in the snapshot; all of them if it is of no use."""
         header = self._header()
-        if header is None or header.model_version != replica.version:
+        if header is None or self._is_refused or header.model_version != replica.version:
             return replica.sequence
         return replica.sequence - header.sequence
 
     def load(self, gallery_id: str, version: str, newest: int, kind: IndexKind) -> Replica | None:
-        """Return what the snapshot holds; if it is of no use, remove it, say so in the log, return None."""
+        """Return what the snapshot holds, or None, with a line in the log, if it is of no use."""
         header = self._header()
         if header is None:
             return None
@@ -84,7 +86,7 @@ class Snapshots:
             index = GalleryIndex.read(self._directory / header.file, kind)
         except (OSError, ValueError) as error:
             logger.warning("the snapshot is not used, the index is built anew", reason=str(error))
-            self.remove()
+            self._is_refused = True
             return None
         return Replica(version, index, header.sequence)
 
