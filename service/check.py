@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
 from service.errors import CropMissing, ImageError
+from service.gallery import is_crop_needed
 from service.images import UNLIMITED, decode
 from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
 from service.tables import Change, DoomedCrop, Embedding, Gallery, Item
@@ -242,5 +243,4 @@ def _is_orphan(serving: Serving, path: Path) -> bool:
 
 
 def _is_used(session: Session, sha256: str) -> bool:
-    item = select(Item.slot).where(Item.sha256 == sha256).limit(1)
-    return session.scalar(item) is not None or session.get(DoomedCrop, sha256) is not None
+    return is_crop_needed(session, sha256) or session.get(DoomedCrop, sha256) is not None

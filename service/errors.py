@@ -13,6 +13,7 @@ ServiceError
 ├── JobNotFound
 ├── UnfitCheckpoint         the posted file is no network we can serve
 ├── ActivationRunning       one at a time
+├── CountDiffers            not as many items as the caller expected
 ├── CropMissing             a stored crop is gone or no longer what its hash says
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
@@ -152,6 +153,21 @@ class ActivationRunning(ServiceError):
         return {"job_id": self.job_id}
 
 
+class CountDiffers(ServiceError):
+    """The items that are meant are not as many as the caller expected; `num_items` is how many they are."""
+
+    code = "count_differs"
+    title = "Count differs"
+
+    def __init__(self, expected: int, num_items: int) -> None:
+        super().__init__(f"expected {expected} items, and {num_items} are meant: nothing was deleted")
+        self.num_items = num_items
+
+    def members(self) -> dict[str, Any]:
+        """Return how many they are."""
+        return {"num_items": self.num_items}
+
+
 class CropMissing(ServiceError):
     """A stored crop is gone, or its bytes no longer have the hash they are stored under."""
 
@@ -191,6 +207,7 @@ STATUS: dict[str, int] = {
     JobNotFound.code: 404,
     UnfitCheckpoint.code: 422,
     ActivationRunning.code: 409,
+    CountDiffers.code: 409,
     CropMissing.code: 500,
     StorageFull.code: 507,
     StorageUnavailable.code: 503,

@@ -1,4 +1,4 @@
-"""What happens on POST, GET and DELETE /gallery.
+"""What happens on POST, GET and DELETE /gallery, and what taking items out of it always means.
 
 Enrolling embeds outside any lock, keeps the bytes, and then, alone among all who change the gallery, commits
 rows, embeddings and their entries in the change log together; every index follows the log. What is
@@ -8,25 +8,29 @@ A crop that no item needs any more is first noted as doomed, by the transaction 
 bytes go from the disk after that: a crash in between leaves the note, and the next start follows it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
-from service.errors import GalleryItemNotFound, ServiceError
+from service.errors import CountDiffers, GalleryItemNotFound, ServiceError
 from service.images import Crop, decode
+from service.selection import Selection, conditions
 from service.serving import Serving, embed_in_batches, to_half
-from service.tables import DoomedCrop, Embedding, Identity, Item, new_id, now
+from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
+
+SLOTS_PER_STATEMENT = 5_000
+"""SQLite takes 32,766 variables in a statement."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,20 @@ def find(serving: Serving, item_id: str) -> Item:
         return _find(session, item_id)
 
 
+def list_items(
+    serving: Serving, among: Selection, limit: int, after: int = 0
+) -> tuple[list[Item], int | None]:
+    """Return the next items that are meant, in the order of enrolment, and the slot to go on after.
+
+    Slots ascend and are never used twice: whatever comes and goes meanwhile, no item is missed or seen twice.
+    """
+    statement = select(Item).where(Item.slot > after, *conditions(among)).order_by(Item.slot)
+    with serving.sessions.read() as session:
+        items = list(session.scalars(statement.limit(limit + 1)))
+    is_last = len(items) <= limit
+    return items[:limit], None if is_last else items[limit - 1].slot
+
+
 def remove(serving: Serving, item_id: str) -> None:
     """Delete an item: its row, its embeddings, its identity and its crop where nothing else needs them.
 
@@ -94,16 +112,69 @@ def remove(serving: Serving, item_id: str) -> None:
         GalleryItemNotFound: there is none.
     """
     with serving.changing() as change:
-        item = _find(change.session, item_id)
-        change.session.delete(item)
-        change.session.flush()
-        others = select(Item.slot).where(Item.identity_key == item.identity_key)
-        if not change.session.scalar(others.limit(1)):
-            change.session.delete(item.identity)
-        change.session.merge(DoomedCrop(sha256=item.sha256))
-        change.note("removed", item.slot)
+        take_out(change, [_find(change.session, item_id).slot])
     drop_doomed(serving)
     serving.refresh()
+
+
+def remove_all(serving: Serving, among: Selection, expected: int | None) -> int:
+    """Delete the items that are meant, all at once, and return how many; without `expected` only count them.
+
+    Raises:
+        CountDiffers: if they are not as many as expected; nothing is deleted.
+    """
+    meant = select(Item.slot).where(*conditions(among)).order_by(Item.slot)
+    if expected is None:
+        with serving.sessions.read() as session:
+            return session.scalar(select(func.count()).select_from(meant.subquery())) or 0
+    with serving.changing() as change:
+        slots = change.session.scalars(meant).all()
+        if len(slots) != expected:
+            raise CountDiffers(expected, len(slots))
+        take_out(change, slots)
+    drop_doomed(serving)
+    serving.refresh()
+    return expected
+
+
+def take_out(change: Changing, slots: Sequence[int], kind: Literal["removed", "erased"] = "removed") -> None:
+    """Delete items, with all that goes with them, from the database; their crops are doomed.
+
+    Identities that nobody has asked to keep go with their last item.
+    """
+    session = change.session
+    for start in range(0, len(slots), SLOTS_PER_STATEMENT):
+        page = slots[start : start + SLOTS_PER_STATEMENT]
+        rows = session.execute(
+            select(Item.id, Item.sha256, Item.identity_key).where(Item.slot.in_(page))
+        ).all()
+        session.execute(
+            update(Item).where(Item.duplicate_of.in_([row.id for row in rows])).values(duplicate_of=None)
+        )
+        session.execute(delete(Item).where(Item.slot.in_(page)))
+        doom(session, {row.sha256 for row in rows})
+        drop_identities(session, {row.identity_key for row in rows})
+        for slot in page:
+            change.note(kind, slot)
+
+
+def drop_identities(session: Session, keys: Collection[int]) -> None:
+    """Delete those of these identities that have no item any more and that nobody has asked to keep."""
+    has_items = select(Item.slot).where(Item.identity_key == Identity.key).exists()
+    session.execute(delete(Identity).where(Identity.key.in_(keys), ~Identity.is_kept, ~has_items))
+
+
+def doom(session: Session, sha256s: Iterable[str]) -> None:
+    """Note crops that must go from the disk, unless something still needs them."""
+    for sha256 in sha256s:
+        session.merge(DoomedCrop(sha256=sha256))
+
+
+def is_crop_needed(session: Session, sha256: str) -> bool:
+    """Tell whether an item shows this crop, or a job is to enrol it."""
+    item = select(Item.slot).where(Item.sha256 == sha256).limit(1)
+    file = select(JobFile.job_id).where(JobFile.sha256 == sha256, JobFile.error.is_(None)).limit(1)
+    return session.scalar(item) is not None or session.scalar(file) is not None
 
 
 def drop_doomed(serving: Serving) -> None:
@@ -113,7 +184,7 @@ def drop_doomed(serving: Serving) -> None:
             return
     with serving.changing() as change:
         for doomed in change.session.scalars(select(DoomedCrop)):
-            if not change.session.scalar(select(Item.slot).where(Item.sha256 == doomed.sha256).limit(1)):
+            if not is_crop_needed(change.session, doomed.sha256):
                 serving.crops.remove(doomed.sha256)
             change.session.delete(doomed)
 
@@ -191,6 +262,5 @@ def _identities(session: Session, labels: Sequence[Label]) -> list[Identity]:
 def _doom(serving: Serving, sha256s: Iterable[str]) -> None:
     """Delete the crops of an enrolment that failed, where no item refers to them."""
     with serving.changing() as change:
-        for sha256 in sha256s:
-            change.session.merge(DoomedCrop(sha256=sha256))
+        doom(change.session, sha256s)
     drop_doomed(serving)

@@ -1,20 +1,20 @@
 """What happens on POST /search: embed, search the index, look up what the database knows, rank."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from service.images import decode
 from service.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
+from service.selection import Selection, to_filter
 from service.serving import Generation, Serving, embed_in_batches
-from service.tables import Identity, Item
+from service.tables import Item
 
 MAX_VARIABLES = 10_000
 """How many slots one statement may name; SQLite takes 32,766 variables."""
@@ -24,14 +24,12 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True)
 class Query:
-    """How to search: how many matches, of what, among which items and identities, and how like at least."""
+    """How to search: how many matches, of what, among which items, and how like at least."""
 
     top_k: int
     group_by: Literal["identity", "track", "camera", "item"]
-    only: Filter
+    among: Selection
     min_score: float
-    identity_ids: frozenset[str] = frozenset()
-    excluded_identity_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         NotReady: no network is serving yet.
     """
     generation, query_D = _embed(serving, uploads)
-    only = _with_identities(serving, query)
+    with serving.sessions.read() as session:
+        only = to_filter(session, query.among)
     for _ in range(MAX_TRIES):
         hits = _search_index(generation.index, query_D, query, only)
         rows = _rows(serving, hits)
@@ -79,21 +78,6 @@ def _embed(serving: Serving, uploads: Sequence[BinaryIO]) -> tuple[Generation, N
 def _decoded(serving: Serving, uploads: Sequence[BinaryIO]) -> Iterator[Image.Image]:
     for position, upload in enumerate(uploads):
         yield decode(serving.read_upload(upload), serving.limits, position)[0]
-
-
-def _with_identities(serving: Serving, query: Query) -> Filter:
-    """Return the filter with the identities that the index knows by their keys."""
-    only = query.only
-    with serving.sessions.read() as session:
-        if query.identity_ids:
-            only = replace(only, identity_keys=_keys(session, query.identity_ids))
-        if query.excluded_identity_ids:
-            only = replace(only, excluded_identity_keys=_keys(session, query.excluded_identity_ids))
-    return only
-
-
-def _keys(session: Session, identity_ids: frozenset[str]) -> frozenset[int]:
-    return frozenset(session.scalars(select(Identity.key).where(Identity.id.in_(identity_ids))))
 
 
 def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query, only: Filter) -> Hits:

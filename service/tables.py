@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -92,7 +93,11 @@ class Model(Table):
 
 
 class Identity(Table):
-    """A person, as far as the gallery knows: the items that share an identity id."""
+    """A person, as far as the gallery knows: the items that share an identity id.
+
+    One that nobody has asked to keep, by making or describing it, goes with its last item. A key is never
+    used twice; only undoing a merge puts an identity back under the key it had.
+    """
 
     __tablename__ = "identities"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
@@ -100,6 +105,25 @@ class Identity(Table):
     key: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(String(255), unique=True)
     created_at: Mapped[datetime]
+    name: Mapped[str | None] = mapped_column(String(255))
+    notes: Mapped[str | None] = mapped_column(Text)
+    is_kept: Mapped[bool] = mapped_column(default=False)
+    attributes: Mapped[list["Attribute"]] = relationship(
+        lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class Attribute(Table):
+    """One thing that people have said of an identity, to search by."""
+
+    __tablename__ = "attributes"
+    __table_args__ = (Index("ix_attributes_name_value", "name", "value"),)
+
+    identity_key: Mapped[int] = mapped_column(
+        ForeignKey("identities.key", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
 
 
 class Item(Table):
@@ -118,6 +142,8 @@ class Item(Table):
     content_type: Mapped[str] = mapped_column(String(32))
     width: Mapped[int]
     height: Mapped[int]
+    duplicate_of: Mapped[str | None] = mapped_column(String(32), index=True)
+    """The id of an earlier item that is nearly the same picture."""
     identity: Mapped[Identity] = relationship(lazy="joined")
 
 
@@ -136,7 +162,7 @@ class Embedding(Table):
 
 
 class Change(Table):
-    """One change of the gallery, never altered: `kind` is added, updated, removed, activated or rebuilt.
+    """One change of the gallery, never altered: added, updated, removed, erased, activated or rebuilt.
 
     Sequence numbers have no gaps and grow in the order of the commits; see service/changes.py. What has
     changed is in the other tables: whoever follows the log reads them anew for the slots that it names.
@@ -167,6 +193,100 @@ class DoomedCrop(Table):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
+class Rejection(Table):
+    """Someone has said that an item does not show this identity."""
+
+    __tablename__ = "rejections"
+
+    identity_key: Mapped[int] = mapped_column(
+        ForeignKey("identities.key", ondelete="CASCADE"), primary_key=True
+    )
+    slot: Mapped[int] = mapped_column(
+        Number,
+        ForeignKey("items.slot", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        index=True,
+    )
+    created_at: Mapped[datetime]
+
+
+class Operation(Table):
+    """A merge, split or relabel, with what it takes to undo it."""
+
+    __tablename__ = "operations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    undone_at: Mapped[datetime | None]
+
+
+class Move(Table):
+    """An operation has given an item from one identity to another."""
+
+    __tablename__ = "moves"
+
+    operation_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True
+    )
+    slot: Mapped[int] = mapped_column(
+        Number,
+        ForeignKey("items.slot", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        index=True,
+    )
+    from_key: Mapped[int]
+    to_key: Mapped[int]
+
+
+class FormerIdentity(Table):
+    """What an operation has found of an identity that it then changed, made or did away with.
+
+    `before` and `after` say all there is to say of it, and are null where there was no such identity.
+    """
+
+    __tablename__ = "former_identities"
+
+    operation_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("operations.id", ondelete="CASCADE"), primary_key=True
+    )
+    identity_key: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, index=True)
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+
+
+class Erasure(Table):
+    """A receipt: what has been erased, so that a backup from before can be rid of it too.
+
+    It holds no name: item ids are chance, and of the identity id there is the SHA-256.
+    """
+
+    __tablename__ = "erasures"
+
+    sequence: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(String(16))
+    identity_sha256: Mapped[str | None] = mapped_column(String(64))
+    item_ids: Mapped[list[str]] = mapped_column(JSON)
+    erased: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class KeptAnswer(Table):
+    """What a request with an Idempotency-Key was answered; no status while it is under way."""
+
+    __tablename__ = "kept_answers"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None]
+    headers: Mapped[dict[str, Any]]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    alive_at: Mapped[datetime]
+
+
 class Job(Table):
     """Work that outlives its request; `state` is queued, running, succeeded, failed or cancelled.
 
@@ -178,11 +298,28 @@ class Job(Table):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))
-    model_version: Mapped[str] = mapped_column(String(64))
+    model_version: Mapped[str | None] = mapped_column(String(64))
+    options: Mapped[dict[str, Any] | None]
     state: Mapped[str] = mapped_column(String(16), index=True)
     done: Mapped[int]
     total: Mapped[int]
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
     alive_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class JobFile(Table):
+    """A crop in the CropStore that a job is to enrol; gone when it is enrolled, kept with its error."""
+
+    __tablename__ = "job_files"
+
+    job_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    label: Mapped[dict[str, Any]]
+    error: Mapped[str | None] = mapped_column(Text)

@@ -2,20 +2,26 @@
 
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
 
 from service.errors import InvalidRequest
-from service.gallery import Label, enroll, find, remove
+from service.gallery import Label, enroll, find, list_items, remove, remove_all
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import (
+    DeletionAnswer,
+    DeletionOrder,
     EnrolmentAnswer,
     GalleryItem,
     ItemAnswer,
     ItemMetadata,
+    ItemsAnswer,
     OptionalName,
     OptionalTime,
+    Page,
+    cursor_of,
+    number_of_cursor,
 )
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
@@ -26,6 +32,7 @@ Images = Annotated[
     list[UploadFile],
     File(min_length=1, max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP."),
 ]
+_NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
 MetadataList = TypeAdapter(list[ItemMetadata])
 
 
@@ -95,6 +102,28 @@ def post_gallery(
     version = enrolment.model_version
     items = [GalleryItem.of(item, version) for item in enrolment.items]
     return EnrolmentAnswer(request_id=request_id, model_version=version, items=items)
+
+
+@router.get("", responses=responses(422, 503))
+def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id: RequestId) -> ItemsAnswer:
+    """List items in the order of enrolment, a page at a time, by the filters of a search."""
+    items, last = list_items(serving, page.selection(), page.limit, number_of_cursor(page.cursor))
+    version = serving.current().version
+    return ItemsAnswer(
+        request_id=request_id,
+        items=[GalleryItem.of(item, version) for item in items],
+        next_cursor=None if last is None else cursor_of(last),
+    )
+
+
+@router.post("/delete", responses=responses(400, 409, 413, 422, 503))
+def post_deletion(order: DeletionOrder, serving: ReadyServing, request_id: RequestId) -> DeletionAnswer:
+    """Delete the items that the filter lets through, all or none; needs the count of a dry run."""
+    if not order.dry_run and order.expected_count is None:
+        raise InvalidRequest("expected_count is needed unless it is a dry run", [_NO_COUNT])
+    expected = None if order.dry_run else order.expected_count
+    num_items = remove_all(serving, order.filter.selection(), expected)
+    return DeletionAnswer(request_id=request_id, num_items=num_items, deleted=not order.dry_run)
 
 
 @router.get("/{item_id}", responses=responses(404, 422, 503))

@@ -1,30 +1,33 @@
 """POST /search: who is this, and where else was this person seen?"""
 
 import time
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import BeforeValidator, Field
 
-from service.errors import InvalidRequest
-from service.index import Filter, Sighting
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import Name, OptionalName, OptionalTime, SearchAnswer, blank_is_none
+from service.schemas import (
+    AttributePairs,
+    Names,
+    OptionalName,
+    OptionalTime,
+    SearchAnswer,
+    Seconds,
+    blank_is_none,
+    selection_of,
+)
 from service.search import Query, search
 
 router = APIRouter(tags=["search"])
 
 MAX_IMAGES = 16
-MAX_SECONDS = 1e9
 
 Images = Annotated[
     list[UploadFile],
     File(min_length=1, max_length=MAX_IMAGES, description="Crops of one person: JPEG, PNG, WebP or BMP."),
 ]
-Names = Annotated[list[Name], BeforeValidator(lambda names: [name for name in names if name != ""])]
-Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
@@ -43,6 +46,9 @@ async def query_of(
     exclude_track_id: Annotated[Names, Form(description="Not these tracks; may repeat.")] = [],  # noqa: B006
     camera_id: Annotated[Names, Form(description="Only these cameras; may repeat.")] = [],  # noqa: B006
     exclude_camera_id: Annotated[Names, Form(description="Not these cameras; may repeat.")] = [],  # noqa: B006
+    attribute: Annotated[
+        AttributePairs, Form(description="Only identities with this attribute, as name=value; may repeat.")
+    ] = [],  # noqa: B006
     captured_after: Annotated[
         OptionalTime, Form(description="Only items captured at this time or later (RFC 3339).")
     ] = None,
@@ -66,43 +72,21 @@ async def query_of(
     Raises:
         InvalidRequest: if the window of time is empty, or the query's own sighting is half known.
     """
-    if captured_after and captured_before and captured_after >= captured_before:
-        raise _invalid("captured_after", "must be before captured_before")
-    only = Filter(
-        camera_ids=frozenset(camera_id),
-        excluded_camera_ids=frozenset(exclude_camera_id),
+    among = selection_of(
+        camera_id=camera_id,
+        exclude_camera_id=exclude_camera_id,
         captured_after=captured_after,
         captured_before=captured_before,
-        track_ids=frozenset(track_id),
-        excluded_track_ids=frozenset(exclude_track_id),
-        excluded_sighting=_sighting(exclude_same_camera_s, query_camera_id, query_captured_at),
+        identity_id=identity_id,
+        exclude_identity_id=exclude_identity_id,
+        track_id=track_id,
+        exclude_track_id=exclude_track_id,
+        attribute=attribute,
+        exclude_same_camera_s=exclude_same_camera_s,
+        query_camera_id=query_camera_id,
+        query_captured_at=query_captured_at,
     )
-    identities = frozenset(identity_id), frozenset(exclude_identity_id)
-    return Query(top_k, group_by, only, min_score, *identities)
-
-
-def _sighting(within_s: float | None, camera_id: str | None, captured_at: datetime | None) -> Sighting | None:
-    """Return what is not to be found again, if anything.
-
-    Raises:
-        InvalidRequest: if only a part of it is given.
-    """
-    fields = {
-        "exclude_same_camera_s": within_s,
-        "query_camera_id": camera_id,
-        "query_captured_at": captured_at,
-    }
-    missing = [name for name, value in fields.items() if value is None]
-    if within_s is not None and camera_id is not None and captured_at is not None:
-        return Sighting(camera_id, captured_at, within_s)
-    if len(missing) < len(fields):
-        raise _invalid(missing[0], f"is needed beside {' and '.join(n for n in fields if n not in missing)}")
-    return None
-
-
-def _invalid(field: str, reason: str) -> InvalidRequest:
-    error = {"loc": ["body", field], "msg": reason, "type": "value_error"}
-    return InvalidRequest(f"{field} {reason}", [error])
+    return Query(top_k, group_by, among, min_score)
 
 
 @router.post("/search", responses=responses(400, 413, 415, 422, 503))
