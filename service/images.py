@@ -92,6 +92,15 @@ def decode(data: bytes, limits: Limits, position: int = 0) -> tuple[Image.Image,
     return rgb, Crop(hashlib.sha256(data).hexdigest(), content_type, rgb.width, rgb.height)
 
 
+def thumbnail(data: bytes, size: int) -> bytes:
+    """Return a stored crop as a JPEG whose longer side has at most so many pixels; never enlarged."""
+    image, _ = decode(data, UNLIMITED)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=85)
+    return jpeg.getvalue()
+
+
 def _check_size(size: tuple[int, int], limits: Limits, position: int) -> None:
     width, height = size
     if width * height > limits.max_pixels:

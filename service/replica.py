@@ -76,6 +76,11 @@ class Replica:
             .limit(CHANGES_PER_PAGE)
         )
         changes = session.execute(statement).all()
+        if not changes:
+            logger.error("the change log has a gap, the index is built anew; reid check tells more")
+            self._rebuild(session)
+            self.sequence = newest
+            return
         if any(kind == "rebuilt" for _, kind, _ in changes):
             self._rebuild(session)
         slots = sorted({slot for _, _, slot in changes if slot is not None})

@@ -17,7 +17,8 @@ from service.columns import Grouping
 from service.database import make_engine, migrate
 from service.filters import Filter, Sighting
 from service.index import GalleryIndex, Hits, Rows
-from service.tables import Embedding, Identity, Item, Model, now
+from service.selection import Selection, conditions, to_filter
+from service.tables import Attribute, Embedding, Identity, Item, Model, now
 
 SIZE = 8
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,6 +67,26 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+ATTRIBUTES = {
+    1: {("hat", "red"), ("site", "north")},
+    2: {("hat", "red"), ("site", "south")},
+    3: {("hat", "blue"), ("site", "north")},
+}
+"""Of the identities, by their keys."""
+
+NAMES = st.frozensets(st.sampled_from([f"p{key}" for key in range(1, 7)]), max_size=3)
+SELECTED: dict[str, st.SearchStrategy[Any]] = {
+    name: FIELDS[name] for name in FIELDS if "identity" not in name
+} | {
+    "identity_ids": NAMES,
+    "excluded_identity_ids": NAMES,
+    "attributes": st.frozensets(
+        st.sampled_from([("hat", "red"), ("hat", "blue"), ("site", "north"), ("site", "west")]), max_size=2
+    ),
+}
+SELECTIONS = st.fixed_dictionaries({}, optional=SELECTED).map(lambda fields: Selection(**fields))
+
+
 def filters(max_size: int) -> st.SearchStrategy[Filter]:
     """Draw filters by so many fields at most."""
     names = st.lists(st.sampled_from(sorted(FIELDS)), max_size=max_size, unique=True)
@@ -95,6 +116,12 @@ def fill(session: Session, index: GalleryIndex, entries: list[Entry]) -> None:
         insert(Model).values(version=VERSION, filename="", card={}, state="active", created_at=now())
     )
     session.execute(insert(Identity), [{"key": k, "id": f"p{k}", "created_at": now()} for k in range(1, 6)])
+    described = [
+        {"identity_key": key, "name": name, "value": value}
+        for key, attributes in ATTRIBUTES.items()
+        for name, value in attributes
+    ]
+    session.execute(insert(Attribute), described)
     slots = range(1, len(entries) + 1)
     session.add_all(
         Item(
@@ -231,6 +258,44 @@ def test_every_filter_and_grouping_answers_as_brute_force_over_sql(
         assert hits.num_searched == len(twin)
         identity_of = {row[1]: row[2] for row in twin}
         assert hits.identity_keys.tolist() == [identity_of[slot] for slot in hits.slots.tolist()]
+
+
+def is_meant(entry: Entry, among: Selection) -> bool:
+    """Tell of one item, field by field."""
+    name, attributes = f"p{entry.identity}", ATTRIBUTES.get(entry.identity, set())
+    camera, track, seen = entry.camera_id, entry.track_id, entry.captured_at
+    for value, wanted, unwanted in (
+        (camera, among.camera_ids, among.excluded_camera_ids),
+        (track, among.track_ids, among.excluded_track_ids),
+        (name, among.identity_ids, among.excluded_identity_ids),
+    ):
+        if (wanted and value not in wanted) or value in unwanted:
+            return False
+    if among.captured_after and (seen is None or seen < among.captured_after):
+        return False
+    if among.captured_before and (seen is None or seen >= among.captured_before):
+        return False
+    if not among.attributes <= attributes:
+        return False
+    near = among.excluded_sighting
+    if near and camera == near.camera_id and seen:
+        return abs((seen - near.captured_at).total_seconds()) > near.within_s
+    return True
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ENTRIES, SELECTIONS)
+def test_what_is_meant_is_the_same_in_the_index_in_sql_and_to_a_reader(
+    engine: Engine, entries: list[Entry], among: Selection
+) -> None:
+    index = GalleryIndex(SIZE)
+    with Session(engine) as session:  # never committed
+        fill(session, index, entries)
+        in_sql = session.scalars(select(Item.slot).where(*conditions(among)).order_by(Item.slot)).all()
+        only = to_filter(session, among)
+    found = index.search_items(embedding(1).astype(np.float32), len(entries) + 1, only)
+    read = [slot for slot, e in enumerate(entries, 1) if (slot - 1) % 5 and is_meant(e, among)]
+    assert sorted(found.slots.tolist()) == in_sql == read
 
 
 def test_nobody_is_searched_where_the_identities_are_none() -> None:

@@ -4,11 +4,14 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import text
 
 from live_server import crop, encode, enroll, images, person, search
@@ -75,6 +78,36 @@ def test_the_image_comes_back_as_posted_with_its_type(shared_client: httpx.Clien
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["etag"] == f'"{item["sha256"]}"'
     assert "private" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_thumbnail_is_a_small_jpeg_of_the_upright_crop(shared_client: httpx.Client, kind: str) -> None:
+    (item,) = enroll(shared_client, encode(person(4).resize((100, 300)), kind))
+    url = f"/gallery/{item['id']}/thumbnail"
+    for size, expected in ((30, (10, 30)), (299, (100, 299)), (1024, (100, 300))):
+        answer = shared_client.get(url, params={"size": size})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        with Image.open(BytesIO(answer.content)) as image:
+            assert (image.format, image.size) == ("JPEG", expected)
+    small = np.asarray(Image.open(BytesIO(shared_client.get(url).content)).resize((8, 16)), np.int16)
+    assert np.abs(small - np.asarray(person(4).resize((8, 16)), np.int16)).mean() < 12
+    for wrong in ("0", "15", "1025", "x"):
+        assert shared_client.get(url, params={"size": wrong}).status_code == 422
+    assert shared_client.get("/gallery/nothing/thumbnail").status_code == 404
+
+
+def test_a_picture_is_not_sent_again_to_who_has_it_but_is_asked_for(shared_client: httpx.Client) -> None:
+    for ending in ("image", "thumbnail"):
+        (item,) = enroll(shared_client, crop(5))
+        url = f"/gallery/{item['id']}/{ending}"
+        first = shared_client.get(url)
+        assert "no-cache" in first.headers["cache-control"]
+        for known in (first.headers["etag"], f'"x", W/{first.headers["etag"]}', "*"):
+            again = shared_client.get(url, headers={"If-None-Match": known})
+            assert (again.status_code, again.content) == (304, b"")
+        assert shared_client.get(url, headers={"If-None-Match": '"x"'}).content == first.content
+        assert shared_client.delete(f"/gallery/{item['id']}").status_code == 204
+        assert shared_client.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 404
 
 
 def test_metadata_label_each_image(client: httpx.Client) -> None:

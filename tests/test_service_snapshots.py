@@ -113,3 +113,13 @@ def test_a_snapshot_from_the_future_of_a_restored_database_is_not_used(
         path.unlink()
     shutil.copy(tmp_path / "before" / database.name, database)
     assert num_searched(settings) == 5
+
+
+def test_a_change_log_with_a_gap_makes_the_index_anew(settings: Settings) -> None:
+    fill(settings)
+    engine = make_engine(settings.database_url)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM items WHERE slot = (SELECT min(slot) FROM items)"))
+        connection.execute(text("UPDATE galleries SET newest_change = newest_change + 3"))
+    engine.dispose()
+    assert num_searched(settings) == 4

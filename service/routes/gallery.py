@@ -1,12 +1,14 @@
 """/gallery: enrol crops, look at them, delete them."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, File, Form, Query, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Header, Query, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
 
 from service.errors import InvalidRequest
 from service.gallery import Label, enroll, find, list_items, remove, remove_all
+from service.images import thumbnail
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import (
@@ -32,6 +34,8 @@ Images = Annotated[
     list[UploadFile],
     File(min_length=1, max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP."),
 ]
+IfNoneMatch = Annotated[str, Header(description="ETags of what the caller has.")]
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it"}}
 _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
 MetadataList = TypeAdapter(list[ItemMetadata])
 
@@ -138,18 +142,45 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
     response_class=Response,
     responses={
         200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp", "bmp")}},
-        **responses(404, 422, 503),
+        **UNCHANGED,
+        **responses(404, 422, 500, 503),
     },
 )
-def get_image(item_id: str, serving: ReadyServing) -> Response:
+def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = "") -> Response:
     """Return the bytes as they were posted, with their type."""
     item = find(serving, item_id)
+    return _picture(item.sha256, if_none_match, item.content_type, lambda: serving.crops.get(item.sha256))
+
+
+@router.get(
+    "/{item_id}/thumbnail",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 500, 503)},
+)
+def get_thumbnail(
+    item_id: str,
+    serving: ReadyServing,
+    size: Annotated[int, Query(ge=16, le=1024, description="Pixels on the longer side at most.")] = 128,
+    if_none_match: IfNoneMatch = "",
+) -> Response:
+    """Return a small JPEG of the crop; made anew each time, so none is left when the crop is erased."""
+    item = find(serving, item_id)
+    etag = f"{item.sha256}-{size}"
+    return _picture(
+        etag, if_none_match, "image/jpeg", lambda: thumbnail(serving.crops.get(item.sha256), size)
+    )
+
+
+def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], bytes]) -> Response:
+    """Answer with a picture, or say that the caller has it; to be asked again, as it may have been erased."""
     headers = {
-        "ETag": f'"{item.sha256}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
+        "ETag": f'"{tag}"',
+        "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
     }
-    return Response(serving.crops.get(item.sha256), media_type=item.content_type, headers=headers)
+    if if_none_match.strip() == "*" or f'"{tag}"' in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(read(), media_type=media_type, headers=headers)
 
 
 @router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))
