@@ -208,7 +208,7 @@ STATUS: dict[str, int] = {
     UnfitCheckpoint.code: 422,
     ActivationRunning.code: 409,
     CountDiffers.code: 409,
-    CropMissing.code: 500,
+    CropMissing.code: 503,
     StorageFull.code: 507,
     StorageUnavailable.code: 503,
     DatabaseUnavailable.code: 503,

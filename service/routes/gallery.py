@@ -143,7 +143,7 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
     responses={
         200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp", "bmp")}},
         **UNCHANGED,
-        **responses(404, 422, 500, 503),
+        **responses(404, 422, 503),
     },
 )
 def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = "") -> Response:
@@ -155,7 +155,7 @@ def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = 
 @router.get(
     "/{item_id}/thumbnail",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 500, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 503)},
 )
 def get_thumbnail(
     item_id: str,
