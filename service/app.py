@@ -20,7 +20,7 @@ from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.problems import add_problem_handlers, document_problems
-from service.routes import gallery, jobs, models, ops, search
+from service.routes import gallery, identities, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -103,7 +103,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (gallery, search, models, jobs, ops):
+    for resource in (gallery, search, identities, models, jobs, ops):
         app.include_router(resource.router)
     add_problem_handlers(app)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))

@@ -238,6 +238,11 @@ class GalleryIndex:
         keep = _best_of_each(groups, scores, items_each)
         return _hits(state, rows[keep], scores[keep], groups[keep], mask)
 
+    def living(self, only: Filter) -> tuple[Columns, Ints, NDArray[np.float16]]:
+        """Return the columns, the rows that a filter lets through, and all embeddings (N, D), of one time."""
+        state = self._state
+        return state.columns, np.flatnonzero(passing(state.columns, only)), state.embeddings.rows_ND
+
     def write(self, path: Path) -> None:
         """Write everything to one file, as it is now; searches and changes go on."""
         state = self._state
