@@ -14,13 +14,15 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.activation import Activations, fail_dead_jobs
+from service.activation import Activations, fail_dead_activations
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
+from service.idempotency import Claims, Idempotency
+from service.imports import Imports
 from service.problems import add_problem_handlers, document_problems
-from service.routes import gallery, identities, jobs, models, ops, search
+from service.routes import enrolment, gallery, identities, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -43,7 +45,7 @@ def create_app(
     """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
     engine = make_engine(settings.database_url)
     serving = Serving(settings, make_sessions(engine))
-    activations = Activations(serving)
+    activations, imports, claims = Activations(serving), Imports(serving), Claims(serving)
 
     following: list[asyncio.Task[None]] = []
 
@@ -63,12 +65,16 @@ def create_app(
 
     def beat() -> None:
         activations.keep_alive()
-        fail_dead_jobs(serving)
+        imports.keep_alive()
+        claims.keep_alive()
+        fail_dead_activations(serving)
 
     def follow() -> None:
         drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
+        imports.run_due()
+        claims.drop_old()
 
     async def repeat(work: Callable[[], None]) -> None:
         """Do this again and again, also while nobody asks for anything."""
@@ -90,6 +96,7 @@ def create_app(
         await loading
         await asyncio.gather(*following)
         await asyncio.to_thread(activations.wait)
+        await asyncio.to_thread(imports.wait)
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
@@ -103,9 +110,10 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (gallery, search, identities, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, models, jobs, ops):
         app.include_router(resource.router)
     add_problem_handlers(app)
+    app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
     document_problems(app)
     return app
@@ -115,7 +123,8 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
     """Return how long a request's body may be, by path: its files, and room for the fields."""
     return {
         "": MEBIBYTE,
-        "/gallery": gallery.MAX_IMAGES * settings.max_upload_bytes + 2 * MEBIBYTE,
+        "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
+        + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

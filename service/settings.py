@@ -41,6 +41,15 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
     min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")
+    max_archive_bytes: int = Field(
+        default=4096 * MEBIBYTE, ge=1, description="Of a posted tar or zip, packed and unpacked."
+    )
+    near_duplicate: float | None = Field(
+        default=0.98,
+        ge=0,
+        le=1,
+        description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
+    )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
 
     @property

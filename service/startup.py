@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy import Engine
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.activation import fail_dead_jobs, mark_active
+from service.activation import fail_dead_activations, mark_active
 from service.changes import active_version
 from service.database import migrate
 from service.gallery import drop_doomed
@@ -28,7 +28,7 @@ def start(serving: Serving, engine: Engine) -> Generation:
     remove_unfinished(settings.models_dir)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
-    fail_dead_jobs(serving)
+    fail_dead_activations(serving)
     drop_doomed(serving)
     _activate_first(serving)
     logger.info("loading the network")
