@@ -6,6 +6,7 @@ network and the index are loaded beside it.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,15 +21,18 @@ from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.problems import add_problem_handlers, document_problems
-from service.routes import gallery, jobs, models, ops, search
+from service.retention import expire
+from service.routes import erasures, gallery, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
+from service.tables import now
 
 logger = structlog.get_logger(__name__)
 
 API_VERSION = "1"
 TICK_S = 0.5
+TIDY_S = 60.0
 
 
 def _ignore(_: object) -> None:
@@ -59,7 +63,8 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
-            following.extend(asyncio.create_task(repeat(work)) for work in (beat, follow))
+            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S))
+            following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
         activations.keep_alive()
@@ -70,11 +75,17 @@ def create_app(
         serving.refresh()
         serving.save_snapshot()
 
-    async def repeat(work: Callable[[], None]) -> None:
+    def tidy() -> None:
+        expire(serving, now())
+
+    async def repeat(work: Callable[[], None], every_s: float) -> None:
         """Do this again and again, also while nobody asks for anything."""
-        trouble = ""
+        trouble, due_s = "", 0.0
         while not serving.stopping.is_set():
             await asyncio.sleep(TICK_S)
+            if time.monotonic() < due_s:
+                continue
+            due_s = time.monotonic() + every_s - TICK_S
             try:
                 await asyncio.to_thread(work)
                 trouble = ""
@@ -103,7 +114,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (gallery, search, models, jobs, ops):
+    for resource in (gallery, search, models, jobs, ops, erasures):
         app.include_router(resource.router)
     add_problem_handlers(app)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))

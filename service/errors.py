@@ -9,6 +9,7 @@ ServiceError
 │   ├── ImageTooLarge       too many bytes or pixels
 │   └── CropTooSmall        too few pixels a side
 ├── GalleryItemNotFound
+├── IdentityNotFound
 ├── ModelNotFound
 ├── JobNotFound
 ├── UnfitCheckpoint         the posted file is no network we can serve
@@ -111,6 +112,16 @@ class GalleryItemNotFound(ServiceError):
         super().__init__(f"the gallery has no item {item_id[:64]!r}")
 
 
+class IdentityNotFound(ServiceError):
+    """The gallery has no identity of this id."""
+
+    code = "identity_not_found"
+    title = "Identity not found"
+
+    def __init__(self, identity_id: str) -> None:
+        super().__init__(f"the gallery has no identity {identity_id[:64]!r}")
+
+
 class ModelNotFound(ServiceError):
     """No checkpoint of this version is registered."""
 
@@ -203,6 +214,7 @@ STATUS: dict[str, int] = {
     ImageTooLarge.code: 413,
     CropTooSmall.code: 422,
     GalleryItemNotFound.code: 404,
+    IdentityNotFound.code: 404,
     ModelNotFound.code: 404,
     JobNotFound.code: 404,
     UnfitCheckpoint.code: 422,
