@@ -28,7 +28,7 @@ MIGRATION_LOCK = 0x52454944
 
 
 CHECKPOINT_S = 0.1
-"""How long to wait for readers at a time, and how long to leave it to others between, to empty SQLite's log."""
+"""How long to wait for readers of SQLite at a time, and how long to let writers go first in between."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _reapply(change: Changing, receipt: Receipt) -> Erasure:
     session = change.session
     names: dict[int, str] = {}
     if receipt.identity_sha256 is not None:
-        known = session.execute(select(Identity.key, Identity.id)).tuples()
+        known = session.execute(select(Identity.key, Identity.id))
         names = {key: name for key, name in known if _sha256(name) == receipt.identity_sha256}
     slots = set(_slots_of(session, names))
     for ids in pages(receipt.item_ids):
@@ -250,7 +250,7 @@ def _count(session: Session, page: Sequence[int], counts: _Counts) -> None:
         .where(Embedding.slot.in_(page))
         .group_by(Embedding.model_version)
     )
-    for version, num in session.execute(by_version).tuples():
+    for version, num in session.execute(by_version):
         counts.embeddings[version] += num
     counts.rejections += _num(session, Rejection, Rejection.slot.in_(page))
 

@@ -108,7 +108,7 @@ def erase_answers(session: Session, names: Collection[str], item_ids: Collection
     answers = select(KeptAnswer.key, KeptAnswer.headers, KeptAnswer.body).execution_options(yield_per=100)
     mentioning = [
         key
-        for key, headers, body in session.execute(answers).tuples()
+        for key, headers, body in session.execute(answers)
         if any(text in (body or b"") for text in quoted)
         or not ids.isdisjoint(ITEM_ID.findall(body or b""))
         or any(_ends_with(value, places) for value in headers.values())
