@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,14 +15,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, event, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
 from service.changes import changing
 from service.check import check
-from service.database import Sessions, make_engine, make_sessions
+from service.database import Sessions, make_engine, make_sessions, migrate, rewrite
 from service.erasure import Receipt, clean, erase_items, reapply
 from service.errors import DatabaseUnavailable
 from service.serving import Serving
@@ -154,6 +155,31 @@ def test_nothing_on_the_disk_holds_what_was_erased(
         with serve(settings) as client:
             assert search(client, noise(50))["matches"][0]["identity_id"] == CONTROL
     assert found_on_disk(settings, kept) == set(kept)
+
+
+def test_rewriting_a_database_leaves_nothing_of_deleted_rows_that_have_moved(tmp_path: Path) -> None:
+    """SQLite's own `secure_delete`, on here, wipes only the place where a row was last."""
+    path, chance = tmp_path / "gallery.sqlite3", random.Random(0)
+    engine = make_engine(f"sqlite:///{path}")
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA secure_delete=ON"))
+    migrate(engine)
+    ids = [f"{'gone' if n % 3 else 'kept'}-{chance.randrange(10**9)}" for n in range(1_000)]
+    with make_sessions(engine).write.begin() as session:
+        session.execute(insert(Identity), [{"id": name, "created_at": now()} for name in ids])
+        for _ in range(2_000):
+            words = "w" * chance.randrange(900)
+            session.execute(update(Identity).where(Identity.id == chance.choice(ids)).values(notes=words))
+        session.execute(delete(Identity).where(Identity.id.startswith("gone-")))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert b"gone-" in path.read_bytes()
+        connection.exec_driver_sql("BEGIN")
+    assert rewrite(engine, 10)
+    for file in tmp_path.iterdir():
+        assert b"gone-" not in file.read_bytes()
+    assert all(name.encode() in path.read_bytes() for name in ids if name.startswith("kept"))
+    engine.dispose()
 
 
 def test_a_server_that_stops_after_another_has_erased_writes_no_trace(either_settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Erasing by age: exactly what is too old goes, by the time that is passed in."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,7 @@ CAMERAS = (None, "door", "hall", "yard")
 DAYS = (-400.0, -1.0, 0.0, 0.99, 1.0, 1.01, 9.99, 10.01, 29.9, 30.1, 4000.0)
 
 
-def fill(sessions: Sessions, labels: list[tuple[str | None, float | None, float]]) -> None:
+def fill(sessions: Sessions, labels: Sequence[tuple[str | None, float | None, float]]) -> None:
     """Add items by camera, and by how many days ago they were seen, if that is known, and enrolled."""
     with changing(sessions) as change:
         kept = Identity(id="kept", created_at=MOMENT, is_kept=True)
