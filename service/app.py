@@ -22,7 +22,7 @@ from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
-from service.routes import erasures, gallery, jobs, models, ops, search
+from service.routes import erasures, gallery, identities, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -114,7 +114,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (gallery, search, models, jobs, ops, erasures):
+    for resource in (gallery, search, identities, erasures, models, jobs, ops):
         app.include_router(resource.router)
     add_problem_handlers(app)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))

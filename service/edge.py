@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +16,7 @@ from service.tables import new_id
 logger = structlog.get_logger(__name__)
 
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 QUIET_PATHS = ("/livez", "/readyz")
 
 
@@ -33,6 +35,7 @@ class Edge:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if SANE_ID.fullmatch(sent) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
+        scope["path"] = _path(scope)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._handle(scope, receive, _Answer(send, request_id))
 
@@ -72,6 +75,16 @@ class _Answer:
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
         await self._send(message)
+
+
+def _path(scope: Scope) -> str:
+    """Return the decoded path, in which a slash that was percent-encoded is a NUL: it is part of a name."""
+    raw: bytes = scope.get("raw_path", b"")
+    return (
+        unquote(ENCODED_SLASH.sub(b"%00", raw).decode("ascii"))
+        if ENCODED_SLASH.search(raw)
+        else scope["path"]
+    )
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -9,11 +9,16 @@ ServiceError
 │   ├── ImageTooLarge       too many bytes or pixels
 │   └── CropTooSmall        too few pixels a side
 ├── GalleryItemNotFound
-├── IdentityNotFound
 ├── ModelNotFound
 ├── JobNotFound
 ├── UnfitCheckpoint         the posted file is no network we can serve
 ├── ActivationRunning       one at a time
+├── IdentityNotFound
+├── IdentityExists          an id that is to be made is there already
+├── OperationNotFound
+├── CannotUndo              what came later stands in the way
+├── ItemElsewhere           the item is of another identity
+├── TooManyIdentities       more than can be compared with each other at once
 ├── CountDiffers            not as many items as the caller expected
 ├── CropMissing             a stored crop is gone or no longer what its hash says
 ├── StorageFull             there is no room left for what must be kept
@@ -112,16 +117,6 @@ class GalleryItemNotFound(ServiceError):
         super().__init__(f"the gallery has no item {item_id[:64]!r}")
 
 
-class IdentityNotFound(ServiceError):
-    """The gallery has no identity of this id."""
-
-    code = "identity_not_found"
-    title = "Identity not found"
-
-    def __init__(self, identity_id: str) -> None:
-        super().__init__(f"the gallery has no identity {identity_id[:64]!r}")
-
-
 class ModelNotFound(ServiceError):
     """No checkpoint of this version is registered."""
 
@@ -179,6 +174,67 @@ class CountDiffers(ServiceError):
         return {"num_items": self.num_items}
 
 
+class IdentityNotFound(ServiceError):
+    """The gallery has no identity of this id."""
+
+    code = "identity_not_found"
+    title = "Identity not found"
+
+    def __init__(self, identity_id: str) -> None:
+        super().__init__(f"the gallery has no identity {identity_id[:64]!r}")
+
+
+class IdentityExists(ServiceError):
+    """There is an identity of this id already."""
+
+    code = "identity_exists"
+    title = "Identity exists"
+
+    def __init__(self, identity_id: str) -> None:
+        super().__init__(f"there is an identity {identity_id[:64]!r} already; PATCH it, or choose another id")
+
+
+class OperationNotFound(ServiceError):
+    """There is no operation of this id; those of erased people are gone."""
+
+    code = "operation_not_found"
+    title = "Operation not found"
+
+    def __init__(self, operation_id: str) -> None:
+        super().__init__(f"there is no operation {operation_id[:64]!r}")
+
+
+class CannotUndo(ServiceError):
+    """An operation cannot be taken back; the message says what stands in the way."""
+
+    code = "cannot_undo"
+    title = "Cannot undo"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the operation cannot be undone: {reason}")
+
+
+class ItemElsewhere(ServiceError):
+    """An item is not of the identity that it is said to be of."""
+
+    code = "item_elsewhere"
+    title = "Item of another identity"
+
+    def __init__(self, item_id: str, identity_id: str) -> None:
+        super().__init__(f"item {item_id} is not of identity {identity_id[:64]!r}; nothing was changed")
+
+
+class TooManyIdentities(ServiceError):
+    """So many identities cannot be compared with each other at once."""
+
+    code = "too_many_identities"
+    title = "Too many identities"
+
+    def __init__(self, num: int, most: int) -> None:
+        hint = "narrow them by a filter, or ask for the pairs of one identity with `of`"
+        super().__init__(f"{num:,} identities are more than the {most:,} that are compared at once; {hint}")
+
+
 class CropMissing(ServiceError):
     """A stored crop is gone, or its bytes no longer have the hash they are stored under."""
 
@@ -214,13 +270,18 @@ STATUS: dict[str, int] = {
     ImageTooLarge.code: 413,
     CropTooSmall.code: 422,
     GalleryItemNotFound.code: 404,
-    IdentityNotFound.code: 404,
     ModelNotFound.code: 404,
     JobNotFound.code: 404,
     UnfitCheckpoint.code: 422,
     ActivationRunning.code: 409,
     CountDiffers.code: 409,
-    CropMissing.code: 500,
+    IdentityNotFound.code: 404,
+    IdentityExists.code: 409,
+    OperationNotFound.code: 404,
+    CannotUndo.code: 409,
+    ItemElsewhere.code: 409,
+    TooManyIdentities.code: 422,
+    CropMissing.code: 503,
     StorageFull.code: 507,
     StorageUnavailable.code: 503,
     DatabaseUnavailable.code: 503,

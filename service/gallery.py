@@ -8,7 +8,7 @@ A crop that no item needs any more is first noted as doomed, by the transaction 
 bytes go from the disk after that: a crash in between leaves the note, and the next start follows it.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +17,15 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
 from service.errors import CountDiffers, GalleryItemNotFound, ServiceError
-from service.images import Crop, decode
+from service.images import Crop
 from service.selection import Selection, conditions
-from service.serving import Serving, embed_in_batches, to_half
+from service.serving import Serving, decoded, embed_in_batches, to_half
 from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
 
 SLOTS_PER_STATEMENT = 5_000
@@ -61,7 +60,7 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
     while True:
         generation = serving.current()
         crops: list[Crop] = []
-        images = _decoded(serving, uploads, crops)
+        images = decoded(serving, uploads, crops)
         embeddings_ND = embed_in_batches(generation.embedder, images, serving.enrolling)
         try:
             serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
@@ -194,14 +193,6 @@ def _find(session: Session, item_id: str) -> Item:
     if item is None:
         raise GalleryItemNotFound(item_id)
     return item
-
-
-def _decoded(serving: Serving, uploads: Sequence[BinaryIO], crops: list[Crop]) -> Iterator[Image.Image]:
-    """Decode one upload after the other, noting in `crops` what there is to remember of each."""
-    for position, upload in enumerate(uploads):
-        image, crop = decode(serving.read_upload(upload), serving.limits, position)
-        crops.append(crop)
-        yield image
 
 
 def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[Crop]) -> None:

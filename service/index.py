@@ -197,6 +197,11 @@ class GalleryIndex:
         mask = passing(state.columns, only)
         return state.best_groups(query_1D, k, items_each, mask, by)
 
+    def living(self, only: Filter) -> tuple[Columns, Ints, NDArray[np.float16]]:
+        """Return the columns, the rows that a filter lets through, and all embeddings (N, D), of one time."""
+        state = self._state
+        return state.columns, np.flatnonzero(passing(state.columns, only)), state.embeddings.rows_ND
+
     def write(self, path: Path) -> None:
         """Write everything to one file, as it is now; searches and changes go on."""
         state = self._state

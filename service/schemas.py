@@ -30,6 +30,8 @@ def blank_is_none(value: object) -> object:
 def _printable(value: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ValueError("control characters are not allowed")
+    if value in (".", ".."):
+        raise ValueError("no URL can name it")
     return value
 
 
@@ -103,7 +105,6 @@ def selection_of(
     """
     if captured_after and captured_before and captured_after >= captured_before:
         raise _invalid("captured_after", "must be before captured_before")
-    pairs = [pair.partition("=") for pair in attribute]
     return Selection(
         camera_ids=frozenset(camera_id),
         excluded_camera_ids=frozenset(exclude_camera_id),
@@ -113,9 +114,19 @@ def selection_of(
         excluded_identity_ids=frozenset(exclude_identity_id),
         track_ids=frozenset(track_id),
         excluded_track_ids=frozenset(exclude_track_id),
-        attributes=frozenset((name, value) for name, _, value in pairs),
+        attributes=attributes_of(attribute),
         excluded_sighting=_sighting(exclude_same_camera_s, query_camera_id, query_captured_at),
     )
+
+
+def attributes_of(pairs: list[str]) -> frozenset[tuple[str, str]]:
+    """Return names and values.
+
+    >>> attributes_of(["hat=red=ish"])
+    frozenset({('hat', 'red=ish')})
+    """
+    parts = [pair.partition("=") for pair in pairs]
+    return frozenset((name, value) for name, _, value in parts)
 
 
 def _sighting(within_s: float | None, camera_id: str | None, captured_at: datetime | None) -> Sighting | None:

@@ -1,20 +1,19 @@
 """What happens on POST /search: embed, search the index, look up what the database knows, rank."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
-from service.images import decode
+from service.images import Crop
 from service.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.selection import Selection, to_filter
-from service.serving import Generation, Serving, embed_in_batches
-from service.tables import Item
+from service.serving import Generation, Serving, decoded, embed_in_batches
+from service.tables import Item, Rejection
 
 MAX_VARIABLES = 10_000
 """How many slots one statement may name; SQLite takes 32,766 variables."""
@@ -49,9 +48,11 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, query_D = _embed(serving, uploads)
+    generation, query_D, crops = _embed(serving, uploads)
     with serving.sessions.read() as session:
         only = to_filter(session, query.among)
+        rejected = frozenset(session.scalars(_rejected_keys(crops)))
+    only = replace(only, excluded_identity_keys=only.excluded_identity_keys | rejected)
     for _ in range(MAX_TRIES):
         hits = _search_index(generation.index, query_D, query, only)
         rows = _rows(serving, hits)
@@ -64,20 +65,27 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
     return Answer(generation.version, hits.num_searched, matches, items)
 
 
-def _embed(serving: Serving, uploads: Sequence[BinaryIO]) -> tuple[Generation, NDArray[np.float32]]:
+def _embed(
+    serving: Serving, uploads: Sequence[BinaryIO]
+) -> tuple[Generation, NDArray[np.float32], list[Crop]]:
     """Embed the query with the active network, and bring its index up to date."""
     generation = serving.current()
     while True:
-        query_D = fuse(embed_in_batches(generation.embedder, _decoded(serving, uploads)))
+        crops: list[Crop] = []
+        query_D = fuse(embed_in_batches(generation.embedder, decoded(serving, uploads, crops)))
         active = serving.refresh()
         if active is generation:
-            return generation, query_D
+            return generation, query_D, crops
         generation = active
 
 
-def _decoded(serving: Serving, uploads: Sequence[BinaryIO]) -> Iterator[Image.Image]:
-    for position, upload in enumerate(uploads):
-        yield decode(serving.read_upload(upload), serving.limits, position)[0]
+def _rejected_keys(crops: Sequence[Crop]) -> Select[int]:
+    """Select the identities that someone has said these very crops do not show."""
+    return (
+        select(Rejection.identity_key)
+        .join(Item, Item.slot == Rejection.slot)
+        .where(Item.sha256.in_({crop.sha256 for crop in crops}))
+    )
 
 
 def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query, only: Filter) -> Hits:

@@ -40,7 +40,7 @@ def to_filter(session: Session, selection: Selection) -> Filter:
     if selection.identity_ids:
         keys = _keys(session, selection.identity_ids)
     if selection.attributes:
-        described = frozenset(session.scalars(_described_keys(selection.attributes)))
+        described = frozenset(session.scalars(described_keys(selection.attributes)))
         keys = described if keys is None else keys & described
     excluded = selection.excluded_identity_ids
     return Filter(
@@ -71,7 +71,7 @@ def conditions(selection: Selection) -> list[ColumnElement[bool]]:
     if selection.excluded_identity_ids:
         found.append(Item.identity_key.not_in(_keys_of(selection.excluded_identity_ids)))
     if selection.attributes:
-        found.append(Item.identity_key.in_(_described_keys(selection.attributes)))
+        found.append(Item.identity_key.in_(described_keys(selection.attributes)))
     if selection.excluded_sighting is not None:
         found.append(_is_not_near(selection.excluded_sighting))
     return found
@@ -85,7 +85,7 @@ def _keys_of(identity_ids: frozenset[str]) -> Any:
     return select(Identity.key).where(Identity.id.in_(identity_ids))
 
 
-def _described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
+def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
     """Select the keys of the identities that have every one of these attributes."""
     return (
         select(Attribute.identity_key)

@@ -5,7 +5,7 @@ the embedder and the index that a request sees always belong together. What othe
 database have changed, their swaps too, comes in by `refresh`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from model.errors import ModelError
 from service.changes import Changing, active_version, changing
 from service.database import Sessions
 from service.errors import NotReady, ServiceError, UnfitCheckpoint
-from service.images import Limits
+from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
 from service.replica import Replica
 from service.settings import Settings
@@ -195,6 +195,14 @@ def load_embedder(path: Path, settings: Settings) -> Embedder:
     if not 0.99 < length < 1.01:
         raise UnfitCheckpoint(f"an embedding that it made on trial has length {length:.3g} and not 1")
     return embedder
+
+
+def decoded(serving: Serving, uploads: Sequence[BinaryIO], crops: list[Crop]) -> Iterator[Image.Image]:
+    """Decode one upload after the other, noting in `crops` what there is to remember of each."""
+    for position, upload in enumerate(uploads):
+        image, crop = decode(serving.read_upload(upload), serving.limits, position)
+        crops.append(crop)
+        yield image
 
 
 def embed_in_batches(

@@ -204,7 +204,7 @@ def test_a_server_that_stops_after_another_has_erased_writes_no_trace(either_set
 def test_the_receipt_says_what_was_erased_and_names_nobody(client: httpx.Client) -> None:
     items = enroll(client, crop(1), crop(2), identity_id="a/b ü")
     (other,) = enroll(client, crop(2), identity_id="other")
-    answer = client.delete("/identities/a/b ü?mode=erase")
+    answer = client.delete("/identities/a%2Fb%20ü?mode=erase")
     assert answer.status_code == 200
     receipt = answer.json()
     assert receipt["identity_sha256"] == hashlib.sha256("a/b ü".encode()).hexdigest()
@@ -216,7 +216,7 @@ def test_the_receipt_says_what_was_erased_and_names_nobody(client: httpx.Client)
     assert client.get(other["image_url"]).content == crop(2)
     assert client.get(items[0]["image_url"]).status_code == 404
     assert "a/b" not in answer.text
-    again = client.delete("/identities/a/b ü?mode=erase")
+    again = client.delete("/identities/a%2Fb%20ü?mode=erase")
     assert (again.status_code, again.json()["code"]) == (404, "identity_not_found")
     assert client.get("/erasures").json()["erasures"] == [
         {name: value for name, value in receipt.items() if name != "request_id"}
@@ -484,3 +484,22 @@ def test_searches_go_on_and_never_show_who_is_erased(client: httpx.Client) -> No
         for future in looking:
             future.result()
     assert {m["identity_id"] for m in search(client, crop(0))["matches"]} == {"p8", "p9"}
+
+
+def test_who_was_merged_into_someone_erased_is_erased_too(settings: Settings) -> None:
+    with serve(settings) as client:
+        for seed, identity_id in enumerate((ERASED, "Q8-also-unmistakable", CONTROL)):
+            enroll(client, noise(seed), identity_id=identity_id)
+        told = {"name": "Q8-also-a-name", "notes": "n"}
+        assert client.patch("/identities/Q8-also-unmistakable", json=told).status_code == 200
+        order = {"source_ids": ["Q8-also-unmistakable"]}
+        merged = client.post(f"/identities/{ERASED}/merge", json=order)
+        assert merged.status_code == 200, merged.text
+        gone = marks_of(settings, ERASED) | {"Q8": b"Q8-also-unmistakable", "Q8 name": b"Q8-also-a-name"}
+        del gone["notes"]
+        assert found_on_disk(settings, gone) == set(gone)
+        receipt = erase(client, ERASED)
+        assert (receipt["erased"]["items"], receipt["erased"]["operations"]) == (2, 1)
+        assert found_on_disk(settings, gone) == set()
+        assert client.get(f"/identities/{ERASED}").status_code == 404
+        assert client.get(f"/identities/{CONTROL}").status_code == 200

@@ -9,14 +9,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import Session
 
 from killed_server import ROOT, SERVER, wait_for
-from live_server import TIMEOUT_S, crop, enroll, find_free_port, images, search, serve
+from live_server import TIMEOUT_S, activate, crop, enroll, find_free_port, images, search, serve, upload_model
+from service.database import make_engine
 from service.settings import Settings
+from service.storage import CropStore
+from service.tables import Change, Identity, Item, Job, Model, now
 
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
@@ -142,3 +148,47 @@ def test_a_database_that_goes_away_is_told_and_used_again_when_it_is_back(
         assert search(client, crop(1))["matches"][0]["identity_id"] == "anna"
         enroll(client, crop(2), identity_id="bert")
         assert search(client, crop(2))["matches"][0]["identity_id"] == "bert"
+
+
+def test_a_crop_that_is_deleted_by_hand_is_told_and_served_again_when_it_is_back(
+    client: httpx.Client, either_settings: Settings
+) -> None:
+    (item,) = enroll(client, crop(1), identity_id="anna")
+    path = CropStore(either_settings.crops_dir).path(item["sha256"])
+    path.rename(path.with_suffix(".away"))
+    for url in (item["image_url"], f"/gallery/{item['id']}/thumbnail"):
+        answer = client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (503, "crop_missing")
+        assert item["sha256"] in answer.json()["detail"]
+        assert "retry-after" in answer.headers
+    assert search(client, crop(1))["matches"][0]["identity_id"] == "anna"
+    path.with_suffix(".away").rename(path)
+    assert client.get(item["image_url"]).content == crop(1)
+
+
+def test_a_clock_that_was_set_back_stops_nothing(either_settings: Settings, another_checkpoint: Path) -> None:
+    """What the gallery has from before then looks as if it came from the future."""
+    with serve(either_settings) as client:
+        first = [item["id"] for item in enroll(client, crop(1), crop(2), identity_id="anna")]
+        version = upload_model(client, another_checkpoint).json()["version"]
+        assert activate(client, version)["state"] == "succeeded"
+    engine = make_engine(either_settings.database_url)
+    ahead = timedelta(days=400)
+    with Session(engine) as session, session.begin():
+        for row in (
+            row for table in (Item, Identity, Model, Change) for row in session.scalars(select(table))
+        ):
+            for name in {"created_at", "activated_at", "at"} & set(inspect(row).attrs.keys()):
+                setattr(row, name, getattr(row, name) and getattr(row, name) + ahead)
+        for job in session.scalars(select(Job)):  # one that was cut short: nobody can wait 400 days for it
+            job.state, job.alive_at, job.created_at = "running", now() + ahead, now() + ahead
+    engine.dispose()
+    with serve(either_settings) as client:
+        assert client.get("/models").json()["model_version"] == version
+        second = enroll(client, crop(3), identity_id="bert")[0]["id"]
+        assert [item["id"] for item in client.get("/gallery").json()["items"]] == [*first, second]
+        assert search(client, crop(3))["matches"][0]["identity_id"] == "bert"
+        old = next(m["version"] for m in client.get("/models").json()["models"] if m["version"] != version)
+        assert activate(client, old)["state"] == "succeeded"
+        assert client.delete(f"/gallery/{first[0]}").status_code == 204
+        assert search(client, crop(1))["num_searched"] == 2

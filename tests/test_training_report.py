@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -129,6 +130,9 @@ def test_a_resumed_run_forgets_the_epochs_that_it_trains_again(people: ReidDatas
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write('{"epoch": 4, "lo')
+    started_s = int(time.time())
+    while int(time.time()) == started_s:  # TensorBoard puts files in order by the second in their names
+        time.sleep(0.01)
     second = RunLog(tmp_path)
     second.start(people, seed=0, epoch=2, step=1)
     assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2]

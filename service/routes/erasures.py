@@ -9,13 +9,14 @@ from service.erasure import erase_identity, list_erasures
 from service.erasure_schemas import ErasureAnswer, ErasureReceipt, ErasuresAnswer
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import Name, cursor_of, number_of_cursor
+from service.routes.identities import IdentityId
+from service.schemas import cursor_of, number_of_cursor
 
 router = APIRouter(tags=["identities"])
 
 
 @router.delete(
-    "/identities/{identity_id:path}",
+    "/identities/{identity_id}",
     response_model=ErasureAnswer,
     responses={
         200: {"description": "Erased: the receipt"},
@@ -24,7 +25,7 @@ router = APIRouter(tags=["identities"])
     },
 )
 def delete_identity(
-    identity_id: Name,
+    identity_id: IdentityId,
     serving: ReadyServing,
     request_id: RequestId,
     mode: Annotated[

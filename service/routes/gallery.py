@@ -8,7 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.errors import InvalidRequest
 from service.gallery import Label, enroll, find, list_items, remove, remove_all
+from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
+from service.operations import correct_item
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import (
@@ -36,6 +38,7 @@ Images = Annotated[
 ]
 IfNoneMatch = Annotated[str, Header(description="ETags of what the caller has.")]
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it"}}
+_NOTHING = {"loc": ["body"], "msg": "no field to change", "type": "missing"}
 _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
 MetadataList = TypeAdapter(list[ItemMetadata])
 
@@ -143,7 +146,7 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
     responses={
         200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp", "bmp")}},
         **UNCHANGED,
-        **responses(404, 422, 500, 503),
+        **responses(404, 422, 503),
     },
 )
 def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = "") -> Response:
@@ -155,7 +158,7 @@ def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = 
 @router.get(
     "/{item_id}/thumbnail",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 500, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 503)},
 )
 def get_thumbnail(
     item_id: str,
@@ -181,6 +184,20 @@ def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], b
     if if_none_match.strip() == "*" or f'"{tag}"' in if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(read(), media_type=media_type, headers=headers)
+
+
+@router.patch("/{item_id}", responses=responses(400, 404, 413, 422, 503))
+def patch_item(
+    item_id: str, correction: Correction, serving: ReadyServing, request_id: RequestId
+) -> CorrectionAnswer:
+    """Correct what is known of an item: whose it is, which camera, when, on which track."""
+    corrections = given(correction)
+    if not corrections:
+        raise InvalidRequest("give at least one field to change", [_NOTHING])
+    item, operation = correct_item(serving, item_id, corrections)
+    shown = GalleryItem.of(item, serving.current().version)
+    operation_id = operation and operation.id
+    return CorrectionAnswer(**shown.model_dump(), request_id=request_id, operation_id=operation_id)
 
 
 @router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))

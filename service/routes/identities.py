@@ -1,0 +1,174 @@
+"""/identities: who the people in the gallery are, and who is the same; /operations: what was corrected."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import AfterValidator
+
+from service.gallery import list_items
+from service.identities import Known, create, describe, find, list_identities, timeline
+from service.identity_schemas import (
+    IdentitiesAnswer,
+    IdentityAnswer,
+    IdentityDescription,
+    IdentityFields,
+    IdentityPage,
+    ItemPage,
+    MergeOrder,
+    NewIdentity,
+    OperationAnswer,
+    RejectOrder,
+    SplitOrder,
+    SuggestedPair,
+    SuggestionFields,
+    SuggestionsAnswer,
+    TimelineAnswer,
+    TimelineVisit,
+    given,
+)
+from service.operations import find_operation, merge, reject, split, undo
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.schemas import GalleryItem, ItemsAnswer, Seconds, attributes_of, cursor_of, number_of_cursor
+from service.selection import Selection
+from service.suggestions import suggest
+
+router = APIRouter(tags=["identities"])
+
+IdentityId = Annotated[
+    str,
+    Path(description="Percent-encoded: a slash in it is %2F."),
+    AfterValidator(lambda identity_id: identity_id.replace("\0", "/")),  # see service/edge.py
+]
+
+
+@router.post("/identities", status_code=201, responses=responses(400, 409, 413, 422, 503))
+def post_identity(
+    new: NewIdentity, response: Response, serving: ReadyServing, request_id: RequestId
+) -> IdentityAnswer:
+    """Make an identity before any crop of it is there; it stays when its last item goes."""
+    known = create(serving, new.id, given(new))
+    response.headers["Location"] = f"/identities/{quote(known.row.id, safe='')}"
+    return _answer(known, request_id)
+
+
+@router.get("/identities", responses=responses(422, 503))
+def get_identities(
+    page: Annotated[IdentityPage, Query()], serving: ReadyServing, request_id: RequestId
+) -> IdentitiesAnswer:
+    """List identities in the order they were made, a page at a time."""
+    attributes = attributes_of(page.attribute)
+    after = number_of_cursor(page.cursor)
+    known, last = list_identities(serving, page.limit, after, page.name, attributes)
+    return IdentitiesAnswer(
+        request_id=request_id,
+        identities=[IdentityFields.of(one) for one in known],
+        next_cursor=None if last is None else cursor_of(last),
+    )
+
+
+@router.get("/identities/suggestions", responses=responses(404, 422, 503))
+def get_suggestions(
+    fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
+) -> SuggestionsAnswer:
+    """List pairs of identities that are likely one person, never two who were seen in one frame."""
+    found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
+    return SuggestionsAnswer(
+        request_id=request_id,
+        model_version=serving.current().version,
+        suggestions=[SuggestedPair.showing(pair) for pair in found],
+    )
+
+
+@router.get("/identities/{identity_id}", responses=responses(404, 422, 503))
+def get_identity(identity_id: IdentityId, serving: ReadyServing, request_id: RequestId) -> IdentityAnswer:
+    """Show one identity."""
+    return _answer(find(serving, identity_id), request_id)
+
+
+@router.patch("/identities/{identity_id}", responses=responses(400, 404, 413, 422, 503))
+def patch_identity(
+    identity_id: IdentityId,
+    description: IdentityDescription,
+    serving: ReadyServing,
+    request_id: RequestId,
+) -> IdentityAnswer:
+    """Change what is said of an identity; one that is described stays when its last item goes."""
+    return _answer(describe(serving, identity_id, given(description)), request_id)
+
+
+@router.get("/identities/{identity_id}/items", responses=responses(404, 422, 503))
+def get_identity_items(
+    identity_id: IdentityId,
+    page: Annotated[ItemPage, Query()],
+    serving: ReadyServing,
+    request_id: RequestId,
+) -> ItemsAnswer:
+    """List the items of one identity in the order of enrolment."""
+    find(serving, identity_id)
+    among = Selection(identity_ids=frozenset([identity_id]))
+    items, last = list_items(serving, among, page.limit, number_of_cursor(page.cursor))
+    version = serving.current().version
+    return ItemsAnswer(
+        request_id=request_id,
+        items=[GalleryItem.of(item, version) for item in items],
+        next_cursor=None if last is None else cursor_of(last),
+    )
+
+
+@router.get("/identities/{identity_id}/timeline", responses=responses(404, 422, 503))
+def get_timeline(
+    identity_id: IdentityId,
+    serving: ReadyServing,
+    request_id: RequestId,
+    visit_gap_s: Annotated[
+        Seconds, Query(description="A camera that has not seen someone for longer begins a new visit.")
+    ] = 300.0,
+) -> TimelineAnswer:
+    """Say when and where someone was seen, as visits."""
+    found, num_untimed = timeline(serving, identity_id, visit_gap_s)
+    shown = [TimelineVisit.of(visit) for visit in found]
+    return TimelineAnswer(
+        request_id=request_id, identity_id=identity_id, visits=shown, num_untimed=num_untimed
+    )
+
+
+@router.post("/identities/{identity_id}/merge", responses=responses(400, 404, 413, 422, 503))
+def post_merge(
+    identity_id: IdentityId, order: MergeOrder, serving: ReadyServing, request_id: RequestId
+) -> OperationAnswer:
+    """Give the items of other identities to this one; the others are gone, until it is undone."""
+    return OperationAnswer.of(merge(serving, identity_id, order.source_ids), request_id)
+
+
+@router.post("/identities/{identity_id}/split", responses=responses(400, 404, 409, 413, 422, 503))
+def post_split(
+    identity_id: IdentityId, order: SplitOrder, serving: ReadyServing, request_id: RequestId
+) -> OperationAnswer:
+    """Give items of this identity to another, by default to a new one."""
+    return OperationAnswer.of(split(serving, identity_id, order.item_ids, order.identity_id), request_id)
+
+
+@router.post("/identities/{identity_id}/reject", responses=responses(400, 404, 413, 422, 503))
+def post_rejection(
+    identity_id: IdentityId, order: RejectOrder, serving: ReadyServing, request_id: RequestId
+) -> OperationAnswer:
+    """Say that items do not show this identity: they leave it, and are not taken for it again."""
+    return OperationAnswer.of(reject(serving, identity_id, order.item_ids), request_id)
+
+
+@router.get("/operations/{operation_id}", responses=responses(404, 422, 503))
+def get_operation(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
+    """Show a merge, split, relabel or rejection."""
+    return OperationAnswer.of(find_operation(serving, operation_id), request_id)
+
+
+@router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
+def post_undo(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
+    """Take a merge, split, relabel or rejection back, unless later changes stand in the way."""
+    return OperationAnswer.of(undo(serving, operation_id), request_id)
+
+
+def _answer(known: Known, request_id: str) -> IdentityAnswer:
+    return IdentityAnswer(**IdentityFields.of(known).model_dump(), request_id=request_id)
