@@ -6,6 +6,7 @@ network and the index are loaded beside it.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -22,15 +23,18 @@ from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.imports import Imports
 from service.problems import add_problem_handlers, document_problems
-from service.routes import enrolment, gallery, identities, jobs, models, ops, search
+from service.retention import expire
+from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
+from service.tables import now
 
 logger = structlog.get_logger(__name__)
 
 API_VERSION = "1"
 TICK_S = 0.5
+TIDY_S = 60.0
 
 
 def _ignore(_: object) -> None:
@@ -61,7 +65,8 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
-            following.extend(asyncio.create_task(repeat(work)) for work in (beat, follow))
+            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S))
+            following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
         activations.keep_alive()
@@ -74,13 +79,19 @@ def create_app(
         serving.refresh()
         serving.save_snapshot()
         imports.run_due()
-        claims.drop_old()
 
-    async def repeat(work: Callable[[], None]) -> None:
+    def tidy() -> None:
+        claims.drop_old()
+        expire(serving, now())
+
+    async def repeat(work: Callable[[], None], every_s: float) -> None:
         """Do this again and again, also while nobody asks for anything."""
-        trouble = ""
+        trouble, due_s = "", 0.0
         while not serving.stopping.is_set():
             await asyncio.sleep(TICK_S)
+            if time.monotonic() < due_s:
+                continue
+            due_s = time.monotonic() + every_s - TICK_S
             try:
                 await asyncio.to_thread(work)
                 trouble = ""
@@ -110,7 +121,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (enrolment, gallery, search, identities, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
         app.include_router(resource.router)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)

@@ -1,14 +1,24 @@
 """Settings of the service, read once from REID_* variables: what an operator may choose, and its limits."""
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import BadSettings
 
 MEBIBYTE = 1024 * 1024
+
+Days = Annotated[float, Field(gt=0, le=100_000)]
+
+
+def _from_json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError('expected JSON, such as {"door": 30}') from None
 
 
 class Settings(BaseSettings):
@@ -51,6 +61,12 @@ class Settings(BaseSettings):
         description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
     )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    retention_days: Days | None = Field(
+        default=None, description="Items that are older are erased; by default none are."
+    )
+    retention_days_by_camera: Annotated[dict[str, Days], NoDecode, BeforeValidator(_from_json)] = Field(
+        default={}, description="The same for single cameras, longer or shorter: a JSON object."
+    )
 
     @property
     def crops_dir(self) -> Path:
