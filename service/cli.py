@@ -35,6 +35,7 @@ app.add_typer(models_app, name="models")
 
 Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
 
 
@@ -66,9 +67,7 @@ class GroupBy(StrEnum):
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [REID_HOST, or 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [REID_PORT, or 8000]")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes, each with the whole index.  [REID_WORKERS, or 1]")
     ] = None,
@@ -84,9 +83,7 @@ def serve(
 def check(
     repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
 
@@ -95,8 +92,47 @@ def check(
     """
     from service.launch import run_check
 
-    chosen = {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
-    raise typer.Exit(run_check(chosen, num_recomputed=sample, repair=repair))
+    raise typer.Exit(run_check(_chosen(data_dir), num_recomputed=sample, repair=repair))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a gallery, crops and networks included, to one file, beside a running service or without.
+
+    The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
+    """
+    from service.launch import run_backup
+
+    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `reid backup` wrote.")],
+    erasures: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Receipts, as `reid erasures` prints; may repeat."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put a backup into an empty data folder and database; a torn file is refused, nothing is overwritten.
+
+    People who were erased after the backup was made come back with it, unless --erasures names the receipts.
+    """
+    from service.launch import run_restore
+
+    raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
+
+
+@app.command("erasures")
+def list_erasures(url: Url = DEFAULT_URL) -> None:
+    """Print the receipts of all erasures as JSON, for `reid restore --erasures`; they hold no names."""
+    with _errors_as_sentences(), Client(url) as client:
+        typer.echo(json.dumps(client.erasures(), indent=1))
 
 
 @app.command()
@@ -223,6 +259,10 @@ def import_official(
         say(err, str(error))
         raise typer.Exit(1) from None
     say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
+
+
+def _chosen(data_dir: Path | None) -> dict[str, str]:
+    return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
 
 
 @contextmanager

@@ -130,6 +130,18 @@ class Client:
         """Give the state of a job."""
         return self._send("GET", f"/jobs/{job_id}")
 
+    def erasures(self) -> list[dict[str, Any]]:
+        """Give the receipts of all erasures."""
+        return [receipt for page in self.pages("/erasures", {}) for receipt in page["erasures"]]
+
+    def pages(self, path: str, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give the pages of a list, one after the other."""
+        cursor = ""
+        while cursor is not None:
+            page = self._send("GET", path, params={**fields, "cursor": cursor})
+            yield page
+            cursor = page["next_cursor"]
+
     def _send(
         self, method: str, path: str, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, **body: Any
     ) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision, in one transaction; one process at a time."""
     config = Config()
-    config.set_main_option("script_location", str(_migrations_dir()).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
@@ -103,7 +103,7 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def _migrations_dir() -> Path:
+def migrations_dir() -> Path:
     """Return where the revisions are: inside the installed package, or beside it in a checkout."""
     installed = Path(__file__).parent / "migrations"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "migrations"
