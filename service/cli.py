@@ -6,19 +6,18 @@ others start at once.
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.client import Client, ClientError, Failure, enroll_in_batches
+from service import cli_backup
+from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
+from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
 from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 JOB_POLL_S = 0.5
 
 app = typer.Typer(
@@ -32,8 +31,6 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-
-Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
 
@@ -66,9 +63,7 @@ class GroupBy(StrEnum):
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [REID_HOST, or 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [REID_PORT, or 8000]")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes, each with the whole index.  [REID_WORKERS, or 1]")
     ] = None,
@@ -84,9 +79,7 @@ def serve(
 def check(
     repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
 
@@ -124,7 +117,7 @@ def enroll(
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
     started_s = time.monotonic()
     try:
-        with _errors_as_sentences(), Client(url) as client, progress() as tell:
+        with errors_as_sentences(), Client(url) as client, progress() as tell:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
                 say_what_failed(outcome.failures)
                 num_enrolled += outcome.num_enrolled
@@ -158,7 +151,7 @@ def search(
         "exclude_camera_id": exclude_camera_id,
         "min_score": min_score,
     }
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.search(files, fields)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -169,7 +162,7 @@ def search(
 @models_app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the networks that the service has."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.list_models()
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -183,14 +176,14 @@ def register(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Send a checkpoint to the service; print its version."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         typer.echo(client.register_model(file)["version"])
 
 
 @models_app.command()
 def activate(version: str, url: Url = DEFAULT_URL) -> None:
     """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         job = client.activate_model(version)
         with progress() as tell:
             while job["state"] in {"queued", "running"}:
@@ -225,16 +218,8 @@ def import_official(
     say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
-@contextmanager
-def _errors_as_sentences() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        say(err, str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        say(err, f"{error.filename}: {error.strerror}")
-        raise typer.Exit(1) from None
+app.command()(cli_backup.backup)
+app.command()(cli_backup.restore)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 ServiceError
 ├── BadSettings             the environment has a value we cannot use
+├── BackupFailed            no backup was made
+├── RestoreRefused          nothing was restored
 ├── NotReady                the network or the index is not loaded yet, or failed to load
 ├── InvalidRequest          a field is missing, malformed or contradicts another
 ├── ImageError              one of the posted images; knows its position
@@ -45,6 +47,20 @@ class BadSettings(ServiceError):
 
     code = "bad_settings"
     title = "Bad settings"
+
+
+class BackupFailed(ServiceError):
+    """No backup was made; the message says why."""
+
+    code = "backup_failed"
+    title = "Backup failed"
+
+
+class RestoreRefused(ServiceError):
+    """The backup is torn or foreign, or there is a gallery already; nothing was restored."""
+
+    code = "restore_refused"
+    title = "Restore refused"
 
 
 class NotReady(ServiceError):
