@@ -7,20 +7,20 @@ changes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from threading import Lock, Thread
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
 from service.changes import Changing, newest_change
-from service.errors import ActivationRunning, CropMissing, JobNotFound, ModelNotFound, ServiceError
+from service.errors import ActivationRunning, CropMissing, ModelNotFound, ServiceError
 from service.images import UNLIMITED, decode
+from service.jobs import RUNNING, Cancelled, advance, finish, is_dead, keep_alive, require
 from service.replica import Replica
 from service.serving import Generation, Serving, embed_in_batches, load_registered, to_half
 from service.tables import Embedding, Item, Job, Model, new_id, now
@@ -28,10 +28,7 @@ from service.tables import Embedding, Item, Job, Model, new_id, now
 logger = structlog.get_logger(__name__)
 
 ITEMS_PER_PAGE = 64
-RUNNING = ("queued", "running")
-LEASE = timedelta(seconds=10)
-"""A job that nobody has kept alive for so long is dead; processes on one database need clocks that agree."""
-
+KIND = "activation"
 INTERRUPTED = "the server was stopped; activate again to go on where it was"
 
 Progress = Callable[[int, int], None]
@@ -74,16 +71,13 @@ class Activations:
     def keep_alive(self) -> None:
         """Say that the job of this process is alive, if there is one; every few seconds."""
         if self._thread is not None and self._thread.is_alive():
-            with self._serving.sessions.write.begin() as session:
-                session.execute(
-                    update(Job).where(Job.id == self._job_id, Job.state.in_(RUNNING)).values(alive_at=now())
-                )
+            keep_alive(self._serving, [self._job_id])
 
     def _queue(self, version: str) -> Job:
-        fail_dead_jobs(self._serving)
+        fail_dead_activations(self._serving)
         with self._serving.changing() as change:
             session = change.session
-            running = session.scalar(select(Job).where(Job.state.in_(RUNNING)))
+            running = session.scalar(select(Job).where(Job.kind == KIND, Job.state.in_(RUNNING)))
             if running is not None:
                 raise ActivationRunning(running.id)
             model = session.get(Model, version)
@@ -92,7 +86,7 @@ class Activations:
             is_active = model.state == "active"
             job = Job(
                 id=new_id(),
-                kind="activation",
+                kind=KIND,
                 model_version=version,
                 state="succeeded" if is_active else "queued",
                 done=0,
@@ -108,7 +102,14 @@ class Activations:
         log = logger.bind(job_id=job_id, model_version=version)
         log.info("activation started")
         try:
-            activate(self._serving, version, lambda done, total: self._update(job_id, done, total))
+            activate(
+                self._serving,
+                version,
+                lambda done, total: self._update(job_id, done, total),
+                lambda session: require(session, job_id),
+            )
+        except Cancelled:
+            log.info("activation cancelled")
         except _Stopped:
             self._finish(job_id, "cancelled", INTERRUPTED)
         except ServiceError as error:
@@ -123,53 +124,32 @@ class Activations:
 
     def _update(self, job_id: str, done: int, total: int) -> None:
         with self._serving.sessions.write.begin() as session:
-            session.execute(
-                update(Job).where(Job.id == job_id).values(state="running", done=done, total=total)
-            )
+            advance(session, job_id, done, total)
 
     def _finish(self, job_id: str, state: str, error: str | None) -> None:
         with self._serving.sessions.write.begin() as session:
-            session.execute(
-                update(Job).where(Job.id == job_id).values(state=state, error=error, finished_at=now())
-            )
+            finish(session, job_id, state, error)
 
 
-def find_job(serving: Serving, job_id: str) -> Job:
-    """Return the job of this id.
-
-    Raises:
-        JobNotFound: there is none.
-    """
+def fail_dead_activations(serving: Serving) -> None:
+    """Say of activations that nobody keeps alive any more that they have ended."""
+    dead = (Job.kind == KIND) & is_dead()
     with serving.sessions.read() as session:
-        job = session.get(Job, job_id)
-    if job is None:
-        raise JobNotFound(job_id)
-    return job
+        if session.scalar(select(Job.id).where(dead).limit(1)) is None:
+            return
+    with serving.sessions.write.begin() as session:
+        session.execute(update(Job).where(dead).values(state="failed", error=INTERRUPTED, finished_at=now()))
 
 
-def fail_dead_jobs(serving: Serving) -> None:
-    """Say of jobs that nobody keeps alive any more that they have ended."""
-    with serving.sessions.read() as session:
-        dead = session.scalars(select(Job.id).where(_is_dead())).all()
-    if dead:
-        with serving.sessions.write.begin() as session:
-            session.execute(
-                update(Job).where(_is_dead()).values(state="failed", error=INTERRUPTED, finished_at=now())
-            )
-
-
-def _is_dead() -> ColumnElement[bool]:
-    """Tell jobs that run and have not been kept alive; a clock that was set back does not hide them."""
-    moment = now()
-    return Job.state.in_(RUNNING) & or_(
-        Job.alive_at.is_(None), ~Job.alive_at.between(moment - LEASE, moment + LEASE)
-    )
-
-
-def activate(serving: Serving, version: str, progress: Progress) -> None:
+def activate(
+    serving: Serving, version: str, progress: Progress, is_wanted: Callable[[Session], None]
+) -> None:
     """Embed the gallery with a registered version and switch to it; `progress` is told (done, total).
 
+    `is_wanted` raises Cancelled if it is not any more; it is asked in the transaction that switches.
+
     Raises:
+        Cancelled: as `progress` or `is_wanted` have it.
         ServiceError: if the network, a crop or the count at the end is not as it must be; the version that
             was serving goes on.
     """
@@ -186,6 +166,7 @@ def activate(serving: Serving, version: str, progress: Progress) -> None:
                 _keep(change.session, version, _embed_page(serving, embedder, page))
             replica.catch_up(change.session, change.newest)
             _check_complete(change.session, replica)
+            is_wanted(change.session)
             mark_active(change, version)
         retired = serving.current()
         serving.replace(Generation(embedder, replica))

@@ -6,6 +6,7 @@ network and the index are loaded beside it.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,21 +15,26 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.activation import Activations, fail_dead_jobs
+from service.activation import Activations, fail_dead_activations
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
+from service.idempotency import Claims, Idempotency
+from service.imports import Imports
 from service.problems import add_problem_handlers, document_problems
-from service.routes import gallery, identities, jobs, models, ops, search
+from service.retention import expire
+from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
+from service.tables import now
 
 logger = structlog.get_logger(__name__)
 
 API_VERSION = "1"
 TICK_S = 0.5
+TIDY_S = 60.0
 
 
 def _ignore(_: object) -> None:
@@ -43,7 +49,7 @@ def create_app(
     """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
     engine = make_engine(settings.database_url)
     serving = Serving(settings, make_sessions(engine))
-    activations = Activations(serving)
+    activations, imports, claims = Activations(serving), Imports(serving), Claims(serving)
 
     following: list[asyncio.Task[None]] = []
 
@@ -59,22 +65,33 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
-            following.extend(asyncio.create_task(repeat(work)) for work in (beat, follow))
+            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S))
+            following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
         activations.keep_alive()
-        fail_dead_jobs(serving)
+        imports.keep_alive()
+        claims.keep_alive()
+        fail_dead_activations(serving)
 
     def follow() -> None:
         drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
+        imports.run_due()
 
-    async def repeat(work: Callable[[], None]) -> None:
+    def tidy() -> None:
+        claims.drop_old()
+        expire(serving, now())
+
+    async def repeat(work: Callable[[], None], every_s: float) -> None:
         """Do this again and again, also while nobody asks for anything."""
-        trouble = ""
+        trouble, due_s = "", 0.0
         while not serving.stopping.is_set():
             await asyncio.sleep(TICK_S)
+            if time.monotonic() < due_s:
+                continue
+            due_s = time.monotonic() + every_s - TICK_S
             try:
                 await asyncio.to_thread(work)
                 trouble = ""
@@ -90,6 +107,7 @@ def create_app(
         await loading
         await asyncio.gather(*following)
         await asyncio.to_thread(activations.wait)
+        await asyncio.to_thread(imports.wait)
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
@@ -103,9 +121,10 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (gallery, search, identities, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
         app.include_router(resource.router)
     add_problem_handlers(app)
+    app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
     document_problems(app)
     return app
@@ -115,7 +134,8 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
     """Return how long a request's body may be, by path: its files, and room for the fields."""
     return {
         "": MEBIBYTE,
-        "/gallery": gallery.MAX_IMAGES * settings.max_upload_bytes + 2 * MEBIBYTE,
+        "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
+        + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

@@ -4,10 +4,13 @@ On SQLite a transaction that reads first and writes later can be refused half-wa
 writers say BEGIN IMMEDIATE and wait for their turn at the start; readers never wait.
 """
 
+import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -16,10 +19,18 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, sele
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.tables import Table
+
+logger = structlog.get_logger(__name__)
+
 SQLITE_PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "synchronous=FULL")
 
 MIGRATION_LOCK = 0x52454944
 """The key of PostgreSQL's advisory lock that a migration holds."""
+
+
+CHECKPOINT_S = 0.1
+"""How long to wait for readers of SQLite at a time, and how long to let writers go first in between."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Sessions:
 
     read: sessionmaker[Session]
     write: sessionmaker[Session]
+    engine: Engine
 
 
 def make_engine(url: str | URL) -> Engine:
@@ -48,7 +60,38 @@ def make_sessions(engine: Engine) -> Sessions:
     return Sessions(
         read=sessionmaker(engine, expire_on_commit=False),
         write=sessionmaker(writer, expire_on_commit=False),
+        engine=engine,
     )
+
+
+def rewrite(engine: Engine, patience_s: float) -> bool:
+    """Leave nothing of deleted rows in the database file and its log; tell whether that was possible.
+
+    On SQLite to delete is not enough, with `secure_delete` neither: where rows have moved from page to page
+    there are copies of them. So the file is written anew, which takes as much room again, and the log, which
+    holds what was there before, is emptied; readers may delay that. PostgreSQL reuses the room of the rows.
+    """
+    if engine.dialect.name != "sqlite":
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql(f"VACUUM {', '.join(Table.metadata.tables)}")
+        return True
+    raw = engine.raw_connection()  # SQLAlchemy would begin a transaction
+    raw.detach()
+    try:
+        cursor = raw.cursor()
+        cursor.execute("VACUUM")
+        cursor.execute(f"PRAGMA busy_timeout={round(1000 * CHECKPOINT_S)}")  # writers wait for as long
+        deadline_s = time.monotonic() + patience_s
+        while True:
+            (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy or time.monotonic() > deadline_s:
+                return not is_busy
+            time.sleep(CHECKPOINT_S)
+    except sqlite3.OperationalError as error:
+        logger.warning("the database file cannot be rewritten", reason=str(error))
+        return False
+    finally:
+        raw.close()
 
 
 def migrate(engine: Engine) -> None:

@@ -10,9 +10,14 @@ ServiceError
 │   ├── UnreadableImage     not an image, torn, or not JPEG/PNG/WebP/BMP
 │   ├── ImageTooLarge       too many bytes or pixels
 │   └── CropTooSmall        too few pixels a side
+├── DuplicateCrop           the crop is there already, and the caller wants none twice
+├── BadArchive              a tar or zip that is torn, hostile or too large
 ├── GalleryItemNotFound
 ├── ModelNotFound
 ├── JobNotFound
+├── JobEnded                there is nothing left to cancel
+├── IdempotencyMismatch     the key was used for another request
+├── IdempotencyInProgress   the same request is being answered
 ├── UnfitCheckpoint         the posted file is no network we can serve
 ├── ActivationRunning       one at a time
 ├── IdentityNotFound
@@ -123,6 +128,29 @@ class CropTooSmall(ImageError):
     title = "Crop too small"
 
 
+class DuplicateCrop(ServiceError):
+    """One of the crops is in the gallery already; `position` counts from 0, `item_id` is the item's."""
+
+    code = "duplicate_crop"
+    title = "Duplicate crop"
+
+    def __init__(self, position: int, item_id: str) -> None:
+        super().__init__(f"images[{position}]: its camera has sent these very bytes before: item {item_id}")
+        self.position = position
+        self.item_id = item_id
+
+    def members(self) -> dict[str, Any]:
+        """Return which of the images it is, and the item."""
+        return {"position": self.position, "item_id": self.item_id}
+
+
+class BadArchive(ServiceError):
+    """A tar or zip that is torn, hostile or too large; nothing of it is stored."""
+
+    code = "bad_archive"
+    title = "Bad archive"
+
+
 class GalleryItemNotFound(ServiceError):
     """The gallery has no item of this id."""
 
@@ -151,6 +179,38 @@ class JobNotFound(ServiceError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"there is no job {job_id[:64]!r}")
+
+
+class JobEnded(ServiceError):
+    """A job that has ended cannot be cancelled."""
+
+    code = "job_ended"
+    title = "Job ended"
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"job {job_id} has ended: {state}")
+
+
+class IdempotencyMismatch(ServiceError):
+    """An Idempotency-Key was used for another request before."""
+
+    code = "idempotency_mismatch"
+    title = "Idempotency-Key of another request"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this Idempotency-Key was used for another request in the last 24 hours; take a new one"
+        )
+
+
+class IdempotencyInProgress(ServiceError):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    code = "idempotency_in_progress"
+    title = "Request in progress"
+
+    def __init__(self) -> None:
+        super().__init__("the first request with this Idempotency-Key is being answered; try again soon")
 
 
 class UnfitCheckpoint(ServiceError):
@@ -285,6 +345,11 @@ STATUS: dict[str, int] = {
     UnreadableImage.code: 415,
     ImageTooLarge.code: 413,
     CropTooSmall.code: 422,
+    DuplicateCrop.code: 409,
+    BadArchive.code: 422,
+    JobEnded.code: 409,
+    IdempotencyMismatch.code: 422,
+    IdempotencyInProgress.code: 409,
     GalleryItemNotFound.code: 404,
     ModelNotFound.code: 404,
     JobNotFound.code: 404,

@@ -8,10 +8,9 @@ A crop that no item needs any more is first noted as doomed, by the transaction 
 bytes go from the disk after that: a crash in between leaves the note, and the next start follows it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import BinaryIO, Literal
 
@@ -22,10 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
-from service.errors import CountDiffers, GalleryItemNotFound, ServiceError
+from service.duplicates import OnDuplicate, exact_duplicates, near_duplicates
+from service.errors import CountDiffers, DuplicateCrop, GalleryItemNotFound, ServiceError
 from service.images import Crop
+from service.labels import Label
 from service.selection import Selection, conditions
-from service.serving import Serving, decoded, embed_in_batches, to_half
+from service.serving import Generation, Serving, decoded, embed_in_batches, to_half
 from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
 
 SLOTS_PER_STATEMENT = 5_000
@@ -33,28 +34,30 @@ SLOTS_PER_STATEMENT = 5_000
 
 
 @dataclass(frozen=True)
-class Label:
-    """What the caller knows of a crop; without an identity it gets one of its own."""
-
-    identity_id: str | None = None
-    camera_id: str | None = None
-    captured_at: datetime | None = None
-    track_id: str | None = None
-
-
-@dataclass(frozen=True)
 class Enrolment:
-    """Items in the order of their images, and the model version that embedded them."""
+    """Items in the order of their images, which of them are new, and the model version that embedded them."""
 
     model_version: str
     items: list[Item]
+    are_new: list[bool]
 
 
-def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label]) -> Enrolment:
+BeforeCommit = Callable[[Session, Enrolment], None]
+"""Writes something down in the very transaction that enrols."""
+
+
+def enroll(
+    serving: Serving,
+    uploads: Sequence[BinaryIO],
+    labels: Sequence[Label],
+    on_duplicate: OnDuplicate = "store",
+    before_commit: BeforeCommit = lambda _session, _enrolment: None,
+) -> Enrolment:
     """Add one item for each upload, all of them or none; they are found by searches once this returns.
 
     Raises:
         ImageError: one of the images is refused; nothing is stored.
+        DuplicateCrop: one of them is there already, and duplicates are to be rejected; nothing is stored.
         NotReady: no network is serving yet.
     """
     while True:
@@ -62,13 +65,15 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
         crops: list[Crop] = []
         images = decoded(serving, uploads, crops)
         embeddings_ND = embed_in_batches(generation.embedder, images, serving.enrolling)
+        new = New(crops, labels, to_half(embeddings_ND), _near(serving, generation, embeddings_ND, labels))
         try:
             serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
             with serving.changing() as change:
                 is_active = active_version(change.session) == generation.version
                 if is_active:
                     _restore_removed(serving, uploads, crops)
-                    items = _store(change, generation.version, crops, labels, to_half(embeddings_ND))
+                    enrolment = _store(change, generation.version, new, on_duplicate)
+                    before_commit(change.session, enrolment)
         except BaseException:
             with suppress(SQLAlchemyError):  # whose trouble the caller is told of already
                 _doom(serving, {crop.sha256 for crop in crops})
@@ -76,7 +81,7 @@ def enroll(serving: Serving, uploads: Sequence[BinaryIO], labels: Sequence[Label
         if is_active:
             with suppress(ServiceError, SQLAlchemyError):  # it is stored, and every search refreshes
                 serving.refresh()
-            return Enrolment(generation.version, items)
+            return enrolment
         serving.refresh()
 
 
@@ -202,25 +207,60 @@ def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Seque
             serving.crops.put(serving.read_upload(upload))
 
 
-def _store(
-    change: Changing,
-    version: str,
-    crops: Sequence[Crop],
-    labels: Sequence[Label],
-    embeddings_ND: NDArray[np.float16],
-) -> list[Item]:
-    identities = _identities(change.session, labels)
-    items = [
-        _item(change.note("added"), crop, label, identity)
-        for crop, label, identity in zip(crops, labels, identities, strict=True)
-    ]
-    change.session.add_all(items)
-    change.session.flush()
-    change.session.add_all(
+@dataclass(frozen=True)
+class New:
+    """Crops to store; `near` has the slot of what each is nearly the same as, or -1 - place of one here."""
+
+    crops: Sequence[Crop]
+    labels: Sequence[Label]
+    embeddings_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
+    near: Sequence[int | None]
+
+
+def _near(
+    serving: Serving, generation: Generation, embeddings_ND: NDArray[np.float32], labels: Sequence[Label]
+) -> list[int | None]:
+    least = serving.settings.near_duplicate
+    if least is None:
+        return [None] * len(labels)
+    return near_duplicates(generation.index, embeddings_ND, labels, least)
+
+
+def _store(change: Changing, version: str, new: New, on_duplicate: OnDuplicate) -> Enrolment:
+    session = change.session
+    there = {} if on_duplicate == "store" else exact_duplicates(session, new.crops, new.labels)
+    identities: dict[str, Identity] = {}
+    items: list[Item] = []
+    are_new: list[bool] = []
+    for place, (crop, label) in enumerate(zip(new.crops, new.labels, strict=True)):
+        same = there.get((crop.sha256, label.camera_id or ""))
+        if same is not None and on_duplicate == "reject":
+            raise DuplicateCrop(place, same.id)
+        if same is None:
+            item = _item(change.note("added"), crop, label, _identity(session, label, identities))
+            item.duplicate_of = _original(session, new.near[place], items)
+            session.add(item)
+            if label.camera_id is not None and on_duplicate != "store":
+                there[crop.sha256, label.camera_id] = item
+        items.append(item if same is None else same)
+        are_new.append(same is None)
+    session.flush()
+    session.add_all(
         Embedding(slot=item.slot, model_version=version, values=embedding_D.tobytes())
-        for item, embedding_D in zip(items, embeddings_ND, strict=True)
+        for item, embedding_D, is_new in zip(items, new.embeddings_ND, are_new, strict=True)
+        if is_new
     )
-    return items
+    session.flush()
+    return Enrolment(version, items, are_new)
+
+
+def _original(session: Session, near: int | None, items: Sequence[Item]) -> str | None:
+    """Return the id of what an item is nearly the same as, if that is still there."""
+    if near is None:
+        return None
+    if near < 0:
+        return items[-1 - near].id
+    return session.scalar(select(Item.id).where(Item.slot == near))
 
 
 def _item(slot: int, crop: Crop, label: Label, identity: Identity) -> Item:
@@ -239,15 +279,13 @@ def _item(slot: int, crop: Crop, label: Label, identity: Identity) -> Item:
     )
 
 
-def _identities(session: Session, labels: Sequence[Label]) -> list[Identity]:
-    """Return the identity of each label; new ones are added to the session."""
-    names = [label.identity_id or new_id() for label in labels]
-    known = {i.id: i for i in session.scalars(select(Identity).where(Identity.id.in_(set(names))))}
-    for name in names:
-        if name not in known:
-            known[name] = Identity(id=name, created_at=now())
-            session.add(known[name])
-    return [known[name] for name in names]
+def _identity(session: Session, label: Label, known: dict[str, Identity]) -> Identity:
+    """Return the identity of a label, made if it is not there; `known` has those of the request."""
+    name = label.identity_id or new_id()
+    if name not in known:
+        found = session.scalar(select(Identity).where(Identity.id == name))
+        known[name] = found or Identity(id=name, created_at=now())
+    return known[name]
 
 
 def _doom(serving: Serving, sha256s: Iterable[str]) -> None:

@@ -6,15 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.identities import Known, Visit
-from service.schemas import (
-    AttributePairs,
-    GalleryItem,
-    Name,
-    OptionalName,
-    OptionalTime,
-    SelectionFields,
-    image_url,
-)
+from service.labels import Name, OptionalName, OptionalTime
+from service.schemas import AttributePairs, GalleryItem, SelectionFields, image_url
 from service.suggestions import Side, Suggestion
 from service.tables import Operation
 

@@ -1,6 +1,6 @@
 """The embeddings of one model version, searchable: a cache of the `embeddings` table.
 
-A search takes the current `_State` once and works with it to its end, so it never waits and never sees half a
+A search takes the current `State` once and works with it to its end, so it never waits and never sees half a
 change. A change makes another state, which shares nearly everything with the one before, and replaces that
 one reference; changes exclude one another. Rows of removed items stay, marked dead, until a fifth of all are;
 then a thread makes a state without them. The same thread builds the approximate structures. Rows that came
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import index_file
-from service.columns import Columns, Grouping, Ints, Mask, changed, times
+from service.columns import Columns, Grouping, Ints, changed, times
 from service.filters import Filter, Sighting, passing
+from service.index_state import MIN_ASKED, Hits, State
 from service.nearest import Approximate, Embeddings, Floats, Structure
 
 __all__ = ["Filter", "GalleryIndex", "Hits", "IndexKind", "Rows", "Sighting"]
@@ -48,12 +49,6 @@ MAX_GROWTH = 4
 MAX_DEAD = 0.20
 MIN_DEAD = 1_000
 
-FEW = 1 / 32
-"""The share of rows up to which a filter's are better all looked at: as fast as a structure, and exact."""
-
-MIN_ASKED = 256
-"""How many items to look for at least when searching groups: looking for more costs little."""
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -65,40 +60,6 @@ class Rows:
     captured_ats: Sequence[datetime | None]
     track_ids: Sequence[str | None]
     embeddings_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
-
-
-@dataclass(frozen=True)
-class Hits:
-    """The best items, scores descending, with everything that ties with the last one asked for.
-
-    `group_keys` are equal for items of one group, and mean nothing else.
-    """
-
-    slots: Ints
-    identity_keys: Ints
-    group_keys: Ints
-    scores: Floats
-    num_searched: int
-
-
-@dataclass(frozen=True)
-class _State:
-    """What one search sees. Row i of the columns is row i of the embeddings; dead rows count."""
-
-    columns: Columns
-    embeddings: Embeddings
-    num_dead: int
-    structure: Approximate | None
-
-    def best(self, query_1D: Floats, k: int, mask: Mask) -> tuple[Ints, Floats]:
-        """Return the k best of the marked rows, or all if they are fewer, best first; perhaps not quite."""
-        structure = self.structure
-        few = FEW * len(self.columns)
-        if structure is None or k > few or np.count_nonzero(mask) <= few:
-            return self.embeddings.best(query_1D, k, mask)
-        unknown = structure.num_rows + np.flatnonzero(mask[structure.num_rows :])
-        rows = np.concatenate([structure.candidates(query_1D, k, mask), unknown])
-        return self.embeddings.best_of(rows, query_1D, k)
 
 
 class GalleryIndex:
@@ -114,7 +75,7 @@ class GalleryIndex:
         self.kind = kind
         self.too_long_s = too_long_s
         self._changing = Lock()
-        self._state = _State(Columns.empty(), Embeddings(embedding_size), 0, None)
+        self._state = State(Columns.empty(), Embeddings(embedding_size), 0, None)
         self._closed = Event()
         self._rebuilding: Thread | None = None
         self._num_measured = 0
@@ -170,6 +131,21 @@ class GalleryIndex:
                 self._replace(replace(state, columns=columns, num_dead=state.num_dead + len(rows)))
             return len(rows)
 
+    def forget(self, slots: Sequence[int] | Ints) -> None:
+        """Remove these slots, and keep nothing in memory of all that were ever removed, when this returns.
+
+        No row, no name of a camera or track, and no structure, which approximates embeddings, is left, but
+        for searches that run. Changes wait meanwhile; another structure is built in the background.
+        """
+        with self._changing:
+            state = self._state
+            gone, is_there = state.columns.rows_of(slots)
+            is_alive = changed(state.columns.is_alive, gone[is_there], False)
+            rows = np.flatnonzero(is_alive)
+            if len(rows) < len(is_alive):
+                columns, embeddings = state.columns.kept(rows), self._copied(state, rows)
+                self._replace(State(columns, embeddings, 0, None, state.numbering + 1))
+
     def update(
         self,
         slots: Sequence[int],
@@ -205,16 +181,7 @@ class GalleryIndex:
         """Find the k best items, and all that tie with the k-th."""
         query_1D = self._checked(query_D[None], 1)
         state = self._state
-        mask = passing(state.columns, only)
-        asked = k + 1
-        while True:
-            rows, scores = state.best(query_1D, asked, mask)
-            if len(rows) < asked or scores[-1] < scores[k - 1]:
-                break
-            asked *= 4
-        keep = slice(0, k) if len(rows) <= k else scores >= scores[k - 1]
-        rows = rows[keep]
-        return _hits(state, rows, scores[keep], state.columns.slots[rows], mask)
+        return state.best_items(query_1D, k, passing(state.columns, only))
 
     def search_groups(
         self, query_D: Floats, k: int, items_each: int, only: Filter, by: Grouping = "identity"
@@ -228,15 +195,7 @@ class GalleryIndex:
         query_1D = self._checked(query_D[None], 1)
         state = self._state
         mask = passing(state.columns, only)
-        rows, scores, groups = _best_groups(state, query_1D, k, items_each, mask, by)
-        if items_each > 1:
-            mask_of_groups = mask & state.columns.in_groups(by, np.unique(groups))
-            rows, scores = state.embeddings.best(
-                query_1D, int(np.count_nonzero(mask_of_groups)), mask_of_groups
-            )
-            groups = state.columns.groups(by, rows)
-        keep = _best_of_each(groups, scores, items_each)
-        return _hits(state, rows[keep], scores[keep], groups[keep], mask)
+        return state.best_groups(query_1D, k, items_each, mask, by)
 
     def living(self, only: Filter) -> tuple[Columns, Ints, NDArray[np.float16]]:
         """Return the columns, the rows that a filter lets through, and all embeddings (N, D), of one time."""
@@ -261,7 +220,7 @@ class GalleryIndex:
             structure = None
         with index._changing:
             num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
-            index._replace(_State(columns, embeddings, num_dead, structure))
+            index._replace(State(columns, embeddings, num_dead, structure))
         return index
 
     def settle(self) -> None:
@@ -274,7 +233,7 @@ class GalleryIndex:
         self._closed.set()
         self.settle()
 
-    def _replace(self, state: _State) -> None:
+    def _replace(self, state: State) -> None:
         """Let searches that begin from now on see this state; under the lock."""
         self._state = state
         if self._rebuilding is None and not self._closed.is_set() and self._is_due(state):
@@ -301,7 +260,7 @@ class GalleryIndex:
             self._rebuilding = None  # the next change tries again
             raise
 
-    def _is_due(self, state: _State) -> bool:
+    def _is_due(self, state: State) -> bool:
         num = len(state.columns)
         if _is_due_for_compaction(state):
             return True
@@ -311,7 +270,7 @@ class GalleryIndex:
             return self.kind != "auto" or num > max(MIN_MEASURED, 1.1 * self._num_measured)
         return num - state.structure.num_rows > MAX_UNKNOWN * num
 
-    def _is_slow(self, state: _State) -> bool:
+    def _is_slow(self, state: State) -> bool:
         """Measure an exact search."""
         query_1D = state.embeddings.rows_ND[:1].astype(np.float32)
         everything = np.ones(len(state.columns), np.bool_)
@@ -322,7 +281,7 @@ class GalleryIndex:
             seconds.append(time.perf_counter() - started_s)
         return float(np.median(seconds)) > self.too_long_s
 
-    def _structure(self, state: _State) -> None:
+    def _structure(self, state: State) -> None:
         """Build or extend the structure; rows keep their numbers, so it fits whatever has changed since."""
         rows_ND, old = state.embeddings.rows_ND, state.structure
         if old is None or len(rows_ND) > MAX_GROWTH * old.num_trained:
@@ -330,28 +289,36 @@ class GalleryIndex:
         else:
             structure = old.extended(rows_ND, self._closed)
         with self._changing:
-            self._state = replace(self._state, structure=structure)
+            if self._state.numbering == state.numbering:
+                self._state = replace(self._state, structure=structure)
 
-    def _compact(self, state: _State) -> None:
+    def _compact(self, state: State) -> None:
         """Leave dead rows out.
 
-        Only this gives rows other numbers. Embeddings of rows never change, so they are copied while changes
-        go on; the columns, and rows that have come meanwhile, are taken from the newest state at the end.
+        Only this and `forget` give rows other numbers. Embeddings of rows never change, so they are copied
+        while changes go on; the columns, and rows that have come meanwhile, are taken from the newest state.
         """
         rows = np.flatnonzero(state.columns.is_alive)
-        embeddings = Embeddings(self.embedding_size, len(rows) + len(rows) // 4)
-        for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
-            embeddings = embeddings.appended(state.embeddings.rows_ND[chunk])
+        embeddings = self._copied(state, rows)
         structure = None
         if state.structure is not None and len(rows) >= MIN_STRUCTURE:
             structure = Approximate.build(self._structure_kind(), embeddings.rows_ND, self._closed)
         with self._changing:
             now = self._state
+            if now.numbering != state.numbering:
+                return
             new = np.arange(len(state.columns), len(now.columns))
             columns = now.columns.kept(np.concatenate([rows, new]))
             embeddings = embeddings.appended(now.embeddings.rows_ND[new])
             num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
-            self._state = _State(columns, embeddings, num_dead, structure)
+            self._state = State(columns, embeddings, num_dead, structure, now.numbering + 1)
+
+    def _copied(self, state: State, rows: Ints) -> Embeddings:
+        """Return the embeddings of these rows alone, in memory of their own."""
+        embeddings = Embeddings(self.embedding_size, len(rows) + len(rows) // 4)
+        for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
+            embeddings = embeddings.appended(state.embeddings.rows_ND[chunk])
+        return embeddings
 
     def _structure_kind(self) -> Structure:
         return self.kind if self.kind in ("hnsw", "ivf") else AUTO_STRUCTURE
@@ -365,58 +332,5 @@ class GalleryIndex:
         return checked
 
 
-def _is_due_for_compaction(state: _State) -> bool:
+def _is_due_for_compaction(state: State) -> bool:
     return state.num_dead > max(MIN_DEAD, MAX_DEAD * len(state.columns))
-
-
-def _best_groups(
-    state: _State, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping
-) -> tuple[Ints, Floats, Ints]:
-    """Return rows, scores and groups of the items that show which groups are the k best, ties included.
-
-    In each round the best items are found of what is left; groups whose best item is above the last of them
-    are certain, and left out of the next round. So the items of one group cost one round, however many.
-    """
-    left = mask.copy()
-    asked = max(k * items_each + 1, MIN_ASKED)
-    found: list[tuple[Ints, Floats, Ints]] = []
-    best_scores: list[float] = []
-    while True:
-        rows, scores = state.best(query_1D, asked, left)
-        is_last = len(rows) < asked
-        certain = scores > (float("-inf") if is_last else scores[-1])
-        rows, scores = rows[certain], scores[certain]
-        groups = state.columns.groups(by, rows)
-        found.append((rows, scores, groups))
-        new, firsts = np.unique(groups, return_index=True)
-        best_scores += scores[np.sort(firsts)].tolist()
-        if is_last or len(best_scores) >= k:
-            break
-        left &= ~state.columns.in_groups(by, new)
-        asked *= 2
-    rows, scores, groups = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    if len(best_scores) >= k:
-        chosen = np.unique(groups[scores >= best_scores[k - 1]])
-        is_chosen = np.isin(groups, chosen)
-        rows, scores, groups = rows[is_chosen], scores[is_chosen], groups[is_chosen]
-    return rows, scores, groups
-
-
-def _best_of_each(groups: Ints, scores: Floats, num: int) -> Mask:
-    """Mark the `num` first rows of each group and those that tie with the last of them; scores descend.
-
-    >>> _best_of_each(np.array([1, 1, 2, 1]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 2).tolist()
-    [True, True, True, False]
-    """
-    order = np.argsort(groups, kind="stable")
-    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    lasts = order[starts + np.minimum(sizes, num) - 1]
-    threshold = np.empty(len(scores), np.float32)
-    threshold[order] = np.repeat(scores[lasts], sizes)
-    return np.asarray(scores >= threshold)
-
-
-def _hits(state: _State, rows: Ints, scores: Floats, groups: Ints, mask: Mask) -> Hits:
-    columns = state.columns
-    identity_keys = np.array(columns.identities.decoded(rows), np.int64)
-    return Hits(columns.slots[rows], identity_keys, groups, scores, int(np.count_nonzero(mask)))

@@ -19,7 +19,7 @@ CODED = ("identities", "cameras", "tracks")
 
 
 def write(path: Path, columns: Columns, embeddings: Embeddings, structure: Approximate | None) -> None:
-    """Write an index to a file."""
+    """Write an index to a file; zeros stand for the embeddings of dead rows."""
     serialized = np.empty(0, np.uint8) if structure is None else structure.to_bytes()
     header = {
         "embedding_size": embeddings.size,
@@ -31,8 +31,16 @@ def write(path: Path, columns: Columns, embeddings: Embeddings, structure: Appro
     encoded = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(MAGIC + len(encoded).to_bytes(8, "little") + encoded)
-        for array in (*_arrays(columns), embeddings.rows_ND, serialized):
+        for array in _arrays(columns):
             file.write(np.ascontiguousarray(array).data)
+        for start in range(0, len(columns), CHUNK):
+            rows = slice(start, start + CHUNK)
+            is_alive = columns.is_alive[rows]
+            rows_ND = (
+                embeddings.rows_ND[rows] if is_alive.all() else embeddings.rows_ND[rows] * is_alive[:, None]
+            )
+            file.write(np.ascontiguousarray(rows_ND, "<f2").data)
+        file.write(serialized.data)
 
 
 def read(path: Path) -> tuple[Columns, Embeddings, Approximate | None]:

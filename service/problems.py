@@ -16,6 +16,15 @@ from service.trouble import explain
 
 logger = structlog.get_logger(__name__)
 
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A repeat with the same key and body within 24 hours gets the first answer, with "
+    "Idempotency-Replayed: true; with another body 422, while the first is under way 409.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+
 PROBLEM_JSON = "application/problem+json"
 
 HTTP_CODES = {
@@ -50,6 +59,19 @@ def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
     return response
 
 
+def trouble_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONResponse:
+    """Return the problem document of a failure of disk or database.
+
+    Raises:
+        OSError, SQLAlchemyError: the failure itself, if it is a fault of ours.
+    """
+    explained = explain(error)
+    if explained is None:
+        raise error
+    logger.warning("request failed", code=explained.code, reason=str(error))
+    return service_problem(request_id, explained)
+
+
 def http_problem(request_id: str, status: int, detail: str) -> JSONResponse:
     """Return the problem document of a plain HTTP refusal."""
     code = HTTP_CODES.get(status, f"http_{status}")
@@ -66,11 +88,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(OSError)
     async def on_trouble(request: Request, error: OSError | SQLAlchemyError) -> JSONResponse:
-        explained = explain(error)
-        if explained is None:
-            raise error
-        logger.warning("request failed", code=explained.code, reason=str(error))
-        return service_problem(request.state.request_id, explained)
+        return trouble_problem(request.state.request_id, error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -100,5 +118,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Add the Problem schema to the OpenAPI document; call when every route is there."""
-    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    """Add to the OpenAPI document what every route shares; call when every route is there."""
+    document = app.openapi()
+    document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    for path in document["paths"].values():
+        if "post" in path:
+            path["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            for status, description in responses(409, 413, 422, 503).items():
+                path["post"]["responses"].setdefault(str(status), description)

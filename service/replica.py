@@ -85,7 +85,11 @@ class Replica:
             self._rebuild(session)
         slots = sorted({slot for _, _, slot in changes if slot is not None})
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
-        self.index.remove(sorted(set(slots) - {row[0] for row in alive}))
+        gone = sorted(set(slots) - {row[0] for row in alive})
+        if any(kind == "erased" for _, kind, _ in changes):
+            self.index.forget(gone)
+        else:
+            self.index.remove(gone)
         if updated := [row for row in alive if row[0] <= self._last_slot]:
             known, identity_keys, camera_ids, captured_ats, track_ids, _ = zip(*updated, strict=True)
             self.index.update(known, identity_keys, camera_ids, captured_ats, track_ids)

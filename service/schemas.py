@@ -1,63 +1,24 @@
 """Bodies of requests and answers, as the API documents them."""
 
-import re
-import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.errors import InvalidRequest
 from service.filters import Sighting
+from service.gallery import Enrolment
+from service.jobs import Progress
+from service.labels import Name, OptionalName, OptionalTime, blank_is_none
 from service.ranking import Match
 from service.registry import KnownModel
 from service.search import Answer
 from service.selection import Selection
-from service.tables import Item, Job
+from service.tables import Item, now
 
-MAX_NAME = 255
 MAX_NAMES = 1000
 MAX_SECONDS = 1e9
-RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-
-
-def blank_is_none(value: object) -> object:
-    """Take an empty field for one that is not there."""
-    return None if value == "" else value
-
-
-def _printable(value: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ValueError("control characters are not allowed")
-    if value in (".", ".."):
-        raise ValueError("no URL can name it")
-    return value
-
-
-def _rfc_3339(value: object) -> object:
-    if isinstance(value, datetime):
-        return value
-    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
-        raise ValueError("expected an RFC 3339 time with an offset, such as 2026-01-31T08:15:00Z")
-    return value
-
-
-def _in_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the time is outside the years 1 to 9999 in UTC") from None
-
-
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
-"""An id that the caller chooses: any text without control characters."""
-
-Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
-"""An RFC 3339 time with its offset, turned into UTC."""
-
-OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
-OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
 
 
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -235,17 +196,6 @@ class DeletionAnswer(BaseModel):
     deleted: bool
 
 
-class ItemMetadata(BaseModel):
-    """What is known of one image; an absent, null or empty field is unknown."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    identity_id: OptionalName = None
-    camera_id: OptionalName = None
-    captured_at: OptionalTime = None
-    track_id: OptionalName = None
-
-
 class GalleryItem(BaseModel):
     """An enrolled crop; width and height are in pixels, upright; `sha256` is of the bytes as posted."""
 
@@ -281,12 +231,28 @@ class GalleryItem(BaseModel):
         )
 
 
+class EnrolledItem(GalleryItem):
+    """An item that a request has brought; if it `is_new` it was not there before."""
+
+    is_new: bool
+
+
 class EnrolmentAnswer(BaseModel):
-    """The new items, in the order of the images."""
+    """The items, in the order of the images."""
 
     request_id: str
     model_version: str
-    items: list[GalleryItem]
+    items: list[EnrolledItem]
+
+    @classmethod
+    def of(cls, enrolment: Enrolment, request_id: str) -> "EnrolmentAnswer":
+        """Show what has been enrolled."""
+        version = enrolment.model_version
+        shown = [
+            EnrolledItem(**GalleryItem.of(item, version).model_dump(), is_new=is_new)
+            for item, is_new in zip(enrolment.items, enrolment.are_new, strict=True)
+        ]
+        return cls(request_id=request_id, model_version=version, items=shown)
 
 
 class ItemAnswer(GalleryItem):
@@ -387,8 +353,19 @@ class ModelsAnswer(BaseModel):
     models: list[ModelVersion]
 
 
+class FailedFile(BaseModel):
+    """A file that was not enrolled, by its place in the request, and why."""
+
+    position: int
+    name: str
+    detail: str
+
+
 class JobAnswer(BaseModel):
-    """Work in the background; `done` of `total` items, and why it failed if it has."""
+    """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
+
+    Files that were not enrolled count as done; of those, `errors` has the first thousand.
+    """
 
     request_id: str
     id: str
@@ -397,15 +374,31 @@ class JobAnswer(BaseModel):
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     done: int
     total: int
+    rate: float
     error: str | None
+    num_failed: int
+    num_skipped: int
+    errors: list[FailedFile]
     created_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job, request_id: str) -> "JobAnswer":
-        """Show a row."""
-        fields = {name: getattr(job, name) for name in cls.model_fields if name != "request_id"}
-        return cls.model_validate(fields | {"request_id": request_id})
+    def of(cls, progress: Progress, request_id: str) -> "JobAnswer":
+        """Show how far a job is."""
+        job = progress.row
+        row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
+        seconds = ((job.finished_at or now()) - job.started_at).total_seconds() if job.started_at else 0
+        return cls.model_validate(
+            row
+            | {
+                "request_id": request_id,
+                "rate": round(job.done / seconds, 2) if seconds > 0 else 0.0,
+                "num_failed": progress.num_failed,
+                "num_skipped": (job.options or {}).get("num_skipped", 0),
+                "errors": [vars(error) for error in progress.errors],
+            }
+        )
 
 
 class Status(BaseModel):

@@ -106,6 +106,12 @@ class Serving:
             yield change
 
     @contextmanager
+    def holding_back(self) -> Iterator[None]:
+        """Let no other thread of this process change the gallery meanwhile."""
+        with self._turn:
+            yield
+
+    @contextmanager
     def swapping(self) -> Iterator[None]:
         """Hold back `refresh`, while the caller makes a version active and then replaces the generation."""
         with self._swap:
@@ -151,9 +157,14 @@ class Serving:
         if not is_due:
             return
         try:
-            with self.sessions.read() as session:
-                gallery_id = session.scalars(select(Gallery.id)).one()
-            self.snapshots.save(gallery_id, replica)
+            with self.snapshots.alone():
+                with self.sessions.read() as session:
+                    gallery_id = session.scalars(select(Gallery.id)).one()
+                    newest, version = session.execute(NEWEST).one()
+                    if version != replica.version:
+                        return
+                    replica.catch_up(session, newest)  # what is erased by now must not be written
+                self.snapshots.save(gallery_id, replica)
         except (OSError, SQLAlchemyError) as error:
             logger.warning("no snapshot of the index was written", reason=str(error))
 

@@ -1,14 +1,24 @@
 """Settings of the service, read once from REID_* variables: what an operator may choose, and its limits."""
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import BadSettings
 
 MEBIBYTE = 1024 * 1024
+
+Days = Annotated[float, Field(gt=0, le=100_000)]
+
+
+def _from_json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError('expected JSON, such as {"door": 30}') from None
 
 
 class Settings(BaseSettings):
@@ -41,7 +51,22 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
     min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")
+    max_archive_bytes: int = Field(
+        default=4096 * MEBIBYTE, ge=1, description="Of a posted tar or zip, packed and unpacked."
+    )
+    near_duplicate: float | None = Field(
+        default=0.98,
+        ge=0,
+        le=1,
+        description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
+    )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    retention_days: Days | None = Field(
+        default=None, description="Items that are older are erased; by default none are."
+    )
+    retention_days_by_camera: Annotated[dict[str, Days], NoDecode, BeforeValidator(_from_json)] = Field(
+        default={}, description="The same for single cameras, longer or shorter: a JSON object."
+    )
 
     @property
     def crops_dir(self) -> Path:

@@ -4,11 +4,17 @@ A snapshot is a file of the index, and a small JSON file that names it, says of 
 and change it is, and carries its SHA-256. The JSON file is replaced last and in one step. A snapshot may hold
 later changes than it says: to apply them again does no harm. One that is missing, torn or foreign is not
 used, and the index is built from the database: nothing depends on it.
+
+Whoever writes one, in any process on the folder, holds a lock and first brings the index up to date. Whoever
+has erased items removes the snapshot under the same lock: none with those items can appear after that.
 """
 
+import fcntl
 import hashlib
 import json
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +27,7 @@ from service.replica import Replica
 logger = structlog.get_logger(__name__)
 
 HEADER = "snapshot.json"
+LOCK = "lock"
 MIN_CHANGES = 1_000
 SHARE = 0.1
 """A snapshot is due when so many changes, and so large a share of the items, have come since the last one."""
@@ -44,13 +51,20 @@ class Snapshots:
         self._directory = directory
         self._is_refused = False
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for the others who write or remove snapshots, and keep them waiting; ends with the process."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory / LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def save(self, gallery_id: str, replica: Replica) -> None:
-        """Write a snapshot and remove the one before; searches and changes go on.
+        """Write a snapshot and remove the one before, alone; searches and changes go on.
 
         Raises:
             OSError: it cannot be written; the one before stays.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
         sequence = replica.sequence  # first: the index may be further by the time it is written
         path = self._directory / f"index-{secrets.token_hex(8)}"
         try:
@@ -106,9 +120,10 @@ class Snapshots:
         if _sha256(self._directory / header.file) != header.sha256:
             raise ValueError("its bytes have changed on the disk")
 
-    def remove(self) -> None:
-        """Remove what there is."""
-        self._remove_but("")
+    def remove(self) -> int:
+        """Remove what there is, and return how many files hold an index."""
+        with self.alone():
+            return self._remove_but("")
 
     def _header(self) -> Header | None:
         try:
@@ -125,12 +140,14 @@ class Snapshots:
         except TypeError as error:
             raise ValueError(f"{HEADER} has other fields: {error}") from error
 
-    def _remove_but(self, name: str) -> None:
-        for path in self._directory.glob("index-*"):
-            if path.name != name:
-                path.unlink(missing_ok=True)
+    def _remove_but(self, name: str) -> int:
+        others = [path for path in self._directory.glob("index-*") if path.name != name]
+        for path in others:
+            path.unlink(missing_ok=True)
         if not name:
             (self._directory / HEADER).unlink(missing_ok=True)
+        sync_dir(self._directory)
+        return len(others)
 
 
 def _sha256(path: Path) -> str:

@@ -6,10 +6,11 @@ import structlog
 from sqlalchemy import Engine
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.activation import fail_dead_jobs, mark_active
+from service.activation import fail_dead_activations, mark_active
 from service.changes import active_version
 from service.database import migrate
-from service.gallery import drop_doomed
+from service.erasure import clean
+from service.errors import DatabaseUnavailable
 from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_active
 
@@ -28,8 +29,8 @@ def start(serving: Serving, engine: Engine) -> Generation:
     remove_unfinished(settings.models_dir)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
-    fail_dead_jobs(serving)
-    drop_doomed(serving)
+    fail_dead_activations(serving)
+    _finish_erasures(serving)
     _activate_first(serving)
     logger.info("loading the network")
     generation = load_active(serving)
@@ -41,6 +42,14 @@ def start(serving: Serving, engine: Engine) -> Generation:
         seconds=round(time.monotonic() - started_s, 2),
     )
     return generation
+
+
+def _finish_erasures(serving: Serving) -> None:
+    """Do what a crash has left undone of deletions and erasures."""
+    try:
+        clean(serving)
+    except DatabaseUnavailable as error:
+        logger.warning("an erasure is not finished", reason=str(error))
 
 
 def _activate_first(serving: Serving) -> None:

@@ -417,3 +417,64 @@ def test_a_file_that_is_torn_or_foreign_is_refused(tmp_path: Path) -> None:
     assert len(GalleryIndex.read(path)) == 0
     with pytest.raises(FileNotFoundError):
         GalleryIndex.read(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_forgotten_is_nowhere_in_the_index(kind: IndexKind, tmp_path: Path) -> None:
+    embeddings_ND = clustered(12_000)
+    index, twin = GalleryIndex(32, kind), GalleryIndex(32, kind)
+    index.add(clustered_rows(embeddings_ND, 0, 12_000))
+    index.settle()
+    gone = {number for number in range(12_000) if number // 10 % 10 == 3}
+    removed = [number + 1 for number in gone if number % 2]
+    assert index.remove(removed) == len(removed)
+    index.write(tmp_path / "index")
+    written = (tmp_path / "index").read_bytes()
+    number = removed[0] - 1
+    assert embeddings_ND[number].tobytes() not in written  # dead rows are written as zeros
+    assert embeddings_ND[number - 1].tobytes() in written
+    index.update([1], [0], ["camera 0"], [EPOCH], ["secret"])
+    index.update([1], [0], ["camera 0"], [EPOCH], ["track 0"])
+    index.forget([number + 1 for number in gone if not number % 2] + [99_999])
+    left = [number for number in range(12_000) if number not in gone]
+    assert index.slots().tolist() == [number + 1 for number in left]
+    index.settle()
+    index.write(tmp_path / "index")
+    written = (tmp_path / "index").read_bytes()
+    assert not any(embeddings_ND[number].tobytes() in written for number in sorted(gone)[::40])
+    assert all(embeddings_ND[number].tobytes() in written for number in left[::400])
+    assert b"secret" not in written
+    for start in range(0, 12_000, 1_000):
+        few = clustered_rows(embeddings_ND, start, start + 1_000)
+        twin.add(few)
+    twin.remove([number + 1 for number in gone])
+    query_D = embeddings_ND[35].astype(np.float32)  # of a forgotten identity
+    ours = index.search_groups(query_D, 5, 2, Filter())
+    theirs = twin.search_groups(query_D, 5, 2, Filter())
+    assert ours.num_searched == theirs.num_searched == len(left)
+    assert 3 not in ours.identity_keys.tolist()
+    assert recall(index, embeddings_ND, Filter(), left) >= (0.97 if kind in ("hnsw", "ivf") else 1)
+    index.add(clustered_rows(clustered(12_100), 12_000, 12_100))
+    assert len(index) == len(left) + 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_built_while_items_are_forgotten_does_not_bring_them_back(kind: IndexKind) -> None:
+    embeddings_ND = clustered(24_000)
+    index = GalleryIndex(32, kind)
+    index.add(clustered_rows(embeddings_ND, 0, 14_000))
+    alive = set(range(14_000))
+    for start in range(14_000, 24_000, 500):  # some of these while a structure or a compaction is made
+        index.add(clustered_rows(embeddings_ND, start, start + 500))
+        alive |= set(range(start, start + 500))
+        removed = range(start - 14_000, start - 13_800)
+        forgotten = range(start - 13_800, start - 13_750)
+        index.remove([number + 1 for number in removed])
+        index.forget([number + 1 for number in forgotten])
+        alive -= {*removed, *forgotten}
+    index.settle()
+    assert index.slots().tolist() == [number + 1 for number in sorted(alive)]
+    sample = sorted(alive)[::97]
+    assert (index.embeddings([number + 1 for number in sample]) == embeddings_ND[sample]).all()
+    assert recall(index, embeddings_ND, Filter(), sorted(alive)) >= (0.97 if kind in ("hnsw", "ivf") else 1)
+    index.close()

@@ -1,13 +1,12 @@
-"""/gallery: enrol crops, look at them, delete them."""
+"""/gallery: look at items, correct them, delete them."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Header, Query, Response, UploadFile
-from pydantic import TypeAdapter, ValidationError
+from fastapi import APIRouter, Header, Query, Response
 
 from service.errors import InvalidRequest
-from service.gallery import Label, enroll, find, list_items, remove, remove_all
+from service.gallery import find, list_items, remove, remove_all
 from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.operations import correct_item
@@ -16,13 +15,9 @@ from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import (
     DeletionAnswer,
     DeletionOrder,
-    EnrolmentAnswer,
     GalleryItem,
     ItemAnswer,
-    ItemMetadata,
     ItemsAnswer,
-    OptionalName,
-    OptionalTime,
     Page,
     cursor_of,
     number_of_cursor,
@@ -30,85 +25,10 @@ from service.schemas import (
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 
-MAX_IMAGES = 64
-
-Images = Annotated[
-    list[UploadFile],
-    File(min_length=1, max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP."),
-]
 IfNoneMatch = Annotated[str, Header(description="ETags of what the caller has.")]
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it"}}
 _NOTHING = {"loc": ["body"], "msg": "no field to change", "type": "missing"}
 _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
-MetadataList = TypeAdapter(list[ItemMetadata])
-
-
-class Posted(NamedTuple):
-    """The images of a request and one label for each."""
-
-    images: list[UploadFile]
-    labels: list[Label]
-
-
-def posted(
-    images: Images,
-    identity_id: Annotated[
-        OptionalName, Form(description="Whose the crops are; without it each is an identity of its own.")
-    ] = None,
-    camera_id: Annotated[OptionalName, Form(description="Which camera saw them.")] = None,
-    captured_at: Annotated[
-        OptionalTime, Form(description="When: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z.")
-    ] = None,
-    track_id: Annotated[OptionalName, Form(description="The tracker's id of the walk they are from.")] = None,
-    metadata: Annotated[
-        str,
-        Form(
-            description="Instead of the fields for all: a JSON array with one object of identity_id, "
-            "camera_id, captured_at and track_id for each image, in their order. An empty field counts as "
-            "absent."
-        ),
-    ] = "",
-) -> Posted:
-    """Read the images and their labels from the form.
-
-    Raises:
-        InvalidRequest: if the metadata are malformed, too few or many, or given beside the common fields.
-    """
-    common = Label(identity_id, camera_id, captured_at, track_id)
-    if not metadata:
-        return Posted(images, [common] * len(images))
-    if common != Label():
-        raise _bad_metadata("give either metadata or the fields for all images, not both")
-    try:
-        entries = MetadataList.validate_json(metadata)
-    except ValidationError as error:
-        faults = [
-            {"loc": ["body", "metadata", *e["loc"]], "msg": e["msg"], "type": e["type"]}
-            for e in error.errors()
-        ]
-        where = ".".join(map(str, faults[0]["loc"][1:]))
-        raise InvalidRequest(f"{where}: {faults[0]['msg']}", faults) from error
-    if len(entries) != len(images):
-        raise _bad_metadata(f"{len(entries)} entries for {len(images)} images")
-    return Posted(images, [Label(**entry.model_dump()) for entry in entries])
-
-
-def _bad_metadata(message: str) -> InvalidRequest:
-    fault: dict[str, Any] = {"loc": ["body", "metadata"], "msg": message, "type": "value_error"}
-    return InvalidRequest(f"metadata: {message}", [fault])
-
-
-@router.post("", status_code=201, responses=responses(400, 413, 415, 422, 503))
-def post_gallery(
-    posted: Annotated[Posted, Depends(posted)],
-    serving: ReadyServing,
-    request_id: RequestId,
-) -> EnrolmentAnswer:
-    """Enrol 1 to 64 crops, all or none; what is answered 201 is on the disk and found by searches."""
-    enrolment = enroll(serving, [image.file for image in posted.images], posted.labels)
-    version = enrolment.model_version
-    items = [GalleryItem.of(item, version) for item in enrolment.items]
-    return EnrolmentAnswer(request_id=request_id, model_version=version, items=items)
 
 
 @router.get("", responses=responses(422, 503))

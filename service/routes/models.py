@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Response, UploadFile
 
+from service.jobs import Progress
 from service.problems import responses
 from service.registry import find_model, list_models, register
 from service.routes.dependencies import ReadyServing, RequestId, TheActivations
@@ -54,4 +55,4 @@ def post_activation(
     """Embed the gallery with this version in the background, then switch to it; the job says how far."""
     job = activations.start(version)
     response.headers["Location"] = f"/jobs/{job.id}"
-    return JobAnswer.of(job, request_id)
+    return JobAnswer.of(Progress(job, 0, []), request_id)

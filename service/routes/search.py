@@ -6,18 +6,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import BeforeValidator, Field
 
+from service.labels import OptionalName, OptionalTime, blank_is_none
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import (
-    AttributePairs,
-    Names,
-    OptionalName,
-    OptionalTime,
-    SearchAnswer,
-    Seconds,
-    blank_is_none,
-    selection_of,
-)
+from service.schemas import AttributePairs, Names, SearchAnswer, Seconds, selection_of
 from service.search import Query, search
 
 router = APIRouter(tags=["search"])

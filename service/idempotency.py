@@ -1,0 +1,253 @@
+"""Idempotency-Key: a POST that is sent twice is done once, and answered alike.
+
+The first request claims its key in the database, so this holds among all processes. Its answer is kept for a
+day if it was a success; a request that failed has changed nothing, so its key is free again. An enrolment
+writes its answer down in the very transaction that brings the items: a crash cannot come in between.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from tempfile import SpooledTemporaryFile
+from threading import Lock
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
+from service.jobs import LEASE
+from service.problems import http_problem, service_problem, trouble_problem
+from service.serving import Serving
+from service.tables import KeptAnswer, now
+
+HEADER = "idempotency-key"
+REPLAYED = "Idempotency-Replayed"
+KEY = re.compile(r"[\x20-\x7e]{1,255}")
+BOUNDARY = re.compile(rb'boundary="?([^";]+)', re.IGNORECASE)
+KEPT_FOR = timedelta(hours=24)
+IN_MEMORY = 1024 * 1024
+
+
+@dataclass
+class Claim:
+    """A request's right to be the one that is done under its key."""
+
+    key: str
+    fingerprint: str
+    answer: tuple[int, str | None, bytes] | None = None
+
+
+@dataclass
+class Claims:
+    """The claims of this process whose requests are under way; alive as long as it says so."""
+
+    serving: Serving
+    _keys: set[str] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
+
+    def take(self, claim: Claim) -> KeptAnswer | None:
+        """Claim a key, or return the answer that was kept under it.
+
+        Raises:
+            IdempotencyMismatch: it was used for another request.
+            IdempotencyInProgress: the first request is under way.
+        """
+        moment = now()
+        try:
+            with self.serving.sessions.write.begin() as session:
+                kept = session.get(KeptAnswer, claim.key, with_for_update=True)
+                if kept is not None and kept.created_at < moment - KEPT_FOR:
+                    session.delete(kept)
+                    session.flush()
+                    kept = None
+                if kept is None:
+                    session.add(
+                        KeptAnswer(
+                            key=claim.key,
+                            fingerprint=claim.fingerprint,
+                            headers={},
+                            created_at=moment,
+                            alive_at=moment,
+                        )
+                    )
+                elif kept.fingerprint != claim.fingerprint:
+                    raise IdempotencyMismatch
+                elif kept.status is not None:
+                    return kept
+                elif moment - LEASE <= kept.alive_at <= moment + LEASE:
+                    raise IdempotencyInProgress
+                else:
+                    kept.alive_at = moment  # whoever had it has died
+        except IntegrityError:
+            raise IdempotencyInProgress from None  # another was first, just now
+        with self._lock:
+            self._keys.add(claim.key)
+        return None
+
+    def settle(self, claim: Claim) -> None:
+        """Keep the answer of a request that has succeeded, or free its key."""
+        with self._lock:
+            self._keys.discard(claim.key)
+        with self.serving.sessions.write.begin() as session:
+            if claim.answer is not None:
+                _keep(session, claim.key, *claim.answer)
+            open_claim = KeptAnswer.key == claim.key, KeptAnswer.status.is_(None)
+            session.execute(delete(KeptAnswer).where(*open_claim))
+
+    def keep_alive(self) -> None:
+        """Say that the requests of this process are under way; every half second or so."""
+        with self._lock:
+            keys = list(self._keys)
+        if keys:
+            with self.serving.sessions.write.begin() as session:
+                session.execute(update(KeptAnswer).where(KeptAnswer.key.in_(keys)).values(alive_at=now()))
+
+    def drop_old(self) -> None:
+        """Forget answers that have been kept long enough."""
+        old = KeptAnswer.created_at < now() - KEPT_FOR
+        with self.serving.sessions.read() as session:
+            if session.scalar(select(KeptAnswer.key).where(old).limit(1)) is None:
+                return
+        with self.serving.sessions.write.begin() as session:
+            session.execute(delete(KeptAnswer).where(old))
+
+
+def keep_answer(scope: Scope, session: Session, status: int, body: str, location: str | None) -> None:
+    """Keep the answer of this request, if it has a key, with what `session` commits."""
+    claim: Claim | None = scope["state"].get("claim")
+    if claim is not None:
+        _keep(session, claim.key, status, location, body.encode())
+
+
+def _keep(session: Session, key: str, status: int, location: str | None, body: bytes) -> None:
+    """Write an answer down unless one is; the first one that was is the one that holds."""
+    headers = {} if location is None else {"location": location}
+    open_claim = KeptAnswer.key == key, KeptAnswer.status.is_(None)
+    session.execute(update(KeptAnswer).where(*open_claim).values(status=status, headers=headers, body=body))
+
+
+class Idempotency:
+    """Wraps the app, inside the Edge; what has no key passes."""
+
+    def __init__(self, app: ASGIApp, claims: Claims) -> None:
+        self._app = app
+        self._claims = claims
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
+        if key is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request_id = str(scope["state"]["request_id"])
+        with SpooledTemporaryFile(IN_MEMORY) as body:
+            try:
+                if not KEY.fullmatch(key):
+                    raise _bad_key()
+                claim = Claim(key, await _spool(scope, receive, body))
+                kept = await run_in_threadpool(self._claims.take, claim)
+            except ServiceError as error:
+                await service_problem(request_id, error)(scope, receive, send)
+            except HTTPException as error:
+                await http_problem(request_id, error.status_code, error.detail)(scope, receive, send)
+            except (SQLAlchemyError, OSError) as error:
+                await trouble_problem(request_id, error)(scope, receive, send)
+            else:
+                if kept is not None:
+                    await _replayed(kept)(scope, receive, send)
+                else:
+                    await self._do(scope, body, claim, send)
+
+    async def _do(self, scope: Scope, body: "SpooledTemporaryFile[bytes]", claim: Claim, send: Send) -> None:
+        scope["state"]["claim"] = claim
+        answer: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            answer.append(message)
+
+        try:
+            await self._app(scope, _replay(body), collect)
+            status = answer[0]["status"]
+            if 200 <= status < 300:
+                location = Headers(raw=answer[0]["headers"]).get("location")
+                content = b"".join(message.get("body", b"") for message in answer[1:])
+                claim.answer = (status, location, content)
+        finally:
+            await run_in_threadpool(self._claims.settle, claim)
+        for message in answer:
+            await send(message)
+
+
+def _bad_key() -> InvalidRequest:
+    message = "expected 1 to 255 printable ASCII characters"
+    fault = {"loc": ["header", "Idempotency-Key"], "msg": message, "type": "value_error"}
+    return InvalidRequest(f"Idempotency-Key: {message}", [fault])
+
+
+async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str:
+    """Read the body into a file, and return what tells this request from any other.
+
+    The boundary of a multipart form, which clients draw by chance, is left out.
+    """
+    headers = Headers(scope=scope)
+    found = BOUNDARY.search(headers.get("content-type", "").encode("latin-1"))
+    digest = hashlib.sha256(f"{scope['method']} {scope['path']}?".encode() + scope["query_string"] + b"\n")
+    hasher = _WithoutBoundary(digest, found[1] if found else b"")
+    while True:
+        message = await receive()
+        chunk = message.get("body", b"")
+        hasher.update(chunk)
+        await run_in_threadpool(body.write, chunk)
+        if not message.get("more_body", False):
+            break
+    hasher.finish()
+    body.seek(0)
+    return digest.hexdigest()
+
+
+class _WithoutBoundary:
+    """Feeds a digest with everything but a boundary, wherever chunks begin and end."""
+
+    def __init__(self, digest: "hashlib._Hash", boundary: bytes) -> None:
+        self._digest = digest
+        self._boundary = boundary
+        self._rest = b""
+
+    def update(self, chunk: bytes) -> None:
+        self._rest += chunk
+        if not self._boundary:
+            self.finish()
+            return
+        *whole, last = self._rest.split(self._boundary)
+        for part in whole:
+            self._digest.update(part)
+        num_kept = min(len(last), len(self._boundary) - 1)
+        self._digest.update(last[: len(last) - num_kept])
+        self._rest = last[len(last) - num_kept :]
+
+    def finish(self) -> None:
+        self._digest.update(self._rest)
+        self._rest = b""
+
+
+def _replay(body: "SpooledTemporaryFile[bytes]") -> Receive:
+    chunks: Iterator[bytes] = iter(lambda: body.read(IN_MEMORY), b"")
+
+    async def receive() -> Message:
+        chunk = await run_in_threadpool(next, chunks, b"")
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
+
+    return receive
+
+
+def _replayed(kept: KeptAnswer) -> Response:
+    headers = {**kept.headers, REPLAYED: "true"}
+    return Response(kept.body, kept.status or 200, headers, media_type="application/json")

@@ -1,0 +1,385 @@
+"""Enrol many crops in the background: POST /gallery with an archive, or with `Prefer: respond-async`.
+
+The request puts the crops' bytes into the CropStore and, in one transaction, a job and a row for each crop.
+A worker takes pending rows a few at a time and enrols them as a request would; the rows go in the transaction
+that brings the items. So a crash at any moment neither loses nor doubles a crop, and whoever runs next, this
+process or another, goes on. Nothing is kept of the archive itself.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import PurePosixPath
+from threading import Lock, Thread
+from typing import BinaryIO
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.archives import MANIFEST, Archive
+from service.duplicates import OnDuplicate
+from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, ServiceError
+from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
+from service.gallery import Enrolment, doom, drop_doomed, enroll
+from service.jobs import Cancelled, advance, finish, is_dead, keep_alive
+from service.labels import ItemMetadata, Label
+from service.serving import Serving
+from service.tables import Job, JobFile, new_id, now
+
+logger = structlog.get_logger(__name__)
+
+KIND = "import"
+FILES_PER_PAGE = 16
+RETRY_S = 2
+WRITTEN_AT_ONCE = 64
+
+
+Named = tuple[str, bytes]
+BeforeAnswer = Callable[[Session, Job], None]
+
+
+@dataclass
+class File:
+    """A crop to enrol, or why it cannot be."""
+
+    name: str
+    sha256: str | None
+    label: Label
+    error: str | None = None
+
+
+def accept_images(
+    serving: Serving,
+    uploads: Sequence[tuple[str, BinaryIO]],
+    labels: Sequence[Label],
+    on_duplicate: OnDuplicate,
+    before_commit: BeforeAnswer,
+) -> Job:
+    """Keep images of a request, by their names, and return the job that enrols them."""
+    names = [name or f"images[{place}]" for place, (name, _) in enumerate(uploads)]
+    named = zip(names, (serving.read_upload(file) for _, file in uploads), strict=True)
+    stored: set[str] = set()
+    with _undoing(serving, stored):
+        files = [
+            File(name, stored_as, label)
+            for (name, stored_as), label in zip(_put(serving, named, stored), labels, strict=True)
+        ]
+        return _queue(serving, files, on_duplicate, 0, before_commit)
+
+
+def accept_archive(
+    serving: Serving,
+    file: BinaryIO,
+    common: Label,
+    layout: Layout,
+    on_duplicate: OnDuplicate,
+    before_commit: BeforeAnswer,
+) -> Job:
+    """Keep the crops of an archive and return the job that enrols them.
+
+    Labels are those of its gallery.csv, or else what `layout` makes of a name; `common` fills the gaps.
+
+    Raises:
+        BadArchive: it is refused; nothing is stored.
+    """
+    settings = serving.settings
+    archive = Archive(file, settings.max_archive_bytes, settings.max_upload_bytes)
+    manifests: list[bytes] = []
+    stored: set[str] = set()
+    with _undoing(serving, stored):
+        named = _put(serving, _images(archive, manifests), stored)
+        if manifests:
+            files = _labelled_by_rows(manifests[0], dict(named))
+        else:
+            files = _labelled_by_names(named, layout)
+        for one in files:
+            one.label = _filled(one.label, common)
+        return _queue(serving, files, on_duplicate, archive.num_skipped, before_commit)
+
+
+@contextmanager
+def _undoing(serving: Serving, stored: set[str]) -> Iterator[None]:
+    """Let go of stored crops if the request fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(SQLAlchemyError):
+            with serving.changing() as change:
+                doom(change.session, stored)
+            drop_doomed(serving)
+        raise
+
+
+def _images(archive: Archive, manifests: list[bytes]) -> Iterator[Named]:
+    for member in archive.members():
+        if member.name == MANIFEST:
+            manifests.append(member.data)
+        else:
+            yield member.name, member.data
+
+
+def _put(serving: Serving, named: Iterable[Named], stored: set[str]) -> list[tuple[str, str]]:
+    """Keep crops and return their names and hashes; `stored` has what may be there, whatever happens."""
+    found: list[tuple[str, str]] = []
+    page: list[Named] = []
+
+    def write() -> None:
+        hashes = [sha256(data).hexdigest() for _, data in page]
+        stored.update(hashes)
+        serving.crops.put_all(partial(bytes, data) for _, data in page)
+        found.extend((name, hashed) for (name, _), hashed in zip(page, hashes, strict=True))
+        page.clear()
+
+    for one in named:
+        page.append(one)
+        if len(page) == WRITTEN_AT_ONCE:
+            write()
+    write()
+    return found
+
+
+def _labelled_by_rows(manifest: bytes, hash_of: dict[str, str]) -> list[File]:
+    """Join the rows of a gallery.csv with the crops that came with it."""
+    files: list[File] = []
+    try:
+        rows = list(csv.DictReader(io.StringIO(manifest.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadArchive(f"{MANIFEST} cannot be read: {error}") from error
+    if rows and "path" not in rows[0]:
+        raise BadArchive(f"{MANIFEST} has no column named path")
+    for row in rows:
+        name = "/".join(part for part in (row["path"] or "").split("/") if part not in ("", "."))
+        fields = {field: row.get(field) or None for field in ItemMetadata.model_fields}
+        file = File(name, hash_of.pop(name, None), Label())
+        try:
+            file.label = ItemMetadata.model_validate(fields).label()
+        except ValidationError as error:
+            file.error = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
+        if file.sha256 is None:
+            file.error = f"{MANIFEST} names it, and it is not in the archive, or stands in {MANIFEST} twice"
+        files.append(file)
+    files += [File(name, hashed, Label(), f"{MANIFEST} does not name it") for name, hashed in hash_of.items()]
+    return files
+
+
+def _labelled_by_names(named: Sequence[tuple[str, str]], layout: Layout) -> list[File]:
+    files = []
+    for name, hashed in named:
+        label, error = Label(), None
+        if layout is Layout.folders:
+            label = Label(identity_id=PurePosixPath(name).parent.name or None)
+        elif layout is Layout.market1501:
+            pid, camera_id = parse_market1501_name(PurePosixPath(name).name) or (None, None)
+            label = Label(identity_id=None if pid == DISTRACTOR_PID else pid, camera_id=camera_id)
+            if pid is None:
+                error = "its name is not of the Market-1501 form"
+            elif pid == JUNK_PID:
+                error = "it is junk by its name"
+        files.append(File(name, hashed, label, error))
+    return files
+
+
+def _filled(label: Label, common: Label) -> Label:
+    return Label(
+        label.identity_id or common.identity_id,
+        label.camera_id or common.camera_id,
+        label.captured_at or common.captured_at,
+        label.track_id or common.track_id,
+    )
+
+
+def _queue(
+    serving: Serving,
+    files: Sequence[File],
+    on_duplicate: OnDuplicate,
+    num_skipped: int,
+    before_commit: BeforeAnswer,
+) -> Job:
+    """Write down the job and what it is to enrol; crops that cannot be enrolled are let go."""
+    job = Job(
+        id=new_id(),
+        kind=KIND,
+        options={"on_duplicate": on_duplicate, "num_skipped": num_skipped},
+        state="queued",
+        done=sum(file.error is not None for file in files),
+        total=len(files),
+        created_at=now(),
+    )
+    with serving.changing() as change:
+        session = change.session
+        session.add(job)
+        session.flush()
+        session.add_all(
+            JobFile(
+                job_id=job.id,
+                position=position,
+                name=file.name,
+                sha256=file.sha256,
+                label=_to_json(file.label),
+                error=file.error,
+            )
+            for position, file in enumerate(files)
+        )
+        doom(session, {file.sha256 for file in files if file.error and file.sha256})
+        for file in files:
+            if file.sha256 and not file.error and not serving.crops.has(file.sha256):
+                raise CropMissing("a crop went away while it was stored; send the request again")
+        before_commit(session, job)
+    drop_doomed(serving)
+    return job
+
+
+class Imports:
+    """Does what is queued, one job at a time in this process; a thread of its own."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._starting = Lock()
+        self._thread: Thread | None = None
+        self._job_id = ""
+
+    def run_due(self) -> None:
+        """Take up the oldest import that nobody does, if this process does none."""
+        with self._starting:
+            if self._is_busy() or self._serving.stopping.is_set():
+                return
+            job_id = _take_up(self._serving)
+            if job_id is not None:
+                self._job_id = job_id
+                self._thread = Thread(target=self._run, args=(job_id,), name=f"import-{job_id}")
+                self._thread.start()
+
+    def keep_alive(self) -> None:
+        """Say that the job of this process is alive, if there is one; every half second or so."""
+        if self._is_busy():
+            keep_alive(self._serving, [self._job_id])
+
+    def wait(self) -> None:
+        """Wait until no import is under way; after `serving.stopping` is set this is soon."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _is_busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self, job_id: str) -> None:
+        log = logger.bind(job_id=job_id)
+        log.info("import started")
+        try:
+            while not self._serving.stopping.is_set():
+                if not _enrol_page(self._serving, job_id):
+                    _end(self._serving, job_id, "succeeded", None)
+                    log.info("import finished")
+                    return
+            _put_back(self._serving, job_id)
+        except Cancelled:
+            log.info("import cancelled")
+        except (ServiceError, SQLAlchemyError, OSError) as error:
+            log.warning("import interrupted, it is taken up again", reason=str(error))
+            self._serving.stopping.wait(RETRY_S)
+        except Exception as error:
+            log.exception("import failed")
+            _end(self._serving, job_id, "failed", f"{type(error).__name__}: {error}")
+
+
+def _take_up(serving: Serving) -> str | None:
+    due = select(Job.id).where(Job.kind == KIND, or_(Job.state == "queued", is_dead()))
+    with serving.sessions.read() as session:
+        if session.scalar(due.limit(1)) is None:
+            return None
+    with serving.changing() as change:
+        job_id = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
+        if job_id is not None:
+            statement = update(Job).where(Job.id == job_id)
+            started_at = func.coalesce(Job.started_at, now())
+            change.session.execute(statement.values(state="running", alive_at=now(), started_at=started_at))
+    return job_id
+
+
+def _put_back(serving: Serving, job_id: str) -> None:
+    """Leave a job to whoever starts next."""
+    with serving.sessions.write.begin() as session:
+        statement = update(Job).where(Job.id == job_id, Job.state == "running")
+        session.execute(statement.values(state="queued", alive_at=None))
+
+
+def _end(serving: Serving, job_id: str, state: str, error: str | None) -> None:
+    with serving.sessions.write.begin() as session:
+        finish(session, job_id, state, error)
+
+
+def _enrol_page(serving: Serving, job_id: str) -> bool:
+    """Enrol the next few files; tell whether there were any."""
+    pending = select(JobFile).where(JobFile.job_id == job_id, JobFile.error.is_(None))
+    with serving.sessions.read() as session:
+        job = session.get_one(Job, job_id)
+        files = list(session.scalars(pending.order_by(JobFile.position).limit(FILES_PER_PAGE)))
+    on_duplicate: OnDuplicate = (job.options or {}).get("on_duplicate", "store")
+    was_any = bool(files)
+    uploads: list[BinaryIO] = []
+    for file in list(files):
+        try:
+            uploads.append(io.BytesIO(serving.crops.get(file.sha256 or "")))
+        except CropMissing as error:
+            _fail(serving, file, str(error))
+            files.remove(file)
+    while files:
+        try:
+            labels = [_from_json(file.label) for file in files]
+            enroll(serving, uploads, labels, on_duplicate, partial(_mark, job_id, list(files)))
+            break
+        except (ImageError, DuplicateCrop) as error:
+            detail = error.detail if isinstance(error, ImageError) else str(error)
+            _fail(serving, files.pop(error.position), detail)
+            uploads.pop(error.position)
+    return was_any
+
+
+def _mark(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: Enrolment) -> None:
+    """Write down, as they are enrolled, that these files are done."""
+    _count(session, job_id, len(files))
+    positions = [file.position for file in files]
+    session.execute(delete(JobFile).where(JobFile.job_id == job_id, JobFile.position.in_(positions)))
+
+
+def _fail(serving: Serving, file: JobFile, detail: str) -> None:
+    with serving.changing() as change:
+        _count(change.session, file.job_id, 1)
+        statement = update(JobFile).where(JobFile.job_id == file.job_id, JobFile.position == file.position)
+        change.session.execute(statement.values(error=detail))
+        if file.sha256:
+            doom(change.session, [file.sha256])
+    drop_doomed(serving)
+
+
+def _count(session: Session, job_id: str, num: int) -> None:
+    """Count files as done.
+
+    Raises:
+        Cancelled: the job is not wanted any more.
+    """
+    row = session.get_one(Job, job_id)
+    advance(session, job_id, row.done + num, row.total)
+
+
+def _to_json(label: Label) -> dict[str, str]:
+    """Return what is known, fit for JSON.
+
+    >>> _to_json(Label(camera_id="door"))
+    {'camera_id': 'door'}
+    """
+    fields = vars(replace(label, captured_at=None)) | {
+        "captured_at": label.captured_at and label.captured_at.isoformat()
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _from_json(fields: dict[str, str]) -> Label:
+    return ItemMetadata.model_validate(fields).label()

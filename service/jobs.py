@@ -1,0 +1,141 @@
+"""Work that outlives its request: who does it says so every half second, and anybody may cancel it.
+
+Whoever looks can tell work that goes on from work whose process has died. What then becomes of it is a matter
+of its kind: an activation has failed, an import is taken up where it was.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.errors import JobEnded, JobNotFound, ServiceError
+from service.gallery import doom, drop_doomed
+from service.serving import Serving
+from service.tables import Job, JobFile, now
+
+RUNNING = ("queued", "running")
+LEASE = timedelta(seconds=10)
+"""A job that nobody has kept alive for so long is dead; processes on one database need clocks that agree."""
+
+CANCELLED = "it was cancelled"
+MAX_ERRORS = 1_000
+
+
+class Cancelled(ServiceError):
+    """The job that is being done is not wanted any more."""
+
+
+@dataclass(frozen=True)
+class FileError:
+    """Why a file of a job was not enrolled; `position` is its place in the request."""
+
+    position: int
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job, how many of its files have failed, and why: the first thousand of them."""
+
+    row: Job
+    num_failed: int
+    errors: list[FileError]
+
+
+def find_job(serving: Serving, job_id: str) -> Progress:
+    """Return the job of this id.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    with serving.sessions.read() as session:
+        return _progress(session, job_id)
+
+
+def cancel(serving: Serving, job_id: str) -> Progress:
+    """Cancel a job that has not ended; what it has enrolled stays, an activation leaves all as it was.
+
+    Raises:
+        JobNotFound: there is none.
+        JobEnded: it has ended.
+    """
+    with serving.changing() as change:
+        progress = _progress(change.session, job_id)
+        if progress.row.state not in RUNNING:
+            raise JobEnded(job_id, progress.row.state)
+        finish(change.session, job_id, "cancelled", CANCELLED)
+        forget_files(change.session, job_id)
+        change.session.refresh(progress.row)
+    drop_doomed(serving)
+    return progress
+
+
+def keep_alive(serving: Serving, job_ids: Iterable[str]) -> None:
+    """Say that these jobs are being done."""
+    if wanted := list(job_ids):
+        with serving.sessions.write.begin() as session:
+            statement = update(Job).where(Job.id.in_(wanted), Job.state.in_(RUNNING))
+            session.execute(statement.values(alive_at=now()))
+
+
+def advance(session: Session, job_id: str, done: int, total: int) -> None:
+    """Say how far a job is.
+
+    Raises:
+        Cancelled: it is not wanted any more.
+    """
+    statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+    values = {
+        "state": "running",
+        "done": done,
+        "total": total,
+        "started_at": func.coalesce(Job.started_at, now()),
+    }
+    if not session.execute(statement.values(values)).rowcount:  # type: ignore[attr-defined]
+        raise Cancelled(CANCELLED)
+
+
+def require(session: Session, job_id: str) -> None:
+    """See to it that a job is still wanted; alone among those who change the gallery, it then stays so.
+
+    Raises:
+        Cancelled: it is not.
+    """
+    if session.scalar(select(Job.state).where(Job.id == job_id)) not in RUNNING:
+        raise Cancelled(CANCELLED)
+
+
+def finish(session: Session, job_id: str, state: str, error: str | None) -> None:
+    """End a job, unless it has ended."""
+    statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+    session.execute(statement.values(state=state, error=error, finished_at=now()))
+
+
+def forget_files(session: Session, job_id: str) -> None:
+    """Let go of the crops that a job has not enrolled."""
+    pending = JobFile.job_id == job_id, JobFile.error.is_(None)
+    doom(session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256})
+    session.execute(delete(JobFile).where(*pending))
+
+
+def is_dead() -> ColumnElement[bool]:
+    """Tell jobs that run and have not been kept alive; a clock that was set back does not hide them."""
+    moment = now()
+    return Job.state.in_(RUNNING) & or_(
+        Job.alive_at.is_(None), ~Job.alive_at.between(moment - LEASE, moment + LEASE)
+    )
+
+
+def _progress(session: Session, job_id: str) -> Progress:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    failed = JobFile.job_id == job_id, JobFile.error.is_not(None)
+    statement = select(JobFile.position, JobFile.name, JobFile.error).where(*failed)
+    rows = session.execute(statement.order_by(JobFile.position).limit(MAX_ERRORS)).all()
+    num_failed = session.scalar(select(func.count()).select_from(JobFile).where(*failed)) or 0
+    return Progress(job, num_failed, [FileError(row[0], row[1], row[2] or "") for row in rows])

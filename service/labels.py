@@ -1,0 +1,75 @@
+"""What may be said of a crop, and in which words: ids that callers choose, and times."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_NAME = 255
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def blank_is_none(value: object) -> object:
+    """Take an empty field for one that is not there."""
+    return None if value == "" else value
+
+
+def _printable(value: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ValueError("control characters are not allowed")
+    if value in (".", ".."):
+        raise ValueError("no URL can name it")
+    return value
+
+
+def _rfc_3339(value: object) -> object:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
+        raise ValueError("expected an RFC 3339 time with an offset, such as 2026-01-31T08:15:00Z")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is outside the years 1 to 9999 in UTC") from None
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
+"""An id that the caller chooses: any text without control characters."""
+
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+"""An RFC 3339 time with its offset, turned into UTC."""
+
+OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
+OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the caller knows of a crop; without an identity it gets one of its own."""
+
+    identity_id: str | None = None
+    camera_id: str | None = None
+    captured_at: datetime | None = None
+    track_id: str | None = None
+
+
+class ItemMetadata(BaseModel):
+    """What is known of one image; an absent, null or empty field is unknown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity_id: OptionalName = None
+    camera_id: OptionalName = None
+    captured_at: OptionalTime = None
+    track_id: OptionalName = None
+
+    def label(self) -> Label:
+        """Return the same as a label."""
+        return Label(self.identity_id, self.camera_id, self.captured_at, self.track_id)

@@ -1,0 +1,122 @@
+"""What mentions people beside their items: operations, files that jobs are to enrol, kept answers.
+
+All of it goes with the people when they are erased.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from service.gallery import SLOTS_PER_STATEMENT, doom
+from service.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
+
+ITEM_ID = re.compile(rb"[0-9a-f]{32}")
+
+
+def pages(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Return values as many at a time as a statement can name."""
+    for start in range(0, len(values), SLOTS_PER_STATEMENT):
+        yield values[start : start + SLOTS_PER_STATEMENT]
+
+
+def operations_on_items(session: Session, slots: Sequence[int]) -> set[str]:
+    """Return the ids of the operations that have moved one of these items."""
+    found: set[str] = set()
+    for page in pages(slots):
+        found |= set(session.scalars(select(Move.operation_id).where(Move.slot.in_(page))))
+    return found
+
+
+def gone_keys(session: Session, keys: Collection[int]) -> set[int]:
+    """Return those of these keys that no identity has any more."""
+    left: set[int] = set()
+    for page in pages(list(keys)):
+        left |= set(session.scalars(select(Identity.key).where(Identity.key.in_(page))))
+    return set(keys) - left
+
+
+def erase_operations(session: Session, operations: set[str], keys: set[int]) -> tuple[int, set[str]]:
+    """Delete these operations and those on identities that are gone; return how many, and the ids these had.
+
+    An identity that such an operation has done away with was merged into what is erased: it is the same
+    person, and the operations on it go too.
+    """
+    names: set[str] = set()
+    seen: set[int] = set()
+    while True:
+        for page in pages(list(keys - seen)):
+            operations |= set(
+                session.scalars(
+                    select(FormerIdentity.operation_id).where(FormerIdentity.identity_key.in_(page))
+                )
+            )
+            operations |= set(
+                session.scalars(
+                    select(Move.operation_id).where(or_(Move.from_key.in_(page), Move.to_key.in_(page)))
+                )
+            )
+        seen |= keys
+        former = [
+            row
+            for page in pages(sorted(operations))
+            for row in session.scalars(
+                select(FormerIdentity).where(FormerIdentity.operation_id.in_(page))
+            ).all()
+        ]
+        gone = gone_keys(session, {row.identity_key for row in former})
+        names |= {str(said["id"]) for row in former if row.identity_key in gone for said in _said(row)}
+        if gone <= seen:
+            break
+        keys = gone
+    for page in pages(sorted(operations)):
+        session.execute(delete(Operation).where(Operation.id.in_(page)))
+    for page in pages(sorted(names)):
+        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(page))))  # someone else by now
+    return len(operations), names
+
+
+def _said(row: FormerIdentity) -> list[dict[str, Any]]:
+    return [said for said in (row.before, row.after) if said and "id" in said]
+
+
+def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -> int:
+    """Delete what jobs were to enrol, or could not enrol, under these identities; the crops are doomed."""
+    if not names:
+        return 0
+    label = JobFile.label["identity_id"].as_string()
+    num = 0
+    for page in pages(sorted(names)):
+        found = session.scalars(select(JobFile.sha256).where(label.in_(page))).all()
+        sha256s = {sha256 for sha256 in found if sha256}
+        doom(session, sha256s)
+        crops |= sha256s
+        session.execute(delete(JobFile).where(label.in_(page)))
+        num += len(found)
+    return num
+
+
+def erase_answers(session: Session, names: Collection[str], item_ids: Collection[str]) -> int:
+    """Delete kept answers that mention one of these."""
+    ids = {item_id.encode() for item_id in item_ids}
+    quoted = [json.dumps(name, ensure_ascii=flag).encode() for name in names for flag in (True, False)]
+    places = tuple(f"/{quote(name, safe=safe)}" for name in names for safe in ("", "/"))
+    answers = select(KeptAnswer.key, KeptAnswer.headers, KeptAnswer.body).execution_options(yield_per=100)
+    mentioning = [
+        key
+        for key, headers, body in session.execute(answers)
+        if any(text in (body or b"") for text in quoted)
+        or not ids.isdisjoint(ITEM_ID.findall(body or b""))
+        or any(_ends_with(value, places) for value in headers.values())
+    ]
+    for page in pages(mentioning):
+        session.execute(delete(KeptAnswer).where(KeptAnswer.key.in_(page)))
+    return len(mentioning)
+
+
+def _ends_with(value: object, endings: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value.endswith(endings)

@@ -1,0 +1,50 @@
+"""Erase by age: what was seen, or else enrolled, longer ago than the settings allow."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, false, func, or_, select
+
+from service.erasure import clean, erase_items
+from service.serving import Serving
+from service.settings import Settings
+from service.tables import Item
+
+ITEMS_PER_PAGE = 1_000
+
+
+def expire(serving: Serving, moment: datetime) -> int:
+    """Erase the items that are too old at this moment, a page a transaction, and return how many.
+
+    An item of the future is not old. Without a time limit nothing is.
+
+    Raises:
+        DatabaseUnavailable: they are erased, and the files could not be made clean yet.
+    """
+    limits = _limits(serving.settings, moment)
+    expired = select(Item.slot).where(or_(false(), *limits)).order_by(Item.slot).limit(ITEMS_PER_PAGE)
+    num = 0
+    while limits and not serving.stopping.is_set():
+        with serving.sessions.read() as session:
+            if session.scalar(expired.limit(1)) is None:
+                break
+        with serving.changing() as change:
+            slots = change.session.scalars(expired).all()
+            if slots:
+                erase_items(change, slots, "retention")
+        num += len(slots)
+    clean(serving)
+    return num
+
+
+def _limits(settings: Settings, moment: datetime) -> list[ColumnElement[bool]]:
+    """Return what holds for an item that is too old: any of these."""
+    seen = func.coalesce(Item.captured_at, Item.created_at)
+    by_camera = settings.retention_days_by_camera
+    limits = [
+        and_(Item.camera_id == camera_id, seen < moment - timedelta(days=days))
+        for camera_id, days in by_camera.items()
+    ]
+    if settings.retention_days is not None:
+        others = or_(Item.camera_id.is_(None), Item.camera_id.not_in(by_camera))
+        limits.append(and_(others, seen < moment - timedelta(days=settings.retention_days)))
+    return limits

@@ -1,0 +1,151 @@
+"""POST /gallery: enrol crops, at once or as a job."""
+
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
+from pydantic import TypeAdapter, ValidationError
+
+from service.duplicates import OnDuplicate
+from service.errors import InvalidRequest
+from service.folders import Layout
+from service.gallery import enroll
+from service.idempotency import keep_answer
+from service.imports import accept_archive, accept_images
+from service.jobs import Progress
+from service.labels import ItemMetadata, Label, OptionalName, OptionalTime
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.schemas import EnrolmentAnswer, JobAnswer
+
+router = APIRouter(prefix="/gallery", tags=["gallery"])
+
+MAX_IMAGES = 64
+
+Images = Annotated[
+    list[UploadFile],
+    File(max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP; 1 to 64."),
+]
+MetadataList = TypeAdapter(list[ItemMetadata])
+
+
+class Posted(NamedTuple):
+    """The images of a request with a label for each, or an archive and a label for all."""
+
+    images: list[UploadFile]
+    labels: list[Label]
+    archive: UploadFile | None
+    common: Label
+
+
+def posted(
+    images: Images = [],  # noqa: B006
+    archive: Annotated[
+        UploadFile | None,
+        File(
+            description="Instead of images a tar (plain, gz, bz2, xz) or zip of them; labels are those of "
+            "its gallery.csv (path, identity_id, camera_id, captured_at, track_id) or by `layout`."
+        ),
+    ] = None,
+    identity_id: Annotated[
+        OptionalName, Form(description="Whose the crops are; without it each is an identity of its own.")
+    ] = None,
+    camera_id: Annotated[OptionalName, Form(description="Which camera saw them.")] = None,
+    captured_at: Annotated[
+        OptionalTime, Form(description="When: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z.")
+    ] = None,
+    track_id: Annotated[OptionalName, Form(description="The tracker's id of the walk they are from.")] = None,
+    metadata: Annotated[
+        str,
+        Form(
+            description="Instead of the fields for all: a JSON array with one object of identity_id, "
+            "camera_id, captured_at and track_id for each image, in their order. An empty field counts as "
+            "absent."
+        ),
+    ] = "",
+) -> Posted:
+    """Read the images and their labels from the form.
+
+    Raises:
+        InvalidRequest: if there is nothing to enrol, or too much, or the metadata are malformed, too few or
+            many, or given beside the common fields.
+    """
+    if bool(images) == (archive is not None):
+        raise _invalid("images", "give 1 to 64 images, or one archive")
+    common = Label(identity_id, camera_id, captured_at, track_id)
+    if not metadata:
+        return Posted(images, [common] * len(images), archive, common)
+    if common != Label() or archive is not None:
+        raise _invalid(
+            "metadata", "give either metadata or the fields for all images, not both, and none for an archive"
+        )
+    try:
+        entries = MetadataList.validate_json(metadata)
+    except ValidationError as error:
+        faults = [
+            {"loc": ["body", "metadata", *e["loc"]], "msg": e["msg"], "type": e["type"]}
+            for e in error.errors()
+        ]
+        where = ".".join(map(str, faults[0]["loc"][1:]))
+        raise InvalidRequest(f"{where}: {faults[0]['msg']}", faults) from error
+    if len(entries) != len(images):
+        raise _invalid("metadata", f"{len(entries)} entries for {len(images)} images")
+    return Posted(images, [entry.label() for entry in entries], None, common)
+
+
+def _invalid(field: str, message: str) -> InvalidRequest:
+    fault: dict[str, Any] = {"loc": ["body", field], "msg": message, "type": "value_error"}
+    return InvalidRequest(f"{field}: {message}", [fault])
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=EnrolmentAnswer,
+    responses={
+        200: {"model": EnrolmentAnswer, "description": "All were there already"},
+        202: {"model": JobAnswer, "description": "A job enrols them"},
+        **responses(400, 409, 413, 415, 422, 503),
+    },
+)
+def post_gallery(
+    posted: Annotated[Posted, Depends(posted)],
+    request: Request,
+    serving: ReadyServing,
+    request_id: RequestId,
+    on_duplicate: Annotated[
+        OnDuplicate,
+        Form(
+            description="What to do with the same bytes from the same camera: give the item there is, or..."
+        ),
+    ] = "return",
+    layout: Annotated[Layout, Form(description="What names in an archive mean.")] = Layout.flat,
+    prefer: Annotated[str, Header(description="respond-async: answer with a job.")] = "",
+) -> Response:
+    """Enrol 1 to 64 crops, all or none; what is answered 201 is on the disk and found by searches.
+
+    An archive, and images with `Prefer: respond-async`, are kept at once and enrolled by a job.
+    """
+
+    def answer_job(session: Any, job: Any) -> None:
+        answers.append(
+            (202, JobAnswer.of(Progress(job, 0, []), request_id).model_dump_json(), f"/jobs/{job.id}")
+        )
+        keep_answer(request.scope, session, *answers[-1])
+
+    def answer_items(session: Any, enrolment: Any) -> None:
+        status = 201 if any(enrolment.are_new) else 200
+        answers.append((status, EnrolmentAnswer.of(enrolment, request_id).model_dump_json(), None))
+        keep_answer(request.scope, session, *answers[-1])
+
+    answers: list[tuple[int, str, str | None]] = []
+    if posted.archive is not None:
+        accept_archive(serving, posted.archive.file, posted.common, layout, on_duplicate, answer_job)
+    elif "respond-async" in prefer.lower():
+        named = [(image.filename or "", image.file) for image in posted.images]
+        accept_images(serving, named, posted.labels, on_duplicate, answer_job)
+    else:
+        files = [image.file for image in posted.images]
+        enroll(serving, files, posted.labels, on_duplicate, answer_items)
+    status, body, location = answers[-1]
+    headers = {} if location is None else {"Location": location}
+    return Response(body, status, headers, media_type="application/json")

@@ -1,0 +1,63 @@
+"""DELETE /identities/{id} and GET /erasures: delete or erase a person, and the receipts of that."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from service.erasure import delete_identity as delete_with_items
+from service.erasure import erase_identity, list_erasures
+from service.erasure_schemas import ErasureAnswer, ErasureReceipt, ErasuresAnswer
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.routes.identities import IdentityId
+from service.schemas import cursor_of, number_of_cursor
+
+router = APIRouter(tags=["identities"])
+
+
+@router.delete(
+    "/identities/{identity_id}",
+    response_model=ErasureAnswer,
+    responses={
+        200: {"description": "Erased: the receipt"},
+        204: {"description": "Deleted"},
+        **responses(404, 422, 503),
+    },
+)
+def delete_identity(
+    identity_id: IdentityId,
+    serving: ReadyServing,
+    request_id: RequestId,
+    mode: Annotated[
+        Literal["delete", "erase"],
+        Query(description="erase also cleans the files of what deleted rows leave there."),
+    ] = "delete",
+) -> Response | ErasureAnswer:
+    """Delete an identity with its items and crops; `erase` leaves nothing of them on the disk.
+
+    A 503 `database_unavailable` after which the identity is not found says that cleaning the database file
+    goes on in the background; its receipt is in GET /erasures.
+    """
+    if mode == "delete":
+        delete_with_items(serving, identity_id)
+        return Response(status_code=204)
+    receipt = ErasureReceipt.of(erase_identity(serving, identity_id))
+    return ErasureAnswer(**receipt.model_dump(), request_id=request_id)
+
+
+@router.get("/erasures", responses=responses(422, 503))
+def get_erasures(
+    serving: ReadyServing,
+    request_id: RequestId,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many receipts at most.")] = 100,
+    cursor: Annotated[
+        str, Query(max_length=64, description="The next_cursor of the page before; empty for the first.")
+    ] = "",
+) -> ErasuresAnswer:
+    """List the receipts of all erasures, a page at a time."""
+    erasures, last = list_erasures(serving, limit, number_of_cursor(cursor))
+    return ErasuresAnswer(
+        request_id=request_id,
+        erasures=[ErasureReceipt.of(erasure) for erasure in erasures],
+        next_cursor=None if last is None else cursor_of(last),
+    )
