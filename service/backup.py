@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from sqlalchemy import URL, Connection, Engine, func, select, text
+from sqlalchemy import URL, Connection, Engine, func, select
 from sqlalchemy.engine import make_url
 
 from model.files import sync_dir
 from service.backup_file import FORMAT, TABLES, About, BackupWriter
-from service.database import known_schemas, make_engine, migrate, schema_of
+from service.database import known_schemas, make_engine, migrate, rewrite, schema_of
 from service.errors import BackupFailed, CropMissing
 from service.settings import Settings
 from service.storage import CropStore
@@ -26,9 +26,6 @@ from service.tables import Gallery, Identity, Item, Model, now
 
 TRIES = 3
 """A crop may be put back, by a new item, just after it was not found."""
-
-WIPING = text("PRAGMA secure_delete=ON")
-"""So that what is taken out of a copy leaves no trace in its file."""
 
 HINT = "--allow-missing makes a backup without what is gone; `reid check` names it all"
 
@@ -76,10 +73,8 @@ def _write(settings: Settings, live: Engine, file: BinaryIO, tables: Path, allow
             schema = _checked_schema(source)
             migrate(engine)
             with engine.begin() as copy:
-                copy.execute(WIPING)
                 copy_tables(source, copy)
         with engine.begin() as copy:
-            copy.execute(WIPING)
             num_crops, num_missing = _add_crops(
                 writer, CropStore(settings.crops_dir), live, copy, allow_missing
             )
@@ -97,6 +92,7 @@ def _write(settings: Settings, live: Engine, file: BinaryIO, tables: Path, allow
                 missing_crops=num_missing,
                 left_out=("kept answers", "jobs that have not ended, and their files"),
             )
+        rewrite(engine, 0)  # what was taken out leaves no trace in the file
     finally:
         engine.dispose()
     for model in models:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service import cli_backup
+from service import cli_backup, cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
 from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
@@ -220,6 +220,9 @@ def import_official(
 
 app.command()(cli_backup.backup)
 app.command()(cli_backup.restore)
+app.command()(cli_transfer.export)
+app.command("import")(cli_transfer.import_crops)
+app.command("erasures")(cli_transfer.print_erasures)
 
 
 if __name__ == "__main__":
