@@ -20,14 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
-from service.database import make_engine, make_sessions, migrate, migrations_dir, rewrite
+from service.database import known_schemas, make_engine, make_sessions, migrate, rewrite, schema_of
 from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery import drop_identities
@@ -320,14 +317,11 @@ def _extract_tables(path: Path, copy: Path) -> None:
             with copy.open("wb") as target:
                 while chunk := file.read(CHUNK):
                     target.write(chunk)
-    config = Config()
-    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     engine = make_engine(f"sqlite:///{copy}")
     with engine.connect() as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
+        revision = schema_of(connection)
     engine.dispose()
-    if revision not in known:
+    if revision not in known_schemas():
         raise BadBackup(f"{path} was written by a newer version of this program (schema {revision})")
 
 

@@ -6,19 +6,18 @@ others start at once.
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.client import Client, ClientError, Failure, enroll_in_batches
+from service import cli_transfer
+from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
+from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
 from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 JOB_POLL_S = 0.5
 
 app = typer.Typer(
@@ -32,10 +31,7 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-
-Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
 
 
@@ -128,13 +124,6 @@ def restore(
     raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
 
 
-@app.command("erasures")
-def list_erasures(url: Url = DEFAULT_URL) -> None:
-    """Print the receipts of all erasures as JSON, for `reid restore --erasures`; they hold no names."""
-    with _errors_as_sentences(), Client(url) as client:
-        typer.echo(json.dumps(client.erasures(), indent=1))
-
-
 @app.command()
 def enroll(
     paths: Crops,
@@ -160,7 +149,7 @@ def enroll(
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
     started_s = time.monotonic()
     try:
-        with _errors_as_sentences(), Client(url) as client, progress() as tell:
+        with errors_as_sentences(), Client(url) as client, progress() as tell:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
                 say_what_failed(outcome.failures)
                 num_enrolled += outcome.num_enrolled
@@ -194,7 +183,7 @@ def search(
         "exclude_camera_id": exclude_camera_id,
         "min_score": min_score,
     }
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.search(files, fields)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -205,7 +194,7 @@ def search(
 @models_app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the networks that the service has."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.list_models()
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -219,14 +208,14 @@ def register(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Send a checkpoint to the service; print its version."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         typer.echo(client.register_model(file)["version"])
 
 
 @models_app.command()
 def activate(version: str, url: Url = DEFAULT_URL) -> None:
     """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         job = client.activate_model(version)
         with progress() as tell:
             while job["state"] in {"queued", "running"}:
@@ -265,16 +254,9 @@ def _chosen(data_dir: Path | None) -> dict[str, str]:
     return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
 
 
-@contextmanager
-def _errors_as_sentences() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        say(err, str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        say(err, f"{error.filename}: {error.strerror}")
-        raise typer.Exit(1) from None
+app.command()(cli_transfer.export)
+app.command("import")(cli_transfer.import_crops)
+app.command("erasures")(cli_transfer.print_erasures)
 
 
 if __name__ == "__main__":
