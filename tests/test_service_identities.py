@@ -158,13 +158,9 @@ def test_what_is_not_there_is_not_found(shared_client: httpx.Client) -> None:
 
 def test_a_timeline_tells_visits_by_camera(client: httpx.Client) -> None:
     def see(camera_id: str, *seconds: float) -> list[str]:
+        seen = {"identity_id": "anna", "camera_id": camera_id, "on_duplicate": "store"}
         times = [EPOCH + timedelta(seconds=second) for second in seconds]
-        return [
-            enroll(client, crop(1), identity_id="anna", camera_id=camera_id, captured_at=at.isoformat())[0][
-                "id"
-            ]
-            for at in times
-        ]
+        return [enroll(client, crop(1), captured_at=at.isoformat(), **seen)[0]["id"] for at in times]
 
     door = see("door", 0, 10, 400, 405)
     hall = see("hall", 5)

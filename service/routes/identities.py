@@ -73,10 +73,10 @@ def get_suggestions(
     fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely one person, never two who were seen in one frame."""
-    found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
+    version, found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
     return SuggestionsAnswer(
         request_id=request_id,
-        model_version=serving.current().version,
+        model_version=version,
         suggestions=[SuggestedPair.showing(pair) for pair in found],
     )
 
