@@ -21,6 +21,8 @@ from service.terminal import Tell, err, out, progress, say, say_what_failed
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended."""
 
+CANCELLED = "the import was cancelled; what is enrolled stays"
+
 Many = list[str] | None
 
 
@@ -183,8 +185,7 @@ def _await(
     if job["num_failed"] > len(job["errors"]):
         say(err, f"and {job['num_failed'] - len(job['errors'])} others")
     if job["state"] != "succeeded":
-        reason = f": {job['error']}" if job["error"] else ""
-        say(err, f"the import was {job['state']}{reason}; what is enrolled stays")
+        say(err, f"the import has {job['state']}: {job['error']}" if job["state"] == "failed" else CANCELLED)
         raise typer.Exit(INTERRUPTED if is_stopped else 1)
 
 
