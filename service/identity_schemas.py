@@ -22,10 +22,16 @@ def _has_no_equals(name: str) -> str:
     return name
 
 
+def _can_be_kept(text: str | None) -> str | None:
+    if text and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("NUL and halves of characters cannot be kept")
+    return text or None
+
+
 AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_has_no_equals)]
 Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES)]
-Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(lambda text: text or None)]
-ItemIds = Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
+Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_can_be_kept)]
+ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class IdentityDescription(BaseModel):
@@ -82,7 +88,7 @@ class IdentityPage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(max_length=255, description="Is within the name; case does not matter.")] = ""
+    name: Annotated[OptionalName, Field(description="Is within the name; case does not matter.")] = None
     attribute: AttributePairs = []
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: Annotated[str, Field(max_length=64)] = ""

@@ -27,6 +27,7 @@ from service.identity_schemas import (
     TimelineVisit,
     given,
 )
+from service.labels import SLASH_IN_NAME
 from service.operations import find_operation, merge, reject, split, undo
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
@@ -39,7 +40,7 @@ router = APIRouter(tags=["identities"])
 IdentityId = Annotated[
     str,
     Path(description="Percent-encoded: a slash in it is %2F."),
-    AfterValidator(lambda identity_id: identity_id.replace("\0", "/")),  # see service/edge.py
+    AfterValidator(lambda identity_id: identity_id.replace(SLASH_IN_NAME, "/")),
 ]
 
 
@@ -60,7 +61,7 @@ def get_identities(
     """List identities in the order they were made, a page at a time."""
     attributes = attributes_of(page.attribute)
     after = number_of_cursor(page.cursor)
-    known, last = list_identities(serving, page.limit, after, page.name, attributes)
+    known, last = list_identities(serving, page.limit, after, page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in known],
