@@ -61,6 +61,7 @@ class IdentityFields(BaseModel):
     num_items: int
     first_seen: datetime | None
     last_seen: datetime | None
+    cameras: list[str]
 
     @classmethod
     def of(cls, known: Known) -> "IdentityFields":
@@ -74,6 +75,7 @@ class IdentityFields(BaseModel):
             num_items=known.num_items,
             first_seen=known.first_seen,
             last_seen=known.last_seen,
+            cameras=known.cameras,
         )
 
 
@@ -179,27 +181,48 @@ class CorrectionAnswer(GalleryItem):
     operation_id: str | None
 
 
-class OperationAnswer(BaseModel):
+class OperationFields(BaseModel):
     """What was corrected; POST /operations/{id}/undo takes it back."""
 
-    request_id: str
     operation_id: str
     kind: Literal["merge", "split", "relabel", "reject"]
     created_at: datetime
     undone_at: datetime | None
 
     @classmethod
-    def of(cls, operation: Operation, request_id: str) -> "OperationAnswer":
+    def of(cls, operation: Operation) -> "OperationFields":
         """Show an operation."""
         return cls.model_validate(
             {
-                "request_id": request_id,
                 "operation_id": operation.id,
                 "kind": operation.kind,
                 "created_at": operation.created_at,
                 "undone_at": operation.undone_at,
             }
         )
+
+
+class OperationAnswer(OperationFields):
+    """One operation."""
+
+    request_id: str
+
+
+class OperationPage(BaseModel):
+    """How much of a list to give, and how far it was read before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    cursor: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+
+
+class OperationsAnswer(BaseModel):
+    """One page of a list, the newest first; the last one has no `next_cursor`."""
+
+    request_id: str
+    operations: list[OperationFields]
+    next_cursor: str | None
 
 
 class SuggestionFields(SelectionFields):
