@@ -6,19 +6,18 @@ others start at once.
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.client import Client, ClientError, Failure, enroll_in_batches
+from service import cli_transfer
+from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
+from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
 from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 JOB_POLL_S = 0.5
 
 app = typer.Typer(
@@ -32,8 +31,6 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-
-Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
 
@@ -66,9 +63,7 @@ class GroupBy(StrEnum):
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [REID_HOST, or 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [REID_PORT, or 8000]")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes, each with the whole index.  [REID_WORKERS, or 1]")
     ] = None,
@@ -84,9 +79,7 @@ def serve(
 def check(
     repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
 
@@ -95,8 +88,40 @@ def check(
     """
     from service.launch import run_check
 
-    chosen = {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
-    raise typer.Exit(run_check(chosen, num_recomputed=sample, repair=repair))
+    raise typer.Exit(run_check(_chosen(data_dir), num_recomputed=sample, repair=repair))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a gallery, crops and networks included, to one file, beside a running service or without.
+
+    The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
+    """
+    from service.launch import run_backup
+
+    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `reid backup` wrote.")],
+    erasures: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Receipts, as `reid erasures` prints; may repeat."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put a backup into an empty data folder and database; a torn file is refused, nothing is overwritten.
+
+    People who were erased after the backup was made come back with it, unless --erasures names the receipts.
+    """
+    from service.launch import run_restore
+
+    raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
 
 
 @app.command()
@@ -124,7 +149,7 @@ def enroll(
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
     started_s = time.monotonic()
     try:
-        with _errors_as_sentences(), Client(url) as client, progress() as tell:
+        with errors_as_sentences(), Client(url) as client, progress() as tell:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
                 say_what_failed(outcome.failures)
                 num_enrolled += outcome.num_enrolled
@@ -158,7 +183,7 @@ def search(
         "exclude_camera_id": exclude_camera_id,
         "min_score": min_score,
     }
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.search(files, fields)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -169,7 +194,7 @@ def search(
 @models_app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the networks that the service has."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         answer = client.list_models()
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -183,14 +208,14 @@ def register(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Send a checkpoint to the service; print its version."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         typer.echo(client.register_model(file)["version"])
 
 
 @models_app.command()
 def activate(version: str, url: Url = DEFAULT_URL) -> None:
     """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
-    with _errors_as_sentences(), Client(url) as client:
+    with errors_as_sentences(), Client(url) as client:
         job = client.activate_model(version)
         with progress() as tell:
             while job["state"] in {"queued", "running"}:
@@ -225,16 +250,13 @@ def import_official(
     say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
-@contextmanager
-def _errors_as_sentences() -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        say(err, str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        say(err, f"{error.filename}: {error.strerror}")
-        raise typer.Exit(1) from None
+def _chosen(data_dir: Path | None) -> dict[str, str]:
+    return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
+
+
+app.command()(cli_transfer.export)
+app.command("import")(cli_transfer.import_crops)
+app.command("erasures")(cli_transfer.print_erasures)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 
@@ -25,6 +25,9 @@ MAX_RETRY_AFTER_S = 30.0
 PUT_OFF = frozenset({429, 503})
 ABOUT_THE_IMAGES = frozenset({400, 413, 415, 422})
 TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
+ARCHIVE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0, pool=None)
+JOB_POLL_S = 0.5
+PAGE = 500
 # An idle connection is dropped well before the server's 5 s are over: none is reused as the server closes it.
 KEEPALIVE_EXPIRY_S = 2.0
 
@@ -126,13 +129,61 @@ class Client:
         """Ask the service to re-embed its gallery with a version and switch to it; give the job."""
         return self._send("POST", f"/models/{version}/activate")
 
+    def items(self, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give the items that the filters let through, in the order of enrolment, as they are by and by."""
+        for page in self._pages("/gallery", fields):
+            yield from page["items"]
+
+    def image(self, item_id: str) -> tuple[bytes, str] | None:
+        """Give the bytes of an item and their type; None if it is there no more."""
+        response = self._request("GET", f"/gallery/{item_id}/image")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if not response.is_success:
+            _read_answer(response)
+        return response.content, response.headers["content-type"]
+
+    def erasures(self) -> list[dict[str, Any]]:
+        """Give the receipts of all erasures."""
+        return [receipt for page in self._pages("/erasures", {}) for receipt in page["erasures"]]
+
+    def send_archive(self, name: str, archive: BinaryIO, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a tar or zip of crops, with the fields of the form; give the job that enrols them."""
+        data = {field: value for field, value in fields.items() if value is not None}
+        files = {"archive": (_sendable_name(Path(name)), archive)}
+        return self._send("POST", "/gallery", files=files, data=data, timeout=ARCHIVE_TIMEOUT)
+
+    def follow(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give the state of a job again and again, until it has ended."""
+        while True:
+            yield job
+            if job["state"] not in {"queued", "running"}:
+                return
+            time.sleep(JOB_POLL_S)
+            job = self.job(job["id"])
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job, and give its state."""
+        return self._send("DELETE", f"/jobs/{job_id}")
+
     def job(self, job_id: str) -> dict[str, Any]:
         """Give the state of a job."""
         return self._send("GET", f"/jobs/{job_id}")
 
-    def _send(
+    def _pages(self, path: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        known = {name: value for name, value in fields.items() if value is not None}
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._send("GET", path, params={"limit": PAGE, **known, "cursor": cursor})
+            yield page
+            cursor = page["next_cursor"]
+
+    def _send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        return _read_answer(self._request(method, path, **options))
+
+    def _request(
         self, method: str, path: str, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, **body: Any
-    ) -> dict[str, Any]:
+    ) -> httpx.Response:
         for delay_s in (*retry_delays_s, None):
             try:
                 response = self._http.request(method, path, **body)
@@ -144,7 +195,7 @@ class Client:
                 raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
             else:
                 if delay_s is None or response.status_code not in PUT_OFF:
-                    return _read_answer(response)
+                    return response
                 time.sleep(_retry_after_s(response) or delay_s)
         raise AssertionError("the last try returns or raises")
 

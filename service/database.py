@@ -13,7 +13,9 @@ from typing import Any
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -40,7 +42,7 @@ class Sessions:
     engine: Engine
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str | URL) -> Engine:
     """Make an engine; an SQLite file gets its folder when it is first opened, and loses nothing committed."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -94,13 +96,28 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
 
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision, in one transaction; one process at a time."""
-    config = Config()
-    config.set_main_option("script_location", str(_migrations_dir()).replace("%", "%%"))
+    config = _config()
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def schema_of(connection: Connection) -> str | None:
+    """Return the revision of the schema that a database has, or None if it has none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def known_schemas() -> list[str]:
+    """Return the revisions of the schema that this program knows, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_migrations_dir()).replace("%", "%%"))
+    return config
 
 
 def _migrations_dir() -> Path:

@@ -9,6 +9,8 @@ ServiceError
 │   ├── ImageTooLarge       too many bytes or pixels
 │   └── CropTooSmall        too few pixels a side
 ├── DuplicateCrop           the crop is there already, and the caller wants none twice
+├── BadBackup               a backup that is torn, unknown, or would overwrite another
+├── NotEmpty                a backup is to be restored where there is a gallery
 ├── BadArchive              a tar or zip that is torn, hostile or too large
 ├── GalleryItemNotFound
 ├── ModelNotFound
@@ -133,6 +135,20 @@ class BadArchive(ServiceError):
 
     code = "bad_archive"
     title = "Bad archive"
+
+
+class BadBackup(ServiceError):
+    """A file that is no whole backup of ours; the message says why."""
+
+    code = "bad_backup"
+    title = "Bad backup"
+
+
+class NotEmpty(ServiceError):
+    """A backup is only restored where there is no gallery yet."""
+
+    code = "not_empty"
+    title = "Not empty"
 
 
 class GalleryItemNotFound(ServiceError):

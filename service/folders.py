@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-MARKET1501_NAME = re.compile(r"(?P<pid>-1|\d{4})_c(?P<camera>\d+)s\d+_\d+_\d+")
+MARKET1501_NAME = re.compile(r"(?P<pid>-1|\d{4}|[1-9]\d{4,})_c(?P<camera>\d+)s\d+_\d+_\d+")
 JUNK_PID = "-1"
 DISTRACTOR_PID = "0000"
 
@@ -60,6 +60,8 @@ def parse_market1501_name(name: str) -> tuple[str, str] | None:
     ('0002', '1')
     >>> parse_market1501_name("-1_c3s2_001351_04.jpg")
     ('-1', '3')
+    >>> parse_market1501_name("10000_c1s1_000451_00.jpg")
+    ('10000', '1')
     >>> parse_market1501_name("holiday.jpg") is None
     True
     """

@@ -109,6 +109,15 @@ def list_items(
     return items[:limit], None if is_last else items[limit - 1].slot
 
 
+def find_embeddings(serving: Serving, items: Sequence[Item], version: str) -> dict[int, bytes]:
+    """Return by slot what is stored of these items' embeddings by a version: float16, little endian."""
+    statement = select(Embedding.slot, Embedding.values).where(
+        Embedding.model_version == version, Embedding.slot.in_([item.slot for item in items])
+    )
+    with serving.sessions.read() as session:
+        return {row.slot: row.values for row in session.execute(statement)}
+
+
 def remove(serving: Serving, item_id: str) -> None:
     """Delete an item: its row, its embeddings, its identity and its crop where nothing else needs them.
 

@@ -1,6 +1,6 @@
 """Bodies of requests and answers, as the API documents them."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -149,6 +149,7 @@ class Page(SelectionFields):
     cursor: Annotated[
         str, Field(max_length=64, description="The next_cursor of the page before; empty for the first.")
     ] = ""
+    embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False
 
 
 def cursor_of(number: int) -> str:
@@ -261,11 +262,23 @@ class ItemAnswer(GalleryItem):
     request_id: str
 
 
+class ListedItem(GalleryItem):
+    """An item of a list; `embedding`, if asked for, is base64 of float16, little endian."""
+
+    embedding: str | None = None
+
+    @classmethod
+    def with_embedding(cls, item: Item, model_version: str, values: bytes | None) -> "ListedItem":
+        """Show a row and its embedding by that version, if there is one."""
+        shown = GalleryItem.of(item, model_version).model_dump()
+        return cls(**shown, embedding=None if values is None else b64encode(values).decode())
+
+
 class ItemsAnswer(BaseModel):
     """One page of a list, in the order of enrolment; the last one has no `next_cursor`."""
 
     request_id: str
-    items: list[GalleryItem]
+    items: list[ListedItem]
     next_cursor: str | None
 
 

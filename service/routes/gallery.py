@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from service.errors import InvalidRequest
-from service.gallery import find, list_items, remove, remove_all
+from service.gallery import find, find_embeddings, list_items, remove, remove_all
 from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.operations import correct_item
@@ -18,6 +18,7 @@ from service.schemas import (
     GalleryItem,
     ItemAnswer,
     ItemsAnswer,
+    ListedItem,
     Page,
     cursor_of,
     number_of_cursor,
@@ -31,16 +32,17 @@ _NOTHING = {"loc": ["body"], "msg": "no field to change", "type": "missing"}
 _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
 
 
-@router.get("", responses=responses(422, 503))
+@router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
 def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id: RequestId) -> ItemsAnswer:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
     items, last = list_items(serving, page.selection(), page.limit, number_of_cursor(page.cursor))
     version = serving.current().version
-    return ItemsAnswer(
-        request_id=request_id,
-        items=[GalleryItem.of(item, version) for item in items],
-        next_cursor=None if last is None else cursor_of(last),
-    )
+    shown = [ListedItem(**GalleryItem.of(item, version).model_dump()) for item in items]
+    if page.embeddings:
+        found = find_embeddings(serving, items, version)
+        shown = [ListedItem.with_embedding(item, version, found.get(item.slot)) for item in items]
+    next_cursor = None if last is None else cursor_of(last)
+    return ItemsAnswer(request_id=request_id, items=shown, next_cursor=next_cursor)
 
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))

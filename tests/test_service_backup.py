@@ -1,0 +1,260 @@
+"""One file that holds a gallery: whole beside a busy server, refused when torn, restored anywhere."""
+
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from archives import tar_of
+from live_server import activate, crop, enroll, search, serve, upload_model
+from service.backup import SUMS, Contents, backup, read_receipts, restore
+from service.check import check
+from service.database import make_engine, make_sessions, migrate
+from service.errors import BadBackup, CropMissing, NotEmpty
+from service.serving import Serving
+from service.settings import Settings
+from service.storage import CropStore
+
+MakeSettings = Callable[..., Settings]
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Serving]:
+    engine = make_engine(settings.database_url)
+    migrate(engine)
+    yield Serving(settings, make_sessions(engine))
+    engine.dispose()
+
+
+def back_up(settings: Settings, path: Path, *, replace: bool = False) -> Contents:
+    with opened(settings) as serving:
+        return backup(serving, path, replace=replace)
+
+
+def findings(settings: Settings) -> list[Any]:
+    with opened(settings) as serving:
+        return check(serving, num_recomputed=10).findings
+
+
+def seen(client: httpx.Client) -> dict[str, Any]:
+    """What a gallery answers, but for what is said of requests."""
+    identities = client.get("/identities").json()["identities"]
+    found = search(client, crop(1), crop(2), group_by="item", top_k=100)["matches"]
+    scores = {match["items"][0]["id"]: round(match["score"], 4) for match in found}
+    return {"identities": identities, "items": client.get("/gallery").json()["items"], "scores": scores}
+
+
+@pytest.fixture
+def other_settings(
+    request: pytest.FixtureRequest, tmp_path: Path, make_settings: MakeSettings, postgres: Callable[[], str]
+) -> Settings:
+    """Settings of another new gallery, on the kind of database that the test names."""
+    fields = {"database_url": postgres()} if request.param == "postgresql" else {}
+    return make_settings(tmp_path / "other", **fields)
+
+
+@pytest.mark.parametrize("other_settings", ["sqlite", "postgresql"], indirect=True)
+def test_a_gallery_moves_with_all_it_knows_between_databases(
+    either_settings: Settings, other_settings: Settings, tmp_path: Path, another_checkpoint: Path
+) -> None:
+    with serve(either_settings) as client:
+        for seed in range(4):
+            enroll(client, crop(seed), crop(seed, 1), identity_id=f"p{seed}", camera_id="door", track_id="t")
+        client.patch("/identities/p1", json={"name": "Zoë", "attributes": {"hat": "red"}})
+        merged = client.post("/identities/p1/merge", json={"source_ids": ["p2"]}).json()["operation_id"]
+        item = client.get("/identities/p3/items").json()["items"][0]["id"]
+        client.post("/identities/p1/reject", json={"item_ids": [item]})
+        activate(client, upload_model(client, another_checkpoint).json()["version"])
+        before = seen(client)
+        contents = back_up(either_settings, tmp_path / "backup.tar")
+        assert seen(client) == before
+    assert (contents.num_items, contents.num_crops, contents.num_models) == (8, 8, 2)
+    assert restore(other_settings, tmp_path / "backup.tar") == contents
+    assert findings(other_settings) == []
+    with serve(other_settings) as client:
+        assert seen(client) == before
+        assert client.post(f"/operations/{merged}/undo").status_code == 200
+        assert client.get("/identities/p2").json()["num_items"] == 2
+        (new,) = enroll(client, crop(9), identity_id="someone new")
+        assert client.get(new["image_url"]).content == crop(9)
+    with pytest.raises(NotEmpty, match="items"):
+        restore(other_settings, tmp_path / "backup.tar")
+    assert findings(other_settings) == []
+
+
+def test_a_backup_of_a_busy_server_is_whole(either_settings: Settings, tmp_path: Path) -> None:
+    with serve(either_settings) as client:
+        stay = {item["id"] for item in enroll(client, *[crop(seed) for seed in range(30)], camera_id="a")}
+        is_over = threading.Event()
+
+        def work(number: int) -> None:
+            with httpx.Client(base_url=client.base_url, timeout=60) as own:
+                while not is_over.is_set():
+                    items = enroll(own, *[crop(1000 + number * 10 + i) for i in range(4)])
+                    for item in items:
+                        own.delete(f"/gallery/{item['id']}")
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(6):
+                back_up(either_settings, tmp_path / f"{number}.tar")
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
+    for number in range(6):
+        target = Settings(data_dir=tmp_path / f"restored {number}")
+        restore(target, tmp_path / f"{number}.tar")
+        with opened(target) as serving, serving.sessions.read() as session:
+            rows = session.execute(text("SELECT id, sha256 FROM items")).all()
+            assert stay <= {row[0] for row in rows}
+            assert all(serving.crops.has(row[1]) for row in rows)
+            embedded = session.execute(text("SELECT count(*) FROM embeddings")).scalar_one()
+            assert embedded == len(rows)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, make_settings: MakeSettings) -> tuple[Path, Settings]:
+    """A backup of three items, and the settings of what it is of."""
+    settings = make_settings(tmp_path_factory.mktemp("small") / "data")
+    with serve(settings) as client:
+        enroll(client, crop(1), crop(2), identity_id="anna")
+        enroll(client, crop(3), identity_id="bert")
+    path = tmp_path_factory.mktemp("backups") / "backup.tar"
+    back_up(settings, path)
+    return path, settings
+
+
+def assert_refused(path: Path, folder: Path) -> None:
+    with pytest.raises(BadBackup):
+        restore(Settings(data_dir=folder), path)
+    assert not folder.exists() or [one for one in folder.rglob("*") if one.is_file()] == []
+
+
+def places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each member begin, and how many they are."""
+    with tarfile.open(path) as archive:
+        return {info.name: (info.offset_data, info.size) for info in archive}
+
+
+def test_a_torn_backup_is_refused_wherever_it_is_torn(small: tuple[Path, Settings], tmp_path: Path) -> None:
+    path, _ = small
+    whole = path.read_bytes()
+    start, size = places(path)[SUMS]
+    ends = [0, 100, 512, len(whole) // 3, start - 512, start - 1, start, start + size // 2]
+    for end in ends:
+        torn = tmp_path / "torn.tar"
+        torn.write_bytes(whole[:end])
+        assert_refused(torn, tmp_path / "target")
+
+
+def test_a_flipped_bit_anywhere_is_noticed(small: tuple[Path, Settings], tmp_path: Path) -> None:
+    path, _ = small
+    whole = path.read_bytes()
+    for name, (start, size) in places(path).items():
+        for place in (start - 512, start - 512 + 150, start, start + size // 2, start + size - 1):
+            spoilt = bytearray(whole)
+            spoilt[place] ^= 1
+            torn = tmp_path / "torn.tar"
+            torn.write_bytes(spoilt)
+            assert_refused(torn, tmp_path / "target")
+            assert name
+
+
+def test_what_is_missing_added_or_hostile_is_refused(small: tuple[Path, Settings], tmp_path: Path) -> None:
+    path, _ = small
+    with tarfile.open(path) as archive:
+        members = {info.name: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
+    link = tarfile.TarInfo("models/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    outside = {"models/../../x": b"", **members}
+    wrong = [{name: data for name, data in members.items() if name != left_out} for left_out in members]
+    wrong += [
+        {"new": b"", **members},
+        {**members, "models/late": b""},
+        outside,
+        {"crops/" + "0" * 64: b"", **members},
+    ]
+    for number, one in enumerate(wrong):
+        bad = tmp_path / f"{number}.tar"
+        bad.write_bytes(tar_of(one))
+        assert_refused(bad, tmp_path / "target")
+    (tmp_path / "link.tar").write_bytes(tar_of(members, link))
+    assert_refused(tmp_path / "link.tar", tmp_path / "target")
+    (tmp_path / "behind.tar").write_bytes(path.read_bytes() + b"x")
+    assert_refused(tmp_path / "behind.tar", tmp_path / "target")
+    for content in (b"", b"no tar", bytes(20_000)):
+        (tmp_path / "none.tar").write_bytes(content)
+        assert_refused(tmp_path / "none.tar", tmp_path / "target")
+    assert_refused(tmp_path / "absent.tar", tmp_path / "target")
+
+
+def test_a_backup_appears_whole_or_not_at_all_and_replaces_nothing_unasked(
+    small: tuple[Path, Settings], tmp_path: Path
+) -> None:
+    _, settings = small
+    path = tmp_path / "backup.tar"
+    back_up(settings, path)
+    whole = path.read_bytes()
+    with pytest.raises(BadBackup, match="there already"):
+        back_up(settings, path)
+    store = CropStore(settings.crops_dir)
+    crop_path = next(store.paths())
+    crop_path.rename(crop_path.with_suffix(".away"))
+    with pytest.raises(CropMissing, match=crop_path.name):
+        back_up(settings, path, replace=True)
+    assert path.read_bytes() == whole
+    crop_path.with_suffix(".away").rename(crop_path)
+    back_up(settings, path, replace=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["backup.tar"]
+
+
+def test_a_restore_that_was_cut_short_is_done_again(small: tuple[Path, Settings], tmp_path: Path) -> None:
+    path, _ = small
+    target = Settings(data_dir=tmp_path / "data")
+    with opened(target):  # the schema is there, and some of the crops
+        CropStore(target.crops_dir).put(crop(1))
+    assert restore(target, path).num_items == 3
+    assert findings(target) == []
+
+
+def test_who_was_erased_after_a_backup_does_not_come_back_with_it(
+    either_settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "backup.tar"
+    with serve(either_settings) as client:
+        enroll(client, crop(1), crop(2), identity_id="anna")
+        enroll(client, crop(2), crop(3), identity_id="bert")
+        enroll(client, crop(4), identity_id="cleo")
+        client.patch("/identities/anna", json={"name": "Anna Secret"})
+        back_up(either_settings, path)
+        client.post("/identities/anna/merge", json={"source_ids": ["cleo"]})
+        assert client.delete("/identities/anna", params={"mode": "erase"}).status_code == 200
+        told = client.get("/erasures").text
+    for number, content in enumerate(
+        (told, json.dumps(json.loads(told)["erasures"]), json.dumps(json.loads(told)["erasures"][0]))
+    ):
+        target = Settings(data_dir=tmp_path / str(number))
+        contents = restore(target, path, read_receipts(content, "receipts"))
+        assert (contents.num_items, contents.num_erased, contents.num_crops) == (2, 3, 2)
+        everything = b"".join(one.read_bytes() for one in target.data_dir.rglob("*") if one.is_file())
+        assert crop(1)[-300:-100] not in everything
+        assert crop(4)[-300:-100] not in everything
+        assert b"Anna Secret" not in everything
+        assert crop(2)[-300:-100] in everything  # which bert's item shows too
+        assert findings(target) == []
+        with serve(target) as client:
+            assert [item["identity_id"] for item in client.get("/gallery").json()["items"]] == ["bert"] * 2
+            assert len(client.get("/erasures").json()["erasures"]) == 1
+    for nonsense in ("", "[1]", '{"a": 1}', "null"):
+        with pytest.raises(BadBackup):
+            read_receipts(nonsense, "receipts")
