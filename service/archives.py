@@ -6,7 +6,7 @@ counted as they come out. One hostile member refuses the whole.
 
 import bz2
 import gzip
-import lzma
+import os
 import re
 import stat
 import tarfile
@@ -20,18 +20,24 @@ from service.errors import BadArchive
 from service.folders import IMAGE_SUFFIXES
 
 MANIFEST = "gallery.csv"
-MAX_MANIFEST_BYTES = 256 * 1024 * 1024
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_MEMBERS = 200_000
 MAX_NAME = 1_024
 CHUNK = 1024 * 1024
+MAX_DIRECTORY = 32 * 1024 * 1024
+ZIP_END = 22 + 65_535
+"""A zip's last record, and the comment that may stand behind it."""
+
 BLOCK = 512
+READ_AHEAD = 4 * 10_240
+"""More than tarfile reads beyond the header that it is at."""
+
 HEADERS = 1024 * 1024
 """What a tar may hold between the bytes of two members, or at its end."""
 
 PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 """What reads a packed tar, by how it begins."""
 
@@ -43,7 +49,6 @@ DAMAGED = (
     RuntimeError,
     ValueError,
     NotImplementedError,
-    lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -85,17 +90,34 @@ class Archive:
             raise BadArchive(f"the archive is torn, or no tar or zip: {error}") from error
 
     def _of_zip(self) -> Iterator[Member]:
+        self._check_directory()
         with zipfile.ZipFile(self._file) as archive:
             for info in archive.infolist():
                 self._check(info.orig_filename)
                 mode = info.external_attr >> 16
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise BadArchive(f"{info.filename!r} is packed in a way that is not taken; use deflate")
                 if info.flag_bits & 1:
                     raise BadArchive(f"{info.filename!r} is encrypted")
                 if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise BadArchive(f"{info.filename!r} is a link or a device")
                 if not info.is_dir():
                     with archive.open(info) as content:
-                        yield from self._member(info.filename, content)
+                        yield from self._member(info.filename, content, 0)  # unpacked only if wanted
+
+    def _check_directory(self) -> None:
+        """See to it that the list of members, which is read as a whole, is no bomb itself.
+
+        Raises:
+            BadArchive: it is too large.
+        """
+        self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, self._file.tell() - ZIP_END))
+        end = self._file.read()
+        place = end.rfind(b"PK\x05\x06")
+        num_bytes = int.from_bytes(end[place + 12 : place + 16], "little")
+        if place < 0 or num_bytes > MAX_DIRECTORY:
+            raise BadArchive("it is torn, or lists more members than a zip may have here: use a tar")
 
     def _of_tar(self) -> Iterator[Member]:
         unpacked = _Unpacked(self._file)
@@ -111,8 +133,8 @@ class Archive:
                 unpacked.allow(info.size)
                 content = archive.extractfile(info)
                 if content is not None:
-                    yield from self._member(info.name, content)
-        unpacked.check_end()
+                    yield from self._member(info.name, content, info.size)
+            unpacked.check_end(archive.offset)
 
     def _check(self, name: str) -> None:
         """See to it that a member's name is harmless.
@@ -123,7 +145,7 @@ class Archive:
         shown = name[:100]
         if len(self._names) >= MAX_MEMBERS:
             raise BadArchive(f"it has more than {MAX_MEMBERS:,} members")
-        if not name or len(name) > MAX_NAME or any(ord(character) < 32 for character in name):
+        if not name or len(name) > MAX_NAME or not name.isprintable():
             raise BadArchive(f"{shown!r} is no name for a member")
         if name.startswith("/") or DRIVE.match(name) or "\\" in name:
             raise BadArchive(f"{shown!r} is an absolute name, or not of this world")
@@ -134,7 +156,7 @@ class Archive:
             raise BadArchive(f"{shown!r} is in it twice")
         self._names.add(plain)
 
-    def _member(self, name: str, content: IO[bytes]) -> Iterator[Member]:
+    def _member(self, name: str, content: IO[bytes], cost: int) -> Iterator[Member]:
         plain = [part for part in name.split("/") if part not in ("", ".")]
         if not plain:
             raise BadArchive(f"{name!r} is no name for a file")
@@ -146,6 +168,7 @@ class Archive:
             yield Member("/".join(plain), self._read(name, content, most))
         else:
             self.num_skipped += 1
+            self._left -= cost
 
     def _too_large(self) -> BadArchive:
         return BadArchive(f"it has more than {self._max_bytes:,} bytes when unpacked")
@@ -171,6 +194,7 @@ class _Unpacked:
         readers = [reader for sign, reader in PACKED.items() if magic.startswith(sign)]
         self._read = readers[0](packed).read if readers else packed.read
         self._left = HEADERS
+        self._position = 0
         self._tail = b""
 
     def allow(self, num_bytes: int) -> None:
@@ -183,17 +207,21 @@ class _Unpacked:
         self._left -= len(data)
         if self._left < 0:
             raise BadArchive("it holds more than its members have")
-        self._tail = (self._tail + data)[-BLOCK:]
+        self._position += len(data)
+        self._tail = (self._tail + data)[-READ_AHEAD:]
         return data
 
-    def check_end(self) -> None:
-        """See to it that the tar ends as tars do, and not where it was torn.
+    def check_end(self, offset: int) -> None:
+        """See to it that from this offset on, where tarfile found no member, there are zeros alone.
+
+        It takes a damaged header for the end of all. A tar without zeros at its end is torn.
 
         Raises:
-            BadArchive: it does not.
+            BadArchive: it is damaged or torn.
         """
+        end = self._tail[len(self._tail) - (self._position - offset) :] if self._position > offset else b""
         self.allow(0)
-        while self.read(BLOCK):
-            pass
-        if self._tail != bytes(BLOCK):
-            raise BadArchive("the archive is torn: its end is missing")
+        while data := self.read(BLOCK):
+            end += data
+        if len(end) < BLOCK or end.strip(b"\0"):
+            raise BadArchive("the archive is torn or damaged: it does not end as a tar does")

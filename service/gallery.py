@@ -29,6 +29,7 @@ from service.selection import Selection, conditions
 from service.serving import Generation, Serving, decoded, embed_in_batches, to_half
 from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
 
+CROPS_AT_ONCE = 500
 SLOTS_PER_STATEMENT = 5_000
 """SQLite takes 32,766 variables in a statement."""
 
@@ -192,14 +193,15 @@ def is_crop_needed(session: Session, sha256: str) -> bool:
 
 def drop_doomed(serving: Serving) -> None:
     """Delete the bytes of the doomed crops, but for those that an item refers to by now."""
-    with serving.sessions.read() as session:
-        if session.scalar(select(DoomedCrop.sha256).limit(1)) is None:
-            return
-    with serving.changing() as change:
-        for doomed in change.session.scalars(select(DoomedCrop)):
-            if not is_crop_needed(change.session, doomed.sha256):
-                serving.crops.remove(doomed.sha256)
-            change.session.delete(doomed)
+    while True:
+        with serving.sessions.read() as session:
+            if session.scalar(select(DoomedCrop.sha256).limit(1)) is None:
+                return
+        with serving.changing() as change:
+            for doomed in change.session.scalars(select(DoomedCrop).limit(CROPS_AT_ONCE)).all():
+                if not is_crop_needed(change.session, doomed.sha256):
+                    serving.crops.remove(doomed.sha256)
+                change.session.delete(doomed)
 
 
 def _find(session: Session, item_id: str) -> Item:

@@ -9,11 +9,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -38,10 +38,11 @@ IN_MEMORY = 1024 * 1024
 
 @dataclass
 class Claim:
-    """A request's right to be the one that is done under its key."""
+    """A request's right to be the one that is done under its key; whoever takes it over has another time."""
 
     key: str
     fingerprint: str
+    taken_at: datetime = field(default_factory=now)
     answer: tuple[int, str | None, bytes] | None = None
 
 
@@ -60,7 +61,7 @@ class Claims:
             IdempotencyMismatch: it was used for another request.
             IdempotencyInProgress: the first request is under way.
         """
-        moment = now()
+        moment = claim.taken_at
         try:
             with self.serving.sessions.write.begin() as session:
                 kept = session.get(KeptAnswer, claim.key, with_for_update=True)
@@ -85,7 +86,7 @@ class Claims:
                 elif moment - LEASE <= kept.alive_at <= moment + LEASE:
                     raise IdempotencyInProgress
                 else:
-                    kept.alive_at = moment  # whoever had it has died
+                    kept.created_at = kept.alive_at = moment  # whoever had it has died
         except IntegrityError:
             raise IdempotencyInProgress from None  # another was first, just now
         with self._lock:
@@ -98,9 +99,8 @@ class Claims:
             self._keys.discard(claim.key)
         with self.serving.sessions.write.begin() as session:
             if claim.answer is not None:
-                _keep(session, claim.key, *claim.answer)
-            open_claim = KeptAnswer.key == claim.key, KeptAnswer.status.is_(None)
-            session.execute(delete(KeptAnswer).where(*open_claim))
+                _keep(session, claim, *claim.answer)
+            session.execute(delete(KeptAnswer).where(*_is_open(claim)))
 
     def keep_alive(self) -> None:
         """Say that the requests of this process are under way; every half second or so."""
@@ -121,17 +121,31 @@ class Claims:
 
 
 def keep_answer(scope: Scope, session: Session, status: int, body: str, location: str | None) -> None:
-    """Keep the answer of this request, if it has a key, with what `session` commits."""
+    """Keep the answer of this request, if it has a key, with what `session` commits.
+
+    Raises:
+        IdempotencyInProgress: this process was thought dead, and another is at the request; nothing must be
+            committed.
+    """
     claim: Claim | None = scope["state"].get("claim")
-    if claim is not None:
-        _keep(session, claim.key, status, location, body.encode())
+    if claim is not None and not _keep(session, claim, status, location, body.encode()):
+        raise IdempotencyInProgress
 
 
-def _keep(session: Session, key: str, status: int, location: str | None, body: bytes) -> None:
-    """Write an answer down unless one is; the first one that was is the one that holds."""
+def _keep(session: Session, claim: Claim, status: int, location: str | None, body: bytes) -> bool:
+    """Write an answer down; tell whether the claim was open and ours."""
     headers = {} if location is None else {"location": location}
-    open_claim = KeptAnswer.key == key, KeptAnswer.status.is_(None)
-    session.execute(update(KeptAnswer).where(*open_claim).values(status=status, headers=headers, body=body))
+    values = {"status": status, "headers": headers, "body": body}
+    result = session.execute(update(KeptAnswer).where(*_is_open(claim)).values(values))
+    return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (
+        KeptAnswer.key == claim.key,
+        KeptAnswer.status.is_(None),
+        KeptAnswer.created_at == claim.taken_at,
+    )
 
 
 class Idempotency:
@@ -152,7 +166,10 @@ class Idempotency:
             try:
                 if not KEY.fullmatch(key):
                     raise _bad_key()
-                claim = Claim(key, await _spool(scope, receive, body))
+                fingerprint = await _spool(scope, receive, body)
+                if fingerprint is None:
+                    return  # the caller has gone
+                claim = Claim(key, fingerprint)
                 kept = await run_in_threadpool(self._claims.take, claim)
             except ServiceError as error:
                 await service_problem(request_id, error)(scope, receive, send)
@@ -192,8 +209,8 @@ def _bad_key() -> InvalidRequest:
     return InvalidRequest(f"Idempotency-Key: {message}", [fault])
 
 
-async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str:
-    """Read the body into a file, and return what tells this request from any other.
+async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str | None:
+    """Read the body into a file, and return what tells this request from any other; None if it was cut short.
 
     The boundary of a multipart form, which clients draw by chance, is left out.
     """
@@ -203,6 +220,8 @@ async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[byt
     hasher = _WithoutBoundary(digest, found[1] if found else b"")
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         chunk = message.get("body", b"")
         hasher.update(chunk)
         await run_in_threadpool(body.write, chunk)

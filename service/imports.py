@@ -23,12 +23,12 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.archives import MANIFEST, Archive
+from service.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.duplicates import OnDuplicate
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, ServiceError
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.gallery import Enrolment, doom, drop_doomed, enroll
-from service.jobs import Cancelled, advance, finish, is_dead, keep_alive
+from service.jobs import Cancelled, advance, finish, forget_files, is_dead, keep_alive
 from service.labels import ItemMetadata, Label
 from service.serving import Serving
 from service.tables import Job, JobFile, new_id, now
@@ -39,6 +39,8 @@ KIND = "import"
 FILES_PER_PAGE = 16
 RETRY_S = 2
 WRITTEN_AT_ONCE = 64
+BYTES_AT_ONCE = 32 * 1024 * 1024
+MAX_NAME = 1_024
 
 
 Named = tuple[str, bytes]
@@ -139,7 +141,7 @@ def _put(serving: Serving, named: Iterable[Named], stored: set[str]) -> list[tup
 
     for one in named:
         page.append(one)
-        if len(page) == WRITTEN_AT_ONCE:
+        if len(page) == WRITTEN_AT_ONCE or sum(len(data) for _, data in page) > BYTES_AT_ONCE:
             write()
     write()
     return found
@@ -152,6 +154,8 @@ def _labelled_by_rows(manifest: bytes, hash_of: dict[str, str]) -> list[File]:
         rows = list(csv.DictReader(io.StringIO(manifest.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadArchive(f"{MANIFEST} cannot be read: {error}") from error
+    if len(rows) > MAX_MEMBERS:
+        raise BadArchive(f"{MANIFEST} has more than {MAX_MEMBERS:,} rows")
     if rows and "path" not in rows[0]:
         raise BadArchive(f"{MANIFEST} has no column named path")
     for row in rows:
@@ -174,7 +178,10 @@ def _labelled_by_names(named: Sequence[tuple[str, str]], layout: Layout) -> list
     for name, hashed in named:
         label, error = Label(), None
         if layout is Layout.folders:
-            label = Label(identity_id=PurePosixPath(name).parent.name or None)
+            try:
+                label = ItemMetadata(identity_id=PurePosixPath(name).parent.name).label()
+            except ValidationError as fault:
+                error = f"the name of its folder is no identity: {fault.errors()[0]['msg']}"
         elif layout is Layout.market1501:
             pid, camera_id = parse_market1501_name(PurePosixPath(name).name) or (None, None)
             label = Label(identity_id=None if pid == DISTRACTOR_PID else pid, camera_id=camera_id)
@@ -220,7 +227,7 @@ def _queue(
             JobFile(
                 job_id=job.id,
                 position=position,
-                name=file.name,
+                name=_storable(file.name),
                 sha256=file.sha256,
                 label=_to_json(file.label),
                 error=file.error,
@@ -311,8 +318,10 @@ def _put_back(serving: Serving, job_id: str) -> None:
 
 
 def _end(serving: Serving, job_id: str, state: str, error: str | None) -> None:
-    with serving.sessions.write.begin() as session:
-        finish(session, job_id, state, error)
+    with serving.changing() as change:
+        finish(change.session, job_id, state, error)
+        forget_files(change.session, job_id)
+    drop_doomed(serving)
 
 
 def _enrol_page(serving: Serving, job_id: str) -> bool:
@@ -346,7 +355,9 @@ def _mark(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: E
     """Write down, as they are enrolled, that these files are done."""
     _count(session, job_id, len(files))
     positions = [file.position for file in files]
-    session.execute(delete(JobFile).where(JobFile.job_id == job_id, JobFile.position.in_(positions)))
+    wanted = JobFile.job_id == job_id, JobFile.position.in_(positions), JobFile.error.is_(None)
+    if session.execute(delete(JobFile).where(*wanted)).rowcount != len(files):  # type: ignore[attr-defined]
+        raise Cancelled("another process is at this job")
 
 
 def _fail(serving: Serving, file: JobFile, detail: str) -> None:
@@ -367,6 +378,15 @@ def _count(session: Session, job_id: str, num: int) -> None:
     """
     row = session.get_one(Job, job_id)
     advance(session, job_id, row.done + num, row.total)
+
+
+def _storable(name: str) -> str:
+    """Return a name as every database can keep it.
+
+    >>> _storable(chr(0) + "b")
+    '?b'
+    """
+    return name.encode("utf-8", "replace").decode().replace("\0", "?")[:MAX_NAME]
 
 
 def _to_json(label: Label) -> dict[str, str]:

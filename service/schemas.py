@@ -1,6 +1,7 @@
 """Bodies of requests and answers, as the API documents them."""
 
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -267,12 +268,6 @@ class ListedItem(GalleryItem):
 
     embedding: str | None = None
 
-    @classmethod
-    def with_embedding(cls, item: Item, model_version: str, values: bytes | None) -> "ListedItem":
-        """Show a row and its embedding by that version, if there is one."""
-        shown = GalleryItem.of(item, model_version).model_dump()
-        return cls(**shown, embedding=None if values is None else b64encode(values).decode())
-
 
 class ItemsAnswer(BaseModel):
     """One page of a list, in the order of enrolment; the last one has no `next_cursor`."""
@@ -280,6 +275,23 @@ class ItemsAnswer(BaseModel):
     request_id: str
     items: list[ListedItem]
     next_cursor: str | None
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[Item],
+        last: int | None,
+        model_version: str,
+        request_id: str,
+        embeddings: Mapping[int, bytes] | None = None,
+    ) -> "ItemsAnswer":
+        """Show a page that ends with the slot `last`, with embeddings by slot if they are asked for."""
+        shown = [ListedItem(**GalleryItem.of(item, model_version).model_dump()) for item in items]
+        if embeddings is not None:
+            for one, item in zip(shown, items, strict=True):
+                values = embeddings.get(item.slot)
+                one.embedding = None if values is None else b64encode(values).decode()
+        return cls(request_id=request_id, items=shown, next_cursor=None if last is None else cursor_of(last))
 
 
 class MatchedItem(BaseModel):

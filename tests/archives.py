@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -32,13 +31,12 @@ def zip_of(members: Mapping[str, bytes]) -> bytes:
 
 
 def packed(kind: str, members: Mapping[str, bytes]) -> bytes:
-    """Pack members as tar, gz, bz2, xz or zip."""
+    """Pack members as tar, gz, bz2 or zip."""
     if kind == "zip":
         return zip_of(members)
     packers: dict[str, Callable[[bytes], bytes]] = {
         "tar": bytes,
         "gz": gzip.compress,
         "bz2": bz2.compress,
-        "xz": lzma.compress,
     }
     return packers[kind](tar_of(members))

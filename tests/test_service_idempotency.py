@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,10 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
-from service.database import make_engine
-from service.idempotency import _WithoutBoundary
+from service.database import make_engine, make_sessions, migrate
+from service.errors import IdempotencyInProgress
+from service.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
+from service.serving import Serving
 from service.settings import Settings
 from service.tables import KeptAnswer, now
 
@@ -172,3 +175,36 @@ def test_a_boundary_is_left_out_wherever_chunks_end(content: bytes, cuts: list[i
         hasher.update(body[start:end])
     hasher.finish()
     assert digest.digest() == hashlib.sha256(body.replace(boundary, b"")).digest()
+
+
+def test_a_caller_that_vanishes_half_way_has_done_nothing(client: httpx.Client) -> None:
+    request = client.build_request("POST", "/gallery", files=images(crop(1), crop(2), crop(3)))
+    body = request.read()
+    head = [f"{name}: {value}" for name, value in request.headers.items()]
+    lines = ["POST /gallery HTTP/1.1", *head, "Idempotency-Key: a", "", ""]
+    address = (client.base_url.host, client.base_url.port or 80)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall("\r\n".join(lines).encode() + body[: 2 * len(body) // 3])
+    assert post(client, "a", crop(1), crop(2), crop(3)).status_code == 201
+    assert search(client, crop(1))["num_searched"] == 3
+
+
+def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -> None:
+    engine = make_engine(either_settings.database_url)
+    migrate(engine)
+    serving = Serving(either_settings, make_sessions(engine))
+    slow, fast = Claim("a", "same"), Claim("a", "same")
+    fast.taken_at += timedelta(seconds=20)  # the lease of the first is over by then
+    assert Claims(serving).take(slow) is None
+    other = Claims(serving)
+    assert other.take(fast) is None
+    with pytest.raises(IdempotencyInProgress), serving.sessions.write.begin() as session:
+        keep_answer({"state": {"claim": slow}}, session, 201, "late", None)
+    Claims(serving).settle(slow)
+    with serving.sessions.write.begin() as session:
+        keep_answer({"state": {"claim": fast}}, session, 201, "in time", None)
+    other.settle(fast)
+    kept = Claims(serving).take(Claim("a", "same"))
+    assert kept is not None
+    assert kept.body == b"in time"
+    engine.dispose()

@@ -42,7 +42,7 @@ def posted(
     archive: Annotated[
         UploadFile | None,
         File(
-            description="Instead of images a tar (plain, gz, bz2, xz) or zip of them; labels are those of "
+            description="Instead of images a tar (plain, gz, bz2) or zip of them; labels are those of "
             "its gallery.csv (path, identity_id, camera_id, captured_at, track_id) or by `layout`."
         ),
     ] = None,

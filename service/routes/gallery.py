@@ -18,9 +18,7 @@ from service.schemas import (
     GalleryItem,
     ItemAnswer,
     ItemsAnswer,
-    ListedItem,
     Page,
-    cursor_of,
     number_of_cursor,
 )
 
@@ -37,12 +35,8 @@ def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
     items, last = list_items(serving, page.selection(), page.limit, number_of_cursor(page.cursor))
     version = serving.current().version
-    shown = [ListedItem(**GalleryItem.of(item, version).model_dump()) for item in items]
-    if page.embeddings:
-        found = find_embeddings(serving, items, version)
-        shown = [ListedItem.with_embedding(item, version, found.get(item.slot)) for item in items]
-    next_cursor = None if last is None else cursor_of(last)
-    return ItemsAnswer(request_id=request_id, items=shown, next_cursor=next_cursor)
+    embeddings = find_embeddings(serving, items, version) if page.embeddings else None
+    return ItemsAnswer.of(items, last, version, request_id, embeddings)
 
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))

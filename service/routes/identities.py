@@ -35,7 +35,7 @@ from service.labels import SLASH_IN_NAME
 from service.operations import find_operation, list_operations, merge, reject, split, undo
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import GalleryItem, ItemsAnswer, Seconds, attributes_of, cursor_of, number_of_cursor
+from service.schemas import ItemsAnswer, Seconds, attributes_of, cursor_of, number_of_cursor
 from service.selection import Selection
 from service.suggestions import suggest
 from service.tables import Operation
@@ -106,7 +106,11 @@ def patch_identity(
     return _answer(describe(serving, identity_id, given(description)), request_id)
 
 
-@router.get("/identities/{identity_id}/items", responses=responses(404, 422, 503))
+@router.get(
+    "/identities/{identity_id}/items",
+    response_model_exclude_unset=True,
+    responses=responses(404, 422, 503),
+)
 def get_identity_items(
     identity_id: IdentityId,
     page: Annotated[ItemPage, Query()],
@@ -117,12 +121,7 @@ def get_identity_items(
     find(serving, identity_id)
     among = Selection(identity_ids=frozenset([identity_id]))
     items, last = list_items(serving, among, page.limit, number_of_cursor(page.cursor))
-    version = serving.current().version
-    return ItemsAnswer(
-        request_id=request_id,
-        items=[GalleryItem.of(item, version) for item in items],
-        next_cursor=None if last is None else cursor_of(last),
-    )
+    return ItemsAnswer.of(items, last, serving.current().version, request_id)
 
 
 @router.get("/identities/{identity_id}/timeline", responses=responses(404, 422, 503))
