@@ -30,6 +30,21 @@ from service.tables import (
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class Counts(BaseModel):
+    """How much was erased then, as the API tells it."""
+
+    items: int = 0
+    embeddings: dict[str, int] = {}
+    crops: int = 0
+    crops_kept_for_others: int = 0
+    operations: int = 0
+    rejections: int = 0
+    kept_answers: int = 0
+    job_files: int = 0
+    snapshots: int = 0
+    cleaned: bool = True
+
+
 class Receipt(BaseModel):
     """What was erased: items by their ids, and an identity by the SHA-256 of its id.
 
@@ -39,7 +54,7 @@ class Receipt(BaseModel):
     at: AwareDatetime
     identity_sha256: Sha256 | None
     item_ids: list[str]
-    erased: dict[str, Any]
+    erased: Counts = Counts()
 
 
 Receipts = TypeAdapter(list[Receipt])
@@ -149,7 +164,7 @@ def _note(copy: Connection, receipt: Receipt, slots: Sequence[int], ids: Sequenc
             reason="restored",
             identity_sha256=receipt.identity_sha256,
             item_ids=receipt.item_ids + sorted(set(ids) - set(receipt.item_ids)),
-            erased=receipt.erased | {"items": len(ids), "cleaned": True},
+            erased=receipt.erased.model_dump() | {"cleaned": True},
             at=receipt.at,
         )
     )
