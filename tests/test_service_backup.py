@@ -436,19 +436,22 @@ def test_one_receipt_and_a_page_of_them_are_read_too(tmp_path: Path) -> None:
 
 
 def test_backup_and_restore_as_commands(backup: Path, tmp_path: Path) -> None:
-    data, other = tmp_path / "data", tmp_path / "other"
-    done = reid("restore", backup, "--data-dir", data)
-    assert (done.returncode, done.stdout.startswith("7 items, as of 20")) == (0, True), done.stderr
-    done = reid("backup", tmp_path / "b.tar", "--data-dir", data)
-    assert (done.returncode, done.stdout.split(" MB")[0].rsplit(",", 1)[0]) == (
-        0,
-        f"7 items, 6 crops, 1 networks in {tmp_path / 'b.tar'}",
-    ), done.stderr
-    assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
-    done = reid("backup", tmp_path / "c.tar", "--data-dir", other)
-    assert done.returncode == 1
-    assert done.stderr == f"cannot back up: there is no gallery: {other / 'gallery.sqlite3'} is not there\n"
-    erasures = tmp_path / "erasures.json"
+    data, erasures = tmp_path / "data", tmp_path / "erasures.json"
     erasures.write_text(json.dumps([receipt("bert")]))
-    done = reid("restore", tmp_path / "b.tar", "--data-dir", other, "--erasures", erasures)
-    assert done.stdout.startswith("7 items, without 2 that were erased since, as of 20"), done.stderr
+    done = reid("restore", backup, "--data-dir", data, "--erasures", erasures)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("7 items, without 2 that were erased since, as of 20")
+    done = reid("backup", tmp_path / "b.tar", "--data-dir", data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"5 items, 4 crops, 1 networks in {tmp_path / 'b.tar'}, ")
+    assert (tmp_path / "b.tar").stat().st_mode & 0o777 == 0o600
+    done = reid("restore", tmp_path / "b.tar", "--data-dir", data)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("cannot restore: the database is not empty, it has ")
+
+
+def test_there_must_be_a_gallery_to_back_up(tmp_path: Path, database_url: str) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=database_url)
+    with pytest.raises(BackupFailed, match="there is no gallery"):
+        back_up(settings, tmp_path / "b.tar")
+    assert list(tmp_path.iterdir()) == []
