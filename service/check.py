@@ -235,6 +235,10 @@ def _orphan_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
                 if not _is_used(change.session, path.name):
                     path.unlink(missing_ok=True)
         yield Finding(Problem.orphan, str(path), repair)
+    for path in serving.crops.unfinished():
+        if repair:
+            path.unlink(missing_ok=True)
+        yield Finding(Problem.orphan, str(path), repair)
 
 
 def _is_orphan(serving: Serving, path: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service import cli_backup, cli_transfer
+from service import cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
 from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
@@ -88,8 +88,40 @@ def check(
     """
     from service.launch import run_check
 
-    chosen = {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
-    raise typer.Exit(run_check(chosen, num_recomputed=sample, repair=repair))
+    raise typer.Exit(run_check(_chosen(data_dir), num_recomputed=sample, repair=repair))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a gallery, crops and networks included, to one file, beside a running service or without.
+
+    The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
+    """
+    from service.launch import run_backup
+
+    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `reid backup` wrote.")],
+    erasures: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Receipts, as `reid erasures` prints; may repeat."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put a backup into an empty data folder and database; a torn file is refused, nothing is overwritten.
+
+    People who were erased after the backup was made come back with it, unless --erasures names the receipts.
+    """
+    from service.launch import run_restore
+
+    raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
 
 
 @app.command()
@@ -218,8 +250,10 @@ def import_official(
     say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
-app.command()(cli_backup.backup)
-app.command()(cli_backup.restore)
+def _chosen(data_dir: Path | None) -> dict[str, str]:
+    return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
+
+
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
 app.command("erasures")(cli_transfer.print_erasures)

@@ -3,13 +3,14 @@
 import re
 import time
 from collections.abc import Mapping
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.labels import SLASH_IN_NAME
 from service.problems import http_problem, problem
 from service.tables import new_id
 
@@ -17,6 +18,7 @@ logger = structlog.get_logger(__name__)
 
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
+NOT_IN_NAMES = re.compile(rb"%(00|1f)", re.IGNORECASE)
 QUIET_PATHS = ("/livez", "/readyz")
 
 
@@ -49,7 +51,7 @@ class Edge:
             else:
                 await self._app(scope, _limited(receive, limit), answer.send)
         except Exception:
-            logger.exception("request failed", method=scope["method"], path=scope["path"])
+            logger.exception("request failed", method=scope["method"], path=_path_to_log(scope))
             if answer.status is not None:
                 raise
             detail = f"this is our fault; the log has it under the request id {answer.request_id}"
@@ -58,7 +60,11 @@ class Edge:
         if scope["path"] not in QUIET_PATHS:
             took_ms = round((time.monotonic() - started_s) * 1000, 1)
             logger.info(
-                "request", method=scope["method"], path=scope["path"], status=answer.status, took_ms=took_ms
+                "request",
+                method=scope["method"],
+                path=_path_to_log(scope),
+                status=answer.status,
+                took_ms=took_ms,
             )
 
 
@@ -78,13 +84,24 @@ class _Answer:
 
 
 def _path(scope: Scope) -> str:
-    """Return the decoded path, in which a slash that was percent-encoded is a NUL: it is part of a name."""
+    """Return the decoded path, in which a slash that was percent-encoded is SLASH_IN_NAME.
+
+    What no name has, and PostgreSQL refuses, becomes DEL, which no name has either.
+    """
     raw: bytes = scope.get("raw_path", b"")
-    return (
-        unquote(ENCODED_SLASH.sub(b"%00", raw).decode("ascii"))
-        if ENCODED_SLASH.search(raw)
-        else scope["path"]
-    )
+    path: str = scope["path"]
+    if NOT_IN_NAMES.search(raw) or ENCODED_SLASH.search(raw):
+        raw = ENCODED_SLASH.sub(quote(SLASH_IN_NAME).encode(), NOT_IN_NAMES.sub(b"%7F", raw))
+        path = unquote(raw.decode("ascii"))
+    return path
+
+
+def _path_to_log(scope: Scope) -> str:
+    """Return the path without the id of an identity, which may be someone's name."""
+    path: str = scope["path"]
+    if not path.startswith("/identities/"):
+        return path
+    return str(getattr(scope.get("route"), "path", "/identities/*"))
 
 
 def _declared_bytes(scope: Scope) -> int:

@@ -151,6 +151,8 @@ def clean(serving: Serving, patience_s: float = PATIENCE_S) -> None:
         with serving.sessions.read() as session:
             owed = _owed(session)
         if owed:
+            for path in serving.crops.unfinished():
+                path.unlink(missing_ok=True)
             num_snapshots = serving.snapshots.remove()
             if not rewrite(serving.sessions.engine, patience_s):
                 raise DatabaseUnavailable(OWED)

@@ -2,8 +2,6 @@
 
 ServiceError
 ├── BadSettings             the environment has a value we cannot use
-├── BackupFailed            no backup was made
-├── RestoreRefused          nothing was restored
 ├── NotReady                the network or the index is not loaded yet, or failed to load
 ├── InvalidRequest          a field is missing, malformed or contradicts another
 ├── ImageError              one of the posted images; knows its position
@@ -11,6 +9,8 @@ ServiceError
 │   ├── ImageTooLarge       too many bytes or pixels
 │   └── CropTooSmall        too few pixels a side
 ├── DuplicateCrop           the crop is there already, and the caller wants none twice
+├── BadBackup               a backup that is torn, unknown, or would overwrite another
+├── NotEmpty                a backup is to be restored where there is a gallery
 ├── BadArchive              a tar or zip that is torn, hostile or too large
 ├── GalleryItemNotFound
 ├── ModelNotFound
@@ -52,20 +52,6 @@ class BadSettings(ServiceError):
 
     code = "bad_settings"
     title = "Bad settings"
-
-
-class BackupFailed(ServiceError):
-    """No backup was made; the message says why."""
-
-    code = "backup_failed"
-    title = "Backup failed"
-
-
-class RestoreRefused(ServiceError):
-    """The backup is torn or foreign, or there is a gallery already; nothing was restored."""
-
-    code = "restore_refused"
-    title = "Restore refused"
 
 
 class NotReady(ServiceError):
@@ -149,6 +135,20 @@ class BadArchive(ServiceError):
 
     code = "bad_archive"
     title = "Bad archive"
+
+
+class BadBackup(ServiceError):
+    """A file that is no whole backup of ours; the message says why."""
+
+    code = "bad_backup"
+    title = "Bad backup"
+
+
+class NotEmpty(ServiceError):
+    """A backup is only restored where there is no gallery yet."""
+
+    code = "not_empty"
+    title = "Not empty"
 
 
 class GalleryItemNotFound(ServiceError):

@@ -1,7 +1,7 @@
 """What happens on /identities: people as the gallery knows them, described by whoever runs it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,19 @@ class Known:
     num_items: int = 0
     first_seen: datetime | None = None
     last_seen: datetime | None = None
+    cameras: list[str] = field(default_factory=list)
+
+    def with_sightings(
+        self, camera_id: str | None, num_items: int, first: datetime | None, last: datetime | None
+    ) -> "Known":
+        """Return the same with items of one more camera."""
+        return Known(
+            self.row,
+            self.num_items + num_items,
+            min((time for time in (self.first_seen, first) if time), default=None),
+            max((time for time in (self.last_seen, last) if time), default=None),
+            sorted([*self.cameras, camera_id]) if camera_id is not None else self.cameras,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,18 +164,26 @@ def _row(session: Session, identity_id: str) -> Identity | None:
 
 def _known(session: Session, rows: Sequence[Identity]) -> list[Known]:
     statement = (
-        select(Item.identity_key, func.count(), func.min(Item.captured_at), func.max(Item.captured_at))
+        select(
+            Item.identity_key,
+            Item.camera_id,
+            func.count(),
+            func.min(Item.captured_at),
+            func.max(Item.captured_at),
+        )
         .where(Item.identity_key.in_([row.key for row in rows]))
-        .group_by(Item.identity_key)
+        .group_by(Item.identity_key, Item.camera_id)
     )
-    seen = {key: (num, first, last) for key, num, first, last in session.execute(statement)}
-    return [Known(row, *seen.get(row.key, ())) for row in rows]
+    known = {row.key: Known(row) for row in rows}
+    for key, camera_id, num_items, first, last in session.execute(statement):
+        known[key] = known[key].with_sightings(camera_id, num_items, first, last)
+    return list(known.values())
 
 
 def _describe(identity: Identity, description: Mapping[str, Any]) -> None:
     identity.is_kept = True
-    for field in description.keys() & {"name", "notes"}:
-        setattr(identity, field, description[field])
+    for word in description.keys() & {"name", "notes"}:
+        setattr(identity, word, description[word])
     if "attributes" in description:
         set_attributes(identity, description["attributes"] or {})
 

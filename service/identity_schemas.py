@@ -22,10 +22,16 @@ def _has_no_equals(name: str) -> str:
     return name
 
 
+def _can_be_kept(text: str | None) -> str | None:
+    if text and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("NUL and halves of characters cannot be kept")
+    return text or None
+
+
 AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_has_no_equals)]
 Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES)]
-Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(lambda text: text or None)]
-ItemIds = Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
+Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_can_be_kept)]
+ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class IdentityDescription(BaseModel):
@@ -55,6 +61,7 @@ class IdentityFields(BaseModel):
     num_items: int
     first_seen: datetime | None
     last_seen: datetime | None
+    cameras: list[str]
 
     @classmethod
     def of(cls, known: Known) -> "IdentityFields":
@@ -68,6 +75,7 @@ class IdentityFields(BaseModel):
             num_items=known.num_items,
             first_seen=known.first_seen,
             last_seen=known.last_seen,
+            cameras=known.cameras,
         )
 
 
@@ -82,7 +90,7 @@ class IdentityPage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(max_length=255, description="Is within the name; case does not matter.")] = ""
+    name: Annotated[OptionalName, Field(description="Is within the name; case does not matter.")] = None
     attribute: AttributePairs = []
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: Annotated[str, Field(max_length=64)] = ""
@@ -173,27 +181,48 @@ class CorrectionAnswer(GalleryItem):
     operation_id: str | None
 
 
-class OperationAnswer(BaseModel):
+class OperationFields(BaseModel):
     """What was corrected; POST /operations/{id}/undo takes it back."""
 
-    request_id: str
     operation_id: str
     kind: Literal["merge", "split", "relabel", "reject"]
     created_at: datetime
     undone_at: datetime | None
 
     @classmethod
-    def of(cls, operation: Operation, request_id: str) -> "OperationAnswer":
+    def of(cls, operation: Operation) -> "OperationFields":
         """Show an operation."""
         return cls.model_validate(
             {
-                "request_id": request_id,
                 "operation_id": operation.id,
                 "kind": operation.kind,
                 "created_at": operation.created_at,
                 "undone_at": operation.undone_at,
             }
         )
+
+
+class OperationAnswer(OperationFields):
+    """One operation."""
+
+    request_id: str
+
+
+class OperationPage(BaseModel):
+    """How much of a list to give, and how far it was read before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    cursor: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+
+
+class OperationsAnswer(BaseModel):
+    """One page of a list, the newest first; the last one has no `next_cursor`."""
+
+    request_id: str
+    operations: list[OperationFields]
+    next_cursor: str | None
 
 
 class SuggestionFields(SelectionFields):

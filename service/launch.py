@@ -10,13 +10,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -26,7 +28,8 @@ from service.settings import Settings, read_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from service.serving import Generation
+    from service.backup import Contents
+    from service.serving import Generation, Serving
 
 GRACE_S = 30
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
@@ -56,16 +59,10 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
     os.environ.update(chosen)
     _log_to_terminal()
     from service.check import check
-    from service.database import make_engine, make_sessions, migrate
-    from service.serving import Serving
 
     try:
-        settings = read_settings()
-        engine = make_engine(settings.database_url)
-        migrate(engine)
-        serving = Serving(settings, make_sessions(engine))
-        report = check(serving, num_recomputed=num_recomputed, repair=repair)
-    except ServiceError as error:
+        report = check(_open_gallery(), num_recomputed=num_recomputed, repair=repair)
+    except (ServiceError, SQLAlchemyError, OSError) as error:
         _say(f"cannot check: {error}")
         return 1
     for finding in report.findings:
@@ -75,6 +72,57 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
         + ("all is well" if report.is_clean else f"{len(report.findings)} findings")
     )
     return 0 if report.is_clean else 1
+
+
+def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool) -> int:
+    """Back a gallery up to a file, and give the exit code."""
+    os.environ.update(chosen)
+    _log_to_terminal()
+    from service.backup import backup
+
+    try:
+        contents = backup(_open_gallery(), path, replace=replace)
+    except (ServiceError, SQLAlchemyError, OSError) as error:
+        _say(f"no backup: {error}")
+        return 1
+    _say(f"{_told(contents)} in {path}")
+    return 0
+
+
+def run_restore(chosen: Mapping[str, str], path: Path, receipts: Sequence[Path]) -> int:
+    """Restore a gallery from a file, and give the exit code."""
+    os.environ.update(chosen)
+    _log_to_terminal()
+    from service.backup import read_receipts, restore
+
+    try:
+        told = [one for file in receipts for one in read_receipts(file.read_text(), str(file))]
+        contents = restore(read_settings(), path, told)
+    except (ServiceError, SQLAlchemyError, OSError) as error:
+        _say(f"not restored: {error}")
+        return 1
+    erased = f"; {contents.num_erased} items erased by receipts" if receipts else ""
+    _say(f"{_told(contents)} restored{erased}")
+    return 0
+
+
+def _told(contents: "Contents") -> str:
+    return f"{contents.num_items} items, {contents.num_crops} crops, {contents.num_models} networks"
+
+
+def _open_gallery() -> "Serving":
+    """Open the gallery of the settings, which may be in service elsewhere.
+
+    Raises:
+        ServiceError: the settings are wrong.
+    """
+    from service.database import make_engine, make_sessions, migrate
+    from service.serving import Serving
+
+    settings = read_settings()
+    engine = make_engine(settings.database_url)
+    migrate(engine)
+    return Serving(settings, make_sessions(engine))
 
 
 def _run(settings: Settings, listener: socket.socket) -> int:

@@ -89,7 +89,6 @@ def merge(serving: Serving, identity_id: str, source_ids: Iterable[str]) -> Oper
     with serving.changing() as change:
         target = get(change.session, identity_id)
         sources = [get(change.session, source_id) for source_id in dict.fromkeys(source_ids)]
-        sources = [source for source in sources if source is not target]
         recording = Recording(change, "merge")
         recording.touch(target.key, *(source.key for source in sources))
         for source in sources:
@@ -188,6 +187,19 @@ def find_operation(serving: Serving, operation_id: str) -> Operation:
         return _operation(session, operation_id)
 
 
+def list_operations(serving: Serving, limit: int, before: str) -> tuple[list[Operation], str | None]:
+    """Return operations, the newest first, and the id to go on before; by default from the newest.
+
+    Ids sort by the time they were made.
+    """
+    statement = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
+    if before:
+        statement = statement.where(Operation.id < before)
+    with serving.sessions.read() as session:
+        found = list(session.scalars(statement))
+    return found[:limit], None if len(found) <= limit else found[limit - 1].id
+
+
 def undo(serving: Serving, operation_id: str) -> Operation:
     """Put back what an operation has changed; items that are gone by now are left out.
 
@@ -205,21 +217,20 @@ def undo(serving: Serving, operation_id: str) -> Operation:
         ).all()
         for former in formers:
             _restore(session, former)
-        for slot, from_key in _moves_back(session, operation_id):
-            session.execute(update(Item).where(Item.slot == slot).values(identity_key=from_key))
-            change.note("updated", slot)
-        for former in formers:
-            if former.before is None and _plain(_description(session, former.identity_key)) == _plain(
-                former.after
-            ):
-                drop_identities(session, [former.identity_key])
+        for from_key, slots in _moves_back(session, operation_id).items():
+            for start in range(0, len(slots), SLOTS_PER_STATEMENT):
+                page = slots[start : start + SLOTS_PER_STATEMENT]
+                session.execute(update(Item).where(Item.slot.in_(page)).values(identity_key=from_key))
+            for slot in slots:
+                change.note("updated", slot)
+        drop_identities(session, [former.identity_key for former in formers])
         operation.undone_at = now()
     serving.refresh()
     return operation
 
 
-def _moves_back(session: Session, operation_id: str) -> list[tuple[int, int]]:
-    """Return the slots of an operation that are still there, and whose they were.
+def _moves_back(session: Session, operation_id: str) -> dict[int, list[int]]:
+    """Return the slots of an operation that are still there, by whose they were.
 
     Raises:
         CannotUndo: one of them has gone to yet another identity since, or whose it was has gone.
@@ -230,13 +241,12 @@ def _moves_back(session: Session, operation_id: str) -> list[tuple[int, int]]:
         .where(Move.operation_id == operation_id)
         .order_by(Move.slot)
     )
-    back = []
+    back: dict[int, list[int]] = {}
     for slot, from_key, to_key, key, item_id in session.execute(statement):
         if key != to_key:
             raise CannotUndo(f"item {item_id} has been given to another identity since")
-        back.append((slot, from_key))
-    wanted = {from_key for _, from_key in back}
-    if wanted - set(session.scalars(select(Identity.key).where(Identity.key.in_(wanted)))):
+        back.setdefault(from_key, []).append(slot)
+    if back.keys() - set(session.scalars(select(Identity.key).where(Identity.key.in_(back)))):
         raise CannotUndo("an identity that its items came from has gone since")
     return back
 

@@ -1,6 +1,7 @@
 """The crops' bytes on disk, each under its SHA-256, written so that a crash leaves a whole file or none."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,6 +11,8 @@ from model.files import sync_dir, write_atomically
 from service.errors import CropMissing
 
 PARALLEL_WRITES = 8
+UNFINISHED_S = 600
+"""No write of a crop takes so long."""
 
 
 class CropStore:
@@ -61,6 +64,13 @@ class CropStore:
     def paths(self) -> Iterator[Path]:
         """Return the files of all crops that are kept."""
         return self._root.glob("??/??/" + "[0-9a-f]" * 64)
+
+    def unfinished(self) -> Iterator[Path]:
+        """Return what writes that were cut short long ago have left: they hold crops that nobody knows of."""
+        for path in self._root.glob("??/??/.*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > UNFINISHED_S:
+                    yield path
 
     def path(self, sha256: str) -> Path:
         """Return where the bytes of this hash are or would be."""

@@ -6,12 +6,12 @@ an item that was rejected for it. Such pairs are left out before the best are ta
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
-from sqlalchemy.orm import selectinload
 
 from service.columns import NO_TIME, Columns, Ints
 from service.errors import TooManyIdentities
@@ -23,11 +23,14 @@ from service.tables import Identity, Item, Rejection
 MAX_IDENTITIES = 20_000
 """So many are compared with each other in some seconds."""
 
-BLOCK = 1_024
+BLOCK = 512
 """Identities that are compared with all others at a time."""
 
 ROWS = 4_096
 """Embeddings that are turned into float32 at a time."""
+
+MAX_FRAME = 64
+"""Two of a frame with more identities are not written down as pairs, which would be too many."""
 
 Floats = NDArray[np.float32]
 
@@ -49,12 +52,58 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Means:
-    """The mean embeddings of identities, of length 1, (M, D), and the rows of each in the index."""
+class People:
+    """The identities that some rows of an index show: number i has `rows[starts[i] : starts[i + 1]]`."""
 
     keys: Ints
-    means_MD: Floats  # noqa: N815 - a shape suffix
-    rows: list[Ints]
+    rows: Ints
+    starts: Ints
+    rows_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
+
+    @classmethod
+    def of(cls, columns: Columns, rows: Ints, rows_ND: NDArray[np.float16]) -> "People":
+        """Put rows together by identity."""
+        codes, num_rows = np.unique(columns.identities.codes[rows], return_counts=True)
+        rows = rows[np.argsort(columns.identities.codes[rows], kind="stable")]
+        keys = np.array([columns.identities.values[code] for code in codes.tolist()], np.int64)
+        return cls(keys, rows, np.concatenate([[0], np.cumsum(num_rows)]), rows_ND)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows_of(self, place: int) -> Ints:
+        """Return the rows of one identity."""
+        return self.rows[self.starts[place] : self.starts[place + 1]]
+
+    def means(self, first: int, end: int) -> Floats:
+        """Return the mean embeddings, of length 1, of the identities from `first` to before `end`, (M, D)."""
+        rows = self.rows[self.starts[first] : self.starts[end]]
+        places = np.repeat(np.arange(end - first), np.diff(self.starts[first : end + 1]))
+        means_MD: Floats = np.zeros((end - first, self.rows_ND.shape[1]), np.float32)
+        for start in range(0, len(rows), ROWS):
+            part = slice(start, start + ROWS)
+            firsts = np.flatnonzero(np.diff(places[part], prepend=-1))
+            sums = np.add.reduceat(self.rows_ND[rows[part]].astype(np.float32), firsts)
+            means_MD[places[part][firsts]] += sums
+        means_MD /= np.maximum(np.linalg.norm(means_MD, axis=1, keepdims=True), 1e-12)
+        return means_MD
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Places of identities that are no pair: (P, 2), each way round, in order; and any two of each crowd."""
+
+    pairs_P2: Ints  # noqa: N815 - a shape suffix
+    crowds: list[Ints]
+
+    def rule_out(self, first: int, scores_BM: Floats) -> None:
+        """Let no pair that cannot be have a score; the scores are of the places from `first` on, with all."""
+        end = first + len(scores_BM)
+        a, b = self.pairs_P2[slice(*np.searchsorted(self.pairs_P2[:, 0], [first, end]))].T
+        scores_BM[a - first, b] = -np.inf
+        for crowd in self.crowds:
+            inside = crowd[(crowd >= first) & (crowd < end)] - first
+            scores_BM[np.ix_(inside, crowd)] = -np.inf
 
 
 _turn = Lock()
@@ -62,8 +111,10 @@ _turn = Lock()
 
 def suggest(
     serving: Serving, among: Selection, limit: int, min_score: float, identity_id: str | None
-) -> list[Suggestion]:
-    """Return the likeliest pairs, best first; of one identity or of all, by the items that are meant.
+) -> tuple[str, list[Suggestion]]:
+    """Return the model version and the likeliest pairs, best first, by the items that are meant.
+
+    They are of one identity or of all.
 
     Raises:
         IdentityNotFound: there is no such identity.
@@ -75,114 +126,121 @@ def suggest(
         only = to_filter(session, among)
         rejected = session.execute(
             select(Rejection.identity_key, Item.identity_key).join(Item, Item.slot == Rejection.slot)
-        ).all()
+        )
+        no_pairs = [(a, b) for a, b in rejected]
     columns, rows, rows_ND = generation.index.living(only)
     with _turn:
-        means = means_of(columns, rows, rows_ND)
-        if key is None and len(means.keys) > MAX_IDENTITIES:
-            raise TooManyIdentities(len(means.keys), MAX_IDENTITIES)
-        apart = [*_seen_together(columns, means), *_places(means, ((a, b) for a, b in rejected))]
-        pairs = best_pairs(means, limit, min_score, apart, key)
-    return _show(serving, columns, rows_ND, means, pairs)
-
-
-def means_of(columns: Columns, rows: Ints, rows_ND: NDArray[np.float16]) -> Means:
-    """Return the means of the identities that these rows show."""
-    codes, places = np.unique(columns.identities.codes[rows], return_inverse=True)
-    order = np.argsort(places, kind="stable")
-    rows, places = rows[order], places[order]
-    means_MD = np.zeros((len(codes), rows_ND.shape[1]), np.float32)
-    for start in range(0, len(rows), ROWS):
-        part = slice(start, start + ROWS)
-        firsts = np.flatnonzero(np.diff(places[part], prepend=-1))
-        means_MD[places[part][firsts]] += np.add.reduceat(rows_ND[rows[part]].astype(np.float32), firsts)
-    means_MD /= np.maximum(np.linalg.norm(means_MD, axis=1, keepdims=True), 1e-12)
-    keys = np.array([columns.identities.values[code] for code in codes.tolist()], np.int64)
-    return Means(keys, means_MD, np.split(rows, np.flatnonzero(np.diff(places)) + 1) if len(rows) else [])
+        people = People.of(columns, rows, rows_ND)
+        if key is None and len(people) > MAX_IDENTITIES:
+            raise TooManyIdentities(len(people), MAX_IDENTITIES)
+        pairs = best_pairs(people, limit, min_score, apart(columns, people, no_pairs), key)
+    return generation.version, _show(serving, columns, people, pairs)
 
 
 def best_pairs(
-    means: Means, k: int, min_score: float, apart: Iterable[Ints], key: int | None = None
+    people: People, k: int, min_score: float, no_pairs: Apart, key: int | None = None
 ) -> list[tuple[float, int, int]]:
     """Return the k likeliest pairs as (score, place, place), best first, ties by place.
 
-    Any two of the places in an array of `apart` are no pair. With `key` only pairs of that identity count.
+    With `key` only pairs of that identity count.
     """
-    groups = [group for group in apart if len(group) > 1]
     found: list[tuple[float, int, int]] = []
-    for first, scores_BM in _blocks(means, key):
-        for group in groups:
-            inside = group[(group >= first) & (group < first + len(scores_BM))] - first
-            scores_BM[np.ix_(inside, group)] = -np.inf
+    for first, scores_BM in _blocks(people, key):
+        no_pairs.rule_out(first, scores_BM)
         least = max(min_score, found[-1][0]) if len(found) == k else min_score
-        lines, places = np.nonzero(scores_BM >= least)
-        found += zip(
-            scores_BM[lines, places].tolist(), (lines + first).tolist(), places.tolist(), strict=True
-        )
+        scores = scores_BM.ravel()
+        for number in _best(scores, k, least):
+            line, place = divmod(number, scores_BM.shape[1])
+            found.append((float(scores[number]), first + line, place))
         found = sorted(found, key=lambda pair: (-pair[0], pair[1:]))[:k]
     return found
 
 
-def _blocks(means: Means, key: int | None) -> Iterator[tuple[int, Floats]]:
+def _best(scores: Floats, k: int, least: float) -> list[int]:
+    """Return where the k best scores are that are not below `least`; of those that tie the first ones."""
+    good = scores[scores >= least]
+    if len(good) <= k:
+        return list(map(int, np.flatnonzero(scores >= least)))
+    good.partition(len(good) - k)
+    last = good[len(good) - k]
+    better = np.flatnonzero(scores > last)
+    ties = np.flatnonzero(scores == last)[: k - len(better)]
+    return [*map(int, better), *map(int, ties)]
+
+
+def _blocks(people: People, key: int | None) -> Iterator[tuple[int, Floats]]:
     """Return scores of some identities with all others; each pair is above -inf once."""
     if key is not None:
-        for place in np.flatnonzero(means.keys == key).tolist():
-            scores_1M = means.means_MD[place : place + 1] @ means.means_MD.T
-            scores_1M[0, place] = -np.inf
-            yield place, scores_1M
+        for place in np.flatnonzero(people.keys == key).tolist():
+            yield place, _scores_of(people, place)
         return
-    for first in range(0, len(means.keys), BLOCK):
-        scores_BM = means.means_MD[first : first + BLOCK] @ means.means_MD.T
-        scores_BM[np.arange(len(scores_BM))[:, None] + first >= np.arange(len(means.keys))] = -np.inf
+    means_MD = people.means(0, len(people))
+    for first in range(0, len(people), BLOCK):
+        scores_BM = means_MD[first : first + BLOCK] @ means_MD.T
+        scores_BM[np.arange(len(scores_BM))[:, None] + first >= np.arange(len(people))] = -np.inf
         yield first, scores_BM
 
 
-def _seen_together(columns: Columns, means: Means) -> Iterator[Ints]:
-    """Return the places of the identities that are in one frame, for each frame of several."""
-    if not means.rows:
-        return
-    rows = np.concatenate(means.rows)
-    places = np.repeat(np.arange(len(means.rows)), [len(own) for own in means.rows])
-    cameras, times = columns.cameras.codes[rows], columns.times[rows]
+def _scores_of(people: People, place: int) -> Floats:
+    """Return the scores of one identity with all, (1, M), without the means of all in memory."""
+    mean_1D = people.means(place, place + 1)
+    ends = [*range(0, len(people), BLOCK), len(people)]
+    scores_1M = np.concatenate([mean_1D @ people.means(*part).T for part in pairwise(ends)], axis=1)
+    scores_1M[0, place] = -np.inf
+    return scores_1M
+
+
+def apart(columns: Columns, people: People, no_pairs: Iterable[tuple[int, int]]) -> Apart:
+    """Return who cannot be one person: those seen in one frame, and the pairs of keys in `no_pairs`."""
+    place_of = {key: place for place, key in enumerate(people.keys.tolist())}
+    known = [(place_of[a], place_of[b]) for a, b in no_pairs if a in place_of and b in place_of]
+    frames, places = _frames(columns, people)
+    is_crowded = np.bincount(frames)[frames] > MAX_FRAME
+    starts = np.flatnonzero(np.diff(frames[is_crowded])) + 1
+    crowds = np.split(places[is_crowded], starts) if is_crowded.any() else []
+    frames, places = frames[~is_crowded], places[~is_crowded]
+    pairs = [np.array(known, np.int64).reshape(-1, 2)]
+    for distance in range(1, MAX_FRAME):
+        is_one = frames[distance:] == frames[:-distance]
+        if not is_one.any():
+            break
+        pairs.append(np.stack([places[:-distance][is_one], places[distance:][is_one]], axis=1))
+    pairs_P2 = np.concatenate(pairs)
+    pairs_P2 = np.concatenate([pairs_P2, pairs_P2[:, ::-1]])
+    return Apart(pairs_P2[np.argsort(pairs_P2[:, 0], kind="stable")], crowds)
+
+
+def _frames(columns: Columns, people: People) -> tuple[Ints, Ints]:
+    """Return the number of a frame and the place of an identity that is in it, once each, by frame."""
+    places = np.repeat(np.arange(len(people)), np.diff(people.starts))
+    cameras, times = columns.cameras.codes[people.rows], columns.times[people.rows]
     is_known = (times != NO_TIME) & (cameras != columns.cameras.code_of.get(None, -1))
-    sightings = np.stack([cameras[is_known], times[is_known], places[is_known]], axis=1)
-    sightings = np.unique(sightings, axis=0)
-    ends = np.flatnonzero((np.diff(sightings[:, :2], axis=0) != 0).any(axis=1)) + 1
-    for frame in np.split(sightings[:, 2], ends):
-        if len(frame) > 1:
-            yield frame
-
-
-def _places(means: Means, pairs: Iterable[tuple[int, int]]) -> Iterator[Ints]:
-    """Return pairs of keys as places, as far as both are there."""
-    place_of = {key: place for place, key in enumerate(means.keys.tolist())}
-    for pair in pairs:
-        known = [place_of[key] for key in set(pair) if key in place_of]
-        if len(known) > 1:
-            yield np.array(sorted(known))
+    seen_3S = np.stack([cameras[is_known], times[is_known], places[is_known]])
+    seen_3S = seen_3S[:, np.lexsort(seen_3S[::-1])]
+    is_new = np.diff(seen_3S, axis=1, prepend=seen_3S[:, :1] - 1) != 0
+    frames = np.cumsum(is_new[:2].any(axis=0)) - 1
+    is_once = is_new.any(axis=0)
+    return frames[is_once], seen_3S[2, is_once]
 
 
 def _show(
-    serving: Serving,
-    columns: Columns,
-    rows_ND: NDArray[np.float16],
-    means: Means,
-    pairs: list[tuple[float, int, int]],
+    serving: Serving, columns: Columns, people: People, pairs: list[tuple[float, int, int]]
 ) -> list[Suggestion]:
-    """Look up the identities and items of pairs; what is gone by now is left out."""
+    """Look up the identities and items of pairs; what has gone or changed hands by now is left out."""
 
     def best_slot(place: int, other: int) -> int:
-        rows = means.rows[place]
-        scores = rows_ND[rows].astype(np.float32) @ means.means_MD[other]
+        rows = people.rows_of(place)
+        scores = people.rows_ND[rows].astype(np.float32) @ people.means(other, other + 1)[0]
         return int(columns.slots[rows[int(scores.argmax())]])
 
     slots = [(best_slot(a, b), best_slot(b, a)) for _, a, b in pairs]
-    statement = select(Item).options(selectinload(Item.identity).selectinload(Identity.attributes))
+    wanted = {slot for pair in slots for slot in pair}
     with serving.sessions.read() as session:
-        wanted = {slot for pair in slots for slot in pair}
-        items = {item.slot: item for item in session.scalars(statement.where(Item.slot.in_(wanted)))}
-    return [
-        Suggestion(min(1.0, score), (Side(items[a].identity, items[a]), Side(items[b].identity, items[b])))
-        for (score, _, _), (a, b) in zip(pairs, slots, strict=True)
-        if a in items and b in items
-    ]
+        items = {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(wanted)))}
+    shown = []
+    for (score, *places), pair in zip(pairs, slots, strict=True):
+        found = [items[slot] for slot in pair if slot in items]
+        if [item.identity_key for item in found] == people.keys[places].tolist():
+            first, second = (Side(item.identity, item) for item in found)
+            shown.append(Suggestion(min(1.0, score), (first, second)))
+    return shown

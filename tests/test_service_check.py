@@ -107,6 +107,13 @@ def test_a_crop_of_nobody_is_removed_only_when_it_is_old_and_asked_for(filled: F
     assert check_gallery(settings, repair=True).is_clean
     assert not path.exists()
     assert check_gallery(settings).findings == []
+    unfinished = path.with_name(f".{path.name}.0123.tmp")  # a server was killed while it wrote
+    unfinished.write_bytes(b"nob")
+    assert check_gallery(settings).findings == []
+    os.utime(unfinished, times=(0, 0))
+    assert problems(check_gallery(settings)) == [Problem.orphan]
+    assert check_gallery(settings, repair=True).is_clean
+    assert not unfinished.exists()
 
 
 def test_a_spoilt_snapshot_and_a_gap_in_the_log_are_told(settings: Settings) -> None:

@@ -35,9 +35,11 @@ def test_an_identity_is_made_described_and_shown(client: httpx.Client) -> None:
     assert {field: shown[field] for field in body} == body
     assert (shown["num_items"], shown["first_seen"], shown["last_seen"]) == (0, None, None)
     enroll(client, crop(1), crop(2), identity_id="anna", captured_at="2026-01-02T00:00:00Z")
-    enroll(client, crop(3), identity_id="anna", captured_at="2026-01-01T00:00:00Z")
+    for seed, camera_id in ((3, "hall"), (4, "door"), (5, "hall")):
+        seen = {"camera_id": camera_id, "captured_at": "2026-01-01T00:00:00Z"}
+        enroll(client, crop(seed), identity_id="anna", **seen)
     shown = get(client, "/identities/anna")
-    assert (shown["num_items"], shown["name"]) == (3, "Anna")
+    assert (shown["num_items"], shown["name"], shown["cameras"]) == (5, "Anna", ["door", "hall"])
     assert datetime.fromisoformat(shown["first_seen"]) == EPOCH
     assert datetime.fromisoformat(shown["last_seen"]) == EPOCH + timedelta(days=1)
     changed = client.patch("/identities/anna", json={"name": None, "attributes": {"hat": "blue"}}).json()
@@ -108,6 +110,14 @@ def test_any_id_is_reached_percent_encoded_and_no_other(shared_client: httpx.Cli
     assert shared_client.patch(path, json={"name": "N"}).json()["id"] == name
 
 
+@pytest.mark.parametrize("code", ["%00", "%1F", "%1f", "%7F"])
+def test_nothing_else_in_a_path_is_taken_for_a_slash(client: httpx.Client, code: str) -> None:
+    client.post("/identities", json={"id": "a/b"})
+    for path in ("/identities/", "/gallery/", "/operations/", "/jobs/", "/models/"):
+        answer = client.get(f"{path}a{code}b{'%2F' if path != '/identities/' else ''}")
+        assert answer.status_code in (404, 405), path
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -122,7 +132,12 @@ def test_any_id_is_reached_percent_encoded_and_no_other(shared_client: httpx.Cli
         ("POST", "/identities", {"attributes": {"a": 1}}),
         ("POST", "/identities", {"nmae": "Anna"}),
         ("PATCH", "/identities/anna", {"id": "other"}),
+        ("PATCH", "/identities/anna", {"notes": "a\x00b"}),
+        ("GET", "/identities?name=a%00b", None),
+        ("GET", "/operations?cursor=x", None),
         ("POST", "/identities/anna/merge", {"source_ids": []}),
+        ("POST", "/identities/anna/merge", {"source_ids": ["bert", "anna"]}),
+        ("POST", "/identities/anna/split", {"item_ids": ["a\x00b"]}),
         ("POST", "/identities/anna/split", {"item_ids": []}),
         ("POST", "/identities/anna/reject", {}),
         ("PATCH", "/gallery/0", {}),
@@ -130,7 +145,7 @@ def test_any_id_is_reached_percent_encoded_and_no_other(shared_client: httpx.Cli
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    shared_client: httpx.Client, method: str, path: str, body: dict[str, Any]
+    shared_client: httpx.Client, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
     answer = shared_client.request(method, path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
@@ -158,13 +173,9 @@ def test_what_is_not_there_is_not_found(shared_client: httpx.Client) -> None:
 
 def test_a_timeline_tells_visits_by_camera(client: httpx.Client) -> None:
     def see(camera_id: str, *seconds: float) -> list[str]:
+        seen = {"identity_id": "anna", "camera_id": camera_id, "on_duplicate": "store"}
         times = [EPOCH + timedelta(seconds=second) for second in seconds]
-        return [
-            enroll(client, crop(1), identity_id="anna", camera_id=camera_id, captured_at=at.isoformat())[0][
-                "id"
-            ]
-            for at in times
-        ]
+        return [enroll(client, crop(1), captured_at=at.isoformat(), **seen)[0]["id"] for at in times]
 
     door = see("door", 0, 10, 400, 405)
     hall = see("hall", 5)

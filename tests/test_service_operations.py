@@ -1,5 +1,6 @@
 """Correcting who is who over HTTP: what it does, on every server, and that it can be taken back."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -211,6 +212,99 @@ def test_what_was_rejected_for_a_merged_identity_is_rejected_for_the_whole(
     assert "anna" in [m["identity_id"] for m in search(client, crop(3, 0))["matches"]]
     assert "bert" not in [m["identity_id"] for m in search(client, crop(3, 0))["matches"]]
     assert "bert" not in [m["identity_id"] for m in search(client, crop(1, 0))["matches"]]
+
+
+def test_every_server_finds_the_identity_of_now_after_each_correction(
+    client: httpx.Client, people: People, either_settings: Settings
+) -> None:
+    item_id = people["anna"][0]
+    with serve(either_settings) as other:
+        servers = itertools.cycle((client, other))
+
+        def found() -> set[str]:
+            answers = [search(server, crop(1, 0), group_by="item") for server in (client, other)]
+            owner = [
+                m["identity_id"] for a in answers for m in a["matches"] if m["items"][0]["id"] == item_id
+            ]
+            assert len(owner) == len(answers)
+            return set(owner)
+
+        split = do(next(servers), "/identities/anna/split", item_ids=[item_id], identity_id="dora")
+        assert found() == {"dora"}
+        relabelled = next(servers).patch(f"/gallery/{item_id}", json={"identity_id": "bert"}).json()
+        assert found() == {"bert"}
+        assert undo(next(servers), relabelled["operation_id"]).status_code == 200
+        assert found() == {"dora"}
+        assert undo(next(servers), split).status_code == 200
+        assert found() == {"anna"}
+
+
+def test_operations_are_listed_newest_first_in_pages(client: httpx.Client, people: People) -> None:
+    ids = [do(client, "/identities/anna/split", item_ids=[item_id]) for item_id in people["anna"]]
+    ids.append(do(client, "/identities/bert/merge", source_ids=["cleo"]))
+    assert undo(client, ids[3]).status_code == 200
+    pages = [client.get("/operations", params={"limit": 3}).json()]
+    while pages[-1]["next_cursor"]:
+        fields = {"limit": 3, "cursor": pages[-1]["next_cursor"]}
+        pages.append(client.get("/operations", params=fields).json())
+    listed = [one for page in pages for one in page["operations"]]
+    assert [one["operation_id"] for one in listed] == sorted(ids, reverse=True)
+    kinds = {one["operation_id"]: (one["kind"], one["undone_at"] is not None) for one in listed}
+    assert kinds == dict(
+        zip(ids, [("split", False), ("split", False), ("split", False), ("merge", True)], strict=True)
+    )
+
+
+def test_an_identity_whose_items_are_all_deleted_since_does_not_come_back(
+    client: httpx.Client, people: People
+) -> None:
+    merged = do(client, "/identities/anna/merge", source_ids=["bert", "cleo"])
+    for item_id in people["bert"]:
+        client.delete(f"/gallery/{item_id}")
+    assert undo(client, merged).status_code == 200
+    assert list(state_of(client)["identities"]) == ["anna", "cleo"]
+
+
+def test_an_identity_that_an_operation_made_stays_when_it_was_described_since(
+    client: httpx.Client, people: People
+) -> None:
+    split = do(client, "/identities/anna/split", item_ids=people["anna"][:1], identity_id="dora")
+    client.patch("/identities/dora", json={"name": "Dora"})
+    assert undo(client, split).status_code == 200
+    assert owners(client, people["anna"]) == ["anna"] * 3
+    assert client.get("/identities/dora").json()["num_items"] == 0
+
+
+def test_of_two_merges_of_the_same_identities_at_once_one_is_done(
+    client: httpx.Client, people: People
+) -> None:
+    def merge(pair: tuple[str, str]) -> int:
+        answer = client.post(f"/identities/{pair[0]}/merge", json={"source_ids": [pair[1]]})
+        return answer.status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        statuses = list(threads.map(merge, [("anna", "bert"), ("bert", "anna")] * 2))
+    assert sorted(statuses) == [200, 404, 404, 404]
+    state = state_of(client)
+    assert sorted(one["num_items"] for one in state["identities"].values()) == [3, 6]
+    assert len(state["items"]) == sum(map(len, people.values()))
+
+
+def test_items_are_corrected_and_deleted_at_once(client: httpx.Client, people: People) -> None:
+    def correct(item_id: str) -> int:
+        return client.patch(f"/gallery/{item_id}", json={"identity_id": "dora"}).status_code
+
+    def delete(item_id: str) -> int:
+        return client.delete(f"/gallery/{item_id}").status_code
+
+    item_ids = [item_id for items in people.values() for item_id in items]
+    with ThreadPoolExecutor(8) as threads:
+        corrected = [threads.submit(correct, item_id) for item_id in item_ids]
+        deleted = [threads.submit(delete, item_id) for item_id in item_ids]
+        assert {one.result() for one in corrected} <= {200, 404}
+        assert {one.result() for one in deleted} == {204}
+    assert state_of(client) == {"identities": {}, "items": {}}
+    assert search(client, crop(1))["num_searched"] == 0
 
 
 def test_merges_enrolments_and_undos_at_once_lose_nothing(client: httpx.Client) -> None:

@@ -1,5 +1,7 @@
 """Pairs of identities that are likely one person: exact, and never two who cannot be."""
 
+import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -7,62 +9,114 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from live_server import crop, enroll
-from service.suggestions import BLOCK, Means, best_pairs
+from service.columns import Columns
+from service.suggestions import BLOCK, MAX_FRAME, People, apart, best_pairs
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+Sighting = tuple[int, str | None, int | None]
+"""An identity's key, a camera, and a second."""
 
 
-def unit(rows_MD: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(rows_MD / np.linalg.norm(rows_MD, axis=1, keepdims=True), np.float32)
+def columns_of(seen: list[Sighting]) -> Columns:
+    return Columns.empty().appended(
+        np.arange(1, len(seen) + 1),
+        [key for key, _, _ in seen],
+        [camera_id for _, camera_id, _ in seen],
+        [None if second is None else EPOCH + timedelta(seconds=second) for _, _, second in seen],
+        [None] * len(seen),
+    )
 
 
 def loop(
-    means: Means, k: int, min_score: float, apart: list[set[int]], key: int | None
-) -> list[tuple[float, int, int]]:
-    """Look at one pair after the other."""
-    pairs = []
-    for a in range(len(means.keys)):
-        for b in range(a + 1, len(means.keys)):
-            score = float(means.means_MD[a] @ means.means_MD[b])
-            is_apart = any({a, b} <= group for group in apart)
-            if score >= min_score and not is_apart and key in (None, means.keys[a], means.keys[b]):
-                pairs.append((score, a, b))
-    return sorted(pairs, key=lambda pair: -pair[0])[:k]
+    seen: list[Sighting],
+    rows_ND: np.ndarray[Any, np.dtype[np.float16]],
+    no_pairs: list[tuple[int, int]],
+    min_score: float,
+    key: int | None,
+) -> dict[frozenset[int], float]:
+    """Look at one pair after the other, and for each at all of their items."""
+    pairs = {}
+    for a, b in itertools.combinations(sorted({sighting[0] for sighting in seen}), 2):
+        means = [rows_ND[[one[0] == k for one in seen]].astype(np.float64).mean(0) for k in (a, b)]
+        score = float(means[0] @ means[1] / np.linalg.norm(means[0]) / np.linalg.norm(means[1]))
+        frames = [{one[1:] for one in seen if one[0] == k and None not in one} for k in (a, b)]
+        is_apart = frames[0] & frames[1] or (a, b) in no_pairs or (b, a) in no_pairs
+        if score >= min_score and not is_apart and key in (None, a, b):
+            pairs[frozenset((a, b))] = score
+    return pairs
 
 
 @settings(deadline=None)
 @given(
-    st.integers(0, 12),
-    st.integers(1, 30),
-    st.sampled_from([-1.0, 0.0, 0.6]),
-    st.lists(st.sets(st.integers(0, 11), max_size=5), max_size=5),
+    st.lists(
+        st.tuples(
+            st.integers(100, 108),
+            st.sampled_from(["door", "hall", None]),
+            st.one_of(st.none(), st.integers(0, 6)),
+        ),
+        max_size=40,
+    ),
+    st.lists(st.tuples(st.integers(99, 108), st.integers(99, 108)), max_size=4),
+    st.integers(1, 40),
+    st.sampled_from([-0.9, 0.0, 0.3]),
     st.integers(0, 1000),
     st.booleans(),
 )
-def test_the_best_pairs_are_those_of_a_loop_over_all(
-    num: int, k: int, min_score: float, apart: list[set[int]], seed: int, is_of_one: bool
+def test_the_best_pairs_are_those_of_a_loop_over_all_pairs_and_their_items(
+    seen: list[Sighting],
+    no_pairs: list[tuple[int, int]],
+    k: int,
+    min_score: float,
+    seed: int,
+    is_of_one: bool,
 ) -> None:
-    rng = np.random.default_rng(seed)
-    means = Means(np.arange(100, 100 + num), unit(rng.standard_normal((num, 4)).astype(np.float32)), [])
-    apart = [{place for place in group if place < num} for group in apart]
-    key = 100 + seed % num if is_of_one and num else None
-    groups = [np.array(sorted(group), np.int64) for group in apart]
-    found = best_pairs(means, k, min_score, groups, key)
-    expected = loop(means, k, min_score, apart, key)
-    assert [score for score, _, _ in found] == pytest.approx([s for s, _, _ in expected], abs=1e-6)
-    assert {frozenset(pair[1:]) for pair in found} == {frozenset(pair[1:]) for pair in expected}
+    rows_ND = np.random.default_rng(seed).standard_normal((len(seen), 4)).astype(np.float16)
+    key = seen[0][0] if seen and is_of_one else None
+    columns = columns_of(seen)
+    people = People.of(columns, np.arange(len(seen)), rows_ND)
+    found = best_pairs(people, k, min_score, apart(columns, people, no_pairs), key)
+    expected = loop(seen, rows_ND, no_pairs, min_score, key)
+    best = sorted(expected.values(), reverse=True)[:k]
+    assert [score for score, _, _ in found] == pytest.approx(best, abs=1e-5)
+    for score, a, b in found:
+        assert expected[frozenset(people.keys[[a, b]].tolist())] == pytest.approx(score, abs=1e-5)
 
 
 def test_pairs_across_blocks_are_found_once() -> None:
     num = 2 * BLOCK + 10
-    rng = np.random.default_rng(0)
-    means_MD = unit(rng.standard_normal((num, 16)).astype(np.float32))
-    for a, b in ((3, BLOCK + 7), (5, num - 1), (BLOCK + 1, num - 2), (0, 1)):
-        means_MD[b] = means_MD[a]
-    means = Means(np.arange(num), means_MD, [])
-    found = best_pairs(means, 4, 0.999, [np.array([0, 1])])
-    assert sorted(pair[1:] for pair in found) == [(3, BLOCK + 7), (5, num - 1), (BLOCK + 1, num - 2)]
+    rows_ND = np.random.default_rng(0).standard_normal((num, 16)).astype(np.float16)
+    alike = [(3, BLOCK + 7), (5, num - 1), (BLOCK + 1, num - 2), (0, 1)]
+    for a, b in alike:
+        rows_ND[b] = rows_ND[a]
+    columns = columns_of([(key, None, None) for key in range(num)])
+    people = People.of(columns, np.arange(num), rows_ND)
+    no_pairs = apart(columns, people, [(1, 0)])
+    found = best_pairs(people, 4, 0.999, no_pairs)
+    assert sorted(pair[1:] for pair in found) == sorted(alike[:3])
+    for a, b in alike[:3]:
+        assert [pair[1:] for pair in best_pairs(people, 4, 0.999, no_pairs, b)] == [(b, a)]
+
+
+def test_of_many_pairs_that_are_all_alike_the_first_are_found() -> None:
+    num = BLOCK + 100
+    columns = columns_of([(key, None, None) for key in range(num)])
+    people = People.of(columns, np.arange(num), np.ones((num, 4), np.float16))
+    found = best_pairs(people, 50, -1.0, apart(columns, people, [(0, 1), (0, 3)]))
+    assert [pair[1:] for pair in found] == [(0, other) for other in (2, *range(4, 53))]
+
+
+def test_no_two_of_a_large_crowd_are_a_pair() -> None:
+    num = MAX_FRAME + 20
+    crowd = [(key, "square", 5) for key in range(num)]
+    others = [(num, "square", 6), (num + 1, "square", 7), (0, "square", 7)]
+    columns = columns_of([*crowd, *others])
+    people = People.of(columns, np.arange(num + 3), np.ones((num + 3, 4), np.float16))
+    found = best_pairs(people, 10_000, 0.5, apart(columns, people, []))
+    expected = [(a, num) for a in range(num)] + [(a, num + 1) for a in range(1, num + 1)]
+    assert sorted(pair[1:] for pair in found) == sorted(expected)
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from typer.testing import CliRunner, Result
 
 from archives import tar_of
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
-from service.backup import back_up
+from service.backup import backup, read_receipts, restore
 from service.cli import app
+from service.database import make_engine, make_sessions
 from service.folders import Layout
 from service.packing import Row, find_rows, pack
-from service.receipts import read_receipts
-from service.restore import restore
+from service.serving import Serving
 from service.settings import Settings
 from service.storage import CropStore
 from test_service_cli import REID, ROOT, put
@@ -353,20 +353,23 @@ def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings,
 
 
 def test_receipts_of_erasures_are_printed_as_restore_reads_them(settings: Settings, tmp_path: Path) -> None:
+    engine = make_engine(settings.database_url)
+    serving = Serving(settings, make_sessions(engine))
     with serve(settings) as client:
         enroll(client, crop(1), crop(2), identity_id="anna")
         enroll(client, crop(3), identity_id="bert")
         assert json.loads(run(client, "erasures").stdout) == []
-        back_up(settings, tmp_path / "before.tar")
+        backup(serving, tmp_path / "before.tar")
         for name in ("anna", "bert"):
             assert client.delete(f"/identities/{name}", params={"mode": "erase"}).status_code == 200
-        back_up(settings, tmp_path / "after.tar")
+        backup(serving, tmp_path / "after.tar")
         put(tmp_path / "erasures.json", run(client, "erasures").stdout.encode())
-    receipts = read_receipts(tmp_path / "erasures.json")
+    engine.dispose()
+    receipts = read_receipts((tmp_path / "erasures.json").read_text(), "erasures.json")
     assert len(receipts) == 2
-    for backup, num in (("before.tar", 3), ("after.tar", 0)):
-        target = Settings(data_dir=tmp_path / backup.removesuffix(".tar"))
-        _, num_erased = restore(target, tmp_path / backup, receipts)
+    for name, num in (("before.tar", 3), ("after.tar", 0)):
+        target = Settings(data_dir=tmp_path / name.removesuffix(".tar"))
+        num_erased = restore(target, tmp_path / name, receipts).num_erased
         assert num_erased == num
         assert not [path for path in target.crops_dir.rglob("*") if path.is_file()]
 

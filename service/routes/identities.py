@@ -6,6 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator
 
+from service.errors import InvalidRequest
 from service.gallery import list_items
 from service.identities import Known, create, describe, find, list_identities, timeline
 from service.identity_schemas import (
@@ -18,6 +19,9 @@ from service.identity_schemas import (
     MergeOrder,
     NewIdentity,
     OperationAnswer,
+    OperationFields,
+    OperationPage,
+    OperationsAnswer,
     RejectOrder,
     SplitOrder,
     SuggestedPair,
@@ -27,19 +31,23 @@ from service.identity_schemas import (
     TimelineVisit,
     given,
 )
-from service.operations import find_operation, merge, reject, split, undo
+from service.labels import SLASH_IN_NAME
+from service.operations import find_operation, list_operations, merge, reject, split, undo
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import GalleryItem, ItemsAnswer, Seconds, attributes_of, cursor_of, number_of_cursor
 from service.selection import Selection
 from service.suggestions import suggest
+from service.tables import Operation
 
 router = APIRouter(tags=["identities"])
+
+_ITSELF = {"loc": ["body", "source_ids"], "msg": "has the identity to merge into", "type": "value_error"}
 
 IdentityId = Annotated[
     str,
     Path(description="Percent-encoded: a slash in it is %2F."),
-    AfterValidator(lambda identity_id: identity_id.replace("\0", "/")),  # see service/edge.py
+    AfterValidator(lambda identity_id: identity_id.replace(SLASH_IN_NAME, "/")),
 ]
 
 
@@ -60,7 +68,7 @@ def get_identities(
     """List identities in the order they were made, a page at a time."""
     attributes = attributes_of(page.attribute)
     after = number_of_cursor(page.cursor)
-    known, last = list_identities(serving, page.limit, after, page.name, attributes)
+    known, last = list_identities(serving, page.limit, after, page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in known],
@@ -73,10 +81,10 @@ def get_suggestions(
     fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely one person, never two who were seen in one frame."""
-    found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
+    version, found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
     return SuggestionsAnswer(
         request_id=request_id,
-        model_version=serving.current().version,
+        model_version=version,
         suggestions=[SuggestedPair.showing(pair) for pair in found],
     )
 
@@ -139,7 +147,11 @@ def post_merge(
     identity_id: IdentityId, order: MergeOrder, serving: ReadyServing, request_id: RequestId
 ) -> OperationAnswer:
     """Give the items of other identities to this one; the others are gone, until it is undone."""
-    return OperationAnswer.of(merge(serving, identity_id, order.source_ids), request_id)
+    if identity_id in order.source_ids:
+        raise InvalidRequest(
+            "an identity cannot be merged into itself; leave it out of source_ids", [_ITSELF]
+        )
+    return _operation(merge(serving, identity_id, order.source_ids), request_id)
 
 
 @router.post("/identities/{identity_id}/split", responses=responses(400, 404, 409, 413, 422, 503))
@@ -147,7 +159,7 @@ def post_split(
     identity_id: IdentityId, order: SplitOrder, serving: ReadyServing, request_id: RequestId
 ) -> OperationAnswer:
     """Give items of this identity to another, by default to a new one."""
-    return OperationAnswer.of(split(serving, identity_id, order.item_ids, order.identity_id), request_id)
+    return _operation(split(serving, identity_id, order.item_ids, order.identity_id), request_id)
 
 
 @router.post("/identities/{identity_id}/reject", responses=responses(400, 404, 413, 422, 503))
@@ -155,20 +167,37 @@ def post_rejection(
     identity_id: IdentityId, order: RejectOrder, serving: ReadyServing, request_id: RequestId
 ) -> OperationAnswer:
     """Say that items do not show this identity: they leave it, and are not taken for it again."""
-    return OperationAnswer.of(reject(serving, identity_id, order.item_ids), request_id)
+    return _operation(reject(serving, identity_id, order.item_ids), request_id)
+
+
+@router.get("/operations", responses=responses(422, 503))
+def get_operations(
+    page: Annotated[OperationPage, Query()], serving: ReadyServing, request_id: RequestId
+) -> OperationsAnswer:
+    """List merges, splits, relabels and rejections, the newest first, a page at a time."""
+    found, last = list_operations(serving, page.limit, page.cursor)
+    return OperationsAnswer(
+        request_id=request_id,
+        operations=[OperationFields.of(operation) for operation in found],
+        next_cursor=last,
+    )
 
 
 @router.get("/operations/{operation_id}", responses=responses(404, 422, 503))
 def get_operation(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
     """Show a merge, split, relabel or rejection."""
-    return OperationAnswer.of(find_operation(serving, operation_id), request_id)
+    return _operation(find_operation(serving, operation_id), request_id)
 
 
 @router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
 def post_undo(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
     """Take a merge, split, relabel or rejection back, unless later changes stand in the way."""
-    return OperationAnswer.of(undo(serving, operation_id), request_id)
+    return _operation(undo(serving, operation_id), request_id)
 
 
 def _answer(known: Known, request_id: str) -> IdentityAnswer:
     return IdentityAnswer(**IdentityFields.of(known).model_dump(), request_id=request_id)
+
+
+def _operation(operation: Operation, request_id: str) -> OperationAnswer:
+    return OperationAnswer(**OperationFields.of(operation).model_dump(), request_id=request_id)
