@@ -77,7 +77,10 @@ def export(
             tell=tell,
         )
     gone = f", {exported.num_gone} deleted meanwhile" if exported.num_gone else ""
-    say(out, f"{exported.num_items} items in {target}{gone}")
+    failed = f", {len(exported.failures)} failed" if exported.failures else ""
+    say_what_failed(exported.failures)
+    say(out, f"{exported.num_items} items in {target}{gone}{failed}")
+    raise typer.Exit(1 if exported.failures else 0)
 
 
 def import_crops(

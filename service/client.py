@@ -28,6 +28,7 @@ TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
 ARCHIVE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0, pool=None)
 JOB_POLL_S = 0.5
 PAGE = 500
+CROP_MISSING = "crop_missing"
 # An idle connection is dropped well before the server's 5 s are over: none is reused as the server closes it.
 KEEPALIVE_EXPIRY_S = 2.0
 
@@ -53,9 +54,10 @@ class NoAnswer(ClientError):
 class Refused(ClientError):
     """The service answered with an error; `position` is that of the image at fault, if it is named."""
 
-    def __init__(self, status: int, detail: str, position: int | None) -> None:
+    def __init__(self, status: int, detail: str, position: int | None, code: str = "") -> None:
         super().__init__(detail)
         self.status = status
+        self.code = code
         self.position = position
 
 
@@ -194,7 +196,7 @@ class Client:
             except httpx.TransportError as error:
                 raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
             else:
-                if delay_s is None or response.status_code not in PUT_OFF:
+                if delay_s is None or not _is_put_off(response):
                     return response
                 time.sleep(_retry_after_s(response) or delay_s)
         raise AssertionError("the last try returns or raises")
@@ -257,13 +259,19 @@ def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: R
     return [Failure(bad.path, str(refusal)), *_enroll_the_good(client, rest)]
 
 
+def _is_put_off(response: httpx.Response) -> bool:
+    """Tell whether the same request may well succeed in a moment; a crop that is gone does not come back."""
+    return response.status_code in PUT_OFF and _read_json(response).get("code") != CROP_MISSING
+
+
 def _read_answer(response: httpx.Response) -> dict[str, Any]:
     body = _read_json(response)
     if response.is_success:
         return body
     detail = body.get("detail") or f"the service answered {response.status_code} {response.reason_phrase}"
     position = body.get("position")
-    raise Refused(response.status_code, str(detail), position if isinstance(position, int) else None)
+    place = position if isinstance(position, int) else None
+    raise Refused(response.status_code, str(detail), place, str(body.get("code") or ""))
 
 
 def _read_json(response: httpx.Response) -> dict[str, Any]:

@@ -14,18 +14,19 @@ import tarfile
 import time
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO, Protocol
 
-from service.client import Client, ClientError
+from service.client import CROP_MISSING, Client, ClientError, Failure, Refused
 from service.terminal import Tell
 
 MANIFEST, ABOUT, EMBEDDINGS = "gallery.csv", "gallery.json", "embeddings.npy"
@@ -48,10 +49,11 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Exported:
-    """How many items are exported, and how many were deleted before their crop was read."""
+    """How many items are exported, how many were deleted meanwhile, and those whose crop is missing."""
 
     num_items: int
     num_gone: int
+    failures: Sequence[Failure]
 
 
 class Sink(Protocol):
@@ -99,12 +101,16 @@ def export(
         writer = csv.writer(manifest, lineterminator="\n")
         writer.writerow(COLUMNS)
         versions: set[str] = set()
+        failures: list[Failure] = []
         num = num_gone = 0
         kept = (item for item in items if wanted is None or item["identity_id"] in wanted)
         while batch := list(islice(kept, AT_ONCE)):
-            for item, found in zip(batch, threads.map(client.image, [i["id"] for i in batch]), strict=True):
+            for item, found in zip(batch, threads.map(partial(_image, client), batch), strict=True):
                 if found is None:
                     num_gone += 1
+                    continue
+                if isinstance(found, Failure):
+                    failures.append(found)
                     continue
                 content, content_type = found
                 path = name(item, SUFFIXES[content_type])
@@ -114,9 +120,19 @@ def export(
                 if embeddings:
                     rows.write(_embedding(item))
                 num += 1
-            tell(num, num + num_gone)
+            tell(num, num + num_gone + len(failures))
         _finish(sink, manifest.getvalue(), versions, num, rows if embeddings else None)
-    return Exported(num, num_gone)
+    return Exported(num, num_gone, failures)
+
+
+def _image(client: Client, item: Item) -> tuple[bytes, str] | Failure | None:
+    """Read a crop and its type; None if the item was deleted meanwhile."""
+    try:
+        return client.image(item["id"])
+    except Refused as refusal:
+        if refusal.code != CROP_MISSING:
+            raise
+        return Failure(Path(item["id"]), str(refusal))
 
 
 def _seen_by(client: Client, fields: Mapping[str, Any], min_cameras: int) -> set[str]:

@@ -1,12 +1,14 @@
 """Listing items page by page and deleting many at once, over HTTP."""
 
 import json
+from base64 import b64decode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import text
 
@@ -103,11 +105,22 @@ def test_a_list_takes_the_filters_of_a_search(client: httpx.Client) -> None:
         assert "".join(sorted(match["identity_id"] for match in found)) == expected
 
 
+def test_a_list_gives_embeddings_when_it_is_asked_for_them(client: httpx.Client) -> None:
+    enroll(client, crop(1), crop(2))
+    items = page(client, embeddings=True)["items"]
+    embeddings_ND = np.stack([np.frombuffer(b64decode(item.pop("embedding")), "<f2") for item in items])
+    assert items == page(client)["items"]
+    cosine = float(embeddings_ND[0].astype(np.float32) @ embeddings_ND[1].astype(np.float32))
+    _, other = search(client, crop(1), group_by="item")["matches"]
+    assert other["score"] == pytest.approx(cosine, abs=2e-3)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"limit": 0},
         {"limit": 1001},
+        {"embeddings": "some"},
         {"cursor": "x"},
         {"cursor": "YWZ0ZXIgLTE"},
         {"cursor": "ä"},

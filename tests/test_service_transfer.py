@@ -211,6 +211,19 @@ def test_items_deleted_meanwhile_are_left_out(settings: Settings, tmp_path: Path
     assert [row["path"] for row in rows_of(tmp_path / "out")] == [crop(0).hex(), crop(2).hex()]
 
 
+def test_a_crop_that_is_missing_is_named_and_the_others_are_exported(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with serve(settings) as client:
+        first, _ = enroll(client, crop(1), crop(2))
+        CropStore(settings.crops_dir).path(first["sha256"]).unlink()
+        done = run(client, "export", "--out", tmp_path / "out", "--embeddings")
+    assert (done.exit_code, done.stdout) == (1, f"1 items in {tmp_path / 'out'}, 1 failed\n")
+    assert done.stderr.startswith(f"failed: {first['id']}: the stored crop ")
+    assert [row["path"] for row in rows_of(tmp_path / "out")] == [crop(2).hex()]
+    assert np.load(tmp_path / "out" / "embeddings.npy").shape == (1, 64)
+
+
 def test_folders_and_names_say_who_is_on_a_crop(settings: Settings, tmp_path: Path) -> None:
     folders, market = tmp_path / "folders", tmp_path / "market"
     put(folders / "anna" / "1.jpg", crop(1))
