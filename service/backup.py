@@ -6,54 +6,37 @@ between are taken out of the copy too. The last member has the SHA-256 of every 
 with anything that differs from it, is torn.
 """
 
-import hashlib
 import json
 import os
-import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, text, update
+from sqlalchemy import Engine, Select, delete, func, select, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
+from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
 from service.database import known_schemas, make_engine, make_sessions, migrate, rewrite, schema_of
 from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery import drop_identities
-from service.jobs import RUNNING
 from service.serving import Serving
 from service.settings import Settings
 from service.storage import CropStore
-from service.tables import (
-    DoomedCrop,
-    Gallery,
-    Identity,
-    Item,
-    Job,
-    JobFile,
-    KeptAnswer,
-    Model,
-    Table,
-    new_id,
-    now,
-)
+from service.table_copy import copy_tables, one_moment
+from service.tables import Gallery, Identity, Item, Model, new_id, now
 
 FORMAT = 1
-TABLES, ABOUT, SUMS = "gallery.sqlite3", "backup.json", "SHA256SUMS"
-KNOWN = re.compile(
-    rf"crops/[0-9a-f]{{64}}|models/[A-Za-z0-9._-]+|{re.escape(TABLES)}|{re.escape(ABOUT)}|{SUMS}"
-)
-LEFT_OUT = (KeptAnswer.__table__, DoomedCrop.__table__)
-ROWS_PER_PAGE = 1_000
-CHUNK = 1024 * 1024
+MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"
+WORKSPACE = ".restoring-"
 CROPS_AT_ONCE = 64
 
 
@@ -65,33 +48,11 @@ class Contents:
     num_crops: int
     num_models: int
     num_erased: int = 0
+    num_missing: int = 0
 
 
-@dataclass
-class _Writer:
-    """Writes members of a tar and remembers their SHA-256."""
-
-    archive: tarfile.TarFile
-    sums: dict[str, str] = field(default_factory=dict)
-
-    def add(self, name: str, data: bytes) -> None:
-        self.sums[name] = hashlib.sha256(data).hexdigest()
-        self._add(name, len(data), BytesIO(data))
-
-    def add_file(self, name: str, path: Path) -> None:
-        with path.open("rb") as file:
-            self.sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            self._add(name, path.stat().st_size, file)
-
-    def _add(self, name: str, size: int, file: IO[bytes]) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = size
-        self.archive.addfile(info, file)
-
-
-def backup(serving: Serving, path: Path, *, replace: bool = False) -> Contents:
-    """Write a gallery to one file, which appears whole or not at all.
+def backup(serving: Serving, path: Path, *, replace: bool = False, allow_missing: bool = False) -> Contents:
+    """Write a gallery to one file, which appears whole or not at all; without crops that are gone if allowed.
 
     Raises:
         BadBackup: the file is there already, and is not to be replaced.
@@ -101,11 +62,15 @@ def backup(serving: Serving, path: Path, *, replace: bool = False) -> Contents:
         raise BadBackup(f"{path} is there already; choose another name, or replace it with --force")
     unfinished = path.with_name(f".{path.name}.{new_id()}.tmp")
     try:
-        with TemporaryDirectory() as folder, unfinished.open("xb") as file:
+        with (
+            TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
+            unfinished.open("xb") as file,
+        ):
+            os.fchmod(file.fileno(), 0o600)
             copy = Path(folder) / TABLES
             _copy_out(serving.sessions.engine, copy)
             with tarfile.open(fileobj=file, mode="w") as archive:
-                contents = _write(serving, copy, _Writer(archive))
+                contents = _write(serving, copy, Writer(archive), allow_missing)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -115,34 +80,44 @@ def backup(serving: Serving, path: Path, *, replace: bool = False) -> Contents:
     return contents
 
 
+def open_gallery(settings: Settings) -> Serving:
+    """Open a gallery as it is, to be backed up; nothing is made, nor brought up to date.
+
+    Raises:
+        BadBackup: there is none, or its schema is not that of this program.
+    """
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise BadBackup(f"there is no gallery: {url.database} is not there")
+    engine = make_engine(settings.database_url)
+    with engine.connect() as connection:
+        schema, (newest, *_) = schema_of(connection), known_schemas()
+    if schema == newest:
+        return Serving(settings, make_sessions(engine))
+    engine.dispose()
+    if schema is None:
+        raise BadBackup("there is no gallery in this database")
+    hint = "use the program that serves it, or start this one's `reid serve` first"
+    raise BadBackup(f"the database has schema {schema}, and this program {newest}: {hint}")
+
+
 def _copy_out(source: Engine, path: Path) -> None:
     """Copy the tables, as they are at one moment, into a new SQLite file."""
-    with _opened(path) as target:
-        isolated = source.execution_options(isolation_level="REPEATABLE READ")
-        engine = source if source.dialect.name == "sqlite" else isolated
-        with engine.connect() as reader, target.begin() as writer:
-            writer.execute(delete(Gallery))
-            _copy_rows(reader, writer)
+    with _opened(path) as target, one_moment(source) as reader, target.begin() as writer:
+        copy_tables(reader, writer)
 
 
-def _copy_rows(reader: Connection, writer: Connection) -> None:
-    """Copy all rows but those that mean nothing elsewhere: work under way, kept answers, doomed crops."""
-    for table in Table.metadata.sorted_tables:
-        if table in LEFT_OUT:
-            continue
-        rows = select(table)
-        if table is Job.__table__:
-            rows = rows.where(Job.state.not_in(RUNNING))
-        elif table is JobFile.__table__:
-            ended = select(Job.id).where(Job.state.not_in(RUNNING))
-            rows = rows.where(JobFile.error.is_not(None), JobFile.job_id.in_(ended))
-        for page in reader.execution_options(yield_per=ROWS_PER_PAGE).execute(rows).mappings().partitions():
-            writer.execute(insert(table), [dict(row) for row in page])
-
-
-def _write(serving: Serving, copy: Path, writer: _Writer) -> Contents:
+def _write(serving: Serving, copy: Path, writer: Writer, allow_missing: bool) -> Contents:
     with _opened(copy) as engine, Session(engine) as session:
-        gone = [sha256 for sha256 in _crops(session) if not _write_crop(serving, writer, sha256)]
+        gone, num_missing = [], 0
+        for sha256 in _crops(session):
+            try:
+                if not _write_crop(serving, writer, session, sha256):
+                    gone.append(sha256)
+            except CropMissing as error:
+                if not allow_missing:
+                    raise CropMissing(f"{error}; {MISSING_HINT}") from error
+                num_missing += 1
         _take_out(session, gone)
         session.commit()
         if gone:
@@ -152,7 +127,7 @@ def _write(serving: Serving, copy: Path, writer: _Writer) -> Contents:
             if not path.exists():
                 raise CropMissing(f"the file of model version {model.version} is gone: {path}")
             writer.add_file(f"models/{model.filename}", path)
-        contents = _contents(session)
+        contents = replace_fields(_contents(session), num_missing=num_missing)
         newest = session.scalars(select(Gallery.newest_change)).one()
     about = {
         "format": FORMAT,
@@ -161,10 +136,11 @@ def _write(serving: Serving, copy: Path, writer: _Writer) -> Contents:
         "num_items": contents.num_items,
         "num_crops": contents.num_crops,
         "num_models": contents.num_models,
+        "num_missing": num_missing,
     }
     writer.add_file(TABLES, copy)
     writer.add(ABOUT, json.dumps(about, indent=1).encode())
-    writer.add(SUMS, _sums(writer.sums))
+    writer.add(SUMS, sums_of(writer.sums))
     return contents
 
 
@@ -172,21 +148,26 @@ def _crops(session: Session) -> Sequence[str]:
     return session.scalars(select(Item.sha256).distinct().order_by(Item.sha256)).all()
 
 
-def _write_crop(serving: Serving, writer: _Writer, sha256: str) -> bool:
-    """Write a crop; tell whether it was there.
+def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) -> bool:
+    """Write a crop; tell whether it was there, or has gone with all its items since the tables were copied.
 
     Raises:
-        CropMissing: it is not, though its items are.
+        CropMissing: it is not, though an item of the copy that shows it is.
     """
-    try:
-        data = serving.crops.get(sha256)
-    except CropMissing:
-        with serving.sessions.read() as session:
-            if session.scalar(select(Item.id).where(Item.sha256 == sha256).limit(1)) is not None:
+    slots = select(Item.slot).where(Item.sha256 == sha256)
+    for is_last in (False, False, True):  # a new item may bring it back just after it was not found
+        try:
+            writer.add(f"crops/{sha256}", serving.crops.get(sha256))
+        except CropMissing:
+            with serving.sessions.read() as session:
+                alive = set(session.scalars(slots))
+            if alive.isdisjoint(copy.scalars(slots)):
+                return False
+            if is_last:
                 raise
-        return False
-    writer.add(f"crops/{sha256}", data)
-    return True
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
 
 
 def _take_out(session: Session, sha256s: Iterable[str]) -> None:
@@ -220,18 +201,19 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
         BadBackup: the file is torn, or of a newer version of this program; nothing is written.
         NotEmpty: there is a gallery already; nothing is written.
     """
-    _verify(path)
+    verify(path)
     engine = make_engine(settings.database_url)
     try:
         migrate(engine)
         with Session(engine) as session:
             _require_empty(session)
-        with TemporaryDirectory() as folder:
-            copy = Path(folder) / TABLES
+        with _workspace(settings.data_dir) as folder:
+            copy = folder / TABLES
             _extract_tables(path, copy)
             with _opened(copy) as source:
-                num_erased = _erase(settings, Path(folder), source, receipts)
+                num_erased = _erase(settings, folder, source, receipts)
                 with Session(source) as session:
+                    _check_models(session, path)
                     wanted = set(_crops(session))
                     contents = _contents(session, num_erased)
                 _write_files(settings, path, wanted)
@@ -241,78 +223,13 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
     return contents
 
 
-def _verify(path: Path) -> None:
-    """Read all of a backup and compare it with what it says of itself.
-
-    Raises:
-        BadBackup: if it differs in anything.
-    """
-    found: dict[str, str] = {}
-    sums: bytes | None = None
-    try:
-        for name, file in _members(path):
-            if sums is not None:
-                raise BadBackup(f"{path} goes on behind its end")
-            if name in found or not KNOWN.fullmatch(name):
-                raise BadBackup(f"{path}: {name[:100]!r} does not belong in a backup, or is there twice")
-            if name == SUMS:
-                sums = file.read()
-            else:
-                found[name] = _digest(file)
-    except (tarfile.TarError, EOFError) as error:
-        raise BadBackup(f"{path} is torn: {error}") from error
-    if sums is None:
-        raise BadBackup(f"{path} is torn: its end is missing")
-    if sums != _sums(found):
-        told, read = sums.splitlines(), _sums(found).splitlines()
-        wrong = next((line for line in read if line not in told), told[-1] if told else b"")
-        raise BadBackup(f"{path} is damaged: see {wrong[66:166].decode('utf-8', 'replace')}")
-    for name, digest in found.items():
-        if name.startswith("crops/") and name != f"crops/{digest}":
-            raise BadBackup(f"{path} is damaged: {name} is another crop")
-    if not {TABLES, ABOUT} <= found.keys():
-        raise BadBackup(f"{path} has no tables")
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sums(digests: dict[str, str]) -> bytes:
-    return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
-
-
-def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Return the members of a backup, one after the other.
-
-    Raises:
-        BadBackup: it is no tar, is torn, or holds other things than files.
-    """
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for info in archive:
-                content = archive.extractfile(info) if info.isreg() and info.sparse is None else None
-                if content is None:
-                    raise BadBackup(f"{path}: {info.name[:100]!r} is no plain file")
-                yield info.name, content
-            if file.read().strip(b"\0"):
-                raise BadBackup(f"{path} is torn: there is something behind its end")
-    except FileNotFoundError:
-        raise BadBackup(f"{path} is not there") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise BadBackup(f"{path} is torn, or no backup: {error}") from error
-
-
 def _extract_tables(path: Path, copy: Path) -> None:
     """Put the tables of a backup into a file, at the schema of this program.
 
     Raises:
         BadBackup: they are of a newer one.
     """
-    for name, file in _members(path):
+    for name, file in members(path):
         if name == TABLES:
             with copy.open("wb") as target:
                 while chunk := file.read(CHUNK):
@@ -332,6 +249,12 @@ def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[
     return sum(int(erasure.erased["items"]) for erasure in applied)
 
 
+def _check_models(session: Session, path: Path) -> None:
+    for model in session.scalars(select(Model)):
+        if not KNOWN.fullmatch(f"models/{model.filename}"):
+            raise BadBackup(f"{path} is damaged: a network has the file name {model.filename[:100]!r}")
+
+
 def _require_empty(session: Session) -> None:
     for table in (Item, Identity, Model):
         if session.scalar(select(func.count()).select_from(table)):
@@ -339,13 +262,31 @@ def _require_empty(session: Session) -> None:
             raise NotEmpty(f"the database has {name} already; restore into an empty one, or choose another")
 
 
+@contextmanager
+def _workspace(data_dir: Path) -> Iterator[Path]:
+    """Make a folder for a copy of the tables, in the data folder; what a crash has left of one goes."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    for left in data_dir.glob(f"{WORKSPACE}*"):
+        shutil.rmtree(left)
+    with TemporaryDirectory(prefix=WORKSPACE, dir=data_dir) as folder:
+        yield Path(folder)
+
+
 def _write_files(settings: Settings, path: Path, wanted: set[str]) -> None:
+    """Write networks, and the crops that are wanted.
+
+    Raises:
+        NotEmpty: there are files of another gallery.
+    """
     crops = CropStore(settings.crops_dir)
+    for stored in crops.paths():
+        if stored.name not in wanted:
+            raise NotEmpty(f"the data folder has crops of another gallery, as {stored}; give an empty one")
     page: list[bytes] = []
-    for name, file in _members(path):
+    for name, file in members(path):
         folder, _, base = name.partition("/")
         if folder == "models":
-            write_atomically(settings.models_dir / base, file.read())
+            _write_model(settings.models_dir / base, file.read())
         elif folder == "crops" and base in wanted:
             page.append(file.read())
         if len(page) == CROPS_AT_ONCE:
@@ -354,19 +295,21 @@ def _write_files(settings: Settings, path: Path, wanted: set[str]) -> None:
     crops.put_all(partial(bytes, data) for data in page)
 
 
+def _write_model(path: Path, data: bytes) -> None:
+    if not path.exists():
+        write_atomically(path, data)
+    elif path.read_bytes() != data:
+        raise NotEmpty(f"{path} is there already, and is not the one of the backup")
+
+
 def _copy_in(source: Engine, target: Engine) -> None:
     """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits it."""
     immediate = target.execution_options(sqlite_begin="IMMEDIATE")
     with source.connect() as reader, immediate.begin() as writer:
         writer.execute(select(Gallery).with_for_update())
         _require_empty(Session(writer))
-        writer.execute(delete(Gallery))
-        _copy_rows(reader, writer)
+        copy_tables(reader, writer)
         writer.execute(update(Gallery).values(id=new_id()))
-        if target.dialect.name == "postgresql":
-            newest = "SELECT coalesce(max(key), 0) + 1 FROM identities"
-            sequence = "pg_get_serial_sequence('identities', 'key')"
-            writer.execute(text(f"SELECT setval({sequence}, ({newest}), false)"))
 
 
 @contextmanager

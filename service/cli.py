@@ -95,6 +95,9 @@ def check(
 def backup(
     file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out crops that are gone from the disk.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Write a gallery, crops and networks included, to one file, beside a running service or without.
@@ -103,7 +106,7 @@ def backup(
     """
     from service.launch import run_backup
 
-    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force))
+    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force, allow_missing=allow_missing))
 
 
 @app.command()

@@ -74,18 +74,20 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
     return 0 if report.is_clean else 1
 
 
-def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool) -> int:
+def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool, allow_missing: bool) -> int:
     """Back a gallery up to a file, and give the exit code."""
     os.environ.update(chosen)
     _log_to_terminal()
-    from service.backup import backup
+    from service.backup import backup, open_gallery
 
     try:
-        contents = backup(_open_gallery(), path, replace=replace)
+        serving = open_gallery(read_settings())
+        contents = backup(serving, path, replace=replace, allow_missing=allow_missing)
     except (ServiceError, SQLAlchemyError, OSError) as error:
         _say(f"no backup: {error}")
         return 1
-    _say(f"{_told(contents)} in {path}")
+    missing = f", {contents.num_missing} crops missing" if contents.num_missing else ""
+    _say(f"{_told(contents)} in {path}{missing}")
     return 0
 
 

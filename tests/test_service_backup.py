@@ -1,9 +1,11 @@
 """One file that holds a gallery: whole beside a busy server, refused when torn, restored anywhere."""
 
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,16 @@ import pytest
 from sqlalchemy import text
 
 from archives import tar_of
-from live_server import activate, crop, enroll, search, serve, upload_model
-from service.backup import SUMS, Contents, backup, read_receipts, restore
+from live_server import activate, crop, enroll, search, serve, upload_model, wait_for_job
+from service.backup import Contents, backup, open_gallery, read_receipts, restore
+from service.backup_file import SUMS
 from service.check import check
 from service.database import make_engine, make_sessions, migrate
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.serving import Serving
 from service.settings import Settings
 from service.storage import CropStore
+from service.tables import Job, JobFile, now
 
 MakeSettings = Callable[..., Settings]
 
@@ -33,9 +37,12 @@ def opened(settings: Settings) -> Iterator[Serving]:
     engine.dispose()
 
 
-def back_up(settings: Settings, path: Path, *, replace: bool = False) -> Contents:
-    with opened(settings) as serving:
-        return backup(serving, path, replace=replace)
+def back_up(settings: Settings, path: Path, **options: bool) -> Contents:
+    serving = open_gallery(settings)
+    try:
+        return backup(serving, path, **options)
+    finally:
+        serving.sessions.engine.dispose()
 
 
 def findings(settings: Settings) -> list[Any]:
@@ -216,6 +223,118 @@ def test_a_backup_appears_whole_or_not_at_all_and_replaces_nothing_unasked(
     crop_path.with_suffix(".away").rename(crop_path)
     back_up(settings, path, replace=True)
     assert [one.name for one in tmp_path.iterdir()] == ["backup.tar"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("other_settings", ["sqlite", "postgresql"], indirect=True)
+def test_nobody_gets_the_key_of_one_who_was_merged_away_before_the_backup(
+    either_settings: Settings, other_settings: Settings, tmp_path: Path
+) -> None:
+    with serve(either_settings) as client:
+        enroll(client, crop(1), identity_id="anna")
+        enroll(client, crop(2), identity_id="last")
+        merged = client.post("/identities/anna/merge", json={"source_ids": ["last"]}).json()["operation_id"]
+    back_up(either_settings, tmp_path / "backup.tar")
+    restore(other_settings, tmp_path / "backup.tar")
+    with serve(other_settings) as client:
+        enroll(client, crop(3), identity_id="new")
+        assert client.post(f"/operations/{merged}/undo").status_code == 200
+        owners = [item["identity_id"] for item in client.get("/gallery").json()["items"]]
+        assert owners == ["anna", "last", "new"]
+
+
+def test_items_deleted_while_crops_are_read_are_not_in_the_backup(
+    either_settings: Settings, tmp_path: Path
+) -> None:
+    with serve(either_settings) as client:
+        items = sorted(enroll(client, *[crop(seed) for seed in range(5)]), key=lambda one: str(one["sha256"]))
+        path = CropStore(either_settings.crops_dir).path(items[0]["sha256"])
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)  # the backup waits here, with the tables copied and no crop read
+        with ThreadPoolExecutor(1) as threads:
+            backing_up = threads.submit(back_up, either_settings, tmp_path / "backup.tar")
+            with path.open("wb") as pipe:
+                for gone in items[1:4]:
+                    assert client.delete(f"/gallery/{gone['id']}").status_code == 204
+                pipe.write(content)
+            contents = backing_up.result()
+        path.unlink()
+    assert (contents.num_items, contents.num_crops, contents.num_missing) == (2, 2, 0)
+    target = Settings(data_dir=tmp_path / "target")
+    restore(target, tmp_path / "backup.tar")
+    with opened(target) as serving, serving.sessions.read() as session:
+        left = {row[0] for row in session.execute(text("SELECT id FROM items"))}
+        assert left == {items[0]["id"], items[4]["id"]}
+        assert session.execute(text("SELECT count(*) FROM identities")).scalar_one() == 2
+    whole = (tmp_path / "backup.tar").read_bytes()
+    assert not [gone for gone in items[1:4] if gone["id"].encode() in whole]
+
+
+def test_a_backup_without_a_crop_that_is_gone_is_made_only_if_allowed(
+    small: tuple[Path, Settings], tmp_path: Path
+) -> None:
+    _, settings = small
+    crop_path = next(CropStore(settings.crops_dir).paths())
+    whole = crop_path.read_bytes()
+    crop_path.write_bytes(b"another")
+    with pytest.raises(CropMissing, match="--allow-missing"):
+        back_up(settings, tmp_path / "backup.tar")
+    contents = back_up(settings, tmp_path / "backup.tar", allow_missing=True)
+    crop_path.write_bytes(whole)
+    assert contents.num_missing == 1
+    target = Settings(data_dir=tmp_path / "target")
+    restore(target, tmp_path / "backup.tar")
+    stored = {path.name for path in CropStore(target.crops_dir).paths()}
+    assert stored == {path.name for path in CropStore(settings.crops_dir).paths()} - {crop_path.name}
+
+
+def test_a_backup_of_nothing_is_refused_and_makes_nothing(tmp_path: Path, database_url: str) -> None:
+    with pytest.raises(BadBackup, match="there is no gallery"):
+        back_up(Settings(data_dir=tmp_path / "data", database_url=database_url), tmp_path / "backup.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_another_gallery_are_not_overwritten(small: tuple[Path, Settings], tmp_path: Path) -> None:
+    path, _ = small
+    target = Settings(data_dir=tmp_path / "data")
+    store = CropStore(target.crops_dir)
+    stranger = store.put(b"a crop of another gallery")
+    with pytest.raises(NotEmpty, match="crops of another gallery"):
+        restore(target, path)
+    store.remove(stranger)
+    (name,) = [name for name in places(path) if name.startswith("models/")]
+    model = target.data_dir / name
+    model.parent.mkdir()
+    model.write_bytes(b"another network")
+    with pytest.raises(NotEmpty, match="is there already"):
+        restore(target, path)
+    assert model.read_bytes() == b"another network"
+    model.unlink()
+    (target.data_dir / ".restoring-x").mkdir()  # as a crash leaves it
+    assert restore(target, path).num_items == 3
+    assert not list(target.data_dir.glob(".restoring-*"))
+
+
+@pytest.mark.parametrize("other_settings", ["sqlite", "postgresql"], indirect=True)
+def test_jobs_that_have_not_ended_stay_behind_and_others_with_their_errors_do_not(
+    settings: Settings, other_settings: Settings, tmp_path: Path
+) -> None:
+    with serve(settings) as client:
+        archive = tar_of({"anna/1.jpg": crop(1), "anna/2.jpg": crop(1)[:900]})
+        answer = client.post("/gallery", files={"archive": ("a", archive)}, data={"layout": "folders"})
+        job = wait_for_job(client, answer.headers["location"])
+        assert (job["state"], job["num_failed"]) == ("succeeded", 1)
+    with opened(settings) as serving, serving.sessions.write.begin() as session:
+        for state in ("queued", "running"):
+            session.add(Job(id=state, kind="import", state=state, done=0, total=1, created_at=now()))
+            session.flush()
+            session.add(JobFile(job_id=state, position=0, name="x", sha256="0" * 64, label={}))
+    back_up(settings, tmp_path / "backup.tar")
+    restore(other_settings, tmp_path / "backup.tar")
+    with opened(other_settings) as serving, serving.sessions.read() as session:
+        assert session.execute(text("SELECT id, state FROM jobs")).all() == [(job["id"], "succeeded")]
+        assert session.execute(text("SELECT name FROM job_files")).all() == [("anna/2.jpg",)]
 
 
 def test_a_restore_that_was_cut_short_is_done_again(small: tuple[Path, Settings], tmp_path: Path) -> None:

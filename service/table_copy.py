@@ -1,0 +1,82 @@
+"""Every row of a gallery from one database to another, of either kind.
+
+What only a running service needs is left behind: kept answers, crops that are doomed, jobs that have not
+ended, and the files that they had yet to enrol.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, func, select, text, update
+
+from service.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
+
+ROWS_PER_PAGE = 1_000
+NOT_ENDED = ("queued", "running")
+LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
+
+
+@contextmanager
+def one_moment(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that sees the database as it is now, whatever others change meanwhile."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with engine.connect() as connection:
+        yield connection
+
+
+def copy_tables(source: Connection, target: Connection) -> None:
+    """Copy everything into a new database, whose one row says that it is a gallery of its own."""
+    copies = sa.MetaData()
+    for original in Table.metadata.sorted_tables:
+        table = _with_plain_nulls(original, copies)
+        if table.name == Gallery.__tablename__:
+            target.execute(update(table).values(**source.execute(select(table)).mappings().one()))
+        elif table.name not in LEFT_OUT:
+            rows = source.execute(_wanted(table), execution_options={"yield_per": ROWS_PER_PAGE})
+            for page in rows.mappings().partitions():
+                target.execute(table.insert(), [dict(row) for row in page])
+    set_last_key(target, last_key(source))
+
+
+def last_key(connection: Connection) -> int:
+    """Return the greatest key that an identity has ever had."""
+    if connection.dialect.name == "postgresql":
+        statement = f"SELECT last_value FROM {_key_sequence(connection)}"  # noqa: S608 - a name of the database
+    else:
+        statement = "SELECT seq FROM sqlite_sequence WHERE name = 'identities'"
+    return int(connection.scalar(text(statement)) or 0)
+
+
+def set_last_key(connection: Connection, key: int) -> None:
+    """Let new identities have greater keys than this one."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.setval(_key_sequence(connection), max(key, 1))))
+        return
+    connection.execute(text("DELETE FROM sqlite_sequence WHERE name = 'identities'"))
+    statement = text("INSERT INTO sqlite_sequence (name, seq) VALUES ('identities', :key)")
+    connection.execute(statement, {"key": key})
+
+
+def _key_sequence(connection: Connection) -> str:
+    return str(connection.scalar(select(func.pg_get_serial_sequence("identities", "key"))))
+
+
+def _with_plain_nulls(original: sa.Table, copies: sa.MetaData) -> sa.Table:
+    """Return the table with JSON columns in which nothing is NULL, and not JSON's own null."""
+    table = original.to_metadata(copies)
+    for column in table.columns:
+        if isinstance(column.type, sa.JSON):
+            column.type = sa.JSON(none_as_null=True)
+    return table
+
+
+def _wanted(table: sa.Table) -> sa.Select[Any]:
+    if table.name == Job.__tablename__:
+        return select(table).where(table.c.state.not_in(NOT_ENDED))
+    if table.name == JobFile.__tablename__:
+        ended = select(Job.id).where(Job.state.not_in(NOT_ENDED))
+        return select(table).where(table.c.job_id.in_(ended), table.c.error.is_not(None))
+    return select(table)
