@@ -166,6 +166,7 @@ class Idempotency:
             try:
                 if not KEY.fullmatch(key):
                     raise _bad_key()
+                self._claims.serving.current()  # before that there may be no tables
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
                     return  # the caller has gone

@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.identities import Known, Visit
 from service.labels import Name, OptionalName, OptionalTime
-from service.schemas import AttributePairs, GalleryItem, SelectionFields, image_url
+from service.request_fields import AttributePairs, SelectionFields
+from service.schemas import GalleryItem, image_url
 from service.suggestions import Side, Suggestion
 from service.tables import Operation
 

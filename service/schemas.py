@@ -1,182 +1,19 @@
 """Bodies of requests and answers, as the API documents them."""
 
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import InvalidRequest
-from service.filters import Sighting
 from service.gallery import Enrolment
 from service.jobs import Progress
-from service.labels import Name, OptionalName, OptionalTime, blank_is_none
 from service.ranking import Match
 from service.registry import KnownModel
+from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
-from service.selection import Selection
 from service.tables import Item, now
-
-MAX_NAMES = 1000
-MAX_SECONDS = 1e9
-
-
-Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
-
-
-def _as_list(value: object) -> object:
-    """Take one value for a list of it, and leave empty ones out."""
-    if isinstance(value, str):
-        value = [value]
-    return [one for one in value if one != ""] if isinstance(value, list) else value
-
-
-def _is_pair(value: str) -> str:
-    name, equals, _ = value.partition("=")
-    if not name or not equals:
-        raise ValueError("expected name=value")
-    return value
-
-
-Names = Annotated[list[Name], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)]
-AttributePairs = Annotated[
-    list[Annotated[Name, AfterValidator(_is_pair)]], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)
-]
-
-
-def selection_of(
-    *,
-    camera_id: list[str],
-    exclude_camera_id: list[str],
-    captured_after: datetime | None,
-    captured_before: datetime | None,
-    identity_id: list[str],
-    exclude_identity_id: list[str],
-    track_id: list[str],
-    exclude_track_id: list[str],
-    attribute: list[str],
-    exclude_same_camera_s: float | None,
-    query_camera_id: str | None,
-    query_captured_at: datetime | None,
-) -> Selection:
-    """Make a selection of the fields of a request.
-
-    Raises:
-        InvalidRequest: if the window of time is empty, or the query's own sighting is half known.
-    """
-    if captured_after and captured_before and captured_after >= captured_before:
-        raise _invalid("captured_after", "must be before captured_before")
-    return Selection(
-        camera_ids=frozenset(camera_id),
-        excluded_camera_ids=frozenset(exclude_camera_id),
-        captured_after=captured_after,
-        captured_before=captured_before,
-        identity_ids=frozenset(identity_id),
-        excluded_identity_ids=frozenset(exclude_identity_id),
-        track_ids=frozenset(track_id),
-        excluded_track_ids=frozenset(exclude_track_id),
-        attributes=attributes_of(attribute),
-        excluded_sighting=_sighting(exclude_same_camera_s, query_camera_id, query_captured_at),
-    )
-
-
-def attributes_of(pairs: list[str]) -> frozenset[tuple[str, str]]:
-    """Return names and values.
-
-    >>> attributes_of(["hat=red=ish"])
-    frozenset({('hat', 'red=ish')})
-    """
-    parts = [pair.partition("=") for pair in pairs]
-    return frozenset((name, value) for name, _, value in parts)
-
-
-def _sighting(within_s: float | None, camera_id: str | None, captured_at: datetime | None) -> Sighting | None:
-    """Return what is not to be found again, if anything.
-
-    Raises:
-        InvalidRequest: if only a part of it is given.
-    """
-    fields = {
-        "exclude_same_camera_s": within_s,
-        "query_camera_id": camera_id,
-        "query_captured_at": captured_at,
-    }
-    missing = [name for name, value in fields.items() if value is None]
-    if within_s is not None and camera_id is not None and captured_at is not None:
-        return Sighting(camera_id, captured_at, within_s)
-    if len(missing) < len(fields):
-        raise _invalid(missing[0], f"is needed beside {' and '.join(n for n in fields if n not in missing)}")
-    return None
-
-
-def _invalid(field: str, reason: str) -> InvalidRequest:
-    error = {"loc": ["body", field], "msg": reason, "type": "value_error"}
-    return InvalidRequest(f"{field} {reason}", [error])
-
-
-class SelectionFields(BaseModel):
-    """Which items are meant, by the filters of a search; all must hold, and absent ones say nothing."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    identity_id: Names = []
-    exclude_identity_id: Names = []
-    track_id: Names = []
-    exclude_track_id: Names = []
-    camera_id: Names = []
-    exclude_camera_id: Names = []
-    attribute: AttributePairs = []
-    captured_after: OptionalTime = None
-    captured_before: OptionalTime = None
-    exclude_same_camera_s: Annotated[Seconds | None, BeforeValidator(blank_is_none)] = None
-    query_camera_id: OptionalName = None
-    query_captured_at: OptionalTime = None
-
-    def selection(self) -> Selection:
-        """Return the selection that these fields make.
-
-        Raises:
-            InvalidRequest: if the window of time is empty, or the query's own sighting is half known.
-        """
-        fields = SelectionFields.model_fields
-        return selection_of(**{name: getattr(self, name) for name in fields})
-
-
-class Page(SelectionFields):
-    """Which items to list, and how far the list was read before."""
-
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many items at most.")] = 100
-    cursor: Annotated[
-        str, Field(max_length=64, description="The next_cursor of the page before; empty for the first.")
-    ] = ""
-    embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False
-
-
-def cursor_of(number: int) -> str:
-    """Return what stands for the place after this number in a list; callers need not understand it.
-
-    >>> number_of_cursor(cursor_of(12))
-    12
-    """
-    return urlsafe_b64encode(b"after %d" % number).decode().rstrip("=")
-
-
-def number_of_cursor(cursor: str) -> int:
-    """Return the number that a cursor stands for; an empty one stands before everything.
-
-    Raises:
-        InvalidRequest: if it is none of ours.
-    """
-    if not cursor:
-        return 0
-    try:
-        word, number = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).split(b" ")
-        if word == b"after" and number.isdigit() and len(number) < 19:
-            return int(number)
-    except ValueError:
-        pass
-    raise _invalid("cursor", "is not one that this service has given")
 
 
 class DeletionOrder(BaseModel):

@@ -337,9 +337,11 @@ def test_jobs_that_have_not_ended_stay_behind_and_others_with_their_errors_do_no
         assert session.execute(text("SELECT name FROM job_files")).all() == [("anna/2.jpg",)]
 
 
-def test_a_restore_that_was_cut_short_is_done_again(small: tuple[Path, Settings], tmp_path: Path) -> None:
+def test_a_restore_that_was_cut_short_is_done_again(
+    small: tuple[Path, Settings], tmp_path: Path, make_settings: MakeSettings
+) -> None:
     path, _ = small
-    target = Settings(data_dir=tmp_path / "data")
+    target = make_settings(tmp_path / "data")
     with opened(target):  # the schema is there, and some of the crops
         CropStore(target.crops_dir).put(crop(1))
     assert restore(target, path).num_items == 3
@@ -347,7 +349,7 @@ def test_a_restore_that_was_cut_short_is_done_again(small: tuple[Path, Settings]
 
 
 def test_who_was_erased_after_a_backup_does_not_come_back_with_it(
-    either_settings: Settings, tmp_path: Path
+    either_settings: Settings, tmp_path: Path, make_settings: MakeSettings
 ) -> None:
     path = tmp_path / "backup.tar"
     with serve(either_settings) as client:
@@ -362,7 +364,7 @@ def test_who_was_erased_after_a_backup_does_not_come_back_with_it(
     for number, content in enumerate(
         (told, json.dumps(json.loads(told)["erasures"]), json.dumps(json.loads(told)["erasures"][0]))
     ):
-        target = Settings(data_dir=tmp_path / str(number))
+        target = make_settings(tmp_path / str(number))
         contents = restore(target, path, read_receipts(content, "receipts"))
         assert (contents.num_items, contents.num_erased, contents.num_crops) == (2, 3, 2)
         everything = b"".join(one.read_bytes() for one in target.data_dir.rglob("*") if one.is_file())

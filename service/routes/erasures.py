@@ -8,9 +8,9 @@ from service.erasure import delete_identity as delete_with_items
 from service.erasure import erase_identity, list_erasures
 from service.erasure_schemas import ErasureAnswer, ErasureReceipt, ErasuresAnswer
 from service.problems import responses
+from service.request_fields import cursor_of, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId
 from service.routes.identities import IdentityId
-from service.schemas import cursor_of, number_of_cursor
 
 router = APIRouter(tags=["identities"])
 

@@ -11,16 +11,9 @@ from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.operations import correct_item
 from service.problems import responses
+from service.request_fields import Page, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import (
-    DeletionAnswer,
-    DeletionOrder,
-    GalleryItem,
-    ItemAnswer,
-    ItemsAnswer,
-    Page,
-    number_of_cursor,
-)
+from service.schemas import DeletionAnswer, DeletionOrder, GalleryItem, ItemAnswer, ItemsAnswer
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 

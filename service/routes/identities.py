@@ -34,8 +34,9 @@ from service.identity_schemas import (
 from service.labels import SLASH_IN_NAME
 from service.operations import find_operation, list_operations, merge, reject, split, undo
 from service.problems import responses
+from service.request_fields import Seconds, attributes_of, cursor_of, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import ItemsAnswer, Seconds, attributes_of, cursor_of, number_of_cursor
+from service.schemas import ItemsAnswer
 from service.selection import Selection
 from service.suggestions import suggest
 from service.tables import Operation

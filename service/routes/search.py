@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from service.labels import OptionalName, OptionalTime, blank_is_none
 from service.problems import responses
+from service.request_fields import AttributePairs, Names, Seconds, selection_of
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import AttributePairs, Names, SearchAnswer, Seconds, selection_of
+from service.schemas import SearchAnswer
 from service.search import Query, search
 
 router = APIRouter(tags=["search"])
