@@ -36,6 +36,7 @@ class Answer:
     """Ranked matches, the rows of their items by id, and how they were found."""
 
     model_version: str
+    gallery_version: str
     num_searched: int
     matches: list[Match]
     items: dict[str, Item]
@@ -62,7 +63,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
     matches = _rank(hits, rows, query)
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
-    return Answer(generation.version, hits.num_searched, matches, items)
+    return Answer(generation.version, generation.replica.version, hits.num_searched, matches, items)
 
 
 def _embed(

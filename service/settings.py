@@ -61,6 +61,15 @@ class Settings(BaseSettings):
         description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
     )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    backfill_share: float = Field(
+        default=0.5, gt=0, le=1, description="Of the processor, for embedding the gallery anew."
+    )
+    keep_versions: int = Field(
+        default=2, ge=1, le=100, description="How many versions' embeddings are kept, the active one's too."
+    )
+    keep_crops: bool = Field(
+        default=True, description="Without crops no image is shown, and the network cannot be changed."
+    )
     retention_days: Days | None = Field(
         default=None, description="Items that are older are erased; by default none are."
     )

@@ -82,7 +82,7 @@ def wait_until_ready(client: httpx.Client) -> None:
     """Wait until the server has a network and an index."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while (answer := client.get("/readyz")).status_code != httpx.codes.OK:
-        assert time.monotonic() < deadline_s, answer.text
+        assert time.monotonic() < deadline_s and "could not start" not in answer.text, answer.text
         time.sleep(0.05)
 
 

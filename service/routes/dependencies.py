@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.activation import Activations
 from service.serving import Serving
 
 
@@ -25,10 +24,16 @@ async def ready_serving_of(request: Request) -> Serving:
     return serving
 
 
-async def activations_of(request: Request) -> Activations:
-    """Return what runs activations."""
-    activations: Activations = request.app.state.activations
-    return activations
+async def stored_serving_of(request: Request) -> Serving:
+    """Return what requests share, once there is a database, even if the active network cannot be loaded.
+
+    Raises:
+        NotReady: while the database is being opened.
+    """
+    serving = await serving_of(request)
+    if not serving.has_database:
+        serving.current()
+    return serving
 
 
 async def request_id_of(request: Request) -> str:
@@ -38,5 +43,5 @@ async def request_id_of(request: Request) -> str:
 
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
-TheActivations = Annotated[Activations, Depends(activations_of)]
+StoredServing = Annotated[Serving, Depends(stored_serving_of)]
 RequestId = Annotated[str, Depends(request_id_of)]
