@@ -24,15 +24,16 @@ async function enrol() {
     while (crops.length) {
       tell(parts.told, `${items.length.toLocaleString()} of ${count(total, "crop")} enrolled.`);
       const batch = crops.slice(0, BATCH);
-      items.push(...await post("gallery", { form: withImages(fields, batch) }).then((answer) => answer.items));
+      const answer = await post("gallery", { form: withImages(fields, batch) });
+      items.push(...answer.items);
       crops = crops.slice(BATCH);
     }
     tell(parts.told, summary(items));
   } catch (problem) {
     const file = crops[problem.position];
-    tellProblem(parts.told, problem,
-      file ? make("p", {}, "It is the file ", make("code", {}, file.name), ".") : null,
-      items.length ? make("p", {}, `${count(items.length, "crop")} of the batches before are enrolled.`) : null);
+    const which = file ? make("p", {}, "It is the file ", make("code", {}, file.name), ".") : null;
+    const before = items.length ? make("p", {}, `Of the batches before, ${summary(items)}`) : null;
+    tellProblem(parts.told, problem, which, before);
   }
   showFiles(parts.chosen, crops);
   button.disabled = !crops.length;
@@ -50,15 +51,16 @@ function withImages(fields, images) {
 function summary(items) {
   const known = items.filter((item) => !item.is_new).length;
   const near = items.filter((item) => item.is_new && item.duplicate_of).length;
-  return [`${count(items.length - known, "crop")} enrolled`,
-    known ? `${known.toLocaleString()} were there already` : "",
-    near ? `${near.toLocaleString()} nearly the same as another of its camera` : ""].filter(Boolean).join(", ") + ".";
+  const said = [`${count(items.length - known, "crop")} enrolled`];
+  if (known) said.push(`${known.toLocaleString()} were there already`);
+  if (near) said.push(`${near.toLocaleString()} nearly the same as another of its camera`);
+  return `${said.join(", ")}.`;
 }
 
 function card(item) {
   const button = make("button", { type: "button", className: "card" },
     picture(item.id, "enrolled crop"),
-    make("span", { className: "name" }, item.identity_id),
+    make("span", { className: "name", title: item.identity_id }, item.identity_id),
     item.is_new ? null : make("span", { className: "tag" }, "was there"),
     where(item));
   button.addEventListener("click", () => showIdentity(item.identity_id));

@@ -1,4 +1,4 @@
-// Work in the background: a panel for each job, followed until it has ended, and what an evaluation has found.
+// Work in the background: a panel for each job, followed to its end, and what an evaluation has found.
 
 import { get, send } from "./api.js";
 import { count, duration, make, tellProblem } from "./dom.js";
@@ -51,7 +51,8 @@ function jobPanel(id) {
     panel.runs = !(job.state in DONE);
     element.className = `job ${job.state}`;
     const ending = panel.runs ? "" : `: ${DONE[job.state]}`;
-    title.replaceChildren(`${DOING[job.kind] ?? job.kind} `, make("code", {}, job.model_version ?? ""), ending);
+    const version = make("code", {}, job.model_version ?? "");
+    title.replaceChildren(`${DOING[job.kind] ?? job.kind} `, version, ending);
     bar.hidden = cancel.hidden = !panel.runs;
     dismiss.hidden = panel.runs;
     if (job.total) Object.assign(bar, { max: job.total, value: job.done });
@@ -88,7 +89,8 @@ export function comparison({ versions, difference = {}, num_queries, num_items, 
     const { value, low, high } = difference[key] ?? {};
     if (value !== undefined) said.push(`${name} ${signed(value)} (${signed(low)} to ${signed(high)}).`);
   }
-  return make("div", {}, make("table", {}, make("tr", {}, ...head), ...lines), make("small", {}, said.join(" ")));
+  const table = make("table", {}, make("tr", {}, ...head), ...lines);
+  return make("div", {}, table, make("small", {}, said.join(" ")));
 }
 
 const signed = (number) => (number > 0 ? "+" : "") + number.toFixed(1);

@@ -52,10 +52,10 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
   const evaluate = make("button", { type: "button" }, "Evaluate");
   const remove = make("button", { type: "button" }, "Delete");
   const activation = activationForm();
-  const made = `${architecture}, ${card.height} × ${card.width} pixels, ${embedding_size} dimensions, registered `;
+  const size = `${card.height} × ${card.width} pixels, ${embedding_size} dimensions`;
   const element = make("li", {},
     make("h3", {}, make("code", {}, version), tag),
-    make("p", {}, made, time(created_at)),
+    make("p", {}, `${architecture}, ${size}, registered `, time(created_at)),
     coverage, facts, told,
     make("div", { className: "actions" }, evaluate, activation, remove,
       make("a", { href: `${path}/file`, download: `${version}.safetensors` }, "Download"),
@@ -136,8 +136,8 @@ takeFiles(document.querySelector("#register-form .drop"), async ([file]) => {
 
 async function tick(number) {
   try {
-    const hasEnded = await poll();
-    if (hasEnded || (number % TICKS_A_REFRESH === 0 && !document.hidden)) await refresh();
+    const isDue = number % TICKS_A_REFRESH === 0 || status.className !== "ready";
+    if (await poll() || (isDue && !document.hidden)) await refresh();
   } catch (problem) {
     sayTrouble(problem);
   }

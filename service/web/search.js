@@ -54,7 +54,7 @@ function card({ identity_id, score, decision, probability, items }) {
   const [best, ...others] = items;
   const button = make("button", { type: "button", className: "card" },
     picture(best.id, "best crop"),
-    make("span", { className: "name" }, identity_id),
+    make("span", { className: "name", title: identity_id }, identity_id),
     make("span", { className: "score" },
       decision ? make("span", { className: `tag ${decision}` }, decision) : null,
       make("b", { title: "cosine of the embeddings" }, score.toFixed(3)),
