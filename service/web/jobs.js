@@ -22,7 +22,7 @@ export function follow(job) {
 /** Begin to follow the jobs that run already, such as those from before a reload. */
 export async function findRunning() {
   try {
-    const { jobs } = await get("jobs?state=running");
+    const { jobs } = await get("jobs?state=queued&state=running");
     jobs.forEach(follow);
   } catch (problem) {
     if (problem.status !== 404) throw problem; // a service that does not list jobs
@@ -77,23 +77,25 @@ function progressOf({ state, done, total, rate, seconds_left }) {
   return said.join(" · ");
 }
 
-/** Show how networks did on the same items, and by how much they differ. */
+/** Show how networks did on the same items, and by how much they differ; all is in percent. */
 export function comparison({ versions, difference = {}, num_queries, num_items, active_version }) {
-  const head = ["network", ...Object.keys(MEASURES)].map((name) => make("th", { scope: "col" }, name));
-  const lines = Object.entries(versions).map(([version, evaluation]) => make("tr", {},
-    make("th", { scope: "row" }, make("code", {}, version), version === active_version ? " (active)" : ""),
-    ...Object.values(MEASURES).map((key) => make("td", {}, evaluation[key].toFixed(1)))));
-  const said = [];
-  if (num_queries) said.push(`${count(num_queries, "query", "queries")} among ${count(num_items, "item")}.`);
-  for (const [name, key] of Object.entries(MEASURES)) {
-    const { value, low, high } = difference[key] ?? {};
-    if (value !== undefined) said.push(`${name} ${signed(value)} (${signed(low)} to ${signed(high)}).`);
-  }
-  const table = make("table", {}, make("tr", {}, ...head), ...lines);
-  return make("div", {}, table, make("small", {}, said.join(" ")));
+  const found = Object.values(versions);
+  const names = Object.keys(versions).map((version) => make("th", { scope: "col" },
+    make("code", {}, version), version === active_version ? " active" : ""));
+  const line = (name, values, apart) => make("tr", {}, make("th", { scope: "row" }, name),
+    ...values.map((value) => make("td", {}, percents(value))), make("td", {}, apart ? interval(apart) : ""));
+  const measures = Object.entries(MEASURES).map(([name, key]) =>
+    line(name, found.map((evaluation) => evaluation[key]), difference[key]));
+  const hits = (found[0].thresholds ?? []).map(({ fmr }, i) =>
+    line(`hit rate at FMR ${fmr}`, found.map(({ thresholds }) => thresholds[i].hit_rate * 100)));
+  const head = make("tr", {}, make("td"), ...names, make("th", { scope: "col" }, "gain"));
+  const among = `${count(num_queries, "query", "queries")} among ${count(num_items, "item")}, in percent`;
+  return make("table", {}, make("caption", {}, among), head, ...measures, ...hits);
 }
 
-const signed = (number) => (number > 0 ? "+" : "") + number.toFixed(1);
+const percents = (value) => (Number.isFinite(value) ? value.toFixed(1) : "–");
+const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(1);
+const interval = ({ value, low, high }) => `${signed(value)} (${signed(low)} to ${signed(high)})`;
 
 /** Act when a button is pressed or a form sent, once at a time, and tell in a place why it failed. */
 export function when(element, act, place) {

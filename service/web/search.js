@@ -42,8 +42,8 @@ function summary({ num_searched, took_ms, model_version, matches, thresholds }) 
   }
   const among = `${count(matches.length, "match", "matches")} among ${count(num_searched, "item")}`;
   const said = [`${among} in ${took_ms.toFixed(0)} ms by network `, make("code", {}, model_version), "."];
-  if (thresholds) {
-    const { match, unsure, source } = thresholds;
+  const { match, unsure, source } = thresholds ?? {};
+  if (isKnown(match) && isKnown(unsure)) {
     const whence = source === "evaluation" ? "as judged on this gallery" : "from the network's card";
     said.push(` A match from ${match.toFixed(2)}, unsure from ${unsure.toFixed(2)} (${whence}).`);
   }
