@@ -24,7 +24,7 @@ from model.embedder import Embedder
 from model.errors import ModelError
 from service.changes import Changing, active_version, changing
 from service.database import Sessions
-from service.errors import NotReady, ServiceError, UnfitCheckpoint
+from service.errors import NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
 from service.replica import Replica
@@ -213,7 +213,7 @@ def embed_in_batches(
     Each batch waits for its turn.
 
     Raises:
-        ServiceError: if the network makes an embedding that is not finite.
+        NotFinite: if the network makes an embedding that is not.
     """
     batch: list[Image.Image] = []
     parts = []
@@ -226,8 +226,9 @@ def embed_in_batches(
     with turn or nullcontext():
         parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
-    if not np.isfinite(embeddings_ND).all():
-        raise ServiceError(f"model version {embedder.version} made an embedding that is not finite")
+    is_finite_N = np.isfinite(embeddings_ND).all(axis=1)
+    if not is_finite_N.all():
+        raise NotFinite(embedder.version, int(np.argmin(is_finite_N)))
     return embeddings_ND
 
 
