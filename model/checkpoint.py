@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -131,7 +132,7 @@ def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = 
 def save_foreign(path: Path, graph: bytes, weights: bytes, card: Card) -> str:
     """Write the XML and the weights of an OpenVINO IR and their card as a checkpoint; return the version."""
     contents = {GRAPH: graph, WEIGHTS: weights}
-    tensors = {name: torch.frombuffer(bytearray(part), dtype=torch.uint8) for name, part in contents.items()}
+    tensors = {name: torch.from_numpy(np.array(bytearray(part))) for name, part in contents.items()}
     return _write(path, tensors, card)
 
 
@@ -148,6 +149,15 @@ def checkpoint_version(path: Path) -> str:
         CheckpointError: the file is absent or too large.
     """
     return _version(_read(path))
+
+
+def read_card(path: Path) -> Card:
+    """Read and check the card of a file without a look at its network.
+
+    Raises:
+        CheckpointError: the file is absent or too large, or has no usable card.
+    """
+    return _read_card(path, _read(path))
 
 
 def _version(content: bytes) -> str:

@@ -2,20 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import Checkpoint
-from model.errors import CheckpointError
-from model.graphs import reason
 from model.runtime import make_runtime
 
 MAX_BATCH = 16
-SAME = 1e-5
-"""Embeddings of different images differ by more than this part of their largest number."""
 
 
 class Embedder:
@@ -55,34 +50,6 @@ class Embedder:
             pixels = self._preprocess.pixels(images[start : start + MAX_BATCH])
             rows.append(normalise_rows(self._runtime.run(pixels)))
         return np.concatenate(rows)
-
-
-def try_out(embedder: Embedder) -> None:
-    """Embed noise, black and white, and look at what comes out.
-
-    Raises:
-        CheckpointError: the network does not run, or its embeddings are not of length 1, or all the same.
-    """
-    rng = np.random.default_rng(0)
-    images: dict[str, NDArray[Any]] = {
-        "an image of noise": rng.integers(0, 256, (128, 64, 3)),
-        "another image of noise": rng.integers(0, 256, (128, 64, 3)),
-        "a black image": np.zeros((128, 64, 3)),
-        "a white image": np.full((128, 64, 3), 255),
-    }
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            rows = embedder.embed([Image.fromarray(image.astype(np.uint8)) for image in images.values()])
-            lengths = np.linalg.norm(rows, axis=1)
-    except RuntimeError as error:
-        raise CheckpointError(f"the network does not run: {reason(error)}") from error
-    for name, length in zip(images, lengths, strict=True):
-        if not 0.99 < length < 1.01:
-            raise CheckpointError(
-                f"the embedding of {name}, made on trial, has length {length:.3g} and not 1"
-            )
-    if np.ptp(rows, axis=0).max() <= SAME * np.abs(rows).max():
-        raise CheckpointError("the network makes the same embedding of every image")
 
 
 def normalise_rows(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,11 +10,12 @@ from openvino import Layout, PartialShape, opset8
 from openvino.preprocess import PrePostProcessor
 
 from model.checkpoint import FOREIGN, MAX_CHECKPOINT_BYTES, Card, load_checkpoint, save_foreign
-from model.embedder import Embedder, try_out
+from model.embedder import Embedder
 from model.errors import CheckpointError
 from model.files import write_atomically
 from model.graphs import check_layers, openvino_core, reason
 from model.preprocess import Color
+from model.trial import try_out
 
 
 def import_foreign(
@@ -82,10 +83,12 @@ def _read(path: Path) -> openvino.Model:
 
 
 def _fix_input(graph: openvino.Model, height: int, width: int) -> openvino.Model:
-    """Let a graph take one image, float32 (1, 3, H, W), whatever its order of axes is."""
+    """Let a graph of one input and one output take an image, float32 (1, 3, H, W), whatever its axes are."""
     if len(graph.inputs) != 1:
         names = ", ".join(port.any_name for port in graph.inputs)
         raise CheckpointError(f"it takes {len(graph.inputs)} inputs ({names}); one image is what it will get")
+    if len(graph.outputs) != 1:
+        raise CheckpointError(f"it has {len(graph.outputs)} outputs; export it with its embedding alone")
     shape, kind = graph.input().partial_shape, graph.input().element_type
     sizes = {"NCHW": [1, 3, height, width], "NHWC": [1, height, width, 3]}
     fitting = [layout for layout, wanted in sizes.items() if shape.compatible(PartialShape(wanted))]
@@ -117,9 +120,7 @@ def _misfit(shape: PartialShape, kind: openvino.Type, height: int, width: int) -
 
 
 def _fix_output(graph: openvino.Model) -> openvino.Model:
-    """Let a graph answer with an embedding, (1, D)."""
-    if len(graph.outputs) != 1:
-        raise CheckpointError(f"it has {len(graph.outputs)} outputs; export it with its embedding alone")
+    """Let a graph of one output answer with an embedding, (1, D)."""
     shape = graph.output().partial_shape
     sizes = list(shape.to_shape()) if shape.is_static else []
     if len(sizes) not in (2, 4) or sizes[0] != 1 or max(sizes) != np.prod(sizes):

@@ -4,6 +4,7 @@ Such a graph is untrusted. It is read from memory, so that its weights are those
 as OpenVINO writes it, so that no reader of another format is asked, some of which open files that a network
 names. The parser (pugixml) expands no entities, and OpenVINO checks where each constant lies. A layer must
 have a size, and not a huge one; there may be no loops, which need not end, and no memory between two crops.
+All this does not hinder OpenVINO from dying of a graph that is made for it: see `model/trial.py`.
 """
 
 import functools
@@ -70,8 +71,8 @@ def _read_graph(graph: Tensor, weights: Tensor) -> openvino.Model:
     if not _BEGINNING.match(xml):
         raise CheckpointError("its graph is no OpenVINO IR as OpenVINO writes it")
     try:
-        return openvino_core().read_model(xml, openvino.Tensor(np.array(weights)))
-    except RuntimeError as error:
+        return openvino_core().read_model(xml, openvino.Tensor(weights.numpy()))
+    except (RuntimeError, ValueError) as error:  # ValueError: a name that is not UTF-8
         raise CheckpointError(f"its graph cannot be read: {reason(error)}") from error
 
 
@@ -103,6 +104,6 @@ def check_layers(graph: openvino.Model) -> None:
                 raise CheckpointError(f"a layer {kind} in its graph is too large: {shape}")
 
 
-def reason(error: RuntimeError) -> str:
+def reason(error: Exception) -> str:
     """Return what OpenVINO says of an error; the lines before name places in its source."""
     return str(error).strip().splitlines()[-1]

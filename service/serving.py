@@ -20,8 +20,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import load_checkpoint
-from model.embedder import Embedder, try_out
+from model.embedder import Embedder
 from model.errors import ModelError
+from model.trial import try_out
 from service.changes import Changing, active_version, changing
 from service.database import Sessions
 from service.errors import NotReady, ServiceError, UnfitCheckpoint
