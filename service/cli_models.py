@@ -5,7 +5,7 @@ import time
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="The networks that a service has: list, register, activate, import.", no_args_is_help=True
 )
 
-Numbers = tuple[float, float, float]
+NUMBERS = "NUMBER[,NUMBER,NUMBER]"
 
 
 class Branch(StrEnum):
@@ -42,17 +42,6 @@ class Channels(StrEnum):
 
     rgb = "rgb"
     bgr = "bgr"
-
-
-def _three(text: str) -> Numbers:
-    """Read one number for all channels, or three with commas between them."""
-    numbers = [float(part) for part in text.split(",")]
-    first, second, third = numbers * 3 if len(numbers) == 1 else numbers
-    return first, second, third
-
-
-def _numbers(text: str) -> Any:
-    return typer.Option(parser=_three, metavar="NUMBER[,NUMBER,NUMBER]", help=text)
 
 
 @app.command("list")
@@ -119,8 +108,8 @@ def import_onnx(
     file: Annotated[Path, typer.Argument(help="An .onnx, or the .xml of an OpenVINO IR beside its .bin.")],
     height: Annotated[int, typer.Option(min=1, max=1024, help="Of the images it reads, in pixels.")],
     width: Annotated[int, typer.Option(min=1, max=1024, help="Of the images it reads, in pixels.")],
-    mean: Annotated[Numbers, _numbers("Subtracted from each channel, after --scale.")],
-    std: Annotated[Numbers, _numbers("What each channel is divided by then.")],
+    mean: Annotated[str, typer.Option(metavar=NUMBERS, help="Subtracted from each channel, after --scale.")],
+    std: Annotated[str, typer.Option(metavar=NUMBERS, help="What each channel is divided by then.")],
     channels: Annotated[
         Channels, typer.Option(help="The order of colours; --mean and --std too.")
     ] = Channels.rgb,
@@ -139,6 +128,7 @@ def import_onnx(
     from model.errors import ModelError
     from model.foreign import import_foreign
 
+    means, stds = _three("--mean", mean), _three("--std", std)
     with errors_as_sentences(), TemporaryDirectory() as folder:
         checkpoint = output or Path(folder) / f"{file.stem}.safetensors"
         try:
@@ -147,8 +137,8 @@ def import_onnx(
                 checkpoint,
                 height=height,
                 width=width,
-                mean=mean,
-                std=std,
+                mean=means,
+                std=stds,
                 channels=channels.value,
                 scale=scale,
             )
@@ -159,3 +149,13 @@ def import_onnx(
             with Client(url) as client:
                 client.register_model(checkpoint)
     typer.echo(version)
+
+
+def _three(option: str, text: str) -> tuple[float, float, float]:
+    """Read one number for all channels, or three with commas between them."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        first, second, third = numbers * 3 if len(numbers) == 1 else numbers
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither one number nor three", param_hint=option) from None
+    return first, second, third
