@@ -76,8 +76,7 @@ def test_a_network_of_others_is_written_or_refused_in_a_line(tmp_path: Path) -> 
     assert done.exit_code == 0
     checkpoint = load_checkpoint(out)
     assert done.stdout == f"{checkpoint.version}\n"
-    assert checkpoint.card.mean == (0, 0, 0)
-    assert checkpoint.card.std == (1 / 255,) * 3
+    assert [*checkpoint.card.mean, *checkpoint.card.std] == [0, 0, 0, 1 / 255, 1 / 255, 1 / 255]
     done = CliRunner().invoke(app, [*command, "--mean", "0", "--std", "1"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"{out} is there already: remove it, or give another --out\n"
