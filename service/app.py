@@ -23,7 +23,7 @@ from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
-from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
+from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, page, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -129,8 +129,9 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.serving = serving
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops, page):
         app.include_router(resource.router)
+    app.mount("/web", page.files)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from model.checkpoint import checkpoint_version, load_checkpoint
 from model.errors import ModelError
 from model.files import sync_dir
+from model.trial import try_apart
 from service.changes import served
 from service.database import VALUES_PER_STATEMENT
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
@@ -55,6 +56,7 @@ def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
+        _try_apart(temporary)
         load_embedder(temporary, serving.settings)
         return _keep(serving, temporary)
     finally:
@@ -242,6 +244,13 @@ def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
             change.session.add(row)
         change.session.flush()
         return _known(serving, change.session, [row])[0], is_new
+
+
+def _try_apart(path: Path) -> None:
+    try:
+        try_apart(path)
+    except ModelError as error:
+        raise UnfitCheckpoint(str(error).replace(path.name, "the file")) from error
 
 
 def _copy_durably(source: BinaryIO, target: Path) -> None:
