@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.architectures import build_network
+from model.calibration import check_verification
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
 from model.layers import ReidNetwork
@@ -35,7 +36,8 @@ CARD_KEY = "card"
 class Card:
     """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC.
 
-    ``feature`` and ``pooling`` as in ``build_network``.
+    ``feature`` and ``pooling`` as in ``build_network``. ``verification`` is what ``PairScores.verification``
+    gives, and in ``data`` the images that this was measured on, in words.
     """
 
     architecture: str
@@ -50,6 +52,7 @@ class Card:
     recipe: str = ""
     dataset: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    verification: dict[str, Any] | None = None
     parent: str | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -163,6 +166,11 @@ def _parse_card(path: Path, values: object) -> Card:
             raise CheckpointError(f"{name} in the card of {path.name} must be a text")
     if not isinstance(values.get("parent"), str | None) or not isinstance(values.get("metrics", {}), dict):
         raise CheckpointError(f"parent or metrics in the card of {path.name} are of the wrong type")
+    if values.get("verification") is not None:
+        try:
+            check_verification(values["verification"])
+        except ValueError as error:
+            raise CheckpointError(f"verification in the card of {path.name}: {error}") from error
     return Card(**values)
 
 

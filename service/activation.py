@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
 from service.changes import Changing, newest_change
+from service.decisions import find_decisions
 from service.errors import ActivationRunning, CropMissing, ModelNotFound, ServiceError
 from service.images import UNLIMITED, decode
 from service.jobs import RUNNING, Cancelled, advance, finish, is_dead, keep_alive, require
@@ -168,8 +169,9 @@ def activate(
             _check_complete(change.session, replica)
             is_wanted(change.session)
             mark_active(change, version)
+            decisions = find_decisions(change.session, version, serving.settings.target_fmr)
         retired = serving.current()
-        serving.replace(Generation(embedder, replica))
+        serving.replace(Generation(embedder, replica, decisions))
     retired.index.close()
 
 
@@ -227,7 +229,8 @@ def _embed_page(serving: Serving, embedder: Embedder, page: Page) -> dict[int, N
 
 def _keep(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
     """Store embeddings of the items that are still there; alone among those who change the gallery."""
-    alive = session.scalars(select(Item.slot).where(Item.slot.in_(embeddings)))
+    wanted = Item.slot.in_(embeddings), ~_is_embedded(version)  # an evaluation may have made some meanwhile
+    alive = session.scalars(select(Item.slot).where(*wanted))
     session.add_all(
         Embedding(slot=slot, model_version=version, values=embeddings[slot].tobytes()) for slot in alive
     )

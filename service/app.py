@@ -19,12 +19,13 @@ from service.activation import Activations, fail_dead_activations
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
+from service.evaluation import Evaluations
 from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.imports import Imports
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
-from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
+from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search, verify
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -50,6 +51,7 @@ def create_app(
     engine = make_engine(settings.database_url)
     serving = Serving(settings, make_sessions(engine))
     activations, imports, claims = Activations(serving), Imports(serving), Claims(serving)
+    evaluations = Evaluations(serving)
 
     following: list[asyncio.Task[None]] = []
 
@@ -71,6 +73,7 @@ def create_app(
     def beat() -> None:
         activations.keep_alive()
         imports.keep_alive()
+        evaluations.keep_alive()
         claims.keep_alive()
         fail_dead_activations(serving)
 
@@ -79,6 +82,7 @@ def create_app(
         serving.refresh()
         serving.save_snapshot()
         imports.run_due()
+        evaluations.run_due()
 
     def tidy() -> None:
         claims.drop_old()
@@ -108,6 +112,7 @@ def create_app(
         await asyncio.gather(*following)
         await asyncio.to_thread(activations.wait)
         await asyncio.to_thread(imports.wait)
+        await asyncio.to_thread(evaluations.wait)
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
@@ -121,7 +126,7 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops, verify):
         app.include_router(resource.router)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)
@@ -137,5 +142,6 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
         "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
         + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
+        "/verify": 2 * search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

@@ -16,7 +16,17 @@ from service import cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
 from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
-from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
+from service.terminal import (
+    err,
+    out,
+    print_comparison,
+    print_matches,
+    print_models,
+    progress,
+    say,
+    say_how_alike,
+    say_what_failed,
+)
 
 JOB_POLL_S = 0.5
 
@@ -194,6 +204,26 @@ def search(
         print_matches(answer)
 
 
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    url: Url = DEFAULT_URL,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A crop to compare with; may repeat, one person."),
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Or an identity of the gallery.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether crops show the same person as other crops, or as an identity."""
+    with errors_as_sentences(), Client(url) as client:
+        answer = client.verify(files, against or [], identity)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        say_how_alike(answer)
+
+
 @models_app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the networks that the service has."""
@@ -229,6 +259,21 @@ def activate(version: str, url: Url = DEFAULT_URL) -> None:
         say(err, f"{version}: activation {job['state']}: {job['error']}")
         raise typer.Exit(1)
     say(out, f"{version} is in service")
+
+
+@models_app.command()
+def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Judge a version and the active one on the gallery's own labelled items."""
+    with errors_as_sentences(), Client(url) as client, progress() as tell:
+        for job in client.follow(client.evaluate_model(version)):
+            tell(job["done"], job["total"])
+    if job["state"] != "succeeded":
+        say(err, f"{version}: evaluation {job['state']}: {job['error']}")
+        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(job["result"], indent=2))
+    else:
+        print_comparison(job["result"])
 
 
 @models_app.command("import-official")

@@ -27,6 +27,7 @@ ServiceError
 ├── ItemElsewhere           the item is of another identity
 ├── TooManyIdentities       more than can be compared with each other at once
 ├── CountDiffers            not as many items as the caller expected
+├── TooFewLabels            too few items of known people to judge a network by
 ├── CropMissing             a stored crop is gone or no longer what its hash says
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
@@ -80,16 +81,21 @@ class InvalidRequest(ServiceError):
 
 
 class ImageError(ServiceError):
-    """One of the posted images is refused; `position` counts from 0."""
+    """One of the posted images is refused; `position` counts from 0 in its `field` of the form."""
 
     def __init__(self, detail: str, position: int = 0) -> None:
-        super().__init__(f"images[{position}]: {detail}")
+        super().__init__(detail, position)
         self.detail = detail
         self.position = position
+        self.field = "images"
+
+    def __str__(self) -> str:
+        """Say which image it is, and what is wrong with it."""
+        return f"{self.field}[{self.position}]: {self.detail}"
 
     def members(self) -> dict[str, Any]:
         """Return which of the images it is."""
-        fault = {"loc": ["body", "images", self.position], "msg": self.detail, "type": self.code}
+        fault = {"loc": ["body", self.field, self.position], "msg": self.detail, "type": self.code}
         return {"position": self.position, "errors": [fault]}
 
 
@@ -309,6 +315,13 @@ class TooManyIdentities(ServiceError):
     def __init__(self, num: int, most: int) -> None:
         hint = "narrow them by a filter, or ask for the pairs of one identity with `of`"
         super().__init__(f"{num:,} identities are more than the {most:,} that are compared at once; {hint}")
+
+
+class TooFewLabels(ServiceError):
+    """The gallery has too few labelled items to judge a network by; the message says how many it takes."""
+
+    code = "too_few_labels"
+    title = "Too few labels"
 
 
 class CropMissing(ServiceError):

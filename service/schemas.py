@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.decisions import Decision, Source
 from service.gallery import Enrolment
 from service.jobs import Progress
 from service.ranking import Match
@@ -14,6 +15,7 @@ from service.registry import KnownModel
 from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
 from service.tables import Item, now
+from service.verify import Verified
 
 
 class DeletionOrder(BaseModel):
@@ -148,16 +150,35 @@ class RankedMatch(BaseModel):
     rank: int
     identity_id: str
     score: float
+    decision: Decision | None
+    probability: float | None
     items: list[MatchedItem]
 
 
+class Thresholds(BaseModel):
+    """From which score on a decision is match, and unsure; below it is unknown.
+
+    They are of an evaluation of the model version on this gallery, or else from its card. Where there is
+    neither, `source` is none, and there are no decisions and no probabilities.
+    """
+
+    match: float | None
+    unsure: float | None
+    source: Source
+
+
 class SearchAnswer(BaseModel):
-    """Matches, best first; `num_searched` items passed the filters."""
+    """Matches, best first; `num_searched` items passed the filters.
+
+    A probability is that of one person, if of all pairs half are: a calibrated score, the same for all
+    galleries.
+    """
 
     request_id: str
     model_version: str
     num_searched: int
     took_ms: float
+    thresholds: Thresholds
     matches: list[RankedMatch]
 
     @classmethod
@@ -168,7 +189,31 @@ class SearchAnswer(BaseModel):
             model_version=answer.model_version,
             num_searched=answer.num_searched,
             took_ms=round(took_ms, 3),
+            thresholds=Thresholds(**answer.decisions.thresholds()),
             matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
+        )
+
+
+class VerifyAnswer(BaseModel):
+    """How alike two sets of crops are: `score` is the cosine of their mean embeddings."""
+
+    request_id: str
+    model_version: str
+    score: float
+    decision: Decision | None
+    probability: float | None
+    thresholds: Thresholds
+
+    @classmethod
+    def of(cls, verified: Verified, request_id: str) -> "VerifyAnswer":
+        """Show what a comparison has found."""
+        return cls(
+            request_id=request_id,
+            model_version=verified.model_version,
+            score=verified.score,
+            decision=verified.decisions.decide(verified.score),
+            probability=verified.decisions.probability(verified.score),
+            thresholds=Thresholds(**verified.decisions.thresholds()),
         )
 
 
@@ -183,6 +228,7 @@ class ModelVersion(BaseModel):
     created_at: datetime
     activated_at: datetime | None
     card: dict[str, Any]
+    evaluation: dict[str, Any] | None
 
     @classmethod
     def of(cls, known: KnownModel) -> "ModelVersion":
@@ -197,6 +243,7 @@ class ModelVersion(BaseModel):
                 "created_at": known.row.created_at,
                 "activated_at": known.row.activated_at,
                 "card": known.row.card,
+                "evaluation": known.row.evaluation,
             }
         )
 
@@ -226,7 +273,8 @@ class FailedFile(BaseModel):
 class JobAnswer(BaseModel):
     """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
 
-    Files that were not enrolled count as done; of those, `errors` has the first thousand.
+    Files that were not enrolled count as done; of those, `errors` has the first thousand. `result` is what an
+    evaluation has found.
     """
 
     request_id: str
@@ -238,6 +286,7 @@ class JobAnswer(BaseModel):
     total: int
     rate: float
     error: str | None
+    result: dict[str, Any] | None
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
@@ -303,4 +352,11 @@ def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
         )
         for scored in match.items
     ]
-    return RankedMatch(rank=rank, identity_id=match.identity_id, score=match.score, items=items)
+    return RankedMatch(
+        rank=rank,
+        identity_id=match.identity_id,
+        score=match.score,
+        decision=answer.decisions.decide(match.score),
+        probability=answer.decisions.probability(match.score),
+        items=items,
+    )

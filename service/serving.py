@@ -7,7 +7,7 @@ database have changed, their swaps too, comes in by `refresh`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from service.changes import Changing, active_version, changing
 from service.database import Sessions
+from service.decisions import Decisions, find_decisions
 from service.errors import NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
@@ -39,16 +41,22 @@ MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends here, so that a request of 64 huge images never holds more than one of them decoded."""
 
-NEWEST = select(Gallery.newest_change, Model.version).join(Model, Model.state == "active")
+NEWEST = select(
+    Gallery.newest_change, Model.version, Model.evaluation["evaluated_at"].as_string().label("evaluated_at")
+).join(Model, Model.state == "active")
 """Asked before every search: one row of each table."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One model version in service: what `embedder` makes is searched in `index`, and in no other."""
+    """One model version in service: what `embedder` makes is searched in `index`, and in no other.
+
+    `decisions` say what its scores mean.
+    """
 
     embedder: Embedder
     replica: Replica
+    decisions: Decisions
 
     @property
     def version(self) -> str:
@@ -127,11 +135,22 @@ class Serving:
         while True:
             generation = self.current()
             with self.sessions.read() as session:
-                newest, version = session.execute(NEWEST).one()
+                newest, version, evaluated_at = session.execute(NEWEST).one()
                 if version == generation.version:
+                    if evaluated_at != generation.decisions.evaluated_at:
+                        generation = self._follow_evaluation(generation, session)
                     generation.replica.catch_up(session, newest)
                     return generation
             self._follow_swap(generation)
+
+    def _follow_evaluation(self, generation: Generation, session: Session) -> Generation:
+        """Take over what an evaluation has found of the version in service."""
+        decisions = find_decisions(session, generation.version, self.settings.target_fmr)
+        judged = replace(generation, decisions=decisions)
+        with self._swap:
+            if self._generation is generation:
+                self._generation = judged
+        return judged
 
     def _follow_swap(self, generation: Generation) -> None:
         """Load what is active by now, unless another thread has done so."""
@@ -160,7 +179,7 @@ class Serving:
             with self.snapshots.alone():
                 with self.sessions.read() as session:
                     gallery_id = session.scalars(select(Gallery.id)).one()
-                    newest, version = session.execute(NEWEST).one()
+                    newest, version, _ = session.execute(NEWEST).one()
                     if version != replica.version:
                         return
                     replica.catch_up(session, newest)  # what is erased by now must not be written
@@ -254,7 +273,8 @@ def load_active(serving: Serving) -> Generation:
         if replica is None:
             replica = Replica.load(session, version, embedder.embedding_size, kind)
         replica.catch_up(session, newest)
-    return Generation(embedder, replica)
+        decisions = find_decisions(session, version, serving.settings.target_fmr)
+    return Generation(embedder, replica, decisions)
 
 
 def load_registered(serving: Serving, version: str) -> Embedder:

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         le=1,
         description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
     )
+    target_fmr: float = Field(
+        default=1e-3,
+        ge=1e-4,
+        le=1e-1,
+        description="Share of pairs of different people that may be called a match.",
+    )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
     retention_days: Days | None = Field(
         default=None, description="Items that are older are erased; by default none are."

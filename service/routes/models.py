@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Response, UploadFile
 
+from service.evaluation import request_evaluation
 from service.jobs import Progress
 from service.problems import responses
 from service.registry import find_model, list_models, register
@@ -54,5 +55,19 @@ def post_activation(
 ) -> JobAnswer:
     """Embed the gallery with this version in the background, then switch to it; the job says how far."""
     job = activations.start(version)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return JobAnswer.of(Progress(job, 0, []), request_id)
+
+
+@router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
+def post_evaluation(
+    version: str, response: Response, serving: ReadyServing, request_id: RequestId
+) -> JobAnswer:
+    """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
+
+    Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
+    again: its job is answered.
+    """
+    job = request_evaluation(serving, version)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobAnswer.of(Progress(job, 0, []), request_id)
