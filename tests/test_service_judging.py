@@ -57,7 +57,7 @@ def loop_judge(embeddings: NDArray[np.float32], keys: Ints, places: Ints) -> dic
         if not matches:
             continue
         scores = {g: float(unit[q] @ unit[g]) for g in gallery}
-        ranked = sorted(gallery, key=lambda g, scores=scores, q=q: (-scores[g], keys[g] == keys[q]))
+        _, _, ranked = zip(*sorted((-scores[g], keys[g] == keys[q], g) for g in gallery), strict=True)
         ranks = [place for place, g in enumerate(ranked, start=1) if keys[g] == keys[q]]
         precisions = [hit / rank for hit, rank in enumerate(ranks, start=1)]
         rows.append((ranks[0], sum(precisions) / len(precisions), len(ranks) / ranks[-1]))
