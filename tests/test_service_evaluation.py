@@ -230,10 +230,10 @@ def test_a_cancelled_evaluation_leaves_no_judgement(client: httpx.Client, either
 
 
 def test_an_evaluation_goes_on_after_a_kill_with_the_embeddings_it_has_made(
-    either_settings: Settings, another_checkpoint: Path
+    settings: Settings, another_checkpoint: Path
 ) -> None:
     port = find_free_port()
-    process = start_process(either_settings, port)
+    process = start_process(settings, port)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_for(client, process)
@@ -247,12 +247,12 @@ def test_an_evaluation_goes_on_after_a_kill_with_the_embeddings_it_has_made(
                 pass
             process.kill()
             process.wait()
-            made = set(embeddings_of(either_settings, version))
-            engine = create_engine(either_settings.database_url)
+            made = set(embeddings_of(settings, version))
+            engine = create_engine(settings.database_url)
             with engine.begin() as connection:
                 connection.execute(text("UPDATE jobs SET alive_at = NULL WHERE state = 'running'"))
             engine.dispose()
-            process = start_process(either_settings, port)
+            process = start_process(settings, port)
             wait_for(client, process)
             job = wait_for_job(client, location)
             assert (job["state"], job["result"]["num_items"]) == ("succeeded", 256)
