@@ -20,16 +20,20 @@ from model.embedder import Embedder
 from service.backfill import Backfill, Pace, is_embedded, num_left
 from service.changes import Changing, Served, newest_change, served
 from service.database import pages
+from service.decisions import find_decisions
 from service.errors import (
     ActivationRunning,
     CropMissing,
     CropsNotKept,
     ItemsMissing,
     ModelNotFound,
+    NotBetter,
     NotCompatible,
+    NotEvaluated,
     NothingToRollBackTo,
     ServiceError,
 )
+from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
 from service.jobs import RUNNING, advance, finish, require
 from service.registry import drop_embeddings
@@ -53,10 +57,13 @@ Strategy = Literal["backfill", "compatible"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """How to activate: embed all first, or at once what is compatible; and whether items may be left out."""
+    """How to activate: embed all first, or at once what is compatible; whether items may be left out; and
+    whether the version must not be worse than the active one.
+    """
 
     strategy: Strategy = "backfill"
     allow_missing: bool = False
+    require_better: bool = False
 
 
 def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
@@ -67,7 +74,11 @@ def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
         ActivationRunning: another activation is under way.
         CropsNotKept: it cannot embed items whose crop was never kept.
         NotCompatible: its card does not promise what the strategy needs.
+        NotEvaluated: it must not be worse than the active one, and has not been compared with it.
+        NotBetter: it is worse, by more than chance explains.
     """
+    if wanted.require_better:
+        _check_better(serving, version)
     with serving.changing() as change:
         row = change.session.get(Model, version)
         if row is None:
@@ -112,6 +123,18 @@ def _queue(change: Changing, row: Model, wanted: Wanted) -> Job:
     )
     session.add(job)
     return job
+
+
+def _check_better(serving: Serving, version: str) -> None:
+    with serving.sessions.read() as session:
+        active = served(session)
+        if session.get(Model, version) is None or active is None or active.version == version:
+            return
+        comparison = comparison_of(session, version)
+    if comparison is None:
+        raise NotEvaluated(version, active.version)
+    if worse_beyond(comparison):
+        raise NotBetter(version, comparison)
 
 
 def _check_possible(session: Session, row: Model, wanted: Wanted) -> None:
@@ -177,11 +200,12 @@ def prune(serving: Serving) -> None:
 def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> Generation:
     """Embed queries with a compatible network from now on, against the embeddings that there are."""
     searched = current.searched_embedder
-    generation = Generation(embedder, current.replica, searched)
     with serving.swapping():
         with serving.changing() as change:
             require(change.session, job_id)
             mark_active(change, embedder.version, searched.version)
+            decisions = find_decisions(change.session, embedder.version, serving.settings.target_fmr)
+        generation = Generation(embedder, current.replica, decisions, searched)
         serving.replace(generation)
     logger.info("queries are embedded by a compatible network", model_version=embedder.version)
     return generation
@@ -287,8 +311,9 @@ class _Activation:
                 with serving.changing() as change:
                     started_s = time.monotonic()
                     result = self._switch(change, replica)
+                    decisions = find_decisions(change.session, self._version, serving.settings.target_fmr)
                 retired = serving.current()
-                serving.replace(Generation(self._embedder, replica))
+                serving.replace(Generation(self._embedder, replica, decisions))
                 held_s = time.monotonic() - started_s
         retired.index.close()
         logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))

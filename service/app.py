@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import activation, imports
+from service import activation, evaluation, imports
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
@@ -23,7 +23,18 @@ from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
-from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, page, search
+from service.routes import (
+    enrolment,
+    erasures,
+    gallery,
+    identities,
+    jobs,
+    models,
+    ops,
+    page,
+    search,
+    verify,
+)
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -52,6 +63,7 @@ def create_app(
     claims = Claims(serving)
     workers = (
         Worker(serving, activation.KIND, activation.run_activation),
+        Worker(serving, evaluation.KIND, evaluation.run_evaluation),
         Worker(serving, imports.KIND, imports.run_import, passing=(ServiceError,)),
     )
 
@@ -129,7 +141,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.serving = serving
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops, page):
+    for resource in (*(enrolment, gallery, search, verify, identities, erasures, models, jobs, ops, page),):
         app.include_router(resource.router)
     app.mount("/web", page.files)
     add_problem_handlers(app)
@@ -146,5 +158,6 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
         "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
         + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
+        "/verify": 2 * search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

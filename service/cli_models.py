@@ -11,7 +11,7 @@ import typer
 
 from service.client import Client
 from service.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
-from service.terminal import err, out, print_models, progress, say
+from service.terminal import err, out, print_comparison, print_models, progress, say
 
 JOB_POLL_S = 0.5
 
@@ -79,6 +79,21 @@ def activate(version: str, url: Url = DEFAULT_URL) -> None:
         say(err, f"{version}: activation {job['state']}: {job['error']}")
         raise typer.Exit(1)
     say(out, f"{version} is in service")
+
+
+@app.command()
+def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Judge a version and the active one on the gallery's own labelled items."""
+    with errors_as_sentences(), Client(url) as client, progress() as tell:
+        for job in client.follow(client.evaluate_model(version)):
+            tell(job["done"], job["total"])
+    if job["state"] != "succeeded":
+        say(err, f"{version}: evaluation {job['state']}: {job['error']}")
+        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(job["result"], indent=2))
+    else:
+        print_comparison(job["result"])
 
 
 @app.command("import-official")

@@ -118,6 +118,15 @@ class Client:
         data = {name: value for name, value in fields.items() if value is not None}
         return self._send("POST", "/search", files=files, data=data)
 
+    def verify(
+        self, paths: Sequence[Path], others: Sequence[Path], identity_id: str | None
+    ) -> dict[str, Any]:
+        """Compare crops of one person with other crops, or with an identity."""
+        named = [("images", path) for path in paths] + [("other_images", path) for path in others]
+        files = [(field, (_sendable_name(path), path.read_bytes())) for field, path in named]
+        data = {} if identity_id is None else {"identity_id": identity_id}
+        return self._send("POST", "/verify", files=files, data=data)
+
     def list_models(self) -> dict[str, Any]:
         """Give the model versions that the service knows."""
         return self._send("GET", "/models")
@@ -130,6 +139,10 @@ class Client:
     def activate_model(self, version: str) -> dict[str, Any]:
         """Ask the service to re-embed its gallery with a version and switch to it; give the job."""
         return self._send("POST", f"/models/{version}/activate")
+
+    def evaluate_model(self, version: str) -> dict[str, Any]:
+        """Ask the service to judge a version beside the active one; give the job."""
+        return self._send("POST", f"/models/{version}/evaluate")
 
     def items(self, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Give the items that the filters let through, in the order of enrolment, as they are by and by."""

@@ -23,6 +23,8 @@ ServiceError
 ├── ItemsMissing            crops are gone that a version would have to embed
 ├── CropsNotKept            crops were never kept that a version would have to embed
 ├── NotCompatible           the version does not promise to be comparable with the active one
+├── NotEvaluated            the version was not compared with the active one
+├── NotBetter               the version is worse than the active one
 ├── NothingToRollBackTo     no other version has been active
 ├── ModelFileLost           the file of a version is gone or has changed
 ├── ModelInUse              the version is active, or a job works with it
@@ -33,6 +35,7 @@ ServiceError
 ├── ItemElsewhere           the item is of another identity
 ├── TooManyIdentities       more than can be compared with each other at once
 ├── CountDiffers            not as many items as the caller expected
+├── TooFewLabels            too few items of known people to judge a network by
 ├── CropMissing             a stored crop is gone or no longer what its hash says
 ├── NetworkLost             the file of the active network is gone or has changed
 ├── NotFinite               the network made an embedding that is not; knows whose
@@ -90,16 +93,21 @@ class InvalidRequest(ServiceError):
 
 
 class ImageError(ServiceError):
-    """One of the posted images is refused; `position` counts from 0."""
+    """One of the posted images is refused; `position` counts from 0 in its `field` of the form."""
 
     def __init__(self, detail: str, position: int = 0) -> None:
-        super().__init__(f"images[{position}]: {detail}")
+        super().__init__(detail, position)
         self.detail = detail
         self.position = position
+        self.field = "images"
+
+    def __str__(self) -> str:
+        """Say which image it is, and what is wrong with it."""
+        return f"{self.field}[{self.position}]: {self.detail}"
 
     def members(self) -> dict[str, Any]:
         """Return which of the images it is."""
-        fault = {"loc": ["body", "images", self.position], "msg": self.detail, "type": self.code}
+        fault = {"loc": ["body", self.field, self.position], "msg": self.detail, "type": self.code}
         return {"position": self.position, "errors": [fault]}
 
 
@@ -289,6 +297,38 @@ class NotCompatible(ServiceError):
         )
 
 
+class NotEvaluated(ServiceError):
+    """A version that must not be worse than the active one has not been compared with it."""
+
+    code = "not_evaluated"
+    title = "Not evaluated"
+
+    def __init__(self, version: str, active: str) -> None:
+        super().__init__(
+            f"{version} was not compared with {active} on the gallery as it is now: evaluate it first "
+            f"(POST /models/{version}/evaluate, or `reid models evaluate {version}`)"
+        )
+
+
+class NotBetter(ServiceError):
+    """A version is worse than the active one, by more than chance explains."""
+
+    code = "not_better"
+    title = "Not better"
+
+    def __init__(self, version: str, comparison: dict[str, Any]) -> None:
+        said = ", ".join(
+            f"{name} {found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+            for name, found in comparison["difference"].items()
+        )
+        super().__init__(f"{version} is worse on this gallery than the active version: {said}; not switched")
+        self.comparison = comparison
+
+    def members(self) -> dict[str, Any]:
+        """Return what the evaluation found."""
+        return {"comparison": self.comparison}
+
+
 class NothingToRollBackTo(ServiceError):
     """No other version has been active, or it has been deleted."""
 
@@ -392,6 +432,13 @@ class TooManyIdentities(ServiceError):
         super().__init__(f"{num:,} identities are more than the {most:,} that are compared at once; {hint}")
 
 
+class TooFewLabels(ServiceError):
+    """The gallery has too few labelled items to judge a network by; the message says how many it takes."""
+
+    code = "too_few_labels"
+    title = "Too few labels"
+
+
 class CropMissing(ServiceError):
     """A stored crop is gone, or its bytes no longer have the hash they are stored under."""
 
@@ -472,6 +519,8 @@ STATUS: dict[str, int] = {
     ActivationRunning.code: 409,
     CropsNotKept.code: 409,
     NotCompatible.code: 409,
+    NotEvaluated.code: 409,
+    NotBetter.code: 409,
     NothingToRollBackTo.code: 409,
     ModelInUse.code: 409,
     ModelFileLost.code: 503,

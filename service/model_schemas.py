@@ -16,16 +16,19 @@ class Activation(BaseModel):
 
     `backfill` embeds every item first; `compatible` embeds queries with the new network at once and the
     gallery behind, which its card must promise. With `allow_missing`, items whose crop is gone are left out.
+    With `require_better`, a version is refused that was not evaluated against the active one, or is worse by
+    more than chance explains.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     strategy: Strategy = "backfill"
     allow_missing: bool = False
+    require_better: bool = False
 
     def wanted(self) -> Wanted:
         """Return what is wanted."""
-        return Wanted(self.strategy, self.allow_missing)
+        return Wanted(self.strategy, self.allow_missing, self.require_better)
 
 
 class ModelVersion(BaseModel):

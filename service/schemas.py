@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.decisions import Decision, Source
 from service.gallery import Enrolment
 from service.jobs import Progress
 from service.ranking import Match
 from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
 from service.tables import Item, now
+from service.verify import Verified
 
 
 class DeletionOrder(BaseModel):
@@ -148,7 +150,21 @@ class RankedMatch(BaseModel):
     rank: int
     identity_id: str
     score: float
+    decision: Decision | None
+    probability: float | None
     items: list[MatchedItem]
+
+
+class Thresholds(BaseModel):
+    """From which score on a decision is match, and unsure; below it is unknown.
+
+    They are of an evaluation of the model version on this gallery, or else from its card. Where there is
+    neither, `source` is none, and there are no decisions and no probabilities.
+    """
+
+    match: float | None
+    unsure: float | None
+    source: Source
 
 
 class SearchAnswer(BaseModel):
@@ -156,6 +172,9 @@ class SearchAnswer(BaseModel):
 
     `model_version` embedded the query, `gallery_version` the items: the same, unless one has just been
     activated that is compatible with the other.
+
+    A probability is that of one person, if of all pairs half are: a calibrated score, the same for all
+    galleries.
     """
 
     request_id: str
@@ -163,6 +182,7 @@ class SearchAnswer(BaseModel):
     gallery_version: str
     num_searched: int
     took_ms: float
+    thresholds: Thresholds
     matches: list[RankedMatch]
 
     @classmethod
@@ -174,11 +194,35 @@ class SearchAnswer(BaseModel):
             gallery_version=answer.gallery_version,
             num_searched=answer.num_searched,
             took_ms=round(took_ms, 3),
+            thresholds=Thresholds(**answer.decisions.thresholds()),
             matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
         )
 
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class VerifyAnswer(BaseModel):
+    """How alike two sets of crops are: `score` is the cosine of their mean embeddings."""
+
+    request_id: str
+    model_version: str
+    score: float
+    decision: Decision | None
+    probability: float | None
+    thresholds: Thresholds
+
+    @classmethod
+    def of(cls, verified: Verified, request_id: str) -> "VerifyAnswer":
+        """Show what a comparison has found."""
+        return cls(
+            request_id=request_id,
+            model_version=verified.model_version,
+            score=verified.score,
+            decision=verified.decisions.decide(verified.score),
+            probability=verified.decisions.probability(verified.score),
+            thresholds=Thresholds(**verified.decisions.thresholds()),
+        )
 
 
 class FailedFile(BaseModel):
@@ -282,4 +326,11 @@ def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
         )
         for scored in match.items
     ]
-    return RankedMatch(rank=rank, identity_id=match.identity_id, score=match.score, items=items)
+    return RankedMatch(
+        rank=rank,
+        identity_id=match.identity_id,
+        score=match.score,
+        decision=answer.decisions.decide(match.score),
+        probability=answer.decisions.probability(match.score),
+        items=items,
+    )

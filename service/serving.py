@@ -7,7 +7,7 @@ database have changed, their swaps too, comes in by `refresh`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
@@ -25,6 +26,7 @@ from model.errors import ModelError
 from model.trial import try_out
 from service.changes import Changing, Served, changing, served
 from service.database import Sessions
+from service.decisions import Decisions, find_decisions
 from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
@@ -40,7 +42,10 @@ MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends here, so that a request of 64 huge images never holds more than one of them decoded."""
 
-NEWEST = select(Gallery.newest_change, Model.version, Model.stand_in).join(Model, Model.state == "active")
+EVALUATED_AT = Model.evaluation["evaluated_at"].as_string().label("evaluated_at")
+NEWEST = select(Gallery.newest_change, Model.version, Model.stand_in, EVALUATED_AT).join(
+    Model, Model.state == "active"
+)
 """Asked before every search: one row of each table."""
 
 
@@ -50,10 +55,12 @@ class Generation:
 
     The index holds its embeddings, or for a time those of a version that it was trained to be compatible
     with; then `stand_in` is the network that makes those.
+    `decisions` say what its scores mean.
     """
 
     embedder: Embedder
     replica: Replica
+    decisions: Decisions
     stand_in: Embedder | None = None
 
     @property
@@ -145,11 +152,22 @@ class Serving:
         while True:
             generation = self.current()
             with self.sessions.read() as session:
-                newest, version, stand_in = session.execute(NEWEST).one()
+                newest, version, stand_in, evaluated_at = session.execute(NEWEST).one()
                 if Served(version, stand_in) == generation.served:
+                    if evaluated_at != generation.decisions.evaluated_at:
+                        generation = self._follow_evaluation(generation, session)
                     generation.replica.catch_up(session, newest)
                     return generation
             self._follow_swap(generation)
+
+    def _follow_evaluation(self, generation: Generation, session: Session) -> Generation:
+        """Take over what an evaluation has found of the version in service."""
+        decisions = find_decisions(session, generation.version, self.settings.target_fmr)
+        judged = replace(generation, decisions=decisions)
+        with self._swap:
+            if self._generation is generation:
+                self._generation = judged
+        return judged
 
     def _follow_swap(self, generation: Generation) -> None:
         """Load what is active by now, unless another thread has done so."""
@@ -178,7 +196,7 @@ class Serving:
             with self.snapshots.alone():
                 with self.sessions.read() as session:
                     gallery_id = session.scalars(select(Gallery.id)).one()
-                    newest, version, stand_in = session.execute(NEWEST).one()
+                    newest, version, stand_in, _ = session.execute(NEWEST).one()
                     if Served(version, stand_in).searched != replica.version:
                         return
                     replica.catch_up(session, newest)  # what is erased by now must not be written
@@ -278,8 +296,9 @@ def load_active(serving: Serving, known: Generation | None = None) -> Generation
         if replica is None:
             replica = Replica.load(session, version, embedder.embedding_size, kind)
         replica.catch_up(session, newest)
+        decisions = find_decisions(session, active.version, serving.settings.target_fmr)
     stand_in = embedder if active.stand_in else None
-    return Generation(embedders[active.version], replica, stand_in)
+    return Generation(embedders[active.version], replica, decisions, stand_in)
 
 
 def load_registered(serving: Serving, version: str) -> Embedder:

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
         le=1,
         description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
     )
+    target_fmr: float = Field(
+        default=1e-3,
+        ge=1e-4,
+        le=1e-1,
+        description="Share of pairs of different people that may be called a match.",
+    )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
     backfill_share: float = Field(
         default=0.5, gt=0, le=1, description="Of the processor, for embedding the gallery anew."

@@ -18,7 +18,7 @@ from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
-from training.evaluate import embed_test, judge, print_rows
+from training.evaluate import embed_test, judge, print_rows, score_test_pairs
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
 from training.recipes import find_recipe
@@ -116,8 +116,10 @@ def train_and_judge(trainer: Trainer, dataset: ReidDataset, *, resume: bool) -> 
     if distributed.rank() == 0:
         metrics = judge(embeddings, dataset)
         print_rows([metrics])
+        scores = score_test_pairs(embeddings, dataset)
+        card = trainer.card(metrics, scores.verification() | {"data": f"{dataset.name}, its test split"})
         with writing(trainer.output):
-            version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
+            version = save_checkpoint(path, checkpoint.network, card, half=True)
             report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
         print(f"network {version} in {path}, report in {report}")
     return path

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, File, Response, UploadFile
 from fastapi.responses import FileResponse
 
 from service.activation import queue_activation, queue_rollback
+from service.evaluation import request_evaluation
 from service.jobs import Progress
 from service.model_schemas import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.problems import responses
@@ -94,5 +95,19 @@ def post_activation(
 
 
 def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return JobAnswer.of(Progress(job, 0, []), request_id)
+
+
+@router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
+def post_evaluation(
+    version: str, response: Response, serving: ReadyServing, request_id: RequestId
+) -> JobAnswer:
+    """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
+
+    Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
+    again: its job is answered.
+    """
+    job = request_evaluation(serving, version)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobAnswer.of(Progress(job, 0, []), request_id)
