@@ -54,6 +54,8 @@ _NOT_NEGATIVE = (
     "centre_weight",
     "teacher_weight",
     "teacher_relations_weight",
+    "compatible_weight",
+    "compatible_scale",
     "jitter_brightness",
     "jitter_contrast",
     "jitter_saturation",
@@ -113,6 +115,8 @@ class Recipe:
     centre_rate: float = 0.5
     teacher_weight: float = 20.0
     teacher_relations_weight: float = 0.0
+    compatible_weight: float = 1.0  # of an old network's classifier; at 0 it is measured alone
+    compatible_scale: float = 30.0  # of that classifier's cosines
     # augmentation
     flip_probability: float = 0.5
     crop_padding: int = 8

@@ -4,6 +4,7 @@ Usage: ``python training/train.py --recipe NAME --data DIR --output DIR``, or ``
 on several GPUs of one machine ``torchrun --nproc-per-node N training/train.py ...``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.preprocess import Preprocess
-from training import distributed
+from training import compatibility, distributed
 from training.datasets import DatasetError, ReidDataset
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings
@@ -44,6 +45,9 @@ def main(
     teacher_channels: Annotated[str, typer.Option(help="Channel order of a foreign teacher.")] = "bgr",
     teacher_mean: Annotated[float, typer.Option(help="Subtracted from 0-255 for a foreign teacher.")] = 0.0,
     teacher_scale: Annotated[float, typer.Option(help="Divided by, after the mean.")] = 1.0,
+    compatible_with: Annotated[
+        Path | None, typer.Option(help="A checkpoint with whose embeddings the new ones stay comparable.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read crops, beside each network.")] = 1,
     save_seconds: Annotated[float, typer.Option(min=0, help="Seconds between states; 0: every step.")] = 60.0,
@@ -72,12 +76,14 @@ def main(
                     scale=teacher_scale,
                     is_bgr=teacher_channels == "bgr",
                 )
+            old = load_checkpoint(compatible_with) if compatible_with else None
             trainer = Trainer(
                 chosen,
                 dataset,
                 output,
                 initial=initial,
                 teacher=found,
+                compatible_with=old,
                 device=own_device,
                 num_workers=workers,
                 save_every_s=save_seconds,
@@ -101,7 +107,8 @@ def main(
 def train_and_judge(trainer: Trainer, dataset: ReidDataset, *, resume: bool) -> Path:
     """Train to the end, judge the network as it ships, in fp16, and return the path of its file.
 
-    Its card holds the metrics, and the report lies beside it.
+    Its card holds the metrics, and the report lies beside it. Trained with an old network it is measured
+    across the two, and the card promises compatibility if that is worth it; if not, this says so.
 
     Raises:
         TrainingError: as ``Trainer.fit``, or the folder cannot be written.
@@ -112,12 +119,18 @@ def train_and_judge(trainer: Trainer, dataset: ReidDataset, *, resume: bool) -> 
     checkpoint = load_checkpoint(last)
     checkpoint.network.half().float()
     embeddings = embed_test(Embedder(checkpoint), dataset)
+    old = trainer.compatible_with
+    measured = compatibility.measure(old, embeddings, dataset) if old else None
     path = trainer.output / "network.safetensors"
     if distributed.rank() == 0:
         metrics = judge(embeddings, dataset)
         print_rows([metrics])
+        if measured:
+            print(compatibility.describe(measured))
+        promise = measured if measured and compatibility.is_promise(measured) else None
+        card = replace(trainer.card(metrics), compatible_with=promise)
         with writing(trainer.output):
-            version = save_checkpoint(path, checkpoint.network, trainer.card(metrics), half=True)
+            version = save_checkpoint(path, checkpoint.network, card, half=True)
             report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
         print(f"network {version} in {path}, report in {report}")
     return path
