@@ -16,24 +16,27 @@ from model.errors import ModelError
 from model.preprocess import Preprocess
 from training import compatibility, distributed
 from training.datasets import DatasetError, ReidDataset
-from training.deploy import DeployError, deploy
+from training.deploy import DeployError, deploy, download_active
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.evaluate import embed_test, judge, print_rows
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
-from training.recipes import find_recipe
+from training.recipes import find_recipe, follow
 from training.report import write_report
 from training.run_state import writing
 from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
-from training.trainer import Trainer
+from training.trainer import STATE_FILE, Trainer
 
 
 def main(
     recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or the recipe.json of a run.")],
     data: Data,
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
-    init: Annotated[str, typer.Option(help="Weights to start from: FILE, imagenet or none.")] = "imagenet",
+    init: Annotated[
+        str,
+        typer.Option(help="Start from FILE, active (in service at --deploy), imagenet or none."),
+    ] = "imagenet",
     resize_relations: Annotated[
         bool, typer.Option("--resize-relations", help="Let --init FILE be of another input size.")
     ] = False,
@@ -63,7 +66,10 @@ def main(
         with distributed.joined(device) as own_device:
             dataset = read_dataset(data, needs=("train", "query", "gallery"))
             chosen = find_recipe(recipe)
-            initial = find_initial(init, chosen.architecture, resizes=resize_relations)
+            source = fetch_active(deploy_to, output) if init == "active" else init
+            initial = find_initial(source, chosen.architecture, resizes=resize_relations)
+            card = initial.checkpoint.card if initial and initial.checkpoint else None
+            chosen = follow(chosen, card, dataset.train)
             found: Teacher | None = None
             if teacher_embeddings:
                 found = EmbeddingsTeacher(load_teacher_embeddings(teacher_embeddings, dataset), own_device)
@@ -102,6 +108,23 @@ def main(
         ValueError,
     ) as error:
         raise SystemExit(f"train: {error}") from error
+
+
+def fetch_active(url: str | None, output: Path) -> str:
+    """Keep the network in service at ``url`` in a run's folder; a run that goes on starts from what it kept.
+
+    Raises:
+        DeployError: there is no URL, or as ``download_active``.
+        TrainingError: the folder cannot be written.
+    """
+    if url is None:
+        raise DeployError("--init active is the network in service: say where with --deploy URL")
+    path = output / "active.safetensors"
+    if distributed.rank() == 0 and not (output / STATE_FILE).exists():
+        with writing(output):
+            download_active(url, path)
+    distributed.wait()
+    return str(path)
 
 
 def train_and_judge(trainer: Trainer, dataset: ReidDataset, *, resume: bool) -> Path:
