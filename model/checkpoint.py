@@ -7,6 +7,7 @@ may be stored as fp16 and are float32 once loaded. A foreign network is OpenVINO
 import hashlib
 import json
 import math
+import re
 import struct
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -43,9 +44,13 @@ class Card:
     """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC.
 
     ``feature`` and ``pooling`` as in ``build_network``. ``channels`` is the order in which a foreign network
-    reads them; ``mean`` and ``std`` are in RGB all the same.
-    ``verification`` is what ``PairScores.verification``
-    gives, and in ``data`` the images that this was measured on, in words.
+    reads them; ``mean`` and ``std`` are in RGB all the same. ``verification`` is what
+    ``PairScores.verification`` gives, and in ``data`` the images that this was measured on, in words.
+
+    ``compatible_with`` is a promise: queries embedded by
+    this network find in a gallery embedded by that ``version`` about what that version's own queries find
+    (see training/compatibility.py). It holds ``rank1_cross`` and ``mAP_cross``, of these queries against that
+    gallery, ``rank1_old`` and ``mAP_old``, of its own, in percent; ``is_strict`` says that both are better.
     """
 
     architecture: str
@@ -63,6 +68,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     verification: dict[str, Any] | None = None
     parent: str | None = None
+    compatible_with: dict[str, Any] | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,7 +232,25 @@ def _parse_card(path: Path, values: object) -> Card:
             check_verification(values["verification"])
         except ValueError as error:
             raise CheckpointError(f"verification in the card of {path.name}: {error}") from error
+    _check_compatible(path, values.get("compatible_with"))
     return Card(**values)
+
+
+def _check_compatible(path: Path, value: object) -> None:
+    if value is None:
+        return
+    metrics = ("rank1_cross", "mAP_cross", "rank1_old", "mAP_old")
+    is_whole = (
+        isinstance(value, dict)
+        and set(value) | {"is_strict"} == {"version", "is_strict", *metrics}
+        and isinstance(value["version"], str)
+        and re.fullmatch(r"[0-9a-f]{12}", value["version"]) is not None
+        and isinstance(value.get("is_strict", False), bool)
+        and all(type(value[name]) in (int, float) and 0 <= value[name] <= 100 for name in metrics)
+    )
+    if not is_whole:
+        wanted = ", ".join(("version", *metrics, "is_strict"))
+        raise CheckpointError(f"compatible_with in the card of {path.name} must hold {wanted}, no more")
 
 
 def _parse_color(path: Path, name: str, value: object) -> Color:

@@ -42,6 +42,14 @@ CARD = Card(
     created="2026-01-02T03:04:05+00:00",
 )
 
+PROMISE = {
+    "version": "0123456789ab",
+    "rank1_cross": 90.5,
+    "mAP_cross": 80,
+    "rank1_old": 90.0,
+    "mAP_old": 79.5,
+}
+
 
 def build() -> ReidNetwork:
     torch.manual_seed(0)
@@ -176,6 +184,14 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"std": [1, 1, 0]}, "above zero"),
         ({"metrics": [1]}, "wrong type"),
         ({"surprise": 1}, "unknown fields: surprise"),
+        ({"compatible_with": "0123456789ab"}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "version": "0123456789AB"}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "rank1_cross": 101}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "mAP_old": float("nan")}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "mAP_old": True}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "is_strict": 1}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "surprise": 1}}, "compatible_with in the card"),
+        ({"compatible_with": {"version": "0123456789ab"}}, "must hold version, rank1_cross"),
     ],
 )
 def test_a_card_that_does_not_hold_is_refused_with_a_reason(
@@ -184,6 +200,12 @@ def test_a_card_that_does_not_hold_is_refused_with_a_reason(
     path = write(tmp_path / "network.safetensors", {**CARD.to_dict(), **change})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def test_a_promise_of_compatibility_comes_back(tmp_path: Path) -> None:
+    for promise in (PROMISE, {**PROMISE, "is_strict": True}):
+        save_checkpoint(tmp_path / "network.safetensors", build(), replace(CARD, compatible_with=promise))
+        assert load_checkpoint(tmp_path / "network.safetensors").card.compatible_with == promise
 
 
 @pytest.mark.parametrize("card", [[], None, "text", {}])

@@ -1,4 +1,4 @@
-"""Put a checkpoint in service: upload, activate, wait for the swap with a bar."""
+"""Put a checkpoint in service: upload, activate, wait for the swap with a bar; or fetch the active one."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any
 
 import httpx
 from rich.progress import Progress
+
+from model.checkpoint import checkpoint_version
+from model.files import write_atomically
 
 POLL_S = 0.5
 
@@ -30,6 +33,27 @@ def deploy(path: Path, url: str) -> str:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeployError(f"the service at {url} cannot be reached: {error}") from error
     print(f"network {version} is in service at {url}")
+    return version
+
+
+def download_active(url: str, path: Path) -> str:
+    """Write the checkpoint that is in service at ``url`` to a file and return its version.
+
+    Raises:
+        DeployError: the service cannot be reached, refuses, or sends something else.
+        OSError: the file cannot be written.
+    """
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            version: str = _checked(client.get("/models/active"))["version"]
+            answer = client.get(f"/models/{version}/file", timeout=600)
+            if not answer.is_success:
+                _checked(answer)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DeployError(f"the service at {url} cannot be reached: {error}") from error
+    write_atomically(path, answer.content)
+    if (found := checkpoint_version(path)) != version:
+        raise DeployError(f"the service at {url} sent {found} for the network {version}: try again")
     return version
 
 

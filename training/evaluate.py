@@ -41,11 +41,27 @@ class EmbeddedSplits(NamedTuple):
     gallery: Floats
 
 
-def embed_test(embedder: Embedder, dataset: ReidDataset, *, with_flip: bool = False) -> EmbeddedSplits:
-    """Embed query and gallery; ``with_flip`` averages each crop with its mirror image."""
+def embed_test(
+    embedder: Embedder,
+    dataset: ReidDataset,
+    *,
+    gallery_embedder: Embedder | None = None,
+    with_flip: bool = False,
+) -> EmbeddedSplits:
+    """Embed query and gallery; ``with_flip`` averages each crop with its mirror image.
+
+    ``gallery_embedder`` embeds the gallery where it is another network that was there before.
+
+    Raises:
+        ValueError: the two embed in different sizes.
+    """
+    gallery_embedder = gallery_embedder or embedder
+    if gallery_embedder.embedding_size != embedder.embedding_size:
+        sizes = f"{embedder.embedding_size} and {gallery_embedder.embedding_size}"
+        raise ValueError(f"embeddings of {sizes} dimensions cannot be compared")
     return EmbeddedSplits(
         embed_samples(dataset.query, embedder.embed, "query", with_flip=with_flip),
-        embed_samples(dataset.gallery, embedder.embed, "gallery", with_flip=with_flip),
+        embed_samples(dataset.gallery, gallery_embedder.embed, "gallery", with_flip=with_flip),
     )
 
 
@@ -146,6 +162,10 @@ def main(
     multi_query: Annotated[
         bool, typer.Option(help="Make one query of all images of an identity in a camera.")
     ] = False,
+    gallery_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Embed the gallery by this one, and by --checkpoint the queries alone."),
+    ] = None,
     flip: Annotated[bool, typer.Option(help="Average each crop with its mirror image.")] = False,
     rerank: Annotated[bool, typer.Option(help="Re-rank by k-reciprocal neighbours.")] = False,
     with_pairs: Annotated[
@@ -158,17 +178,22 @@ def main(
     """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent.
 
     A row says what the network was trained on and what it was tested on. With --multi-query, the images are
-    those of gt_bbox where Market-1501 has it, as published, and else those of the query split.
+    those of gt_bbox where Market-1501 has it, as published, and else those of the query split. With
+    --gallery-checkpoint the metrics are those across two versions.
     """
     rows: list[Row] = []
     pairs: list[Pairs] = []
     try:
         networks = [load_checkpoint(path) for path in checkpoint]
         embedders = [Embedder(network, device, precision) for network in networks]
+        others = (
+            Embedder(load_checkpoint(gallery_checkpoint), device, precision) if gallery_checkpoint else None
+        )
         datasets = [_read_test(source, is_multi_query=multi_query) for source in data]
         for path, network, embedder in zip(checkpoint, networks, embedders, strict=True):
             for dataset, queries in datasets:
-                judged = embed_test(embedder, dataset, with_flip=flip), dataset
+                splits = embed_test(embedder, dataset, gallery_embedder=others, with_flip=flip)
+                judged = splits, dataset
                 if multi_query:
                     judged = pool_queries(*judged)
                 row = {
@@ -176,6 +201,7 @@ def main(
                     "trained_on": network.card.dataset or "not said",
                     "tested_on": dataset.name,
                     "queries": queries,
+                    **({"gallery_checkpoint": str(gallery_checkpoint)} if gallery_checkpoint else {}),
                 }
                 rows.append({**row, **judge(*judged, is_reranked=rerank)})
                 if with_pairs:
@@ -195,9 +221,10 @@ def main(
 def _in_two_columns(row: Row) -> Row:
     """Put the words of a row into two columns, so that the table fits 80 characters."""
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
+    gallery = f"\ngallery by {row['gallery_checkpoint']}" if "gallery_checkpoint" in row else ""
     words = {
         "trained on": f"{row['trained_on']}\n{row['checkpoint']}",
-        "tested on": f"{row['tested_on']}\n{row['queries']}",
+        "tested on": f"{row['tested_on']}\n{row['queries']}{gallery}",
     }
     return {**words, **metrics}
 
