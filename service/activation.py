@@ -292,11 +292,14 @@ class _Activation:
             except CropMissing:
                 continue  # it was embedded while it was there
             (made_D,) = embed_in_batches(self._embedder, [image])
-            cosine = float(np.frombuffer(values, "<f2").astype(np.float32) @ made_D)
-            if not cosine >= LIKE:
+            stored_D = np.frombuffer(values, "<f2").astype(np.float32)
+            length = float(np.linalg.norm(stored_D))
+            cosine = float(stored_D @ made_D) / max(length, 1e-12)
+            if not (cosine >= LIKE and abs(length - 1) <= 1 - LIKE):
                 raise ServiceError(
                     f"the stored embedding of item {item_id} by {self._version} is not what the network "
-                    f"makes (cosine {cosine:.3f}): not switched; delete the version and register it again"
+                    f"makes (cosine {cosine:.3f}, length {length:.3f}): not switched; delete the version and "
+                    "register it again"
                 )
 
     def cut_over(self, replica: Replica) -> dict[str, Any]:

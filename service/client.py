@@ -136,9 +136,28 @@ class Client:
         with path.open("rb") as checkpoint:
             return self._send("POST", "/models", files={"checkpoint": (_sendable_name(path), checkpoint)})
 
-    def activate_model(self, version: str) -> dict[str, Any]:
+    def activate_model(self, version: str, how: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the service to re-embed its gallery with a version and switch to it; give the job."""
-        return self._send("POST", f"/models/{version}/activate")
+        return self._send("POST", f"/models/{version}/activate", json=how)
+
+    def roll_back(self) -> dict[str, Any]:
+        """Ask the service to put the version back that was active before; give the job."""
+        return self._send("POST", "/models/rollback")
+
+    def model(self, version: str) -> dict[str, Any]:
+        """Give what the service says of a version."""
+        return self._send("GET", f"/models/{version}")
+
+    def delete_model(self, version: str) -> None:
+        """Delete a version."""
+        self._send("DELETE", f"/models/{version}")
+
+    def running_jobs(self) -> list[dict[str, Any]]:
+        """Give the jobs that have not ended."""
+        jobs: list[dict[str, Any]] = self._send("GET", "/jobs", params={"state": ["queued", "running"]})[
+            "jobs"
+        ]
+        return jobs
 
     def evaluate_model(self, version: str) -> dict[str, Any]:
         """Ask the service to judge a version beside the active one; give the job."""

@@ -118,9 +118,13 @@ def print_comparison(result: dict[str, Any]) -> None:
 
 def print_models(answer: dict[str, Any]) -> None:
     """Print the model versions as a table."""
-    table = Table("version", "state", "architecture", "size", "items", "since")
+    table = Table("version", "state", "architecture", "size", "items", "coverage", "since")
     for version in answer["models"]:
-        sizes = (str(version["embedding_size"]), str(version["num_embedded"]))
+        sizes = (
+            str(version["embedding_size"]),
+            str(version["num_embedded"]),
+            f"{100 * version['coverage']:.0f} %",
+        )
         table.add_row(
             version["version"], version["state"], version["architecture"], *sizes, version["created_at"][:10]
         )
