@@ -22,6 +22,7 @@ from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.imports import Imports
+from service.orphans import sweep
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
 from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
@@ -35,6 +36,7 @@ logger = structlog.get_logger(__name__)
 API_VERSION = "1"
 TICK_S = 0.5
 TIDY_S = 60.0
+CLEAR_S = 3600.0
 
 
 def _ignore(_: object) -> None:
@@ -65,7 +67,7 @@ def create_app(
         else:
             serving.replace(generation)
             on_ready(generation)
-            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S))
+            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
             following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
@@ -83,6 +85,9 @@ def create_app(
     def tidy() -> None:
         claims.drop_old()
         expire(serving, now())
+
+    def clear() -> None:
+        sweep(serving, now())
 
     async def repeat(work: Callable[[], None], every_s: float) -> None:
         """Do this again and again, also while nobody asks for anything."""

@@ -6,7 +6,7 @@ writers say BEGIN IMMEDIATE and wait for their turn at the start; readers never 
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,7 @@ VALUES_PER_STATEMENT = 5_000
 """SQLite takes 32,766 variables in a statement."""
 
 
-def pages(values: Collection[T]) -> Iterator[list[T]]:
+def pages(values: Iterable[T]) -> Iterator[list[T]]:
     """Return values as many at a time as a statement may name.
 
     >>> [len(page) for page in pages(range(12_000))]

@@ -67,6 +67,11 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
         return 1
     for finding in report.findings:
         _say(f"{finding.problem}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+    if report.num_young:
+        _say(
+            f"{report.num_young} crops are younger than ten minutes and belong to nothing yet; "
+            "their requests may be under way"
+        )
     _say(
         f"{report.num_items} items checked, {report.num_recomputed} of them embedded anew: "
         + ("all is well" if report.is_clean else f"{len(report.findings)} findings")
