@@ -38,6 +38,7 @@ from service.tables import (
     Rejection,
     now,
 )
+from service.workspace import RESTORING, remove_abandoned
 
 Reason = Literal["requested", "retention", "restored"]
 
@@ -153,6 +154,7 @@ def clean(serving: Serving, patience_s: float = PATIENCE_S) -> None:
         if owed:
             for path in serving.crops.unfinished():
                 path.unlink(missing_ok=True)
+            remove_abandoned(serving.settings.data_dir, RESTORING)
             num_snapshots = serving.snapshots.remove()
             if not rewrite(serving.sessions.engine, patience_s):
                 raise DatabaseUnavailable(OWED)

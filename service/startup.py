@@ -13,6 +13,7 @@ from service.erasure import clean
 from service.errors import DatabaseUnavailable
 from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_active
+from service.workspace import RESTORING, remove_abandoned
 
 logger = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ def start(serving: Serving, engine: Engine) -> Generation:
     settings = serving.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     remove_unfinished(settings.models_dir)
+    remove_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     fail_dead_activations(serving)
