@@ -257,8 +257,8 @@ class IdentityNotFound(ServiceError):
     code = "identity_not_found"
     title = "Identity not found"
 
-    def __init__(self, identity_id: str) -> None:
-        super().__init__(f"the gallery has no identity {identity_id[:64]!r}")
+    def __init__(self, identity_id: str, more: str = "") -> None:
+        super().__init__(f"the gallery has no identity {identity_id[:64]!r}{more}")
 
 
 class IdentityExists(ServiceError):
