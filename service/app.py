@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,9 +23,10 @@ from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
 from service.imports import Imports
 from service.orphans import sweep
-from service.problems import add_problem_handlers, document_problems
+from service.problems import add_problem_handlers, document_problems, responses
 from service.retention import expire
 from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
+from service.routes.dependencies import refuse_unknown_fields
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -126,8 +127,10 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
-        app.include_router(resource.router)
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs):
+        strict = [Depends(refuse_unknown_fields)]
+        app.include_router(resource.router, dependencies=strict, responses=responses(422))
+    app.include_router(ops.router)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
