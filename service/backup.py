@@ -18,12 +18,19 @@ from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, Select, delete, func, select, update
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
 from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
-from service.database import known_schemas, make_engine, make_sessions, migrate, rewrite, schema_of
+from service.database import (
+    known_schemas,
+    make_engine,
+    make_sessions,
+    migrate,
+    require_file,
+    rewrite,
+    schema_of,
+)
 from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery import drop_identities
@@ -77,11 +84,10 @@ def open_gallery(settings: Settings) -> Serving:
     """Open a gallery as it is, to be backed up; nothing is made, nor brought up to date.
 
     Raises:
-        BadBackup: there is none, or its schema is not that of this program.
+        BadSettings: there is no such file.
+        BadBackup: there is no gallery in it, or its schema is not that of this program.
     """
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise BadBackup(f"there is no gallery: {url.database} is not there")
+    require_file(settings.database_url)
     engine = make_engine(settings.database_url)
     with engine.connect() as connection:
         schema, (newest, *_) = schema_of(connection), known_schemas()

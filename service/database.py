@@ -21,6 +21,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, sele
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.errors import BadSettings
 from service.tables import Table
 
 logger = structlog.get_logger(__name__)
@@ -73,6 +74,17 @@ def make_engine(url: str | URL) -> Engine:
     return engine
 
 
+def require_file(url: str) -> None:
+    """Make sure that a database on SQLite is there, where none is to be made.
+
+    Raises:
+        BadSettings: it is not.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise BadSettings(f"there is no gallery: {parsed.database} is not there; is the data folder right?")
+
+
 def make_sessions(engine: Engine) -> Sessions:
     """Make sessions whose objects can still be read after the session has ended."""
     writer = engine.execution_options(sqlite_begin="IMMEDIATE")
@@ -106,7 +118,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
             if not is_busy or time.monotonic() > deadline_s:
                 return not is_busy
             time.sleep(CHECKPOINT_S)
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         logger.warning("the database file cannot be rewritten", reason=str(error))
         return False
     finally:

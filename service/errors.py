@@ -31,7 +31,8 @@ ServiceError
 ├── NotFinite               the network made an embedding that is not; knows whose
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
-└── DatabaseUnavailable     the database does not answer
+├── DatabaseUnavailable     the database does not answer
+└── DatabaseDamaged         the file of the database is not what SQLite has written
 """
 
 from typing import Any, ClassVar
@@ -348,6 +349,13 @@ class DatabaseUnavailable(ServiceError):
     title = "Database unavailable"
 
 
+class DatabaseDamaged(ServiceError):
+    """SQLite cannot make sense of its file any more."""
+
+    code = "database_damaged"
+    title = "Database damaged"
+
+
 STATUS: dict[str, int] = {
     NotReady.code: 503,
     InvalidRequest.code: 422,
@@ -375,5 +383,6 @@ STATUS: dict[str, int] = {
     StorageFull.code: 507,
     StorageUnavailable.code: 503,
     DatabaseUnavailable.code: 503,
+    DatabaseDamaged.code: 503,
 }
 """The HTTP status of each error code; one that is not here answers 500."""
