@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,7 +21,8 @@ from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
-from service.problems import add_problem_handlers, document_problems
+from service.orphans import sweep
+from service.problems import add_problem_handlers, document_problems, responses
 from service.retention import expire
 from service.routes import (
     enrolment,
@@ -35,6 +36,7 @@ from service.routes import (
     search,
     verify,
 )
+from service.routes.dependencies import refuse_unknown_fields
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -46,6 +48,7 @@ logger = structlog.get_logger(__name__)
 API_VERSION = "1"
 TICK_S = 0.5
 TIDY_S = 60.0
+CLEAR_S = 3600.0
 
 
 def _ignore(_: object) -> None:
@@ -86,7 +89,7 @@ def create_app(
                 return
             serving.replace(generation)
             on_ready(generation)
-            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S))
+            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
             following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
@@ -104,6 +107,9 @@ def create_app(
     def tidy() -> None:
         claims.drop_old()
         expire(serving, now())
+
+    def clear() -> None:
+        sweep(serving, now())
 
     async def repeat(work: Callable[[], None], every_s: float) -> None:
         """Do this again and again, also while nobody asks for anything."""
@@ -141,7 +147,10 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.serving = serving
-    for resource in (*(enrolment, gallery, search, verify, identities, erasures, models, jobs, ops, page),):
+    for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
+        strict = [Depends(refuse_unknown_fields)]
+        app.include_router(resource.router, dependencies=strict, responses=responses(422))
+    for resource in (ops, page):
         app.include_router(resource.router)
     app.mount("/web", page.files)
     add_problem_handlers(app)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,10 @@ from sqlalchemy.orm import Session
 from service.changes import Changing, served
 from service.database import pages
 from service.errors import CropMissing, ImageError
-from service.gallery import is_crop_needed
 from service.images import UNLIMITED, decode
+from service.orphans import find_strays, let_go
 from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
-from service.tables import Change, DoomedCrop, Embedding, Gallery, Item
+from service.tables import Change, Embedding, Gallery, Item
 
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""
@@ -57,11 +56,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """How much was looked at, and what was found."""
+    """How much was looked at, and what was found; `num_young` crops of nothing may yet get their items."""
 
     num_items: int
     num_recomputed: int
     findings: list[Finding]
+    num_young: int
 
     @property
     def is_clean(self) -> bool:
@@ -90,8 +90,8 @@ def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) 
     wrong |= dict.fromkeys(_unlike(serving, generation, sample, wrong), "is not what the network makes")
     findings += _crop_findings(serving, slots)
     findings += _embedding_findings(serving, generation, wrong, repair=repair)
-    findings += _orphan_findings(serving, repair=repair)
-    return Report(len(slots), len(sample), findings)
+    orphans, num_young = _orphan_findings(serving, repair=repair)
+    return Report(len(slots), len(sample), [*findings, *orphans], num_young)
 
 
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
@@ -225,25 +225,14 @@ def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]])
         change.session.merge(Embedding(slot=slot, model_version=version, values=made[slot].tobytes()))
 
 
-def _orphan_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
-    for path in serving.crops.paths():
-        if time.time() - path.stat().st_mtime < SETTLED_S or not _is_orphan(serving, path):
-            continue
-        if repair:
-            with serving.changing() as change:
-                if not _is_used(change.session, path.name):
-                    path.unlink(missing_ok=True)
-        yield Finding(Problem.orphan, str(path), repair)
-    for path in serving.crops.unfinished():
-        if repair:
+def _orphan_findings(serving: Serving, *, repair: bool) -> tuple[list[Finding], int]:
+    """Find crops of nothing, and how many more are too young to tell."""
+    strays = list(find_strays(serving))
+    settled = [path for path, written_s in strays if time.time() - written_s >= SETTLED_S]
+    unfinished = list(serving.crops.unfinished())
+    if repair:
+        let_go(serving, [path.name for path in settled])
+        for path in unfinished:
             path.unlink(missing_ok=True)
-        yield Finding(Problem.orphan, str(path), repair)
-
-
-def _is_orphan(serving: Serving, path: Path) -> bool:
-    with serving.sessions.read() as session:
-        return not _is_used(session, path.name)
-
-
-def _is_used(session: Session, sha256: str) -> bool:
-    return is_crop_needed(session, sha256) or session.get(DoomedCrop, sha256) is not None
+    findings = [Finding(Problem.orphan, str(path), repair) for path in (*settled, *unfinished)]
+    return findings, len(strays) - len(settled)

@@ -42,7 +42,8 @@ ServiceError
 ├── CropNotKept             the item was enrolled without keeping its crop
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
-└── DatabaseUnavailable     the database does not answer
+├── DatabaseUnavailable     the database does not answer
+└── DatabaseDamaged         the file of the database is not what SQLite has written
 """
 
 from collections.abc import Iterable
@@ -377,8 +378,8 @@ class IdentityNotFound(ServiceError):
     code = "identity_not_found"
     title = "Identity not found"
 
-    def __init__(self, identity_id: str) -> None:
-        super().__init__(f"the gallery has no identity {identity_id[:64]!r}")
+    def __init__(self, identity_id: str, more: str = "") -> None:
+        super().__init__(f"the gallery has no identity {identity_id[:64]!r}{more}")
 
 
 class IdentityExists(ServiceError):
@@ -500,6 +501,13 @@ class DatabaseUnavailable(ServiceError):
     title = "Database unavailable"
 
 
+class DatabaseDamaged(ServiceError):
+    """SQLite cannot make sense of its file any more."""
+
+    code = "database_damaged"
+    title = "Database damaged"
+
+
 STATUS: dict[str, int] = {
     NotReady.code: 503,
     NetworkLost.code: 503,
@@ -536,5 +544,6 @@ STATUS: dict[str, int] = {
     StorageFull.code: 507,
     StorageUnavailable.code: 503,
     DatabaseUnavailable.code: 503,
+    DatabaseDamaged.code: 503,
 }
 """The HTTP status of each error code; one that is not here answers 500."""

@@ -4,15 +4,18 @@ import time
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.activation import mark_active
 from service.changes import served
 from service.database import migrate
 from service.erasure import clean
-from service.errors import DatabaseUnavailable, NetworkLost
+from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_active
+from service.trouble import told
+from service.workspace import RESTORING, remove_abandoned
 
 logger = structlog.get_logger(__name__)
 
@@ -27,10 +30,21 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
     Raises:
         ServiceError: if there is no network that can be served; the message says what to do.
     """
+    try:
+        return _start(serving, engine)
+    except (OSError, SQLAlchemyError) as error:
+        reason = told(error)
+        if reason is None:
+            raise
+        raise ServiceError(reason) from error
+
+
+def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     remove_unfinished(settings.models_dir)
+    remove_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     _finish_erasures(serving)
