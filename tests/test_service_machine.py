@@ -1,0 +1,557 @@
+"""A gallery that changes networks while anything happens to it, against a model of what must be true."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from numpy.typing import NDArray
+from sqlalchemy import select, update
+
+from live_server import crop, make_checkpoint
+from model.checkpoint import load_checkpoint
+from model.embedder import Embedder
+from service import gallery, jobs
+from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.changes import Changing
+from service.database import make_engine, make_sessions
+from service.erasure import erase_identity
+from service.errors import (
+    ActivationRunning,
+    IdentityNotFound,
+    JobEnded,
+    ModelInUse,
+    ModelNotFound,
+    NothingToRollBackTo,
+    ServiceError,
+)
+from service.images import UNLIMITED, decode
+from service.labels import Label
+from service.operations import correct_item
+from service.registry import delete_model, list_models, register
+from service.search import Query, search
+from service.selection import Selection
+from service.serving import Serving
+from service.settings import Settings
+from service.startup import start
+from service.tables import Embedding, Item, Job
+from service.workers import Worker
+
+NUM_PICTURES = 8
+MANY = 40
+"""More than a page of a backfill."""
+
+EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)
+KEPT_VERSIONS = 2
+CLOSE = 0.01
+"""What rounding changes of a number of an embedding, or of a cosine."""
+
+Moment = Literal["before", "within", "after"]
+
+
+class Died(BaseException):
+    """The process of a gallery is gone."""
+
+
+class Process(Serving):
+    """A process, to which something happens at one of its next changes of the gallery."""
+
+    def arrange(self, number: int, moment: Moment, happens: Callable[[], None]) -> None:
+        """Let this happen before, within or after a change, of those to come the one of this number."""
+        self._number, self._moment, self._happens = number, moment, happens
+
+    def nothing_more(self) -> None:
+        """Let nothing happen any more."""
+        self._number = 0
+
+    _number = 0
+    _moment: Moment = "before"
+
+    @contextmanager
+    def changing(self) -> Iterator[Changing]:
+        """Open a transaction that changes the gallery."""
+        self._number -= 1
+        is_due = self._number == 0
+        if is_due and self._moment == "before":
+            self._happens()
+        with super().changing() as change:
+            yield change
+            if is_due and self._moment == "within":
+                self._happens()
+        if is_due and self._moment == "after":
+            self._happens()
+
+
+class Networks:
+    """Three tiny networks, and the embeddings that they make of pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cache = folder / "cache"
+        self.paths: dict[str, Path] = {}
+        self._embedders: list[Embedder] = []
+        for seed in range(3):
+            path = folder / f"{seed}.safetensors"
+            self.paths[make_checkpoint(path, seed)] = path
+            self._embedders.append(Embedder(load_checkpoint(path), cache_dir=self.cache))
+        self.versions = list(self.paths)
+        self._made: dict[tuple[str, int], NDArray[np.float32]] = {}
+
+    def embed(self, version: str, picture: int) -> NDArray[np.float32]:
+        """Return what a version makes of a picture."""
+        if (version, picture) not in self._made:
+            image, _ = decode(PICTURES[picture], UNLIMITED)
+            (self._made[version, picture],) = self._embedders[self.versions.index(version)].embed([image])
+        return self._made[version, picture]
+
+
+PICTURES = [crop(seed) for seed in range(NUM_PICTURES + MANY)]
+SHA256S = [decode(data, UNLIMITED)[1].sha256 for data in PICTURES]
+
+
+@dataclass
+class Known:
+    """What must be true of an item."""
+
+    picture: int
+    identity_id: str
+    camera_id: str | None
+
+
+@dataclass
+class Truth:
+    """What must be true of a gallery."""
+
+    items: dict[str, Known] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    """Pictures whose file was taken away by hand."""
+
+    left_out: set[str] = field(default_factory=set)
+    """Items that the active version has no embedding of, as that was allowed."""
+
+    registered: set[str] = field(default_factory=set)
+    been: list[str] = field(default_factory=list)
+    """Versions that are or were active, in the order in which they last became so."""
+
+    job_id: str = ""
+    version: str = ""
+    allow_missing: bool = False
+
+    @property
+    def active(self) -> str:
+        """Return the version in service."""
+        return self.been[-1]
+
+    def drop(self, item_ids: list[str]) -> None:
+        """Forget items."""
+        for item_id in item_ids:
+            del self.items[item_id]
+        self.left_out &= self.items.keys()
+        self.lost &= {known.picture for known in self.items.values()}
+
+    def activate(self, version: str, left_out: set[str]) -> None:
+        """Let a version be the active one."""
+        self.been = [one for one in self.been if one != version] + [version]
+        self.left_out = left_out
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """What happens during an activation: at which change of the gallery, and to which item."""
+
+    what: str
+    at: int
+    moment: Moment
+    number: int
+
+
+def die() -> None:
+    """Let the process be gone."""
+    raise Died
+
+
+class Machine(RuleBasedStateMachine):
+    """Two processes on one gallery; every rule is done by one of them, chosen by chance."""
+
+    def __init__(self, networks: Networks, make: Callable[[], Settings]) -> None:
+        super().__init__()
+        self.networks = networks
+        self.settings = make()
+        self.processes = [self.begin(), self.begin()]
+        self.truth = Truth(registered={networks.versions[0]}, been=[networks.versions[0]])
+        self.num_checks = 0
+        self.could_be_missing: set[str] = set()
+        self.register(0, 1)
+
+    def begin(self) -> Process:
+        """Start a process."""
+        engine = make_engine(self.settings.database_url)
+        process = Process(self.settings, make_sessions(engine))
+        generation = start(process, engine)
+        assert generation is not None
+        process.replace(generation)
+        return process
+
+    def teardown(self) -> None:
+        for process in self.processes:
+            process.close()
+            process.sessions.engine.dispose()
+
+    who = st.integers(0, 1)
+    pictures = st.integers(0, NUM_PICTURES - 1)
+    names = st.sampled_from(["anna", "bob", "cleo"])
+    networks_by_number = st.integers(0, 2)
+    any_item = st.integers(0, 1_000)
+    meanwhiles = st.builds(
+        Meanwhile,
+        what=st.sampled_from(
+            [
+                "nothing",
+                "an item is enrolled",
+                "an item is deleted",
+                "an item is relabelled",
+                "an identity is erased",
+                "it is cancelled",
+                "the process is stopped",
+                "the process dies",
+            ]
+        ),
+        at=st.integers(1, 7),
+        moment=st.sampled_from(["before", "within", "after"]),
+        number=st.integers(0, 1_000),
+    )
+
+    def item(self, number: int) -> str:
+        """Return one of the items."""
+        return list(self.truth.items)[number % len(self.truth.items)]
+
+    @rule(by=who, picture=pictures, name=st.none() | names, camera=st.none() | st.just("door"))
+    def enrol(self, by: int, picture: int, name: str | None, camera: str | None) -> None:
+        self.enrol_by(self.processes[by], [picture], name, camera)
+
+    @initialize(name=names)
+    def enrol_many(self, name: str) -> None:
+        self.enrol_by(self.processes[0], range(NUM_PICTURES, NUM_PICTURES + MANY), name, None)
+
+    def enrol_by(
+        self, process: Process, pictures: range | list[int], name: str | None, camera: str | None
+    ) -> None:
+        uploads = [BytesIO(PICTURES[picture]) for picture in pictures]
+        enrolment = gallery.enroll(process, uploads, [Label(name, camera)] * len(uploads), "return")
+        for picture, item, is_new in zip(pictures, enrolment.items, enrolment.are_new, strict=True):
+            known = Known(picture, name or item.identity.id, camera)
+            same = [i for i, k in self.truth.items.items() if (k.picture, k.camera_id) == (picture, camera)]
+            assert is_new == (camera is None or not same)
+            assert is_new or item.id == same[0]
+            if is_new:
+                self.truth.items[item.id] = known
+        assert enrolment.model_version == self.truth.active
+        self.truth.lost -= set(pictures)
+
+    @precondition(lambda self: self.truth.items)
+    @rule(by=who, number=any_item)
+    def delete(self, by: int, number: int) -> None:
+        self.delete_by(self.processes[by], number)
+
+    def delete_by(self, process: Process, number: int) -> None:
+        item_id = self.item(number)
+        gallery.remove(process, item_id)
+        self.truth.drop([item_id])
+
+    @rule(by=who, name=names)
+    def erase(self, by: int, name: str) -> None:
+        self.erase_by(self.processes[by], name)
+
+    def erase_by(self, process: Process, name: str) -> None:
+        gone = [item_id for item_id, known in self.truth.items.items() if known.identity_id == name]
+        if gone:
+            assert sorted(erase_identity(process, name).item_ids) == sorted(gone)
+            self.truth.drop(gone)
+        else:
+            with pytest.raises(IdentityNotFound):
+                erase_identity(process, name)
+
+    @precondition(lambda self: self.truth.items)
+    @rule(by=who, number=any_item, name=names)
+    def relabel(self, by: int, number: int, name: str) -> None:
+        self.relabel_by(self.processes[by], number, name)
+
+    def relabel_by(self, process: Process, number: int, name: str) -> None:
+        item_id = self.item(number)
+        correct_item(process, item_id, {"identity_id": name})
+        self.truth.items[item_id].identity_id = name
+
+    @precondition(lambda self: self.truth.items)
+    @rule(number=any_item)
+    def lose_the_file_of_a_crop(self, number: int) -> None:
+        picture = self.truth.items[self.item(number)].picture
+        self.processes[0].crops.path(SHA256S[picture]).unlink(missing_ok=True)
+        self.truth.lost.add(picture)
+
+    @rule(by=who, number=networks_by_number)
+    def register(self, by: int, number: int) -> None:
+        version = self.networks.versions[number]
+        with self.networks.paths[version].open("rb") as file:
+            known, is_new = register(self.processes[by], file)
+        assert (known.row.version, is_new) == (version, version not in self.truth.registered)
+        self.truth.registered.add(version)
+
+    @rule(by=who, number=networks_by_number)
+    def delete_version(self, by: int, number: int) -> None:
+        version, truth = self.networks.versions[number], self.truth
+        if version not in truth.registered:
+            with pytest.raises(ModelNotFound):
+                delete_model(self.processes[by], version)
+        elif version == truth.active or (truth.job_id and version == truth.version):
+            with pytest.raises(ModelInUse):
+                delete_model(self.processes[by], version)
+        else:
+            delete_model(self.processes[by], version)
+            truth.registered.remove(version)
+            truth.been = [one for one in truth.been if one != version]
+
+    @rule(by=who, number=networks_by_number, allow_missing=st.booleans())
+    def activate(self, by: int, number: int, allow_missing: bool) -> None:
+        version = self.networks.versions[number]
+        self.queue(version, Wanted(allow_missing=allow_missing), lambda: self.ask(by, version, allow_missing))
+
+    def ask(self, by: int, version: str, allow_missing: bool) -> Job:
+        return queue_activation(self.processes[by], version, Wanted(allow_missing=allow_missing))
+
+    @rule(by=who)
+    def roll_back(self, by: int) -> None:
+        if self.truth.been[:-1]:
+            self.queue(self.truth.been[-2], Wanted(), lambda: queue_rollback(self.processes[by]))
+        else:
+            with pytest.raises(NothingToRollBackTo):
+                queue_rollback(self.processes[by])
+
+    def queue(self, version: str, wanted: Wanted, ask: Callable[[], Job]) -> None:
+        truth = self.truth
+        if version not in truth.registered:
+            with pytest.raises(ModelNotFound):
+                ask()
+        elif truth.job_id:
+            with pytest.raises(ActivationRunning, match=truth.job_id):
+                ask()
+        else:
+            job = ask()
+            assert job.state == ("succeeded" if version == truth.active else "queued")
+            if job.state == "queued":
+                truth.job_id, truth.version, truth.allow_missing = job.id, version, wanted.allow_missing
+
+    @precondition(lambda self: self.truth.job_id)
+    @rule(by=who, meanwhile=meanwhiles)
+    def work(self, by: int, meanwhile: Meanwhile) -> None:
+        """Do the activation that is due, while something else happens."""
+        process, other, truth = self.processes[by], self.processes[1 - by], self.truth
+        what, number = meanwhile.what, meanwhile.number
+        happenings: dict[str, Callable[[], None]] = {
+            "nothing": lambda: None,
+            "an item is enrolled": lambda: self.enrol_by(other, [number % NUM_PICTURES], None, None),
+            "an item is deleted": lambda: self.delete_by(other, number) if truth.items else None,
+            "an item is relabelled": lambda: self.relabel_by(other, number, "anna") if truth.items else None,
+            "an identity is erased": lambda: self.erase_by(other, "anna"),
+            "it is cancelled": lambda: self.cancel_by(other),
+            "the process is stopped": process.stopping.set,
+            "the process dies": die,
+        }
+        self.could_be_missing = self.lost_items()
+        process.arrange(
+            meanwhile.at, meanwhile.moment if what == "the process dies" else "before", happenings[what]
+        )
+        if what == "the process dies":
+            with suppress(Died, ServiceError):
+                if (job := jobs.take_up(process, KIND)) is not None:
+                    run_activation(process, job)
+        else:
+            worker = Worker(process, KIND, run_activation)
+            worker.run_due()
+            worker.wait()
+        process.nothing_more()
+        if what == "the process dies":
+            self.restart(by, is_clean=False)
+            with other.sessions.write.begin() as session:  # as if some time had gone by
+                session.execute(update(Job).values(alive_at=None))
+        elif process.stopping.is_set():
+            self.restart(by, is_clean=True)
+        self.learn_how_it_ended()
+        assert what in ("the process dies", "the process is stopped") or not truth.job_id
+
+    @rule(by=who, number=networks_by_number, allow_missing=st.booleans(), meanwhile=meanwhiles)
+    def activate_and_work(self, by: int, number: int, allow_missing: bool, meanwhile: Meanwhile) -> None:
+        self.activate(by, number, allow_missing)
+        if self.truth.job_id:
+            self.work(1 - by, meanwhile)
+
+    @rule(by=who, meanwhile=meanwhiles)
+    def roll_back_and_work(self, by: int, meanwhile: Meanwhile) -> None:
+        self.roll_back(by)
+        if self.truth.job_id:
+            self.work(by, meanwhile)
+
+    @precondition(lambda self: self.truth.job_id)
+    @rule(by=who)
+    def cancel(self, by: int) -> None:
+        self.cancel_by(self.processes[by])
+        self.learn_how_it_ended()
+
+    def cancel_by(self, process: Process) -> None:
+        with suppress(JobEnded):
+            jobs.cancel(process, self.truth.job_id)
+
+    @rule(by=who, is_clean=st.booleans())
+    def restart(self, by: int, is_clean: bool) -> None:
+        if is_clean:
+            self.processes[by].close()
+        self.processes[by].sessions.engine.dispose()
+        self.processes[by] = self.begin()
+
+    def learn_how_it_ended(self) -> None:
+        """Look at the job, and bring what must be true up to date."""
+        truth = self.truth
+        job = jobs.find_job(self.processes[0], truth.job_id).row
+        if job.state in jobs.RUNNING:
+            return
+        truth.job_id = ""
+        if job.state == "succeeded":
+            left_out = set(cast("dict[str, list[str]]", job.result)["missing"]) & truth.items.keys()
+            assert truth.allow_missing or not left_out
+            assert left_out <= self.could_be_missing | self.lost_items()
+            truth.activate(truth.version, left_out)
+        elif job.state == "failed":
+            missing = set(cast("dict[str, list[str]]", job.result)["missing"])
+            assert missing
+            assert not truth.allow_missing
+            assert missing <= self.could_be_missing | self.lost_items()
+
+    def lost_items(self) -> set[str]:
+        """Return the items whose file was taken away."""
+        return {item_id for item_id, known in self.truth.items.items() if known.picture in self.truth.lost}
+
+    @invariant()
+    def both_processes_find_what_is_there_and_nothing_else(self) -> None:
+        truth, networks = self.truth, self.networks
+        self.num_checks += 1
+        picture = self.num_checks % NUM_PICTURES
+        query_D = networks.embed(truth.active, picture)
+        for process in self.processes:
+            answer = search(process, [BytesIO(PICTURES[picture])], EVERYTHING)
+            assert answer.model_version == answer.gallery_version == truth.active
+            found = {match.items[0].item_id: match.items[0] for match in answer.matches}
+            assert len(found) == len(answer.matches) == answer.num_searched
+            assert found.keys() == truth.items.keys() - truth.left_out
+            for item_id, scored in found.items():
+                known = truth.items[item_id]
+                cosine = float(networks.embed(truth.active, known.picture) @ query_D)
+                assert scored.score == pytest.approx(cosine, abs=CLOSE)
+                assert scored.identity_id == known.identity_id
+
+    @invariant()
+    def every_embedding_is_of_an_item_and_what_its_network_makes(self) -> None:
+        truth, embedded = self.truth, self.embedded()
+        assert embedded.keys() <= truth.registered
+        for version, made in embedded.items():
+            assert made.keys() <= truth.items.keys()
+            for item_id, values in made.items():
+                expected_D = self.networks.embed(version, truth.items[item_id].picture)
+                assert np.abs(np.frombuffer(values, "<f2") - expected_D).max() < CLOSE
+        assert embedded.get(truth.active, {}).keys() == truth.items.keys() - truth.left_out
+
+    def embedded(self) -> dict[str, dict[str, bytes]]:
+        """Return the embeddings in the database by version and item."""
+        found: dict[str, dict[str, bytes]] = {}
+        statement = select(Embedding.model_version, Embedding.values, Item.id)
+        statement = statement.outerjoin(Item, Item.slot == Embedding.slot)
+        with self.processes[0].sessions.read() as session:
+            for version, values, item_id in session.execute(statement):
+                found.setdefault(version, {})[str(item_id)] = values
+        return found
+
+    @invariant()
+    def the_versions_are_in_the_states_that_they_should_be(self) -> None:
+        truth, embedded = self.truth, self.embedded()
+        known = {one.row.version: one.state for one in list_models(self.processes[0])}
+        assert known.keys() == truth.registered
+        files = {path.name for path in self.settings.models_dir.iterdir()}
+        assert files == {f"{version}.safetensors" for version in truth.registered}
+        for version, state in known.items():
+            if version == truth.active:
+                assert state == "active"
+            elif truth.job_id and version == truth.version:
+                assert state == "backfilling"
+            elif version in truth.been:
+                assert state == "retired"
+            else:
+                is_ready = 0 < len(truth.items) == len(embedded.get(version, {}))
+                assert state == ("ready" if is_ready else "registered")
+
+    @invariant()
+    def the_disk_has_the_crops_of_the_items_and_no_others(self) -> None:
+        pictures = {known.picture for known in self.truth.items.values()} - self.truth.lost
+        assert {path.name for path in self.processes[0].crops.paths()} == {SHA256S[one] for one in pictures}
+
+
+def run(networks: Networks, make: Callable[[], Settings], num_examples: int) -> None:
+    """Do random things, the same ones every time."""
+
+    class Here(Machine):
+        def __init__(self) -> None:
+            super().__init__(networks, make)
+
+    often = examples(
+        max_examples=num_examples,
+        stateful_step_count=20,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Here, settings=often)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    """Three tiny networks."""
+    return Networks(tmp_path_factory.mktemp("networks"))
+
+
+def maker(
+    networks: Networks, folder: Path, database_url: Callable[[], str] | None = None
+) -> Callable[[], Settings]:
+    """Return what makes the settings of one new gallery after the other."""
+    numbers = itertools.count()
+
+    def make() -> Settings:
+        data_dir = folder / str(next(numbers))
+        shutil.copytree(networks.cache, data_dir / "cache")
+        url = {"database_url": database_url()} if database_url else {}
+        first = networks.paths[networks.versions[0]]
+        fixed = {"index": "exact", "backfill_share": 1.0, "keep_versions": KEPT_VERSIONS}
+        return Settings.model_validate({"data_dir": data_dir, "default_checkpoint": first} | fixed | url)
+
+    return make
+
+
+def test_whatever_happens_a_gallery_is_as_it_must_be(networks: Networks, tmp_path: Path) -> None:
+    run(networks, maker(networks, tmp_path), 25)
+
+
+def test_on_postgresql_too(networks: Networks, tmp_path: Path, postgres: Callable[[], str]) -> None:
+    run(networks, maker(networks, tmp_path, postgres), 4)
