@@ -54,6 +54,7 @@ from service.startup import start
 from service.tables import Embedding, Item, Job
 from service.workers import Worker
 
+NUM_NETWORKS = 3
 NUM_PICTURES = 8
 MANY = 40
 """More than a page of a backfill."""
@@ -100,13 +101,13 @@ class Process(Serving):
 
 
 class Networks:
-    """Three tiny networks, and the embeddings that they make of pictures."""
+    """Tiny networks, and the embeddings that they make of pictures."""
 
     def __init__(self, folder: Path) -> None:
         self.cache = folder / "cache"
         self.paths: dict[str, Path] = {}
         self._embedders: list[Embedder] = []
-        for seed in range(3):
+        for seed in range(NUM_NETWORKS):
             path = folder / f"{seed}.safetensors"
             self.paths[make_checkpoint(path, seed)] = path
             self._embedders.append(Embedder(load_checkpoint(path), cache_dir=self.cache))
@@ -194,10 +195,13 @@ class Machine(RuleBasedStateMachine):
         self.networks = networks
         self.settings = make()
         self.processes = [self.begin(), self.begin()]
-        self.truth = Truth(registered={networks.versions[0]}, been=[networks.versions[0]])
+        registered = {known.row.version for known in list_models(self.processes[0])}
+        self.truth = Truth(registered=registered, been=[networks.versions[0]])
         self.num_checks = 0
         self.could_be_missing: set[str] = set()
-        self.register(0, 1)
+        for number, version in enumerate(networks.versions):
+            if version not in registered:
+                self.register(0, number)
 
     def begin(self) -> Process:
         """Start a process."""
@@ -216,7 +220,7 @@ class Machine(RuleBasedStateMachine):
     who = st.integers(0, 1)
     pictures = st.integers(0, NUM_PICTURES - 1)
     names = st.sampled_from(["anna", "bob", "cleo"])
-    networks_by_number = st.integers(0, 2)
+    networks_by_number = st.integers(0, NUM_NETWORKS - 1)
     any_item = st.integers(0, 1_000)
     meanwhiles = st.builds(
         Meanwhile,
@@ -241,13 +245,22 @@ class Machine(RuleBasedStateMachine):
         """Return one of the items."""
         return list(self.truth.items)[number % len(self.truth.items)]
 
+    @initialize()
+    def enrol_many(self) -> None:
+        self.enrol_by(self.processes[0], range(NUM_PICTURES, NUM_PICTURES + MANY), None, None)
+
     @rule(by=who, picture=pictures, name=st.none() | names, camera=st.none() | st.just("door"))
     def enrol(self, by: int, picture: int, name: str | None, camera: str | None) -> None:
         self.enrol_by(self.processes[by], [picture], name, camera)
 
-    @initialize(name=names)
-    def enrol_many(self, name: str) -> None:
-        self.enrol_by(self.processes[0], range(NUM_PICTURES, NUM_PICTURES + MANY), name, None)
+    @rule(by=who, what=st.sampled_from(["delete", "relabel", "erase"]), number=any_item, name=names)
+    def change(self, by: int, what: str, number: int, name: str) -> None:
+        if what == "erase":
+            self.erase_by(self.processes[by], name)
+        elif self.truth.items and what == "delete":
+            self.delete_by(self.processes[by], number)
+        elif self.truth.items:
+            self.relabel_by(self.processes[by], number, name)
 
     def enrol_by(
         self, process: Process, pictures: range | list[int], name: str | None, camera: str | None
@@ -261,22 +274,13 @@ class Machine(RuleBasedStateMachine):
             assert is_new or item.id == same[0]
             if is_new:
                 self.truth.items[item.id] = known
-        assert enrolment.model_version == self.truth.active
+        assert enrolment.model_version in (self.truth.active, self.truth.version)
         self.truth.lost -= set(pictures)
-
-    @precondition(lambda self: self.truth.items)
-    @rule(by=who, number=any_item)
-    def delete(self, by: int, number: int) -> None:
-        self.delete_by(self.processes[by], number)
 
     def delete_by(self, process: Process, number: int) -> None:
         item_id = self.item(number)
         gallery.remove(process, item_id)
         self.truth.drop([item_id])
-
-    @rule(by=who, name=names)
-    def erase(self, by: int, name: str) -> None:
-        self.erase_by(self.processes[by], name)
 
     def erase_by(self, process: Process, name: str) -> None:
         gone = [item_id for item_id, known in self.truth.items.items() if known.identity_id == name]
@@ -286,11 +290,6 @@ class Machine(RuleBasedStateMachine):
         else:
             with pytest.raises(IdentityNotFound):
                 erase_identity(process, name)
-
-    @precondition(lambda self: self.truth.items)
-    @rule(by=who, number=any_item, name=names)
-    def relabel(self, by: int, number: int, name: str) -> None:
-        self.relabel_by(self.processes[by], number, name)
 
     def relabel_by(self, process: Process, number: int, name: str) -> None:
         item_id = self.item(number)
@@ -304,7 +303,13 @@ class Machine(RuleBasedStateMachine):
         self.processes[0].crops.path(SHA256S[picture]).unlink(missing_ok=True)
         self.truth.lost.add(picture)
 
-    @rule(by=who, number=networks_by_number)
+    @rule(by=who, number=networks_by_number, is_wanted=st.booleans())
+    def want(self, by: int, number: int, is_wanted: bool) -> None:
+        if is_wanted:
+            self.register(by, number)
+        else:
+            self.delete_version(by, number)
+
     def register(self, by: int, number: int) -> None:
         version = self.networks.versions[number]
         with self.networks.paths[version].open("rb") as file:
@@ -312,7 +317,6 @@ class Machine(RuleBasedStateMachine):
         assert (known.row.version, is_new) == (version, version not in self.truth.registered)
         self.truth.registered.add(version)
 
-    @rule(by=who, number=networks_by_number)
     def delete_version(self, by: int, number: int) -> None:
         version, truth = self.networks.versions[number], self.truth
         if version not in truth.registered:
@@ -326,21 +330,31 @@ class Machine(RuleBasedStateMachine):
             truth.registered.remove(version)
             truth.been = [one for one in truth.been if one != version]
 
-    @rule(by=who, number=networks_by_number, allow_missing=st.booleans())
-    def activate(self, by: int, number: int, allow_missing: bool) -> None:
+    @rule(by=who, number=networks_by_number, meanwhile=st.none() | meanwhiles)
+    def activate(self, by: int, number: int, meanwhile: Meanwhile | None) -> None:
+        self.activate_by(by, number, Wanted())
+        if self.truth.job_id and meanwhile:
+            self.work(1 - by, meanwhile)
+
+    @rule(by=who, number=networks_by_number, meanwhile=meanwhiles)
+    def activate_without_what_is_missing(self, by: int, number: int, meanwhile: Meanwhile) -> None:
+        self.activate_by(by, number, Wanted(allow_missing=True))
+        if self.truth.job_id:
+            self.work(by, meanwhile)
+
+    def activate_by(self, by: int, number: int, wanted: Wanted) -> None:
         version = self.networks.versions[number]
-        self.queue(version, Wanted(allow_missing=allow_missing), lambda: self.ask(by, version, allow_missing))
+        self.queue(version, wanted, lambda: queue_activation(self.processes[by], version, wanted))
 
-    def ask(self, by: int, version: str, allow_missing: bool) -> Job:
-        return queue_activation(self.processes[by], version, Wanted(allow_missing=allow_missing))
-
-    @rule(by=who)
-    def roll_back(self, by: int) -> None:
+    @rule(by=who, meanwhile=st.none() | meanwhiles)
+    def roll_back(self, by: int, meanwhile: Meanwhile | None) -> None:
         if self.truth.been[:-1]:
             self.queue(self.truth.been[-2], Wanted(), lambda: queue_rollback(self.processes[by]))
         else:
             with pytest.raises(NothingToRollBackTo):
                 queue_rollback(self.processes[by])
+        if self.truth.job_id and meanwhile:
+            self.work(by, meanwhile)
 
     def queue(self, version: str, wanted: Wanted, ask: Callable[[], Job]) -> None:
         truth = self.truth
@@ -393,18 +407,6 @@ class Machine(RuleBasedStateMachine):
             self.restart(by, is_clean=True)
         self.learn_how_it_ended()
         assert what in ("the process dies", "the process is stopped") or not truth.job_id
-
-    @rule(by=who, number=networks_by_number, allow_missing=st.booleans(), meanwhile=meanwhiles)
-    def activate_and_work(self, by: int, number: int, allow_missing: bool, meanwhile: Meanwhile) -> None:
-        self.activate(by, number, allow_missing)
-        if self.truth.job_id:
-            self.work(1 - by, meanwhile)
-
-    @rule(by=who, meanwhile=meanwhiles)
-    def roll_back_and_work(self, by: int, meanwhile: Meanwhile) -> None:
-        self.roll_back(by)
-        if self.truth.job_id:
-            self.work(by, meanwhile)
 
     @precondition(lambda self: self.truth.job_id)
     @rule(by=who)
@@ -532,26 +534,32 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     return Networks(tmp_path_factory.mktemp("networks"))
 
 
-def maker(
-    networks: Networks, folder: Path, database_url: Callable[[], str] | None = None
-) -> Callable[[], Settings]:
-    """Return what makes the settings of one new gallery after the other."""
-    numbers = itertools.count()
-
-    def make() -> Settings:
-        data_dir = folder / str(next(numbers))
-        shutil.copytree(networks.cache, data_dir / "cache")
-        url = {"database_url": database_url()} if database_url else {}
-        first = networks.paths[networks.versions[0]]
-        fixed = {"index": "exact", "backfill_share": 1.0, "keep_versions": KEPT_VERSIONS}
-        return Settings.model_validate({"data_dir": data_dir, "default_checkpoint": first} | fixed | url)
-
-    return make
+def settings_of(networks: Networks, data_dir: Path, **fields: object) -> Settings:
+    """Return the settings of a gallery in a folder, which starts with the first network."""
+    first = networks.paths[networks.versions[0]]
+    fixed = {"index": "exact", "backfill_share": 1.0, "keep_versions": KEPT_VERSIONS}
+    return Settings.model_validate({"data_dir": data_dir, "default_checkpoint": first} | fixed | fields)
 
 
 def test_whatever_happens_a_gallery_is_as_it_must_be(networks: Networks, tmp_path: Path) -> None:
-    run(networks, maker(networks, tmp_path), 25)
+    numbers = itertools.count()
+    shutil.copytree(networks.cache, tmp_path / "new" / "cache")
+    Machine(networks, lambda: settings_of(networks, tmp_path / "new")).teardown()
+
+    def make() -> Settings:
+        data_dir = tmp_path / str(next(numbers))
+        shutil.copytree(tmp_path / "new", data_dir)
+        return settings_of(networks, data_dir)
+
+    run(networks, make, 12)
 
 
 def test_on_postgresql_too(networks: Networks, tmp_path: Path, postgres: Callable[[], str]) -> None:
-    run(networks, maker(networks, tmp_path, postgres), 4)
+    numbers = itertools.count()
+
+    def make() -> Settings:
+        data_dir = tmp_path / str(next(numbers))
+        shutil.copytree(networks.cache, data_dir / "cache")
+        return settings_of(networks, data_dir, database_url=postgres())
+
+    run(networks, make, 2)
