@@ -2,12 +2,12 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -25,13 +25,12 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 from sqlalchemy import select, update
 
+from interrupted import Died, Moment, Process, die
 from live_server import crop, make_checkpoint
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service import gallery, jobs
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
-from service.changes import Changing
-from service.database import make_engine, make_sessions
 from service.erasure import erase_identity
 from service.errors import (
     ActivationRunning,
@@ -48,9 +47,7 @@ from service.operations import correct_item
 from service.registry import delete_model, list_models, register
 from service.search import Query, search
 from service.selection import Selection
-from service.serving import Serving
 from service.settings import Settings
-from service.startup import start
 from service.tables import Embedding, Item, Job
 from service.workers import Worker
 
@@ -63,41 +60,6 @@ EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1
 KEPT_VERSIONS = 2
 CLOSE = 0.01
 """What rounding changes of a number of an embedding, or of a cosine."""
-
-Moment = Literal["before", "within", "after"]
-
-
-class Died(BaseException):
-    """The process of a gallery is gone."""
-
-
-class Process(Serving):
-    """A process, to which something happens at one of its next changes of the gallery."""
-
-    def arrange(self, number: int, moment: Moment, happens: Callable[[], None]) -> None:
-        """Let this happen before, within or after a change, of those to come the one of this number."""
-        self._number, self._moment, self._happens = number, moment, happens
-
-    def nothing_more(self) -> None:
-        """Let nothing happen any more."""
-        self._number = 0
-
-    _number = 0
-    _moment: Moment = "before"
-
-    @contextmanager
-    def changing(self) -> Iterator[Changing]:
-        """Open a transaction that changes the gallery."""
-        self._number -= 1
-        is_due = self._number == 0
-        if is_due and self._moment == "before":
-            self._happens()
-        with super().changing() as change:
-            yield change
-            if is_due and self._moment == "within":
-                self._happens()
-        if is_due and self._moment == "after":
-            self._happens()
 
 
 class Networks:
@@ -182,11 +144,6 @@ class Meanwhile:
     number: int
 
 
-def die() -> None:
-    """Let the process be gone."""
-    raise Died
-
-
 class Machine(RuleBasedStateMachine):
     """Two processes on one gallery; every rule is done by one of them, chosen by chance."""
 
@@ -194,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.networks = networks
         self.settings = make()
-        self.processes = [self.begin(), self.begin()]
+        self.processes = [Process(self.settings), Process(self.settings)]
         registered = {known.row.version for known in list_models(self.processes[0])}
         self.truth = Truth(registered=registered, been=[networks.versions[0]])
         self.num_checks = 0
@@ -203,19 +160,10 @@ class Machine(RuleBasedStateMachine):
             if version not in registered:
                 self.register(0, number)
 
-    def begin(self) -> Process:
-        """Start a process."""
-        engine = make_engine(self.settings.database_url)
-        process = Process(self.settings, make_sessions(engine))
-        generation = start(process, engine)
-        assert generation is not None
-        process.replace(generation)
-        return process
-
     def teardown(self) -> None:
         for process in self.processes:
             process.close()
-            process.sessions.engine.dispose()
+            process.end()
 
     who = st.integers(0, 1)
     pictures = st.integers(0, NUM_PICTURES - 1)
@@ -422,8 +370,8 @@ class Machine(RuleBasedStateMachine):
     def restart(self, by: int, is_clean: bool) -> None:
         if is_clean:
             self.processes[by].close()
-        self.processes[by].sessions.engine.dispose()
-        self.processes[by] = self.begin()
+        self.processes[by].end()
+        self.processes[by] = Process(self.settings)
 
     def learn_how_it_ended(self) -> None:
         """Look at the job, and bring what must be true up to date."""

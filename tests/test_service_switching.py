@@ -1,0 +1,195 @@
+"""What becomes of a gallery that changes its network: states, refusals, and what interrupts an activation."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+
+from interrupted import Process
+from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
+from service import gallery, jobs
+from service.activation import KIND, Wanted, queue_activation, run_activation
+from service.errors import ModelInUse, ModelNotFound
+from service.evaluation import request_evaluation
+from service.labels import Label
+from service.registry import delete_model, find_model, register
+from service.settings import Settings
+from service.tables import Embedding, Job
+from service.workers import Worker
+from test_service_evaluation import enroll_people, evaluate, spoil
+
+NUM_ITEMS = 40
+"""Two pages of a backfill: 32 and 8."""
+
+SECOND_PAGE, CUT_OVER = 4, 5
+"""Changes that an activation makes; it is taken up in the first, and says how far it is in the second."""
+
+
+@pytest.fixture
+def one(either_settings: Settings) -> Iterator[Process]:
+    """A process on a new gallery with forty items."""
+    process = Process(either_settings)
+    contents = [BytesIO(crop(seed)) for seed in range(NUM_ITEMS)]
+    gallery.enroll(process, contents, [Label()] * NUM_ITEMS)
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def two(one: Process) -> Iterator[Process]:
+    """Another process on the same gallery."""
+    process = Process(one.settings)
+    yield process
+    process.end()
+
+
+def add(process: Process, checkpoint: Path) -> str:
+    with checkpoint.open("rb") as file:
+        return register(process, file)[0].row.version
+
+
+def add_again(process: Process, checkpoint: Path) -> None:
+    add(process, checkpoint)
+
+
+def cancel(process: Process, job: Job) -> None:
+    jobs.cancel(process, job.id)
+
+
+def switch(process: Process, version: str, *, allow_missing: bool = False) -> None:
+    """Activate a version."""
+    job = queue_activation(process, version, Wanted(allow_missing=allow_missing))
+    work(process)
+    assert job_of(process, job.id).state == "succeeded"
+
+
+def work(process: Process) -> None:
+    """Do the activation that is due, to its end."""
+    worker = Worker(process, KIND, run_activation)
+    worker.run_due()
+    worker.wait()
+    process.nothing_more()
+
+
+def job_of(process: Process, job_id: str) -> Job:
+    return jobs.find_job(process, job_id).row
+
+
+def test_an_activation_that_is_cancelled_goes_on_later_from_where_it_was(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    first, version = one.current().version, add(one, another_checkpoint)
+    job = queue_activation(one, version, Wanted())
+    assert find_model(two, version).state == "backfilling"
+    one.arrange(SECOND_PAGE, "before", partial(cancel, two, job))
+    work(one)
+    assert job_of(one, job.id).state == "cancelled"
+    assert one.refresh().version == two.refresh().version == first
+    known = find_model(two, version)
+    assert (known.state, known.num_embedded) == ("registered", 32)
+    with one.sessions.write.begin() as session:
+        made = Embedding.model_version == version
+        values = session.scalar(select(Embedding.values).where(made).order_by(Embedding.slot).limit(1)) or b""
+        marked = values[:-2] + bytes([values[-2] ^ 1, values[-1]])
+        session.execute(update(Embedding).where(made, Embedding.values == values).values(values=marked))
+    later = queue_activation(two, version, Wanted())
+    work(two)
+    assert (job_of(two, later.id).state, job_of(two, later.id).done) == ("succeeded", NUM_ITEMS)
+    assert one.refresh().version == version
+    with one.sessions.read() as session:
+        assert session.scalar(select(Embedding.slot).where(made, Embedding.values == marked))
+
+
+def test_a_version_is_ready_when_only_the_switch_was_not_made(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    first, version = one.current().version, add(one, another_checkpoint)
+    job = queue_activation(one, version, Wanted())
+    one.arrange(CUT_OVER, "before", partial(cancel, two, job))
+    work(one)
+    assert job_of(one, job.id).state == "cancelled"
+    assert one.refresh().version == two.refresh().version == first
+    known = find_model(two, version)
+    assert (known.state, known.coverage) == ("ready", 1.0)
+    gallery.enroll(one, [BytesIO(crop(100))], [Label()])
+    assert find_model(two, version).state == "registered"
+
+
+@pytest.mark.parametrize(("kind", "state"), [("activation", "backfilling"), ("evaluation", "evaluating")])
+def test_a_version_that_a_job_works_with_says_so_and_is_not_deleted(
+    one: Process, another_checkpoint: Path, kind: str, state: str
+) -> None:
+    version = add(one, another_checkpoint)
+    job = (
+        request_evaluation(one, version) if kind == "evaluation" else queue_activation(one, version, Wanted())
+    )
+    assert find_model(one, version).state == state
+    with pytest.raises(ModelInUse, match=f"/jobs/{job.id}"):
+        delete_model(one, version)
+    jobs.cancel(one, job.id)
+    assert find_model(one, version).state == "registered"
+    delete_model(one, version)
+    with pytest.raises(ModelNotFound):
+        find_model(one, version)
+
+
+def test_a_version_must_be_compared_and_not_worse_where_that_is_asked_for(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    enroll_people(client, draw=crop)  # which any network tells apart
+    before = client.get("/models/active").json()["version"]
+    version = upload_model(client, another_checkpoint).json()["version"]
+    path, how = f"/models/{version}/activate", {"require_better": True}
+    refused = client.post(path, json=how)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_evaluated")
+    assert version in refused.json()["detail"]
+    evaluate(client, version)
+    spoil(either_settings, version)
+    found = evaluate(client, version)["result"]
+    refused = client.post(path, json=how)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_better")
+    assert refused.json()["comparison"] == found
+    assert search(client, crop(1))["model_version"] == before
+    assert client.post("/models/0123456789ab/activate", json=how).status_code == 404
+
+
+def test_a_version_that_is_not_worse_is_activated(client: httpx.Client, another_checkpoint: Path) -> None:
+    enroll_people(client, draw=crop)
+    version = upload_model(client, another_checkpoint).json()["version"]
+    evaluate(client, version)
+    assert activate(client, version, require_better=True)["state"] == "succeeded"
+    assert search(client, crop(1))["model_version"] == version
+
+
+def test_a_lost_file_is_not_handed_out(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    version = upload_model(client, another_checkpoint).json()["version"]
+    (either_settings.models_dir / f"{version}.safetensors").unlink()
+    answer = client.get(f"/models/{version}/file")
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_file_lost")
+    assert client.get("/models/0123456789ab/file").status_code == 404
+
+
+def ready(client: httpx.Client) -> str:
+    return str(client.get("/readyz").json()["model_version"])
+
+
+def test_processes_on_one_database_cut_over_together(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    version = upload_model(client, another_checkpoint).json()["version"]
+    enroll(client, *[crop(seed) for seed in range(NUM_ITEMS)])
+    with serve(either_settings) as other:
+        activate(client, version)
+        done_s = time.monotonic()
+        wait_until(lambda: {ready(client), ready(other)} == {version})
+        assert time.monotonic() - done_s < 2
+        for one in (client, other):
+            answer = search(one, crop(5))
+            assert (answer["model_version"], answer["num_searched"]) == (version, NUM_ITEMS)
