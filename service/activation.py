@@ -8,6 +8,7 @@ A job says how far it is; who dies on the way is followed by another process, or
 import random
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from service.errors import (
     CropMissing,
     CropsNotKept,
     ItemsMissing,
+    ModelInUse,
     ModelNotFound,
     NotBetter,
     NotCompatible,
@@ -194,7 +196,8 @@ def prune(serving: Serving) -> None:
         kept |= set(session.scalars(at_work))
         versions = session.scalars(select(Model.version).where(Model.version.not_in(kept - {None}))).all()
     for version in versions:
-        drop_embeddings(serving, version)
+        with suppress(ModelInUse, ModelNotFound):
+            drop_embeddings(serving, version)
 
 
 def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> Generation:

@@ -140,20 +140,24 @@ def delete_model(serving: Serving, version: str) -> None:
         ModelNotFound: there is none.
         ModelInUse: it is active, searched in place of the active one, or a job works with it.
     """
-    with serving.changing() as change:
-        _check_unused(change.session, version)
     drop_embeddings(serving, version)
     with serving.changing() as change:
         path = serving.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
-    path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # before the commit: after it somebody may register it again
 
 
 def drop_embeddings(serving: Serving, version: str) -> None:
-    """Delete the embeddings of a version that is not searched, many at a time."""
+    """Delete the embeddings of a version that is not in use, many at a time.
+
+    Raises:
+        ModelNotFound: there is none.
+        ModelInUse: it is, or has come to be: somebody activates or evaluates it.
+    """
     some = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
     while True:
         with serving.changing() as change:
+            _check_unused(change.session, version)
             slots = change.session.scalars(some).all()
             these = Embedding.model_version == version, Embedding.slot.in_(slots)
             change.session.execute(delete(Embedding).where(*these))

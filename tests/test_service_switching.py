@@ -17,7 +17,7 @@ from service.activation import KIND, Wanted, queue_activation, run_activation
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
 from service.labels import Label
-from service.registry import delete_model, find_model, register
+from service.registry import delete_model, drop_embeddings, find_model, register
 from service.settings import Settings
 from service.tables import Embedding, Job
 from service.workers import Worker
@@ -118,6 +118,32 @@ def test_a_version_is_ready_when_only_the_switch_was_not_made(
     assert (known.state, known.coverage) == ("ready", 1.0)
     gallery.enroll(one, [BytesIO(crop(100))], [Label()])
     assert find_model(two, version).state == "registered"
+
+
+
+def test_embeddings_that_are_searched_are_never_dropped(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    with pytest.raises(ModelInUse):
+        drop_embeddings(one, one.current().version)
+    version = add(one, another_checkpoint)
+    switch(one, version)
+    with pytest.raises(ModelInUse):
+        drop_embeddings(two, version)
+    third = Process(one.settings)
+    assert len(third.current().index) == NUM_ITEMS
+    third.end()
+
+
+def test_a_version_that_is_registered_while_it_is_deleted_has_its_file(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    version = add(one, another_checkpoint)
+    one.arrange(2, "after", partial(add_again, two, another_checkpoint))
+    delete_model(one, version)
+    known = find_model(two, version)
+    assert (known.state, known.failure) == ("registered", None)
+
 
 
 @pytest.mark.parametrize(("kind", "state"), [("activation", "backfilling"), ("evaluation", "evaluating")])
