@@ -238,8 +238,8 @@ class _Activation:
         with self._serving.changing() as change:
             self._tell(change.session, 0)
         self._backfill.run(self._tell)
-        if self._backfill.missing and not self._allow_missing:
-            raise ItemsMissing(self._version, self._backfill.missing.values())
+        with self._serving.sessions.read() as session:
+            self._still_missing(session)
 
     def _tell(self, session: Session, num: int) -> None:
         self._done += num

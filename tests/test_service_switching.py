@@ -120,6 +120,18 @@ def test_a_version_is_ready_when_only_the_switch_was_not_made(
     assert find_model(two, version).state == "registered"
 
 
+def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    version = add(one, another_checkpoint)
+    lost = gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0]
+    one.crops.path(lost.sha256).unlink()
+    job = queue_activation(one, version, Wanted())
+    one.arrange(SECOND_PAGE, "before", lambda: gallery.remove(two, lost.id))
+    work(one)
+    assert (job_of(one, job.id).state, job_of(one, job.id).error) == ("succeeded", None)
+    assert len(two.refresh().index) == NUM_ITEMS
+
 
 def test_embeddings_that_are_searched_are_never_dropped(
     one: Process, two: Process, another_checkpoint: Path
