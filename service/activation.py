@@ -182,7 +182,7 @@ def mark_active(change: Changing, version: str, stand_in: str | None = None) -> 
     session.execute(update(Model).where(Model.state == "active").values(state="retired", stand_in=None))
     values = {"state": "active", "activated_at": now(), "stand_in": stand_in}
     session.execute(update(Model).where(Model.version == version).values(values))
-    change.note("activated")
+    change.note("compatible" if stand_in else "activated")
 
 
 def prune(serving: Serving) -> None:
@@ -347,6 +347,7 @@ class _Activation:
         result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:1_000]}
         self._tell(session, 0)
         mark_active(change, self._version)
+        replica.sequence = change.newest  # it has what others find by building theirs anew
         finish(session, self._job_id, "succeeded", None, result)
         return result
 

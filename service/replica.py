@@ -26,6 +26,9 @@ ROWS_PER_PAGE = 2_000
 CHANGES_PER_PAGE = 5_000
 """SQLite takes 32,766 variables in a statement, and every change names a slot."""
 
+ANEW = ("rebuilt", "activated")
+"""After these there are embeddings that the log does not tell of: made again, or for the activation."""
+
 ItemRow = Row[int, int, str | None, datetime | None, str | None, bytes]
 
 
@@ -81,7 +84,7 @@ class Replica:
             self._rebuild(session)
             self.sequence = newest
             return
-        if any(kind == "rebuilt" for _, kind, _ in changes):
+        if any(kind in ANEW for _, kind, _ in changes):
             self._rebuild(session)
         slots = sorted({slot for _, _, slot in changes if slot is not None})
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()

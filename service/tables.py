@@ -168,7 +168,9 @@ class Embedding(Table):
 
 
 class Change(Table):
-    """One change of the gallery, never altered: added, updated, removed, erased, activated or rebuilt.
+    """One change of the gallery, never altered.
+
+    It is added, updated, removed, erased, rebuilt, activated, or compatible: active, but not searched yet.
 
     Sequence numbers have no gaps and grow in the order of the commits; see service/changes.py. What has
     changed is in the other tables: whoever follows the log reads them anew for the slots that it names.

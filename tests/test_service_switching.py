@@ -157,6 +157,24 @@ def test_a_version_that_is_registered_while_it_is_deleted_has_its_file(
     assert (known.state, known.failure) == ("registered", None)
 
 
+def test_what_was_left_out_is_found_by_every_process_once_its_crop_is_back(
+    one: Process, two: Process, another_checkpoint: Path, tmp_path: Path
+) -> None:
+    first, version = one.current().version, add(one, another_checkpoint)
+    switch(one, version)
+    lost = one.crops.path(gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0].sha256)
+    lost.rename(tmp_path / "lost")
+    switch(one, first, allow_missing=True)
+    assert len(two.refresh().index) == NUM_ITEMS
+    two.save_snapshot(is_last=True)
+    switch(one, version)  # which the other process does not notice
+    (tmp_path / "lost").rename(lost)
+    switch(one, first)
+    assert len(one.refresh().index) == len(two.refresh().index) == NUM_ITEMS + 1
+    third = Process(one.settings)  # which begins with the snapshot
+    assert len(third.refresh().index) == NUM_ITEMS + 1
+    third.end()
+
 
 @pytest.mark.parametrize(("kind", "state"), [("activation", "backfilling"), ("evaluation", "evaluating")])
 def test_a_version_that_a_job_works_with_says_so_and_is_not_deleted(
