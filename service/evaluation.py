@@ -251,9 +251,9 @@ def _embed_missing(
         done += num
         advanced(session, done)
 
-    with serving.changing() as change:
-        tell(change.session, 0)
     if missing:
+        with serving.changing() as change:
+            tell(change.session, 0)
         pace = Pace(serving.settings.backfill_share, serving.stopping)
         backfill = Backfill(serving, load_registered(serving, version), pace)
         for page in pages(missing):
