@@ -4,7 +4,7 @@ import itertools
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import cast
@@ -22,13 +22,21 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from numpy.typing import NDArray
 from sqlalchemy import select, update
 
+from gallery_truth import (
+    CLOSE,
+    KEPT_VERSIONS,
+    MANY,
+    NUM_NETWORKS,
+    NUM_PICTURES,
+    PICTURES,
+    SHA256S,
+    Known,
+    Networks,
+    Truth,
+)
 from interrupted import Died, Moment, Process, die
-from live_server import crop, make_checkpoint
-from model.checkpoint import load_checkpoint
-from model.embedder import Embedder
 from service import gallery, jobs
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.erasure import erase_identity
@@ -41,7 +49,6 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
-from service.images import UNLIMITED, decode
 from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, list_models, register
@@ -51,87 +58,7 @@ from service.settings import Settings
 from service.tables import Embedding, Item, Job
 from service.workers import Worker
 
-NUM_NETWORKS = 3
-NUM_PICTURES = 8
-MANY = 40
-"""More than a page of a backfill."""
-
 EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)
-KEPT_VERSIONS = 2
-CLOSE = 0.01
-"""What rounding changes of a number of an embedding, or of a cosine."""
-
-
-class Networks:
-    """Tiny networks, and the embeddings that they make of pictures."""
-
-    def __init__(self, folder: Path) -> None:
-        self.cache = folder / "cache"
-        self.paths: dict[str, Path] = {}
-        self._embedders: list[Embedder] = []
-        for seed in range(NUM_NETWORKS):
-            path = folder / f"{seed}.safetensors"
-            self.paths[make_checkpoint(path, seed)] = path
-            self._embedders.append(Embedder(load_checkpoint(path), cache_dir=self.cache))
-        self.versions = list(self.paths)
-        self._made: dict[tuple[str, int], NDArray[np.float32]] = {}
-
-    def embed(self, version: str, picture: int) -> NDArray[np.float32]:
-        """Return what a version makes of a picture."""
-        if (version, picture) not in self._made:
-            image, _ = decode(PICTURES[picture], UNLIMITED)
-            (self._made[version, picture],) = self._embedders[self.versions.index(version)].embed([image])
-        return self._made[version, picture]
-
-
-PICTURES = [crop(seed) for seed in range(NUM_PICTURES + MANY)]
-SHA256S = [decode(data, UNLIMITED)[1].sha256 for data in PICTURES]
-
-
-@dataclass
-class Known:
-    """What must be true of an item."""
-
-    picture: int
-    identity_id: str
-    camera_id: str | None
-
-
-@dataclass
-class Truth:
-    """What must be true of a gallery."""
-
-    items: dict[str, Known] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)
-    """Pictures whose file was taken away by hand."""
-
-    left_out: set[str] = field(default_factory=set)
-    """Items that the active version has no embedding of, as that was allowed."""
-
-    registered: set[str] = field(default_factory=set)
-    been: list[str] = field(default_factory=list)
-    """Versions that are or were active, in the order in which they last became so."""
-
-    job_id: str = ""
-    version: str = ""
-    allow_missing: bool = False
-
-    @property
-    def active(self) -> str:
-        """Return the version in service."""
-        return self.been[-1]
-
-    def drop(self, item_ids: list[str]) -> None:
-        """Forget items."""
-        for item_id in item_ids:
-            del self.items[item_id]
-        self.left_out &= self.items.keys()
-        self.lost &= {known.picture for known in self.items.values()}
-
-    def activate(self, version: str, left_out: set[str]) -> None:
-        """Let a version be the active one."""
-        self.been = [one for one in self.been if one != version] + [version]
-        self.left_out = left_out
 
 
 @dataclass(frozen=True)
@@ -499,7 +426,7 @@ def test_whatever_happens_a_gallery_is_as_it_must_be(networks: Networks, tmp_pat
         shutil.copytree(tmp_path / "new", data_dir)
         return settings_of(networks, data_dir)
 
-    run(networks, make, 12)
+    run(networks, make, 10)
 
 
 def test_on_postgresql_too(networks: Networks, tmp_path: Path, postgres: Callable[[], str]) -> None:
