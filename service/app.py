@@ -24,7 +24,7 @@ from service.idempotency import Claims, Idempotency
 from service.imports import Imports
 from service.problems import add_problem_handlers, document_problems
 from service.retention import expire
-from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
+from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, page, search
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
@@ -121,8 +121,9 @@ def create_app(
     )
     app.state.serving = serving
     app.state.activations = activations
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops):
+    for resource in (enrolment, gallery, search, identities, erasures, models, jobs, ops, page):
         app.include_router(resource.router)
+    app.mount("/web", page.files)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))

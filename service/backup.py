@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -334,7 +335,11 @@ def read_receipts(content: str, name: str) -> list[Receipt]:
         if isinstance(told, dict):
             told = told.get("erasures", [told])
         return [
-            Receipt(int(one["sequence"]), one["identity_sha256"], [str(item) for item in one["item_ids"]])
+            Receipt(
+                datetime.fromisoformat(one["at"]).astimezone(UTC),
+                one["identity_sha256"],
+                [str(item) for item in one["item_ids"]],
+            )
             for one in told
         ]
     except (ValueError, KeyError, TypeError) as error:

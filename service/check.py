@@ -19,13 +19,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
+from service.database import pages
 from service.errors import CropMissing, ImageError
 from service.gallery import is_crop_needed
 from service.images import UNLIMITED, decode
 from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
 from service.tables import Change, DoomedCrop, Embedding, Gallery, Item
 
-SLOTS_PER_PAGE = 1_000
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""
 
@@ -94,11 +94,6 @@ def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) 
     return Report(len(slots), len(sample), findings)
 
 
-def _pages(slots: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(slots), SLOTS_PER_PAGE):
-        yield slots[start : start + SLOTS_PER_PAGE]
-
-
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     with serving.sessions.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
@@ -123,7 +118,7 @@ def _log_findings(serving: Serving) -> Iterator[Finding]:
 
 
 def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
-    for page in _pages(slots):
+    for page in pages(slots):
         with serving.sessions.read() as session:
             items = session.execute(select(Item.id, Item.sha256).where(Item.slot.in_(page))).all()
         for item_id, sha256 in items:
@@ -142,7 +137,7 @@ def _wrong_embeddings(
     """
     num_bytes = 2 * generation.index.embedding_size
     indexed = set(generation.index.slots().tolist())
-    for page in _pages(slots):
+    for page in pages(slots):
         with serving.sessions.read() as session:
             stored = _embeddings(session, generation.version, page)
         for slot in page:
@@ -166,7 +161,7 @@ def _unlike(
     serving: Serving, generation: Generation, sample: Sequence[int], wrong: dict[int, str]
 ) -> Iterator[int]:
     """Find items of a sample whose stored embedding is not like the one that the network makes."""
-    for page in _pages([slot for slot in sample if slot not in wrong]):
+    for page in pages([slot for slot in sample if slot not in wrong]):
         made = _embed(serving, generation, page)
         with serving.sessions.read() as session:
             stored = _embeddings(session, generation.version, list(made))
@@ -202,7 +197,7 @@ def _embedding_findings(
     serving: Serving, generation: Generation, wrong: dict[int, str], *, repair: bool
 ) -> list[Finding]:
     findings = []
-    for page in _pages(list(wrong)):
+    for page in pages(wrong):
         made = _embed(serving, generation, page) if repair else {}
         if made:
             with serving.changing() as change:

@@ -6,9 +6,11 @@ writers say BEGIN IMMEDIATE and wait for their turn at the start; readers never 
 
 import sqlite3
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from alembic import command
@@ -23,6 +25,8 @@ from service.tables import Table
 
 logger = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 SQLITE_PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "synchronous=FULL")
 
 MIGRATION_LOCK = 0x52454944
@@ -31,6 +35,21 @@ MIGRATION_LOCK = 0x52454944
 
 CHECKPOINT_S = 0.1
 """How long to wait for readers of SQLite at a time, and how long to let writers go first in between."""
+
+
+VALUES_PER_STATEMENT = 5_000
+"""SQLite takes 32,766 variables in a statement."""
+
+
+def pages(values: Collection[T]) -> Iterator[list[T]]:
+    """Return values as many at a time as a statement may name.
+
+    >>> [len(page) for page in pages(range(12_000))]
+    [5000, 5000, 2000]
+    """
+    left = iter(values)
+    while page := list(islice(left, VALUES_PER_STATEMENT)):
+        yield page
 
 
 @dataclass(frozen=True)

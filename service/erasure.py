@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -17,16 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing
-from service.database import rewrite
+from service.database import pages, rewrite
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
-from service.gallery import drop_doomed, take_out
+from service.gallery import drop_doomed, settle, take_out
 from service.mentions import (
     erase_answers,
     erase_job_files,
     erase_operations,
     gone_keys,
     operations_on_items,
-    pages,
 )
 from service.serving import Serving
 from service.tables import (
@@ -54,7 +54,7 @@ OWED = (
 class Receipt:
     """What an erasure says to a backup from before it."""
 
-    sequence: int
+    at: datetime
     identity_sha256: str | None
     item_ids: Sequence[str]
 
@@ -85,8 +85,7 @@ def delete_identity(serving: Serving, identity_id: str) -> None:
         key, slots = _found(change.session, identity_id)
         take_out(change, slots)
         change.session.execute(delete(Identity).where(Identity.key == key))
-    drop_doomed(serving)
-    serving.refresh()
+    settle(serving)
 
 
 def erase_identity(serving: Serving, identity_id: str) -> Erasure:
@@ -111,8 +110,9 @@ def erase_items(change: Changing, slots: Sequence[int], reason: Reason) -> Erasu
 def reapply(serving: Serving, receipts: Iterable[Receipt]) -> list[Erasure]:
     """Erase what these receipts say from a gallery that was restored, and return its own receipts of that.
 
-    A receipt that the gallery has already is passed over: its erasure came before the backup. The others are
-    noted even if there is nothing to erase, so that they reach older backups too.
+    A receipt that the gallery has already is passed over: its erasure came before the backup, or was applied
+    before. The others are noted, with their own time, even if there is nothing to erase, so that they reach
+    older backups too.
 
     Raises:
         DatabaseUnavailable: it is erased, and the files could not be made clean yet.
@@ -185,11 +185,10 @@ def _sha256(identity_id: str) -> str:
 
 
 def _is_known(session: Session, receipt: Receipt) -> bool:
-    own = session.get(Erasure, receipt.sequence)
-    return (
-        own is not None
-        and own.identity_sha256 == receipt.identity_sha256
-        and own.item_ids == list(receipt.item_ids)
+    same = select(Erasure).where(Erasure.at == receipt.at)
+    return any(
+        own.identity_sha256 == receipt.identity_sha256 and set(own.item_ids) >= set(receipt.item_ids)
+        for own in session.scalars(same)
     )
 
 
@@ -203,6 +202,7 @@ def _reapply(change: Changing, receipt: Receipt) -> Erasure:
     for ids in pages(receipt.item_ids):
         slots |= set(session.scalars(select(Item.slot).where(Item.id.in_(ids))))
     erasure = _erase(change, "restored", sorted(slots), names)
+    erasure.at = receipt.at
     erasure.identity_sha256 = receipt.identity_sha256
     erasure.item_ids = list(receipt.item_ids) + sorted(set(erasure.item_ids) - set(receipt.item_ids))
     return erasure
@@ -226,7 +226,7 @@ def _erase(change: Changing, reason: Reason, slots: Sequence[int], identities: d
     counts.rejections += _num_rejections_of(session, identities, slots)
     operations = operations_on_items(session, slots)
     take_out(change, slots, "erased")
-    for keys in pages(list(identities)):
+    for keys in pages(identities):
         session.execute(delete(Identity).where(Identity.key.in_(keys)))
     counts.operations, former = erase_operations(session, operations, gone_keys(session, touched))
     names = set(identities.values()) | former

@@ -28,6 +28,7 @@ ServiceError
 ├── TooManyIdentities       more than can be compared with each other at once
 ├── CountDiffers            not as many items as the caller expected
 ├── CropMissing             a stored crop is gone or no longer what its hash says
+├── NotFinite               the network made an embedding that is not; knows whose
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
 └── DatabaseUnavailable     the database does not answer
@@ -316,6 +317,14 @@ class CropMissing(ServiceError):
 
     code = "crop_missing"
     title = "Crop missing"
+
+
+class NotFinite(ServiceError):
+    """The network made an embedding that is not finite, of the crop at `position` of those it was given."""
+
+    def __init__(self, version: str, position: int) -> None:
+        super().__init__(f"model version {version} made an embedding that is not finite; nothing was stored")
+        self.position = position
 
 
 class StorageFull(ServiceError):

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.changes import Changing, active_version
+from service.database import pages
 from service.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.errors import CountDiffers, DuplicateCrop, GalleryItemNotFound, ServiceError
 from service.images import Crop
@@ -30,8 +31,6 @@ from service.serving import Generation, Serving, decoded, embed_in_batches, to_h
 from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
 
 CROPS_AT_ONCE = 500
-SLOTS_PER_STATEMENT = 5_000
-"""SQLite takes 32,766 variables in a statement."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def enroll(
                 _doom(serving, {crop.sha256 for crop in crops})
             raise
         if is_active:
-            with suppress(ServiceError, SQLAlchemyError):  # it is stored, and every search refreshes
-                serving.refresh()
+            settle(serving)
             return enrolment
         serving.refresh()
 
@@ -127,8 +125,7 @@ def remove(serving: Serving, item_id: str) -> None:
     """
     with serving.changing() as change:
         take_out(change, [_find(change.session, item_id).slot])
-    drop_doomed(serving)
-    serving.refresh()
+    settle(serving)
 
 
 def remove_all(serving: Serving, among: Selection, expected: int | None) -> int:
@@ -146,8 +143,7 @@ def remove_all(serving: Serving, among: Selection, expected: int | None) -> int:
         if len(slots) != expected:
             raise CountDiffers(expected, len(slots))
         take_out(change, slots)
-    drop_doomed(serving)
-    serving.refresh()
+    settle(serving)
     return expected
 
 
@@ -157,8 +153,7 @@ def take_out(change: Changing, slots: Sequence[int], kind: Literal["removed", "e
     Identities that nobody has asked to keep go with their last item.
     """
     session = change.session
-    for start in range(0, len(slots), SLOTS_PER_STATEMENT):
-        page = slots[start : start + SLOTS_PER_STATEMENT]
+    for page in pages(slots):
         rows = session.execute(
             select(Item.id, Item.sha256, Item.identity_key).where(Item.slot.in_(page))
         ).all()
@@ -189,6 +184,18 @@ def is_crop_needed(session: Session, sha256: str) -> bool:
     item = select(Item.slot).where(Item.sha256 == sha256).limit(1)
     file = select(JobFile.job_id).where(JobFile.sha256 == sha256, JobFile.error.is_(None)).limit(1)
     return session.scalar(item) is not None or session.scalar(file) is not None
+
+
+def settle(serving: Serving) -> None:
+    """Do what follows a commit: let doomed crops go, and bring the change to the index.
+
+    A failure is nobody's answer, as the change is made: both are done again before long, and the index
+    refreshed by every search.
+    """
+    with suppress(ServiceError, SQLAlchemyError, OSError):
+        drop_doomed(serving)
+    with suppress(ServiceError, SQLAlchemyError):
+        serving.refresh()
 
 
 def drop_doomed(serving: Serving) -> None:

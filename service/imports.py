@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from service.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.duplicates import OnDuplicate
-from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, ServiceError
+from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite, ServiceError
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.gallery import Enrolment, doom, drop_doomed, enroll
 from service.jobs import Cancelled, advance, finish, forget_files, is_dead, keep_alive
@@ -344,7 +344,7 @@ def _enrol_page(serving: Serving, job_id: str) -> bool:
             labels = [_from_json(file.label) for file in files]
             enroll(serving, uploads, labels, on_duplicate, partial(_mark, job_id, list(files)))
             break
-        except (ImageError, DuplicateCrop) as error:
+        except (ImageError, DuplicateCrop, NotFinite) as error:
             detail = error.detail if isinstance(error, ImageError) else str(error)
             _fail(serving, files.pop(error.position), detail)
             uploads.pop(error.position)

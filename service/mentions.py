@@ -5,23 +5,18 @@ All of it goes with the people when they are erased.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from service.gallery import SLOTS_PER_STATEMENT, doom
+from service.database import pages
+from service.gallery import doom
 from service.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
 
 ITEM_ID = re.compile(rb"[0-9a-f]{32}")
-
-
-def pages(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Return values as many at a time as a statement can name."""
-    for start in range(0, len(values), SLOTS_PER_STATEMENT):
-        yield values[start : start + SLOTS_PER_STATEMENT]
 
 
 def operations_on_items(session: Session, slots: Sequence[int]) -> set[str]:
@@ -35,7 +30,7 @@ def operations_on_items(session: Session, slots: Sequence[int]) -> set[str]:
 def gone_keys(session: Session, keys: Collection[int]) -> set[int]:
     """Return those of these keys that no identity has any more."""
     left: set[int] = set()
-    for page in pages(list(keys)):
+    for page in pages(keys):
         left |= set(session.scalars(select(Identity.key).where(Identity.key.in_(page))))
     return set(keys) - left
 
@@ -49,7 +44,7 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
     names: set[str] = set()
     seen: set[int] = set()
     while True:
-        for page in pages(list(keys - seen)):
+        for page in pages(keys - seen):
             operations |= set(
                 session.scalars(
                     select(FormerIdentity.operation_id).where(FormerIdentity.identity_key.in_(page))
@@ -73,10 +68,10 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
         if gone <= seen:
             break
         keys = gone
-    for page in pages(sorted(operations)):
-        session.execute(delete(Operation).where(Operation.id.in_(page)))
-    for page in pages(sorted(names)):
-        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(page))))  # someone else by now
+    for ids in pages(sorted(operations)):
+        session.execute(delete(Operation).where(Operation.id.in_(ids)))
+    for ids in pages(sorted(names)):
+        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(ids))))  # someone else by now
     return len(operations), names
 
 

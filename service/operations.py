@@ -12,8 +12,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from service.changes import Changing
+from service.database import pages
 from service.errors import CannotUndo, GalleryItemNotFound, ItemElsewhere, OperationNotFound
-from service.gallery import SLOTS_PER_STATEMENT, drop_identities
+from service.gallery import drop_identities, settle
 from service.identities import get, set_attributes
 from service.serving import Serving
 from service.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
@@ -48,8 +49,7 @@ class Recording:
 
     def move(self, slots: Sequence[int], to_key: int) -> None:
         """Give items to an identity, against which none of them counts as rejected any more."""
-        for start in range(0, len(slots), SLOTS_PER_STATEMENT):
-            page = slots[start : start + SLOTS_PER_STATEMENT]
+        for page in pages(slots):
             rows = self.session.execute(select(Item.slot, Item.identity_key).where(Item.slot.in_(page)))
             moves = [(slot, key) for slot, key in rows if key != to_key]
             self.touch(to_key, *{key for _, key in moves})
@@ -98,7 +98,7 @@ def merge(serving: Serving, identity_id: str, source_ids: Iterable[str]) -> Oper
             _take_rejections(change.session, target.key, source.key)
             change.session.execute(delete(Identity).where(Identity.key == source.key))
         operation = recording.finish()
-    serving.refresh()
+    settle(serving)
     return operation
 
 
@@ -119,7 +119,7 @@ def split(serving: Serving, identity_id: str, item_ids: Sequence[str], to_id: st
         recording = Recording(change, "split")
         recording.move([item.slot for item in items], _find_or_make(recording, to_id).key)
         operation = recording.finish()
-    serving.refresh()
+    settle(serving)
     return operation
 
 
@@ -147,7 +147,7 @@ def reject(serving: Serving, identity_id: str, item_ids: Sequence[str]) -> Opera
         for slots in groups.values():
             recording.move(slots, recording.make(new_id()).key)
         operation = recording.finish()
-    serving.refresh()
+    settle(serving)
     return operation
 
 
@@ -173,7 +173,7 @@ def correct_item(
             operation = recording.finish()
         change.session.flush()
         change.session.refresh(item)
-    serving.refresh()
+    settle(serving)
     return item, operation
 
 
@@ -218,14 +218,13 @@ def undo(serving: Serving, operation_id: str) -> Operation:
         for former in formers:
             _restore(session, former)
         for from_key, slots in _moves_back(session, operation_id).items():
-            for start in range(0, len(slots), SLOTS_PER_STATEMENT):
-                page = slots[start : start + SLOTS_PER_STATEMENT]
+            for page in pages(slots):
                 session.execute(update(Item).where(Item.slot.in_(page)).values(identity_key=from_key))
             for slot in slots:
                 change.note("updated", slot)
         drop_identities(session, [former.identity_key for former in formers])
         operation.undone_at = now()
-    serving.refresh()
+    settle(serving)
     return operation
 
 
@@ -280,11 +279,11 @@ def _restore(session: Session, former: FormerIdentity) -> None:
 
 
 def _restore_rejections(session: Session, key: int, before: set[int], after: set[int]) -> None:
-    session.execute(
-        delete(Rejection).where(Rejection.identity_key == key, Rejection.slot.in_(after - before))
-    )
-    for slot in session.scalars(select(Item.slot).where(Item.slot.in_(before - after))):
-        session.merge(Rejection(identity_key=key, slot=slot, created_at=now()))
+    for page in pages(after - before):
+        session.execute(delete(Rejection).where(Rejection.identity_key == key, Rejection.slot.in_(page)))
+    for page in pages(before - after):
+        for slot in session.scalars(select(Item.slot).where(Item.slot.in_(page))):
+            session.merge(Rejection(identity_key=key, slot=slot, created_at=now()))
     session.flush()
 
 

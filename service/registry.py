@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from model.checkpoint import load_checkpoint
 from model.errors import ModelError
 from model.files import sync_dir
+from model.trial import try_apart
 from service.errors import ModelNotFound, UnfitCheckpoint
 from service.serving import Serving, load_embedder
 from service.tables import Embedding, Model, now
@@ -41,6 +42,7 @@ def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
+        _try_apart(temporary)
         load_embedder(temporary, serving.settings)
         return _keep(serving, temporary)
     finally:
@@ -116,6 +118,13 @@ def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
             )
             change.session.add(row)
         return KnownModel(row, _num_embedded(change.session, row.version)), is_new
+
+
+def _try_apart(path: Path) -> None:
+    try:
+        try_apart(path)
+    except ModelError as error:
+        raise UnfitCheckpoint(str(error).replace(path.name, "the file")) from error
 
 
 def _num_embedded(session: Session, version: str) -> int:

@@ -22,9 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
+from model.trial import try_out
 from service.changes import Changing, active_version, changing
 from service.database import Sessions
-from service.errors import NotReady, ServiceError, UnfitCheckpoint
+from service.errors import NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
 from service.replica import Replica
@@ -179,21 +180,17 @@ class Serving:
 
 
 def load_embedder(path: Path, settings: Settings) -> Embedder:
-    """Load a network and try it on one image.
+    """Load a network and try it on a few images.
 
     Raises:
-        UnfitCheckpoint: if the file is no network of ours, or its embedding is no unit vector.
+        UnfitCheckpoint: if the file is no network that we can serve, or its embeddings are of no use.
     """
     try:
         checkpoint = load_checkpoint(path)
         embedder = Embedder(checkpoint, settings.device, settings.precision, cache_dir=settings.cache_dir)
+        try_out(embedder)
     except ModelError as error:
         raise UnfitCheckpoint(str(error)) from error
-    with np.errstate(over="ignore", invalid="ignore"):
-        (trial_D,) = embedder.embed([Image.new("RGB", (64, 128), (110, 100, 90))])
-        length = float(np.linalg.norm(trial_D))
-    if not 0.99 < length < 1.01:
-        raise UnfitCheckpoint(f"an embedding that it made on trial has length {length:.3g} and not 1")
     return embedder
 
 
@@ -213,7 +210,7 @@ def embed_in_batches(
     Each batch waits for its turn.
 
     Raises:
-        ServiceError: if the network makes an embedding that is not finite.
+        NotFinite: if the network makes an embedding that is not.
     """
     batch: list[Image.Image] = []
     parts = []
@@ -226,8 +223,9 @@ def embed_in_batches(
     with turn or nullcontext():
         parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
-    if not np.isfinite(embeddings_ND).all():
-        raise ServiceError(f"model version {embedder.version} made an embedding that is not finite")
+    is_finite_N = np.isfinite(embeddings_ND).all(axis=1)
+    if not is_finite_N.all():
+        raise NotFinite(embedder.version, int(np.argmin(is_finite_N)))
     return embeddings_ND
 
 

@@ -90,6 +90,10 @@ class Model(Table):
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     activated_at: Mapped[datetime | None]
+    evaluation: Mapped[dict[str, Any] | None]
+    """What the newest evaluation on this gallery found."""
+    stand_in: Mapped[str | None] = mapped_column(String(64))
+    """The version whose embeddings are searched while those of this one, active already, are being made."""
 
 
 class Identity(Table):
@@ -144,6 +148,8 @@ class Item(Table):
     height: Mapped[int]
     duplicate_of: Mapped[str | None] = mapped_column(String(32), index=True)
     """The id of an earlier item that is nearly the same picture."""
+    has_crop: Mapped[bool] = mapped_column(default=True)
+    """Whether its bytes are kept at all; see REID_KEEP_CROPS."""
     identity: Mapped[Identity] = relationship(lazy="joined")
 
 
@@ -300,6 +306,7 @@ class Job(Table):
     kind: Mapped[str] = mapped_column(String(32))
     model_version: Mapped[str | None] = mapped_column(String(64))
     options: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
     state: Mapped[str] = mapped_column(String(16), index=True)
     done: Mapped[int]
     total: Mapped[int]

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -419,14 +420,17 @@ def test_a_restored_backup_is_rid_of_what_was_erased_after_it(
     (other,) = enroll(client, crop(3), identity_id="bert")
     (kept,) = enroll(client, crop(4), identity_id="carl")
     sha256 = hashlib.sha256(b"anna").hexdigest()
-    known = Receipt(before["sequence"], before["identity_sha256"], before["item_ids"])
-    of_anna = Receipt(1_000, sha256, [first["id"]])
-    of_an_item = Receipt(1_001, None, [other["id"], new_id()])
+    known = Receipt(datetime.fromisoformat(before["at"]), before["identity_sha256"], before["item_ids"])
+    of_anna = Receipt(now(), sha256, [first["id"]])
+    of_an_item = Receipt(now(), None, [other["id"], new_id()])
     with opened(either_settings) as sessions:
         serving = Serving(either_settings, sessions)
         assert reapply(serving, [known]) == []
         assert client.get(f"/gallery/{first['id']}").status_code == 200
         own = reapply(serving, [known, of_anna, of_an_item])
+        (again,) = enroll(client, crop(1), identity_id="anna")
+        assert reapply(serving, [known, of_anna, of_an_item]) == []
+        assert client.delete(f"/gallery/{again['id']}").status_code == 204
     assert [(e.reason, e.identity_sha256, e.erased["cleaned"]) for e in own] == [
         ("restored", sha256, True),
         ("restored", None, True),

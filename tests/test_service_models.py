@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from foreign_networks import SIZE, save_deadly, save_small_onnx
 from live_server import (
     activate,
     crop,
@@ -23,6 +25,7 @@ from live_server import (
     wait_for_job,
 )
 from model.checkpoint import checkpoint_version
+from service.cli import app
 from service.database import make_engine
 from service.settings import Settings
 
@@ -231,3 +234,48 @@ def test_an_activation_that_a_crash_cut_short_is_failed_and_goes_on_when_asked_a
         assert "activate again" in interrupted["error"]
         assert activate(client, version)["state"] == "succeeded"
         assert search(client, crop(3))["num_searched"] == 10
+
+
+def import_onnx(client: httpx.Client, path: Path, *options: str) -> str:
+    """Run `reid models import-onnx` in this process and return the version that it prints."""
+    sizes = ("--height", "64", "--width", "32", "--mean", "0.485,0.456,0.406", "--std", "0.2")
+    command = ["models", "import-onnx", str(path), *sizes, "--url", str(client.base_url), *options]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert (done.exit_code, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_a_network_of_others_takes_over_and_gives_back(client: httpx.Client, tmp_path: Path) -> None:
+    before = client.get("/readyz").json()["model_version"]
+    for seed in range(6):
+        enroll(client, crop(seed), crop(seed, 1), identity_id=f"p{seed}")
+    version = import_onnx(client, save_small_onnx(tmp_path / "small.onnx"), "--channels", "bgr")
+    known = client.get(f"/models/{version}").json()
+    assert (known["state"], known["architecture"], known["embedding_size"]) == (
+        "registered",
+        "openvino",
+        SIZE,
+    )
+    assert (known["card"]["channels"], known["card"]["num_identities"]) == ("bgr", 0)
+    assert known["card"]["mean"] == [0.406, 0.456, 0.485]
+    job = activate(client, version)
+    assert (job["state"], job["done"], job["error"]) == ("succeeded", 12, None)
+    answer = search(client, crop(3, 2))
+    assert (answer["model_version"], answer["num_searched"]) == (version, 12)
+    assert answer["matches"][0]["identity_id"] == "p3"
+    enroll(client, crop(9), identity_id="new")
+    assert search(client, crop(9))["matches"][0]["identity_id"] == "new"
+    assert activate(client, before)["state"] == "succeeded"
+    assert search(client, crop(9))["model_version"] == before
+
+
+def test_a_network_that_openvino_dies_of_does_not_take_the_service_with_it(
+    client: httpx.Client, either_settings: Settings, tmp_path: Path
+) -> None:
+    save_deadly(tmp_path / "deadly.safetensors")
+    answer = upload_model(client, tmp_path / "deadly.safetensors")
+    assert (answer.status_code, answer.json()["code"]) == (422, "unfit_checkpoint")
+    assert "the file ended the process that tried it" in answer.json()["detail"]
+    enroll(client, crop(1), identity_id="anna")
+    assert search(client, crop(1))["matches"][0]["identity_id"] == "anna"
+    assert len(list(either_settings.models_dir.iterdir())) == len(states(client)) == 1
