@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PORT ?= 8000
-HOST ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev serve test lint bench format clean
@@ -26,8 +24,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
 	@touch $@
 
-serve: setup ## start the service on http://127.0.0.1:8000 (PORT=..., REID_DATA_DIR=...)
-	@$(BIN)/reid serve --host $(HOST) --port $(PORT)
+serve: setup ## start the service, by default on http://127.0.0.1:8000 (PORT=..., HOST=..., REID_...)
+	@$(BIN)/reid serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 lint: dev ## ruff, mypy, import-linter and the Alembic check
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.architectures import build_network
+from model.calibration import check_verification
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
 from model.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
@@ -43,11 +44,13 @@ class Card:
     """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC.
 
     ``feature`` and ``pooling`` as in ``build_network``. ``channels`` is the order in which a foreign network
-    reads them; ``mean`` and ``std`` are in RGB all the same. ``compatible_with`` is a promise: queries
-    embedded by this network find in a gallery embedded by that ``version`` about what that version's own
-    queries find (see training/compatibility.py). It holds ``rank1_cross`` and ``mAP_cross``, of these queries
-    against that gallery, ``rank1_old`` and ``mAP_old``, of its own, in percent; ``is_strict`` says that both
-    are better.
+    reads them; ``mean`` and ``std`` are in RGB all the same. ``verification`` is what
+    ``PairScores.verification`` gives, and in ``data`` the images that this was measured on, in words.
+
+    ``compatible_with`` is a promise: queries embedded by
+    this network find in a gallery embedded by that ``version`` about what that version's own queries find
+    (see training/compatibility.py). It holds ``rank1_cross`` and ``mAP_cross``, of these queries against that
+    gallery, ``rank1_old`` and ``mAP_old``, of its own, in percent; ``is_strict`` says that both are better.
     """
 
     architecture: str
@@ -63,6 +66,7 @@ class Card:
     recipe: str = ""
     dataset: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    verification: dict[str, Any] | None = None
     parent: str | None = None
     compatible_with: dict[str, Any] | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -223,6 +227,11 @@ def _parse_card(path: Path, values: object) -> Card:
             raise CheckpointError(f"{name} in the card of {path.name} must be a text")
     if not isinstance(values.get("parent"), str | None) or not isinstance(values.get("metrics", {}), dict):
         raise CheckpointError(f"parent or metrics in the card of {path.name} are of the wrong type")
+    if values.get("verification") is not None:
+        try:
+            check_verification(values["verification"])
+        except ValueError as error:
+            raise CheckpointError(f"verification in the card of {path.name}: {error}") from error
     _check_compatible(path, values.get("compatible_with"))
     return Card(**values)
 

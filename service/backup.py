@@ -8,7 +8,6 @@ with anything that differs from it, is torn.
 
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +16,21 @@ from dataclasses import replace as replace_fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sqlalchemy import Engine, Select, delete, func, select, update
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
 from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
-from service.database import known_schemas, make_engine, make_sessions, migrate, rewrite, schema_of
+from service.database import (
+    known_schemas,
+    make_engine,
+    make_sessions,
+    migrate,
+    require_file,
+    rewrite,
+    schema_of,
+)
 from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery import drop_identities
@@ -34,10 +39,10 @@ from service.settings import Settings
 from service.storage import CropStore
 from service.table_copy import copy_tables, one_moment
 from service.tables import Gallery, Identity, Item, Model, new_id, now
+from service.workspace import BACKING_UP, RESTORING, workspace
 
 FORMAT = 1
 MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"
-WORKSPACE = ".restoring-"
 CROPS_AT_ONCE = 64
 
 
@@ -61,23 +66,17 @@ def backup(serving: Serving, path: Path, *, replace: bool = False, allow_missing
     """
     if path.exists() and not replace:
         raise BadBackup(f"{path} is there already; choose another name, or replace it with --force")
-    unfinished = path.with_name(f".{path.name}.{new_id()}.tmp")
-    try:
-        with (
-            TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder,
-            unfinished.open("xb") as file,
-        ):
+    with workspace(path.parent, BACKING_UP) as folder:
+        with (folder / "backup").open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
-            copy = Path(folder) / TABLES
+            copy = folder / TABLES
             _copy_out(serving.sessions.engine, copy)
             with tarfile.open(fileobj=file, mode="w") as archive:
                 contents = _write(serving, copy, Writer(archive), allow_missing)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        (folder / "backup").replace(path)
         sync_dir(path.absolute().parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return contents
 
 
@@ -85,11 +84,10 @@ def open_gallery(settings: Settings) -> Serving:
     """Open a gallery as it is, to be backed up; nothing is made, nor brought up to date.
 
     Raises:
-        BadBackup: there is none, or its schema is not that of this program.
+        BadSettings: there is no such file.
+        BadBackup: there is no gallery in it, or its schema is not that of this program.
     """
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise BadBackup(f"there is no gallery: {url.database} is not there")
+    require_file(settings.database_url)
     engine = make_engine(settings.database_url)
     with engine.connect() as connection:
         schema, (newest, *_) = schema_of(connection), known_schemas()
@@ -146,7 +144,7 @@ def _write(serving: Serving, copy: Path, writer: Writer, allow_missing: bool) ->
 
 
 def _crops(session: Session) -> Sequence[str]:
-    return session.scalars(select(Item.sha256).distinct().order_by(Item.sha256)).all()
+    return session.scalars(select(Item.sha256).where(Item.has_crop).distinct().order_by(Item.sha256)).all()
 
 
 def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) -> bool:
@@ -155,7 +153,7 @@ def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) ->
     Raises:
         CropMissing: it is not, though an item of the copy that shows it is.
     """
-    slots = select(Item.slot).where(Item.sha256 == sha256)
+    slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
     for is_last in (False, False, True):  # a new item may bring it back just after it was not found
         try:
             writer.add(f"crops/{sha256}", serving.crops.get(sha256))
@@ -174,10 +172,11 @@ def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) ->
 def _take_out(session: Session, sha256s: Iterable[str]) -> None:
     """Delete the items of crops that have gone since the tables were copied."""
     for sha256 in sha256s:
-        rows = session.execute(select(Item.id, Item.identity_key).where(Item.sha256 == sha256)).all()
+        shown = Item.sha256 == sha256, Item.has_crop
+        rows = session.execute(select(Item.id, Item.identity_key).where(*shown)).all()
         ids = [row.id for row in rows]
         session.execute(update(Item).where(Item.duplicate_of.in_(ids)).values(duplicate_of=None))
-        session.execute(delete(Item).where(Item.sha256 == sha256))
+        session.execute(delete(Item).where(*shown))
         drop_identities(session, {row.identity_key for row in rows})
 
 
@@ -187,7 +186,7 @@ def _contents(session: Session, num_erased: int = 0) -> Contents:
 
     return Contents(
         count(select(func.count()).select_from(Item)),
-        count(select(func.count(Item.sha256.distinct()))),
+        count(select(func.count(Item.sha256.distinct())).where(Item.has_crop)),
         count(select(func.count()).select_from(Model)),
         num_erased,
     )
@@ -208,7 +207,8 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
         migrate(engine)
         with Session(engine) as session:
             _require_empty(session)
-        with _workspace(settings.data_dir) as folder:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with workspace(settings.data_dir, RESTORING) as folder:
             copy = folder / TABLES
             _extract_tables(path, copy)
             with _opened(copy) as source:
@@ -261,16 +261,6 @@ def _require_empty(session: Session) -> None:
         if session.scalar(select(func.count()).select_from(table)):
             name = table.__tablename__
             raise NotEmpty(f"the database has {name} already; restore into an empty one, or choose another")
-
-
-@contextmanager
-def _workspace(data_dir: Path) -> Iterator[Path]:
-    """Make a folder for a copy of the tables, in the data folder; what a crash has left of one goes."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    for left in data_dir.glob(f"{WORKSPACE}*"):
-        shutil.rmtree(left)
-    with TemporaryDirectory(prefix=WORKSPACE, dir=data_dir) as folder:
-        yield Path(folder)
 
 
 def _write_files(settings: Settings, path: Path, wanted: set[str]) -> None:

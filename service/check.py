@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,13 @@ from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.changes import Changing, active_version
+from service.changes import Changing, served
 from service.database import pages
 from service.errors import CropMissing, ImageError
-from service.gallery import is_crop_needed
 from service.images import UNLIMITED, decode
+from service.orphans import find_strays, let_go
 from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
-from service.tables import Change, DoomedCrop, Embedding, Gallery, Item
+from service.tables import Change, Embedding, Gallery, Item
 
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""
@@ -57,11 +56,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """How much was looked at, and what was found."""
+    """How much was looked at, and what was found; `num_young` crops of nothing may yet get their items."""
 
     num_items: int
     num_recomputed: int
     findings: list[Finding]
+    num_young: int
 
     @property
     def is_clean(self) -> bool:
@@ -90,15 +90,15 @@ def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) 
     wrong |= dict.fromkeys(_unlike(serving, generation, sample, wrong), "is not what the network makes")
     findings += _crop_findings(serving, slots)
     findings += _embedding_findings(serving, generation, wrong, repair=repair)
-    findings += _orphan_findings(serving, repair=repair)
-    return Report(len(slots), len(sample), findings)
+    orphans, num_young = _orphan_findings(serving, repair=repair)
+    return Report(len(slots), len(sample), [*findings, *orphans], num_young)
 
 
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     with serving.sessions.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
-        version = active_version(session)
-    reason = serving.snapshots.fault(gallery_id, version or "", newest)
+        active = served(session)
+    reason = serving.snapshots.fault(gallery_id, active.searched if active else "", newest)
     if reason:
         if repair:
             serving.snapshots.remove()
@@ -120,7 +120,9 @@ def _log_findings(serving: Serving) -> Iterator[Finding]:
 def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
     for page in pages(slots):
         with serving.sessions.read() as session:
-            items = session.execute(select(Item.id, Item.sha256).where(Item.slot.in_(page))).all()
+            items = session.execute(
+                select(Item.id, Item.sha256).where(Item.slot.in_(page), Item.has_crop)
+            ).all()
         for item_id, sha256 in items:
             try:
                 serving.crops.get(sha256)
@@ -139,7 +141,7 @@ def _wrong_embeddings(
     indexed = set(generation.index.slots().tolist())
     for page in pages(slots):
         with serving.sessions.read() as session:
-            stored = _embeddings(session, generation.version, page)
+            stored = _embeddings(session, generation.replica.version, page)
         for slot in page:
             values = stored.get(slot)
             if values is None or len(values) != num_bytes:
@@ -164,7 +166,7 @@ def _unlike(
     for page in pages([slot for slot in sample if slot not in wrong]):
         made = _embed(serving, generation, page)
         with serving.sessions.read() as session:
-            stored = _embeddings(session, generation.version, list(made))
+            stored = _embeddings(session, generation.replica.version, list(made))
         for slot, embedding_D in made.items():
             if slot in stored:
                 cosine = np.frombuffer(stored[slot], "<f2").astype(np.float32) @ embedding_D.astype(
@@ -177,7 +179,9 @@ def _unlike(
 def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
     """Return new embeddings of those items whose crop is whole; few images are in memory at a time."""
     with serving.sessions.read() as session:
-        rows = session.execute(select(Item.slot, Item.sha256).where(Item.slot.in_(slots))).all()
+        rows = session.execute(
+            select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
+        ).all()
     whole: list[int] = []
 
     def images() -> Iterator[Image.Image]:
@@ -189,7 +193,7 @@ def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> di
             whole.append(slot)
             yield image
 
-    embeddings_ND = to_half(embed_in_batches(generation.embedder, images()))
+    embeddings_ND = to_half(embed_in_batches(generation.searched_embedder, images()))
     return dict(zip(whole, embeddings_ND, strict=True))
 
 
@@ -201,7 +205,7 @@ def _embedding_findings(
         made = _embed(serving, generation, page) if repair else {}
         if made:
             with serving.changing() as change:
-                _store(change, generation.version, made)
+                _store(change, generation.replica.version, made)
         with serving.sessions.read() as session:
             items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
         findings += [
@@ -221,25 +225,14 @@ def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]])
         change.session.merge(Embedding(slot=slot, model_version=version, values=made[slot].tobytes()))
 
 
-def _orphan_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
-    for path in serving.crops.paths():
-        if time.time() - path.stat().st_mtime < SETTLED_S or not _is_orphan(serving, path):
-            continue
-        if repair:
-            with serving.changing() as change:
-                if not _is_used(change.session, path.name):
-                    path.unlink(missing_ok=True)
-        yield Finding(Problem.orphan, str(path), repair)
-    for path in serving.crops.unfinished():
-        if repair:
+def _orphan_findings(serving: Serving, *, repair: bool) -> tuple[list[Finding], int]:
+    """Find crops of nothing, and how many more are too young to tell."""
+    strays = list(find_strays(serving))
+    settled = [path for path, written_s in strays if time.time() - written_s >= SETTLED_S]
+    unfinished = list(serving.crops.unfinished())
+    if repair:
+        let_go(serving, [path.name for path in settled])
+        for path in unfinished:
             path.unlink(missing_ok=True)
-        yield Finding(Problem.orphan, str(path), repair)
-
-
-def _is_orphan(serving: Serving, path: Path) -> bool:
-    with serving.sessions.read() as session:
-        return not _is_used(session, path.name)
-
-
-def _is_used(session: Session, sha256: str) -> bool:
-    return is_crop_needed(session, sha256) or session.get(DoomedCrop, sha256) is not None
+    findings = [Finding(Problem.orphan, str(path), repair) for path in (*settled, *unfinished)]
+    return findings, len(strays) - len(settled)

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from service import cli_models, cli_transfer
+from service import cli_models, cli_retrain, cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
 from service.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
-from service.terminal import err, out, print_matches, progress, say, say_what_failed
+from service.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
 
 app = typer.Typer(
     help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
@@ -173,12 +173,33 @@ def search(
         print_matches(answer)
 
 
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    url: Url = DEFAULT_URL,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A crop to compare with; may repeat, one person."),
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Or an identity of the gallery.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether crops show the same person as other crops, or as an identity."""
+    with errors_as_sentences(), Client(url) as client:
+        answer = client.verify(files, against or [], identity)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        say_how_alike(answer)
+
+
 def _chosen(data_dir: Path | None) -> dict[str, str]:
     return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
 
 
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
+app.command()(cli_retrain.retrain)
 app.command("erasures")(cli_transfer.print_erasures)
 
 

@@ -1,23 +1,29 @@
 """`reid models`: the networks of a service, and networks of others as checkpoints of ours."""
 
 import json
-import time
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from service.client import Client
 from service.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
-from service.terminal import err, out, print_models, progress, say
-
-JOB_POLL_S = 0.5
+from service.terminal import err, out, print_comparison, print_models, progress, say
 
 app = typer.Typer(
-    help="The networks that a service has: list, register, activate, import.", no_args_is_help=True
+    help="The networks that a service has: list, register, evaluate, activate, roll back, delete.",
+    no_args_is_help=True,
 )
+
+
+class Strategy(StrEnum):
+    """How a version takes over."""
+
+    backfill = "backfill"
+    compatible = "compatible"
+
 
 NUMBERS = "NUMBER[,NUMBER,NUMBER]"
 
@@ -66,19 +72,85 @@ def register(
 
 
 @app.command()
-def activate(version: str, url: Url = DEFAULT_URL) -> None:
-    """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
+def show(version: str, url: Url = DEFAULT_URL) -> None:
+    """Print all there is to say of a version, as JSON; "active" is the one in service."""
     with errors_as_sentences(), Client(url) as client:
-        job = client.activate_model(version)
-        with progress() as tell:
-            while job["state"] in {"queued", "running"}:
-                time.sleep(JOB_POLL_S)
-                job = client.job(job["id"])
-                tell(job["done"], job["total"])
+        typer.echo(json.dumps(client.model(version), indent=2))
+
+
+@app.command()
+def activate(
+    version: str,
+    url: Url = DEFAULT_URL,
+    strategy: Annotated[
+        Strategy, typer.Option(help="compatible: embed queries with it at once, the gallery behind.")
+    ] = Strategy.backfill,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="Refuse it if its evaluation says that it is worse.")
+    ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out items whose crop is gone.")
+    ] = False,
+) -> None:
+    """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile.
+
+    Ctrl-C leaves the activation to the service; `reid models cancel` ends it.
+    """
+    how = {"strategy": strategy.value, "require_better": require_better, "allow_missing": allow_missing}
+    with errors_as_sentences(), Client(url) as client:
+        _follow(client, client.activate_model(version, how))
+
+
+@app.command()
+def rollback(url: Url = DEFAULT_URL) -> None:
+    """Put the version back in service that was active before."""
+    with errors_as_sentences(), Client(url) as client:
+        _follow(client, client.roll_back())
+
+
+@app.command()
+def cancel(url: Url = DEFAULT_URL) -> None:
+    """Cancel the activation that is under way; the version in service stays."""
+    with errors_as_sentences(), Client(url) as client:
+        jobs = [job for job in client.running_jobs() if job["kind"] == "activation"]
+        for job in jobs:
+            client.cancel(job["id"])
+    say(out, "the activation is cancelled" if jobs else "no activation is under way")
+
+
+@app.command()
+def delete(version: str, url: Url = DEFAULT_URL) -> None:
+    """Delete a version that is not in service, with its embeddings."""
+    with errors_as_sentences(), Client(url) as client:
+        client.delete_model(version)
+    say(out, f"{version} is deleted")
+
+
+def _follow(client: Client, job: dict[str, Any]) -> None:
+    """Draw an activation until it has ended."""
+    version = job["model_version"]
+    with progress() as tell:
+        for job in client.follow(job):  # noqa: B020
+            tell(job["done"], job["total"])
     if job["state"] != "succeeded":
         say(err, f"{version}: activation {job['state']}: {job['error']}")
         raise typer.Exit(1)
     say(out, f"{version} is in service")
+
+
+@app.command()
+def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Judge a version and the active one on the gallery's own labelled items."""
+    with errors_as_sentences(), Client(url) as client, progress() as tell:
+        for job in client.follow(client.evaluate_model(version)):
+            tell(job["done"], job["total"])
+    if job["state"] != "succeeded":
+        say(err, f"{version}: evaluation {job['state']}: {job['error']}")
+        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(job["result"], indent=2))
+    else:
+        print_comparison(job["result"])
 
 
 @app.command("import-official")

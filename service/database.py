@@ -6,7 +6,7 @@ writers say BEGIN IMMEDIATE and wait for their turn at the start; readers never 
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, sele
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.errors import BadSettings
 from service.tables import Table
 
 logger = structlog.get_logger(__name__)
@@ -41,7 +42,7 @@ VALUES_PER_STATEMENT = 5_000
 """SQLite takes 32,766 variables in a statement."""
 
 
-def pages(values: Collection[T]) -> Iterator[list[T]]:
+def pages(values: Iterable[T]) -> Iterator[list[T]]:
     """Return values as many at a time as a statement may name.
 
     >>> [len(page) for page in pages(range(12_000))]
@@ -71,6 +72,17 @@ def make_engine(url: str | URL) -> Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def require_file(url: str) -> None:
+    """Make sure that a database on SQLite is there, where none is to be made.
+
+    Raises:
+        BadSettings: it is not.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise BadSettings(f"there is no gallery: {parsed.database} is not there; is the data folder right?")
 
 
 def make_sessions(engine: Engine) -> Sessions:
@@ -106,7 +118,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
             if not is_busy or time.monotonic() > deadline_s:
                 return not is_busy
             time.sleep(CHECKPOINT_S)
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         logger.warning("the database file cannot be rewritten", reason=str(error))
         return False
     finally:

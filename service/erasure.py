@@ -38,6 +38,7 @@ from service.tables import (
     Rejection,
     now,
 )
+from service.workspace import RESTORING, remove_abandoned
 
 Reason = Literal["requested", "retention", "restored"]
 
@@ -48,6 +49,12 @@ OWED = (
     "the rows are erased, and the database file, which may still hold traces of them, cannot be rewritten "
     "yet: it must be free of long reads, and have as much room again; this is tried again every minute"
 )
+
+NOT_CLEANED = (
+    "the database file, which may hold traces of deleted rows, cannot be rewritten now: it must be free of "
+    "long reads, and have as much room again; send the request again"
+)
+CLEANED = "; the files were cleaned of all that was deleted before, as an erasure cleans them"
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,16 @@ def erase_identity(serving: Serving, identity_id: str) -> Erasure:
     """Erase an identity, its items and all that mentions them, and return the receipt.
 
     Raises:
-        IdentityNotFound: there is none.
-        DatabaseUnavailable: it is erased, and the files could not be made clean yet.
+        IdentityNotFound: there is none; the files are clean of those that were deleted before.
+        DatabaseUnavailable: it is erased, or not there, and the files could not be made clean yet.
     """
-    with serving.changing() as change:
-        key, slots = _found(change.session, identity_id)
-        sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
+    try:
+        with serving.changing() as change:
+            key, slots = _found(change.session, identity_id)
+            sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
+    except IdentityNotFound as error:
+        clean(serving, is_asked=True)
+        raise IdentityNotFound(identity_id, CLEANED) from error
     clean(serving)
     return _receipt(serving, sequence)
 
@@ -135,8 +146,8 @@ def list_erasures(serving: Serving, limit: int, after: int = 0) -> tuple[list[Er
     return erasures[:limit], None if is_last else erasures[limit - 1].sequence
 
 
-def clean(serving: Serving, patience_s: float = PATIENCE_S) -> None:
-    """Let nothing that is erased stay on the disk: do what is owed, if anything is.
+def clean(serving: Serving, patience_s: float = PATIENCE_S, *, is_asked: bool = False) -> None:
+    """Let nothing that is erased, or deleted, stay on the disk, if anything is owed or if it is asked for.
 
     Raises:
         DatabaseUnavailable: if the database file could not be made clean; it is still owed.
@@ -145,17 +156,18 @@ def clean(serving: Serving, patience_s: float = PATIENCE_S) -> None:
         serving.refresh()
     drop_doomed(serving)
     with serving.sessions.read() as session:
-        if not _owed(session):
+        if not (is_asked or _owed(session)):
             return
     with serving.holding_back():
         with serving.sessions.read() as session:
             owed = _owed(session)
-        if owed:
+        if is_asked or owed:
             for path in serving.crops.unfinished():
                 path.unlink(missing_ok=True)
+            remove_abandoned(serving.settings.data_dir, RESTORING)
             num_snapshots = serving.snapshots.remove()
             if not rewrite(serving.sessions.engine, patience_s):
-                raise DatabaseUnavailable(OWED)
+                raise DatabaseUnavailable(OWED if owed else NOT_CLEANED)
             _note_cleaned(serving, owed, num_snapshots)
 
 
@@ -272,7 +284,7 @@ def _needed(session: Session, crops: Sequence[str]) -> set[str]:
     """Return those of these crops that an item shows, or that a job is to enrol."""
     needed: set[str] = set()
     for page in pages(crops):
-        needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page))))
+        needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page), Item.has_crop)))
         files = select(JobFile.sha256).where(JobFile.sha256.in_(page), JobFile.error.is_(None))
         needed |= {sha256 for sha256 in session.scalars(files) if sha256}
     return needed

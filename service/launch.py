@@ -59,14 +59,20 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
     os.environ.update(chosen)
     _log_to_terminal()
     from service.check import check
+    from service.trouble import told
 
     try:
         report = check(_open_gallery(), num_recomputed=num_recomputed, repair=repair)
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        _say(f"cannot check: {error}")
+        _say(f"cannot check: {told(error) or error}")
         return 1
     for finding in report.findings:
         _say(f"{finding.problem}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+    if report.num_young:
+        _say(
+            f"{report.num_young} crops are younger than ten minutes and belong to nothing yet; "
+            "their requests may be under way"
+        )
     _say(
         f"{report.num_items} items checked, {report.num_recomputed} of them embedded anew: "
         + ("all is well" if report.is_clean else f"{len(report.findings)} findings")
@@ -79,15 +85,16 @@ def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool, allow_mi
     os.environ.update(chosen)
     _log_to_terminal()
     from service.backup import backup, open_gallery
+    from service.trouble import told
 
     try:
         serving = open_gallery(read_settings())
         contents = backup(serving, path, replace=replace, allow_missing=allow_missing)
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        _say(f"no backup: {error}")
+        _say(f"no backup: {told(error) or error}")
         return 1
     missing = f", {contents.num_missing} crops missing" if contents.num_missing else ""
-    _say(f"{_told(contents)} in {path}{missing}")
+    _say(f"{_counted(contents)} in {path}{missing}")
     return 0
 
 
@@ -96,19 +103,20 @@ def run_restore(chosen: Mapping[str, str], path: Path, receipts: Sequence[Path])
     os.environ.update(chosen)
     _log_to_terminal()
     from service.backup import read_receipts, restore
+    from service.trouble import told
 
     try:
-        told = [one for file in receipts for one in read_receipts(file.read_text(), str(file))]
-        contents = restore(read_settings(), path, told)
+        erased = [one for file in receipts for one in read_receipts(file.read_text(), str(file))]
+        contents = restore(read_settings(), path, erased)
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        _say(f"not restored: {error}")
+        _say(f"not restored: {told(error) or error}")
         return 1
-    erased = f"; {contents.num_erased} items erased by receipts" if receipts else ""
-    _say(f"{_told(contents)} restored{erased}")
+    without = f"; {contents.num_erased} items erased by receipts" if receipts else ""
+    _say(f"{_counted(contents)} restored{without}")
     return 0
 
 
-def _told(contents: "Contents") -> str:
+def _counted(contents: "Contents") -> str:
     return f"{contents.num_items} items, {contents.num_crops} crops, {contents.num_models} networks"
 
 
@@ -116,12 +124,13 @@ def _open_gallery() -> "Serving":
     """Open the gallery of the settings, which may be in service elsewhere.
 
     Raises:
-        ServiceError: the settings are wrong.
+        ServiceError: the settings are wrong, or there is none.
     """
-    from service.database import make_engine, make_sessions, migrate
+    from service.database import make_engine, make_sessions, migrate, require_file
     from service.serving import Serving
 
     settings = read_settings()
+    require_file(settings.database_url)
     engine = make_engine(settings.database_url)
     migrate(engine)
     return Serving(settings, make_sessions(engine))

@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from service.errors import BadSettings
 
 MEBIBYTE = 1024 * 1024
+
+DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+URL_HINT = "write sqlite:////folder/gallery.sqlite3 or postgresql+psycopg://user:password@host/name"
 
 Days = Annotated[float, Field(gt=0, le=100_000)]
 
@@ -21,13 +26,32 @@ def _from_json(value: object) -> object:
         raise ValueError('expected JSON, such as {"door": 30}') from None
 
 
+def _usable_url(url: str) -> str:
+    """Let a URL through that names a database we can use; it is not repeated, as it may have a password."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(f"it is no database URL; {URL_HINT}") from None
+    if parsed.drivername not in DRIVERS:
+        raise ValueError(f"{parsed.drivername} is not supported; {URL_HINT}")
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError(
+            "a gallery in memory would be lost; name a file, as sqlite:////folder/gallery.sqlite3"
+        )
+    return url
+
+
+def _off(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
+
+
 class Settings(BaseSettings):
     """What an operator may choose; every field is the variable REID_<NAME>."""
 
     model_config = SettingsConfigDict(env_prefix="REID_", env_ignore_empty=True, frozen=True)
 
     data_dir: Path = Path("data")
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(_usable_url)] = Field(
         default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'gallery.sqlite3'}",
         description="SQLAlchemy URL; by default an SQLite file in the data directory.",
     )
@@ -54,13 +78,28 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(
         default=4096 * MEBIBYTE, ge=1, description="Of a posted tar or zip, packed and unpacked."
     )
-    near_duplicate: float | None = Field(
+    near_duplicate: Annotated[float | None, BeforeValidator(_off)] = Field(
         default=0.98,
         ge=0,
         le=1,
-        description="Cosine from which a new item counts as nearly the same as one of its camera; none: off.",
+        description="Cosine from which a new item is nearly the same as one of its camera; none or off.",
+    )
+    target_fmr: float = Field(
+        default=1e-3,
+        ge=1e-4,
+        le=1e-1,
+        description="Share of pairs of different people that may be called a match.",
     )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    backfill_share: float = Field(
+        default=0.5, gt=0, le=1, description="Of the processor, for embedding the gallery anew."
+    )
+    keep_versions: int = Field(
+        default=2, ge=1, le=100, description="How many versions' embeddings are kept, the active one's too."
+    )
+    keep_crops: bool = Field(
+        default=True, description="Without crops no image is shown, and the network cannot be changed."
+    )
     retention_days: Days | None = Field(
         default=None, description="Items that are older are erased; by default none are."
     )
@@ -93,5 +132,8 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        reasons = [f"REID_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        reasons = [
+            f"REID_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise BadSettings("; ".join(reasons)) from None

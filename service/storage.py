@@ -13,6 +13,7 @@ from service.errors import CropMissing
 PARALLEL_WRITES = 8
 UNFINISHED_S = 600
 """No write of a crop takes so long."""
+MAX_WRITES = 5
 
 
 class CropStore:
@@ -25,8 +26,8 @@ class CropStore:
         """Keep the bytes and return their SHA-256; they are on the disk when this returns."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
-        if not path.exists():
-            write_atomically(path, data)
+        if not _holds(path, data):
+            _write(path, data)
         for directory in (path.parent, path.parent.parent, self._root):
             sync_dir(directory)  # always: whoever has made them may not have come to it yet
         return sha256
@@ -56,10 +57,12 @@ class CropStore:
         return data
 
     def remove(self, sha256: str) -> None:
-        """Delete the bytes of this hash, if they are there."""
-        with suppress(FileNotFoundError):
-            self.path(sha256).unlink()
-            sync_dir(self.path(sha256).parent)
+        """Delete the bytes of this hash, and what is left of writes of it that were cut short."""
+        path = self.path(sha256)
+        for left in (path, *path.parent.glob(f".{sha256}.*.tmp")):
+            with suppress(FileNotFoundError):
+                left.unlink()
+                sync_dir(path.parent)
 
     def paths(self) -> Iterator[Path]:
         """Return the files of all crops that are kept."""
@@ -75,3 +78,23 @@ class CropStore:
     def path(self, sha256: str) -> Path:
         """Return where the bytes of this hash are or would be."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Tell whether a file has these bytes; it may be torn, or have been changed by hand."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a crop; when `remove` of the same bytes takes the unfinished file away, begin anew."""
+    for tries_left in range(MAX_WRITES - 1, -1, -1):
+        try:
+            write_atomically(path, data)
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        else:
+            return

@@ -6,10 +6,21 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from service.errors import DatabaseUnavailable, ServiceError, StorageFull, StorageUnavailable
+from service.errors import (
+    DatabaseDamaged,
+    DatabaseUnavailable,
+    ServiceError,
+    StorageFull,
+    StorageUnavailable,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DETAIL = "there is no room left for the data folder; make some, and send the request again"
+DAMAGED_NAMES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+DAMAGED_DETAIL = (
+    "the database file is damaged; stop the server, see what `reid check` says, and restore a backup with "
+    "`reid restore`"
+)
 
 
 def explain(error: OSError | SQLAlchemyError) -> ServiceError | None:
@@ -20,11 +31,31 @@ def explain(error: OSError | SQLAlchemyError) -> ServiceError | None:
         return DatabaseUnavailable("all connections to the database are busy; send the request again soon")
     if not isinstance(error, DBAPIError):
         return None
-    if isinstance(error.orig, sqlite3.OperationalError):
+    if isinstance(error.orig, sqlite3.DatabaseError):
         return _explain_sqlite(error.orig)
     if error.connection_invalidated or type(error.orig).__name__ == "OperationalError":
         return DatabaseUnavailable("the database does not answer; send the request again soon")
     return None
+
+
+def told(error: Exception) -> str | None:
+    """Return a failure as one sentence for whoever runs the program, or None if it is a fault of ours.
+
+    It says more than `explain` says to callers: which file it is, or why there is no database.
+    """
+    if isinstance(error, ServiceError):
+        return str(error)
+    if isinstance(error, OSError):
+        explained = explain(error)
+        reason = str(explained) if explained else error.strerror
+        return f"{reason}: {error.filename}" if error.filename else reason
+    if not isinstance(error, SQLAlchemyError):
+        return None
+    explained = explain(error)
+    if isinstance(explained, DatabaseUnavailable) and isinstance(error, DBAPIError):
+        reason = str(error.orig).strip().partition("\n")[0]
+        return f"the database cannot be used: {reason}; start it, or correct REID_DATABASE_URL"
+    return None if explained is None else str(explained)
 
 
 def _explain_os(error: OSError) -> ServiceError | None:
@@ -35,8 +66,10 @@ def _explain_os(error: OSError) -> ServiceError | None:
     return None
 
 
-def _explain_sqlite(error: sqlite3.OperationalError) -> ServiceError | None:
-    name = error.sqlite_errorname
+def _explain_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(DAMAGED_NAMES):
+        return DatabaseDamaged(DAMAGED_DETAIL)
     if name.startswith("SQLITE_FULL"):
         return StorageFull(FULL_DETAIL)
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")):

@@ -1,6 +1,7 @@
 """A checkpoint file: what comes back, and what every kind of bad file is answered with."""
 
 import json
+import math
 import pickle
 import re
 import struct
@@ -24,6 +25,8 @@ from model.checkpoint import (
 from model.errors import CheckpointError
 from model.layers import ReidNetwork
 
+ROW = {"fmr": 1e-2, "cosine": 0.4, "hit_rate": 0.9}
+VERIFICATION = {"thresholds": [ROW], "calibration": {"slope": 9.5, "intercept": -4}, "data": "made up"}
 CARD = Card(
     architecture="tiny",
     height=64,
@@ -162,6 +165,18 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"num_identities": 5}, r"classifier.weight is \(4, 64\), not \(5, 64\)"),
         ({"num_identities": 10**15}, "classifier.weight"),
         ({"embedding_size": 128}, "says 128 dimensions, tiny has 64"),
+        ({"verification": []}, "verification .*: it must be an object"),
+        ({"verification": {**VERIFICATION, "data": 1}}, "data must be a text"),
+        ({"verification": {**VERIFICATION, "thresholds": []}}, "1 to 100"),
+        ({"verification": {**VERIFICATION, "thresholds": [ROW, ROW]}}, "stand there once"),
+        ({"verification": {**VERIFICATION, "thresholds": [{**ROW, "fmr": 0}]}}, "fmr of a threshold"),
+        ({"verification": {**VERIFICATION, "thresholds": [{**ROW, "cosine": math.nan}]}}, "cosine of"),
+        (
+            {"verification": {**VERIFICATION, "thresholds": [ROW, {**ROW, "fmr": 0.1, "cosine": 0.9}]}},
+            "must rise",
+        ),
+        ({"verification": {**VERIFICATION, "calibration": {"slope": 1.0}}}, "an object of slope, intercept"),
+        ({"verification": {**VERIFICATION, "calibration": {"slope": True, "intercept": 0}}}, "a number"),
         ({"height": 128}, "does not fit its card"),
         ({"architecture": "resnet50", "embedding_size": 2048}, "is missing.*and .* more"),
         ({"mean": [0.5, 0.5]}, "three numbers"),

@@ -20,11 +20,12 @@ from service.backup import Contents, backup, open_gallery, read_receipts, restor
 from service.backup_file import SUMS
 from service.check import check
 from service.database import make_engine, make_sessions, migrate
-from service.errors import BadBackup, CropMissing, NotEmpty
+from service.errors import BadBackup, BadSettings, CropMissing, NotEmpty
 from service.serving import Serving
 from service.settings import Settings
 from service.storage import CropStore
 from service.tables import Job, JobFile, now
+from service.workspace import BACKING_UP, RESTORING, workspace
 
 MakeSettings = Callable[..., Settings]
 
@@ -290,7 +291,7 @@ def test_a_backup_without_a_crop_that_is_gone_is_made_only_if_allowed(
 
 
 def test_a_backup_of_nothing_is_refused_and_makes_nothing(tmp_path: Path, database_url: str) -> None:
-    with pytest.raises(BadBackup, match="there is no gallery"):
+    with pytest.raises((BadBackup, BadSettings), match="there is no gallery"):
         back_up(Settings(data_dir=tmp_path / "data", database_url=database_url), tmp_path / "backup.tar")
     assert list(tmp_path.iterdir()) == []
 
@@ -311,9 +312,35 @@ def test_files_of_another_gallery_are_not_overwritten(small: tuple[Path, Setting
         restore(target, path)
     assert model.read_bytes() == b"another network"
     model.unlink()
-    (target.data_dir / ".restoring-x").mkdir()  # as a crash leaves it
+    abandon(target.data_dir / ".restoring-x")
     assert restore(target, path).num_items == 3
-    assert not list(target.data_dir.glob(".restoring-*"))
+    assert not list(target.data_dir.glob(".*"))
+
+
+def abandon(folder: Path) -> None:
+    """Leave a copy of tables as a killed backup or restore does."""
+    folder.mkdir()
+    (folder / "lock").touch()
+    (folder / "gallery.sqlite3").write_bytes(b"names and embeddings")
+
+
+def test_what_killed_backups_and_restores_have_left_goes_and_what_is_in_use_stays(
+    settings: Settings, tmp_path: Path
+) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    with workspace(settings.data_dir, RESTORING) as restoring, workspace(backups, BACKING_UP) as backing_up:
+        abandon(settings.data_dir / f"{RESTORING}1")
+        abandon(backups / f"{BACKING_UP}1")
+        with serve(settings) as client:
+            assert list(settings.data_dir.glob(".*")) == [restoring]
+            abandon(settings.data_dir / f"{RESTORING}2")
+            enroll(client, crop(1), identity_id="anna")
+            client.delete("/identities/anna", params={"mode": "erase"}).raise_for_status()
+            assert list(settings.data_dir.glob(".*")) == [restoring]
+            back_up(settings, backups / "x.reid")
+        assert set(backups.iterdir()) == {backups / "x.reid", backing_up}
+    assert list(backups.iterdir()) == [backups / "x.reid"]
 
 
 @pytest.mark.parametrize("other_settings", ["sqlite", "postgresql"], indirect=True)

@@ -253,6 +253,24 @@ def test_a_plain_deletion_takes_an_identity_and_its_items(
         assert session.scalars(select(Identity.id)).all() == ["bert"]
 
 
+def test_erasing_who_was_deleted_before_cleans_the_files_all_the_same(settings: Settings) -> None:
+    with serve(settings) as client:
+        enroll(client, noise(1), identity_id=ERASED)
+        enroll(client, noise(2), identity_id=CONTROL)
+        describe(settings, ERASED, CONTROL)
+    gone, kept = marks_of(settings, ERASED), marks_of(settings, CONTROL)
+    with serve(settings) as client:
+        assert client.delete(f"/identities/{ERASED}?mod=erase").status_code == 422
+        assert found_on_disk(settings, gone) == set(gone)
+        assert client.delete(f"/identities/{ERASED}").status_code == 204
+        assert "name" in found_on_disk(settings, gone)
+        answer = client.delete(f"/identities/{ERASED}?mode=erase")
+        assert (answer.status_code, answer.json()["code"]) == (404, "identity_not_found")
+        assert "cleaned" in answer.json()["detail"]
+        assert found_on_disk(settings, gone) == set()
+        assert found_on_disk(settings, kept) == set(kept)
+
+
 def answer_with(body: bytes, **headers: str) -> KeptAnswer:
     moment = now()
     return KeptAnswer(
@@ -323,7 +341,8 @@ def test_everything_that_mentions_the_erased_goes_and_nothing_else(
     )
     with opened(either_settings) as sessions, sessions.read() as session:
         assert session.scalars(select(Operation.id).order_by(Operation.id)).all() == ["bert", "carl"]
-        assert [row.label["identity_id"] for row in session.scalars(select(JobFile))] == ["bert", None]
+        in_order = select(JobFile).order_by(JobFile.position)
+        assert [row.label["identity_id"] for row in session.scalars(in_order)] == ["bert", None]
         bodies = session.scalars(select(KeptAnswer.body)).all()
         assert len(bodies) == 2
         assert session.scalar(select(func.count()).select_from(Rejection)) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from live_server import crop, enroll, search, serve, wait_until_ready
+from live_server import crop, enroll, find_free_port, search, serve, wait_until_ready
 from service.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings
@@ -80,6 +80,13 @@ def test_building_the_app_touches_nothing(tmp_path: Path) -> None:
         ("REID_PORT", "70000"),
         ("REID_MAX_UPLOAD_BYTES", "ten"),
         ("REID_MAX_PIXELS", "0"),
+        ("REID_NEAR_DUPLICATE", "never"),
+        ("REID_DATABASE_URL", "foo"),
+        ("REID_DATABASE_URL", "mysql://x/y"),
+        ("REID_DATABASE_URL", "postgresql://localhost/gallery"),
+        ("REID_DATABASE_URL", "postgresql+psycopg://u:p@host:port/x"),
+        ("REID_DATABASE_URL", "sqlite://"),
+        ("REID_DATABASE_URL", "sqlite:///:memory:"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(
@@ -88,6 +95,34 @@ def test_a_setting_that_makes_no_sense_is_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSettings, match=name):
         read_settings()
+
+
+@pytest.mark.parametrize("word", ["none", "off", "OFF"])
+def test_near_duplicates_can_be_switched_off(word: str, tmp_path: Path) -> None:
+    assert Settings.model_validate({"data_dir": tmp_path, "near_duplicate": word}).near_duplicate is None
+
+
+def why_no_start(settings: Settings) -> str:
+    """Start a server that cannot, and return the line it says; an unforeseen failure has its type in it."""
+    with serve(settings, wait=False) as client:
+        detail: str = wait_until_failed(client).json()["detail"]
+    assert "Error" not in detail
+    assert "\n" not in detail
+    return detail
+
+
+def test_a_start_says_in_a_sentence_what_is_wrong_with_database_or_folder(tmp_path: Path) -> None:
+    nobody = f"postgresql+psycopg://reid@127.0.0.1:{find_free_port()}/gallery"
+    refused = why_no_start(Settings(data_dir=tmp_path / "data", database_url=nobody))
+    assert "refused" in refused
+    assert "REID_DATABASE_URL" in refused
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in why_no_start(Settings(data_dir=tmp_path / "file"))
+    assert str(tmp_path / "file") in why_no_start(Settings(data_dir=tmp_path / "file" / "data"))
+    damaged = Settings(data_dir=tmp_path / "damaged")
+    damaged.data_dir.mkdir()
+    (damaged.data_dir / "gallery.sqlite3").write_bytes(b"no database" * 1_000)
+    assert "reid check" in why_no_start(damaged)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,44 @@ def test_a_database_that_goes_away_is_told_and_used_again_when_it_is_back(
         assert search(client, crop(2))["matches"][0]["identity_id"] == "bert"
 
 
+def test_a_damaged_database_is_told_with_what_to_do(settings: Settings) -> None:
+    path = settings.data_dir / "gallery.sqlite3"
+    with serve(settings) as client:
+        enroll(client, crop(1), identity_id="anna")
+    whole = path.read_bytes()
+    with serve(settings) as client:
+        path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+        for answer in (
+            client.get("/gallery"),
+            client.post("/search", files=images(crop(1))),
+            client.delete("/identities/anna?mode=erase"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (503, "database_damaged"), answer.text
+            assert "restore a backup" in answer.json()["detail"]
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("command", [["check"], ["backup", "x.reid"]])
+def test_a_command_on_no_gallery_or_a_damaged_one_says_so_in_a_sentence(
+    tmp_path: Path, command: list[str]
+) -> None:
+    data_dir = tmp_path / "data"
+
+    def run() -> str:
+        line = [sys.executable, "-m", "service.cli", *command, "--data-dir", str(data_dir)]
+        done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == 1
+        said = done.stdout + done.stderr
+        assert len(said.splitlines()) == 1, said
+        return said
+
+    assert "there is no gallery" in run()
+    assert list(tmp_path.iterdir()) == []
+    data_dir.mkdir()
+    (data_dir / "gallery.sqlite3").write_bytes(b"no database" * 1_000)
+    assert "is damaged" in run()
+
+
 def test_a_crop_that_is_deleted_by_hand_is_told_and_served_again_when_it_is_back(
     client: httpx.Client, either_settings: Settings
 ) -> None:

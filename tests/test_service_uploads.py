@@ -46,6 +46,38 @@ def test_every_refusal_is_a_problem_document(
     assert_problem(shared_client.request(method, path), status, code)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "form", "loc", "detail"),
+    [
+        ("POST", "/gallery", {"identity": "anna"}, ["body", "identity"], "is identity_id meant"),
+        ("POST", "/search", {"camera": "x"}, ["body", "camera"], "is camera_id meant"),
+        ("POST", "/search?topk=3", {}, ["query", "topk"], "nor any other"),
+        ("GET", "/gallery?camera=x", None, ["query", "camera"], "is camera_id meant"),
+        ("GET", "/gallery?zzz=x", None, ["query", "zzz"], "there are identity_id"),
+        ("DELETE", "/identities/anna?mod=erase", None, ["query", "mod"], "is mode meant"),
+        ("DELETE", "/gallery/x?mode=erase", None, ["query", "mode"], "nor any other"),
+        ("GET", "/models?state=active", None, ["query", "state"], "nor any other"),
+    ],
+)
+def test_a_field_that_an_endpoint_does_not_have_is_refused_by_name(
+    shared_client: httpx.Client,
+    method: str,
+    path: str,
+    form: dict[str, str] | None,
+    loc: list[str],
+    detail: str,
+) -> None:
+    before = shared_client.get("/gallery").json()["items"]
+    files = None if form is None else images(crop(1))
+    problem = assert_problem(
+        shared_client.request(method, path, data=form, files=files), 422, "invalid_request"
+    )
+    assert [fault["loc"] for fault in problem["errors"]] == [loc]
+    assert loc[1] in problem["detail"]
+    assert detail in problem["detail"]
+    assert shared_client.get("/gallery").json()["items"] == before
+
+
 def test_a_sane_request_id_is_kept_and_another_replaced(shared_client: httpx.Client) -> None:
     kept = shared_client.get("/gallery/x", headers={"X-Request-ID": "cam-7_a.1"})
     assert kept.json()["request_id"] == kept.headers["x-request-id"] == "cam-7_a.1"

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model.calibration import QUANTILES, PairScores
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
@@ -24,7 +25,7 @@ from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_embeddings, evaluate_rows
 from training.readers import READERS, read_dataset, read_query_boxes
 from training.reranking import rerank_embeddings
-from training.verification import FALSE_MATCH_RATES, QUANTILES, score_pairs
+from training.verification import FALSE_MATCH_RATES, score_pairs
 
 Row = Mapping[str, str | float]
 """What was judged, and by what, in words; its metrics in percent."""
@@ -98,8 +99,7 @@ def judge(embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool
 
 def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
     """Return what thresholds on the cosine let through and miss, and how the cosines lie."""
-    (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
-    scores = score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
+    scores = score_test_pairs(embeddings, dataset)
     thresholds = [{"target": rate, **asdict(scores.threshold(rate))} for rate in FALSE_MATCH_RATES]
     columns = scores.quantiles()
     quantiles = [
@@ -107,6 +107,16 @@ def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
         for quantile, same, different in zip(QUANTILES, *columns.values(), strict=True)
     ]
     return {"thresholds": thresholds, "quantiles": quantiles}
+
+
+def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairScores:
+    """Count the cosines of query and gallery, of one identity in two cameras, and of two identities.
+
+    Raises:
+        ValueError: one of the two kinds has no pair.
+    """
+    (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
+    return score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
 
 
 def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:

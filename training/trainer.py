@@ -336,11 +336,14 @@ class Trainer:
             self._log.flush()
             save_state(self.output / STATE_FILE, state)
 
-    def card(self, metrics: dict[str, float] | None = None) -> Card:
+    def card(
+        self, metrics: dict[str, float] | None = None, verification: dict[str, Any] | None = None
+    ) -> Card:
         """Describe the network as it is now."""
         network: Any = self._learner.network
         return Card(
             metrics=metrics or {},
+            verification=verification,
             architecture=self.recipe.architecture,
             height=self.recipe.height,
             width=self.recipe.width,

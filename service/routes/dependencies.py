@@ -1,11 +1,15 @@
 """What endpoints take from the app and from the request; async, so that none waits for a worker thread."""
 
-from typing import Annotated
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.activation import Activations
+from service.errors import InvalidRequest
 from service.serving import Serving
+
+MAX_SHOWN = 64
 
 
 async def serving_of(request: Request) -> Serving:
@@ -25,10 +29,16 @@ async def ready_serving_of(request: Request) -> Serving:
     return serving
 
 
-async def activations_of(request: Request) -> Activations:
-    """Return what runs activations."""
-    activations: Activations = request.app.state.activations
-    return activations
+async def stored_serving_of(request: Request) -> Serving:
+    """Return what requests share, once there is a database, even if the active network cannot be loaded.
+
+    Raises:
+        NotReady: while the database is being opened.
+    """
+    serving = await serving_of(request)
+    if not serving.has_database:
+        serving.current()
+    return serving
 
 
 async def request_id_of(request: Request) -> str:
@@ -36,7 +46,52 @@ async def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
+async def refuse_unknown_fields(request: Request) -> None:
+    """Let no query parameter and no field of a form pass that the endpoint does not have.
+
+    A misspelt one would otherwise do something else than was meant: search all cameras, or delete and not
+    erase. What an endpoint has is read from the OpenAPI document. JSON bodies are checked by their models.
+
+    Raises:
+        InvalidRequest: naming each field, and the one that it is most like.
+    """
+    document = request.app.openapi()
+    operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
+    parameters = [one["name"] for one in operation.get("parameters", []) if one["in"] == "query"]
+    faults = _unknown("query", request.query_params, parameters)
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if form is not None:
+        schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
+        faults += _unknown("body", await request.form(), schema["properties"])
+    if faults:
+        raise InvalidRequest("; ".join(fault["msg"] for fault in faults[:3]), faults)
+
+
+def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[dict[str, Any]]:
+    """Return a fault for each name that is not known.
+
+    >>> [fault["msg"] for fault in _unknown("query", ["mod", "limit"], ["mode", "limit"])]
+    ['there is no field mod; is mode meant?']
+    """
+    return [
+        {
+            "loc": [where, name[:MAX_SHOWN]],
+            "msg": f"there is no field {name[:MAX_SHOWN]}" + _hint(name, known),
+            "type": "extra_forbidden",
+        }
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name[:MAX_SHOWN], known, n=1)
+    if near:
+        return f"; is {near[0]} meant?"
+    return f"; there are {', '.join(known)}" if known else " here, nor any other"
+
+
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
-TheActivations = Annotated[Activations, Depends(activations_of)]
+StoredServing = Annotated[Serving, Depends(stored_serving_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

@@ -35,6 +35,10 @@ def delete_identity(
 ) -> Response | ErasureAnswer:
     """Delete an identity with its items and crops; `erase` leaves nothing of them on the disk.
 
+    After a plain deletion names and embeddings stay in unused room of the database file, and in the snapshot
+    of the index, until these are written anew. `erase` does that, also if it finds no such identity: then it
+    answers 404 after it has cleaned the files of everything that was deleted before.
+
     A 503 `database_unavailable` after which the identity is not found says that cleaning the database file
     goes on in the background; its receipt is in GET /erasures.
     """
