@@ -18,7 +18,8 @@ from torch import nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from model.checkpoint import Checkpoint
-from model.errors import RuntimeUnavailable
+from model.errors import CheckpointError, RuntimeUnavailable
+from model.graphs import ForeignNetwork, openvino_core, reason
 from model.layers import ReidNetwork
 from model.preprocess import Pixels, Preprocess
 
@@ -38,17 +39,6 @@ class Runtime(Protocol):
 
 
 @functools.cache
-def openvino_core() -> openvino.Core:
-    """Return the process's one OpenVINO core, which lives as long as the process.
-
-    On a processor with AMX a core gives the thread that makes it a signal stack of its own and unmaps it when
-    the last network made with it goes, on whatever thread that is: the next signal (Ctrl-C, say, or a data
-    loader's SIGCHLD) then killed the process.
-    """
-    return openvino.Core()
-
-
-@functools.cache
 def cpu_has_bf16() -> bool:
     """Say whether the processor computes in bf16 natively (AVX512-BF16 or AMX)."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -58,6 +48,8 @@ def make_runtime(checkpoint: Checkpoint, device: str, precision: str, cache_dir:
     """Choose the engine: CUDA where there is one, else OpenVINO; ``torch-cpu`` is torch on the processor.
 
     ``auto`` precision is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a processor.
+    A foreign network is run by OpenVINO whatever the device, and in fp32 unless bf16 is asked for: what it
+    loses by that is not known.
 
     Raises:
         RuntimeUnavailable: the device or precision is unknown, or not on this machine.
@@ -67,6 +59,9 @@ def make_runtime(checkpoint: Checkpoint, device: str, precision: str, cache_dir:
             f"device {device!r} with precision {precision!r}: choose from {', '.join(DEVICES)} and "
             f"{', '.join(PRECISIONS)}"
         )
+    if isinstance(checkpoint.contents, ForeignNetwork):
+        is_bf16 = precision == "bf16" and cpu_has_bf16()
+        return OpenVinoRuntime(checkpoint, "bf16" if is_bf16 else "fp32", None)
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeUnavailable("device 'cuda' was asked for, and torch sees no CUDA device")
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
@@ -113,13 +108,14 @@ class OpenVinoRuntime:
 
     In bf16 there are two graphs, and the stem's is in fp32: nearly all of MobileNetV2's error came from its
     stem (cosine with fp32 0.989 at worst, 0.9997 so), and OSNet's is held above 0.999 by it on noise too. A
-    fixed batch of one is faster than a free batch size, even for many crops.
+    foreign network is one graph, as its stem is not known. A fixed batch of one is faster than a free batch
+    size, even for many crops.
     """
 
     def __init__(self, checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -> None:
         self.name = f"openvino-{precision}"
         graphs = _converted(checkpoint, precision, cache_dir)
-        hints = ["f32"] if precision == "fp32" else ["f32", "bf16"]
+        hints = (["f32"] if precision == "fp32" else ["f32", "bf16"])[-len(graphs) :]
         self._compiled = [_compile(graph, hint) for graph, hint in zip(graphs, hints, strict=True)]
         self._requests = threading.local()
 
@@ -138,7 +134,10 @@ class OpenVinoRuntime:
 
 def _compile(graph: openvino.Model, hint: str) -> openvino.CompiledModel:
     options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    return openvino_core().compile_model(graph, "CPU", options)
+    try:
+        return openvino_core().compile_model(graph, "CPU", options)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO cannot run the network: {reason(error)}") from error
 
 
 class _Rest(nn.Module):
@@ -154,7 +153,10 @@ class _Rest(nn.Module):
 
 
 def _converted(checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -> list[openvino.Model]:
-    """Return the graphs, from the cache where they are whole."""
+    """Return the graphs, from the cache where they are whole; nothing of a foreign network is converted."""
+    if isinstance(checkpoint.contents, ForeignNetwork):
+        graph = checkpoint.contents.graph.clone()
+        return [_take_pixels(graph, checkpoint.preprocess, is_bgr=checkpoint.card.channels == "bgr")]
     convert_all = _convert_whole if precision == "fp32" else _convert_parts
     if cache_dir is None:
         return convert_all(checkpoint)
@@ -187,13 +189,15 @@ def _on_images(checkpoint: Checkpoint, module: nn.Module) -> openvino.Model:
     return convert(module, (3, checkpoint.card.height, checkpoint.card.width))
 
 
-def _take_pixels(graph: openvino.Model, preprocess: Preprocess) -> openvino.Model:
-    """Let a graph read what Pillow has, uint8 (1, H, W, 3), and normalise it."""
+def _take_pixels(graph: openvino.Model, preprocess: Preprocess, *, is_bgr: bool = False) -> openvino.Model:
+    """Let a graph read what Pillow has, uint8 (1, H, W, 3) in RGB, and normalise it."""
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(Layout("NHWC"))
     steps.input().model().set_layout(Layout("NCHW"))
     mean, std = ([255 * value for value in values] for values in (preprocess.mean, preprocess.std))
-    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(mean).scale(std)
+    chain = steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(mean).scale(std)
+    if is_bgr:
+        chain.reverse_channels()
     return steps.build()
 
 

@@ -1,268 +1,367 @@
-"""Put another model version in service while the old one answers.
+"""Put another model version in service while the old one answers, or the one before back.
 
-The gallery is embedded again from its stored crops, page by page, each page its own transaction; "items
-without an embedding of this version" is the whole queue, so what was done before a crash is not done again.
-Only the last stragglers and the cut-over keep others from changing the gallery. Whatever fails before that
-changes nothing.
+The gallery is embedded again from its stored crops, the index is built and verified, and only the last
+stragglers and the cut-over keep others from changing the gallery. Whatever fails before that changes nothing.
+A job says how far it is; who dies on the way is followed by another process, or by itself started anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import Lock, Thread
+import random
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
-from PIL import Image
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
-from service.changes import Changing, newest_change
-from service.errors import ActivationRunning, CropMissing, ModelNotFound, ServiceError
+from service.backfill import Backfill, Pace, is_embedded, num_left
+from service.changes import Changing, Served, newest_change, served
+from service.database import pages
+from service.decisions import find_decisions
+from service.errors import (
+    ActivationRunning,
+    CropMissing,
+    CropsNotKept,
+    ItemsMissing,
+    ModelNotFound,
+    NotBetter,
+    NotCompatible,
+    NotEvaluated,
+    NothingToRollBackTo,
+    ServiceError,
+)
+from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
-from service.jobs import RUNNING, Cancelled, advance, finish, is_dead, keep_alive, require
+from service.jobs import RUNNING, advance, finish, require
+from service.registry import drop_embeddings
 from service.replica import Replica
-from service.serving import Generation, Serving, embed_in_batches, load_registered, to_half
+from service.serving import Generation, Serving, embed_in_batches, load_registered
 from service.tables import Embedding, Item, Job, Model, new_id, now
 
 logger = structlog.get_logger(__name__)
 
-ITEMS_PER_PAGE = 64
 KIND = "activation"
-INTERRUPTED = "the server was stopped; activate again to go on where it was"
+FEW = 8
+"""How many stragglers may be left to the cut-over, which keeps others waiting."""
 
-Progress = Callable[[int, int], None]
-Page = Sequence[tuple[int, str]]
+ROUNDS = 10
+SAMPLE = 16
+LIKE = 0.99
+"""The least cosine of an embedding with the same one made anew, perhaps by another processor."""
 
-
-class _Stopped(ServiceError):
-    """The server is going down."""
-
-
-class Activations:
-    """Runs activations in a background thread, one at a time; their state is in the jobs table."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-        self._lock = Lock()
-        self._thread: Thread | None = None
-        self._job_id = ""
-
-    def start(self, version: str) -> Job:
-        """Begin to activate a registered version and return the job to watch.
-
-        Raises:
-            ModelNotFound: there is no such version.
-            ActivationRunning: another activation is under way.
-        """
-        with self._lock:
-            job = self._queue(version)
-            if job.state == "queued":
-                self._job_id = job.id
-                self._thread = Thread(target=self._run, args=(job.id, version), name=f"activate-{version}")
-                self._thread.start()
-            return job
-
-    def wait(self) -> None:
-        """Wait until no activation is under way; after `serving.stopping` is set this is soon."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def keep_alive(self) -> None:
-        """Say that the job of this process is alive, if there is one; every few seconds."""
-        if self._thread is not None and self._thread.is_alive():
-            keep_alive(self._serving, [self._job_id])
-
-    def _queue(self, version: str) -> Job:
-        fail_dead_activations(self._serving)
-        with self._serving.changing() as change:
-            session = change.session
-            running = session.scalar(select(Job).where(Job.kind == KIND, Job.state.in_(RUNNING)))
-            if running is not None:
-                raise ActivationRunning(running.id)
-            model = session.get(Model, version)
-            if model is None:
-                raise ModelNotFound(version)
-            is_active = model.state == "active"
-            job = Job(
-                id=new_id(),
-                kind=KIND,
-                model_version=version,
-                state="succeeded" if is_active else "queued",
-                done=0,
-                total=0,
-                created_at=now(),
-                alive_at=now(),
-                finished_at=now() if is_active else None,
-            )
-            session.add(job)
-            return job
-
-    def _run(self, job_id: str, version: str) -> None:
-        log = logger.bind(job_id=job_id, model_version=version)
-        log.info("activation started")
-        try:
-            activate(
-                self._serving,
-                version,
-                lambda done, total: self._update(job_id, done, total),
-                lambda session: require(session, job_id),
-            )
-        except Cancelled:
-            log.info("activation cancelled")
-        except _Stopped:
-            self._finish(job_id, "cancelled", INTERRUPTED)
-        except ServiceError as error:
-            log.warning("activation failed", reason=str(error))
-            self._finish(job_id, "failed", str(error))
-        except Exception as error:
-            log.exception("activation failed")
-            self._finish(job_id, "failed", f"{type(error).__name__}: {error}")
-        else:
-            log.info("activation succeeded")
-            self._finish(job_id, "succeeded", None)
-
-    def _update(self, job_id: str, done: int, total: int) -> None:
-        with self._serving.sessions.write.begin() as session:
-            advance(session, job_id, done, total)
-
-    def _finish(self, job_id: str, state: str, error: str | None) -> None:
-        with self._serving.sessions.write.begin() as session:
-            finish(session, job_id, state, error)
+Strategy = Literal["backfill", "compatible"]
 
 
-def fail_dead_activations(serving: Serving) -> None:
-    """Say of activations that nobody keeps alive any more that they have ended."""
-    dead = (Job.kind == KIND) & is_dead()
-    with serving.sessions.read() as session:
-        if session.scalar(select(Job.id).where(dead).limit(1)) is None:
-            return
-    with serving.sessions.write.begin() as session:
-        session.execute(update(Job).where(dead).values(state="failed", error=INTERRUPTED, finished_at=now()))
+@dataclass(frozen=True)
+class Wanted:
+    """How to activate: embed all first, or at once what is compatible; whether items may be left out; and
+    whether the version must not be worse than the active one.
+    """
+
+    strategy: Strategy = "backfill"
+    allow_missing: bool = False
+    require_better: bool = False
 
 
-def activate(
-    serving: Serving, version: str, progress: Progress, is_wanted: Callable[[Session], None]
-) -> None:
-    """Embed the gallery with a registered version and switch to it; `progress` is told (done, total).
-
-    `is_wanted` raises Cancelled if it is not any more; it is asked in the transaction that switches.
+def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
+    """Write down that a registered version is to be activated, and return the job.
 
     Raises:
-        Cancelled: as `progress` or `is_wanted` have it.
-        ServiceError: if the network, a crop or the count at the end is not as it must be; the version that
-            was serving goes on.
+        ModelNotFound: there is no such version.
+        ActivationRunning: another activation is under way.
+        CropsNotKept: it cannot embed items whose crop was never kept.
+        NotCompatible: its card does not promise what the strategy needs.
+        NotEvaluated: it must not be worse than the active one, and has not been compared with it.
+        NotBetter: it is worse, by more than chance explains.
     """
-    with serving.sessions.read() as session:
-        sequence = newest_change(session)  # what comes after may be missed by the backfill
-    embedder = load_registered(serving, version)
-    _backfill(serving, embedder, progress)
-    with serving.sessions.read() as session:
-        kind = serving.settings.index
-        replica = Replica.load(session, version, embedder.embedding_size, kind, sequence)
-    with serving.swapping():
-        with serving.changing() as change:
-            while page := _next_page(change.session, version, 0):
-                _keep(change.session, version, _embed_page(serving, embedder, page))
-            replica.catch_up(change.session, change.newest)
-            _check_complete(change.session, replica)
-            is_wanted(change.session)
-            mark_active(change, version)
-        retired = serving.current()
-        serving.replace(Generation(embedder, replica))
-    retired.index.close()
+    if wanted.require_better:
+        _check_better(serving, version)
+    with serving.changing() as change:
+        row = change.session.get(Model, version)
+        if row is None:
+            raise ModelNotFound(version)
+        return _queue(change, row, wanted)
 
 
-def mark_active(change: Changing, version: str) -> None:
-    """Make this version, and no other, the active one."""
+def queue_rollback(serving: Serving) -> Job:
+    """Write down that the version that was active before this one is to be activated, and return the job.
+
+    Raises:
+        NothingToRollBackTo: no other version has been active.
+        ActivationRunning: an activation is under way.
+        CropsNotKept: some items have no embedding of it, and no crop.
+    """
+    with serving.changing() as change:
+        before = select(Model).where(Model.state == "retired").order_by(Model.activated_at.desc()).limit(1)
+        row = change.session.scalar(before)
+        if row is None:
+            raise NothingToRollBackTo
+        return _queue(change, row, Wanted())
+
+
+def _queue(change: Changing, row: Model, wanted: Wanted) -> Job:
     session = change.session
-    session.execute(update(Model).where(Model.state == "active").values(state="retired"))
-    session.execute(update(Model).where(Model.version == version).values(state="active", activated_at=now()))
+    running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
+    if running is not None:
+        raise ActivationRunning(running)
+    is_served = served(session) == Served(row.version, None)
+    if not is_served:
+        _check_possible(session, row, wanted)
+    job = Job(
+        id=new_id(),
+        kind=KIND,
+        model_version=row.version,
+        options={"strategy": wanted.strategy, "allow_missing": wanted.allow_missing},
+        state="succeeded" if is_served else "queued",
+        done=0,
+        total=0,
+        created_at=now(),
+        finished_at=now() if is_served else None,
+    )
+    session.add(job)
+    return job
+
+
+def _check_better(serving: Serving, version: str) -> None:
+    with serving.sessions.read() as session:
+        active = served(session)
+        if session.get(Model, version) is None or active is None or active.version == version:
+            return
+        comparison = comparison_of(session, version)
+    if comparison is None:
+        raise NotEvaluated(version, active.version)
+    if worse_beyond(comparison):
+        raise NotBetter(version, comparison)
+
+
+def _check_possible(session: Session, row: Model, wanted: Wanted) -> None:
+    active = served(session)
+    if wanted.strategy == "compatible" and active and active.version != row.version:
+        promised = (row.card.get("compatible_with") or {}).get("version")
+        if promised != active.version:
+            raise NotCompatible(row.version, active.version, promised)
+    lost = select(func.count()).select_from(Item).where(~Item.has_crop, ~is_embedded(row.version))
+    num = session.scalar(lost) or 0
+    if num and not wanted.allow_missing:
+        raise CropsNotKept(row.version, num)
+
+
+def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
+    """Do an activation from where it is, to its end.
+
+    Raises:
+        Cancelled: it is not wanted any more.
+        Stopped: the process is going down.
+        ServiceError: the network, a crop or the count at the end is not as it must be; the version that was
+            serving goes on.
+    """
+    version, options = job.model_version or "", job.options or {}
+    with serving.sessions.read() as session:
+        if served(session) == Served(version, None):
+            return None
+    current = serving.refresh()
+    embedder = current.embedder if current.version == version else load_registered(serving, version)
+    if options.get("strategy") == "compatible" and current.version != version:
+        current = _switch_queries(serving, job.id, embedder, current)
+    activation = _Activation(serving, job.id, embedder, allow_missing=bool(options.get("allow_missing")))
+    activation.embed_all()
+    replica = activation.build()
+    result = activation.cut_over(replica)
+    prune(serving)
+    return result
+
+
+def mark_active(change: Changing, version: str, stand_in: str | None = None) -> None:
+    """Make this version, and no other, the active one; the embeddings of `stand_in` are searched for now."""
+    session = change.session
+    session.execute(update(Model).where(Model.state == "active").values(state="retired", stand_in=None))
+    values = {"state": "active", "activated_at": now(), "stand_in": stand_in}
+    session.execute(update(Model).where(Model.version == version).values(values))
     change.note("activated")
 
 
-def _backfill(serving: Serving, embedder: Embedder, progress: Progress) -> None:
-    """Embed every item that has no embedding of this version yet."""
+def prune(serving: Serving) -> None:
+    """Delete the embeddings of all but the versions that were active last."""
     with serving.sessions.read() as session:
-        total = session.scalar(select(func.count()).select_from(Item)) or 0
-        missing = session.scalar(
-            select(func.count()).select_from(Item).where(~_is_embedded(embedder.version))
-        )
-    done = total - (missing or 0)
-    progress(done, total)
-    last = 0
-    while page := _next_committed_page(serving, embedder.version, last):
-        if serving.stopping.is_set():
-            raise _Stopped(INTERRUPTED)
-        embeddings = _embed_page(serving, embedder, page)
+        active = served(session)
+        been = select(Model.version).where(Model.activated_at.is_not(None))
+        newest = been.order_by(Model.activated_at.desc()).limit(serving.settings.keep_versions)
+        kept = {*session.scalars(newest), *(active or ())}
+        at_work = select(Job.model_version).where(Job.state.in_(RUNNING))
+        kept |= set(session.scalars(at_work))
+        versions = session.scalars(select(Model.version).where(Model.version.not_in(kept - {None}))).all()
+    for version in versions:
+        drop_embeddings(serving, version)
+
+
+def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> Generation:
+    """Embed queries with a compatible network from now on, against the embeddings that there are."""
+    searched = current.searched_embedder
+    with serving.swapping():
         with serving.changing() as change:
-            _keep(change.session, embedder.version, embeddings)
-        last = page[-1][0]
-        done += len(page)
-        progress(done, max(done, total))
+            require(change.session, job_id)
+            mark_active(change, embedder.version, searched.version)
+            decisions = find_decisions(change.session, embedder.version, serving.settings.target_fmr)
+        generation = Generation(embedder, current.replica, decisions, searched)
+        serving.replace(generation)
+    logger.info("queries are embedded by a compatible network", model_version=embedder.version)
+    return generation
 
 
-def _next_committed_page(serving: Serving, version: str, last: int) -> Page:
-    with serving.sessions.read() as session:
-        return _next_page(session, version, last)
+class _Activation:
+    """One activation under way."""
+
+    def __init__(self, serving: Serving, job_id: str, embedder: Embedder, *, allow_missing: bool) -> None:
+        self._serving = serving
+        self._job_id = job_id
+        self._version = embedder.version
+        self._embedder = embedder
+        self._allow_missing = allow_missing
+        self._backfill = Backfill(serving, embedder, Pace(serving.settings.backfill_share, serving.stopping))
+        self._done = self._total = 0
+
+    def embed_all(self) -> None:
+        """Embed every item that has no embedding of this version.
+
+        Raises:
+            ItemsMissing: some have no crop any more, and must not be left out.
+        """
+        with self._serving.sessions.read() as session:
+            self._total, left = num_left(session, self._version)
+        self._done = self._total - left
+        with self._serving.changing() as change:
+            self._tell(change.session, 0)
+        self._backfill.run(self._tell)
+        if self._backfill.missing and not self._allow_missing:
+            raise ItemsMissing(self._version, self._backfill.missing.values())
+
+    def _tell(self, session: Session, num: int) -> None:
+        self._done += num
+        self._total = max(self._total, self._done)
+        advance(session, self._job_id, self._done, self._total)
+
+    def build(self) -> Replica:
+        """Build the index and verify it: every item is there, and embeddings are what the network makes.
+
+        Embeddings that are spoilt are made anew.
+        """
+        replica, lacking = self._load()
+        if lacking:
+            logger.warning("spoilt embeddings are made anew", items=len(lacking))
+            with self._serving.changing() as change:
+                _forget(change.session, self._version, lacking)
+            self._backfill.last = 0
+            self._backfill.run(self._tell)
+            replica.index.close()
+            replica, lacking = self._load()
+        if lacking:
+            raise ServiceError(f"{len(lacking)} items have no embedding of {self._version}: not switched")
+        self._compare_sample(replica)
+        return replica
+
+    def _load(self) -> tuple[Replica, Collection[int]]:
+        """Return the index of what is embedded, and the slots of items that should be in it and are not."""
+        with self._serving.sessions.read() as session:
+            sequence = newest_change(session)
+        self._backfill.run(self._tell)
+        with self._serving.sessions.read() as session:
+            size, kind = self._embedder.embedding_size, self._serving.settings.index
+            replica = Replica.load(session, self._version, size, kind, sequence)
+            alive = set(session.scalars(select(Item.slot).where(Item.slot <= sequence)))
+        return replica, sorted(alive - set(replica.index.slots().tolist()) - self._backfill.missing.keys())
+
+    def _compare_sample(self, replica: Replica) -> None:
+        """Embed some items anew and compare.
+
+        Raises:
+            ServiceError: if a stored embedding is not what the network makes.
+        """
+        slots = replica.index.slots().tolist()
+        sample = random.sample(slots, min(SAMPLE, len(slots)))
+        with self._serving.sessions.read() as session:
+            statement = select(Item.id, Item.sha256, Embedding.values).join(
+                Embedding, (Embedding.slot == Item.slot) & (Embedding.model_version == self._version)
+            )
+            rows = session.execute(statement.where(Item.slot.in_(sample))).all()
+        for item_id, sha256, values in rows:
+            try:
+                image, _ = decode(self._serving.crops.get(sha256), UNLIMITED)
+            except CropMissing:
+                continue  # it was embedded while it was there
+            (made_D,) = embed_in_batches(self._embedder, [image])
+            stored_D = np.frombuffer(values, "<f2").astype(np.float32)
+            length = float(np.linalg.norm(stored_D))
+            cosine = float(stored_D @ made_D) / max(length, 1e-12)
+            if not (cosine >= LIKE and abs(length - 1) <= 1 - LIKE):
+                raise ServiceError(
+                    f"the stored embedding of item {item_id} by {self._version} is not what the network "
+                    f"makes (cosine {cosine:.3f}, length {length:.3f}): not switched; delete the version and "
+                    "register it again"
+                )
+
+    def cut_over(self, replica: Replica) -> dict[str, Any]:
+        """Switch to the index, with what came while it was built."""
+        serving = self._serving
+        for _ in range(ROUNDS):
+            if self._catch_up(replica) <= FEW:
+                break
+        with serving.enrolling:  # no enrolment of this process is embedded meanwhile
+            self._catch_up(replica)
+            with serving.swapping():
+                with serving.changing() as change:
+                    started_s = time.monotonic()
+                    result = self._switch(change, replica)
+                    decisions = find_decisions(change.session, self._version, serving.settings.target_fmr)
+                retired = serving.current()
+                serving.replace(Generation(self._embedder, replica, decisions))
+                held_s = time.monotonic() - started_s
+        retired.index.close()
+        logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
+        return result
+
+    def _catch_up(self, replica: Replica) -> int:
+        """Embed what came, bring it to the index, and return how many items that were."""
+        with self._serving.sessions.read() as session:
+            newest = newest_change(session)
+        num = self._backfill.run(self._tell)
+        with self._serving.sessions.read() as session:
+            replica.catch_up(session, newest)
+        return num
+
+    def _switch(self, change: Changing, replica: Replica) -> dict[str, Any]:
+        session = change.session
+        self._done += self._backfill.finish(session)
+        replica.catch_up(session, change.newest)
+        missing = self._still_missing(session)
+        num_items = session.scalar(select(func.count()).select_from(Item)) or 0
+        if len(replica.index) != num_items - len(missing):
+            raise ServiceError(
+                f"{num_items} items have {len(replica.index)} embeddings of {self._version}: not switched"
+            )
+        result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:1_000]}
+        self._tell(session, 0)
+        mark_active(change, self._version)
+        finish(session, self._job_id, "succeeded", None, result)
+        return result
+
+    def _still_missing(self, session: Session) -> list[str]:
+        """Return the ids of the items without a crop that were not deleted meanwhile.
+
+        Raises:
+            ItemsMissing: there are some, and none may be left out.
+        """
+        missing: list[str] = []
+        for page in pages(self._backfill.missing):
+            wanted = Item.slot.in_(page) & ~is_embedded(self._version)
+            missing += session.scalars(select(Item.id).where(wanted))
+        if missing and not self._allow_missing:
+            raise ItemsMissing(self._version, missing)
+        return missing
 
 
-def _next_page(session: Session, version: str, last: int) -> Page:
-    """Return the next items to embed, as (slot, sha256)."""
-    statement = (
-        select(Item.slot, Item.sha256)
-        .where(Item.slot > last, ~_is_embedded(version))
-        .order_by(Item.slot)
-        .limit(ITEMS_PER_PAGE)
-    )
-    return [(slot, sha256) for slot, sha256 in session.execute(statement)]
-
-
-def _embed_page(serving: Serving, embedder: Embedder, page: Page) -> dict[int, NDArray[np.float16]]:
-    """Return the embeddings of the stored crops by slot; items deleted meanwhile are left out."""
-    slots: list[int] = []
-    embeddings_ND = to_half(embed_in_batches(embedder, _stored_images(serving, page, slots)))
-    return dict(zip(slots, embeddings_ND, strict=True))
-
-
-def _keep(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
-    """Store embeddings of the items that are still there; alone among those who change the gallery."""
-    alive = session.scalars(select(Item.slot).where(Item.slot.in_(embeddings)))
-    session.add_all(
-        Embedding(slot=slot, model_version=version, values=embeddings[slot].tobytes()) for slot in alive
-    )
-    session.flush()
-
-
-def _stored_images(serving: Serving, page: Page, slots: list[int]) -> Iterator[Image.Image]:
-    """Decode the stored crops of a page, noting whose they are; items deleted meanwhile are left out."""
-    for slot, sha256 in page:
-        try:
-            image, _ = decode(serving.crops.get(sha256), UNLIMITED)
-        except CropMissing as error:
-            with serving.sessions.read() as session:
-                item_id = session.scalar(select(Item.id).where(Item.slot == slot))
-            if item_id is not None:
-                raise CropMissing(f"item {item_id}: {error}") from error
-            continue
-        slots.append(slot)
-        yield image
-
-
-def _check_complete(session: Session, replica: Replica) -> None:
-    """See to it that an index holds every item and no other.
-
-    Raises:
-        ServiceError: if it does not.
-    """
-    alive = set(session.scalars(select(Item.slot)))
-    if set(replica.index.slots().tolist()) != alive:
-        raise ServiceError(
-            f"{len(alive)} items have {len(replica.index)} embeddings of {replica.version}: not switched"
-        )
-
-
-def _is_embedded(version: str) -> ColumnElement[bool]:
-    return (
-        select(Embedding.slot).where(Embedding.slot == Item.slot, Embedding.model_version == version).exists()
-    )
+def _forget(session: Session, version: str, slots: Collection[int]) -> None:
+    for page in pages(slots):
+        session.execute(delete(Embedding).where(Embedding.model_version == version, Embedding.slot.in_(page)))

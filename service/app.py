@@ -15,22 +15,33 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.activation import Activations, fail_dead_activations
+from service import activation, evaluation, imports
 from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
-from service.imports import Imports
 from service.orphans import sweep
 from service.problems import add_problem_handlers, document_problems, responses
 from service.retention import expire
-from service.routes import enrolment, erasures, gallery, identities, jobs, models, ops, search
+from service.routes import (
+    enrolment,
+    erasures,
+    gallery,
+    identities,
+    jobs,
+    models,
+    ops,
+    page,
+    search,
+    verify,
+)
 from service.routes.dependencies import refuse_unknown_fields
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
 from service.tables import now
+from service.workers import Worker
 
 logger = structlog.get_logger(__name__)
 
@@ -52,13 +63,21 @@ def create_app(
     """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
     engine = make_engine(settings.database_url)
     serving = Serving(settings, make_sessions(engine))
-    activations, imports, claims = Activations(serving), Imports(serving), Claims(serving)
+    claims = Claims(serving)
+    workers = (
+        Worker(serving, activation.KIND, activation.run_activation),
+        Worker(serving, evaluation.KIND, evaluation.run_evaluation),
+        Worker(serving, imports.KIND, imports.run_import, passing=(ServiceError,)),
+    )
 
     following: list[asyncio.Task[None]] = []
 
     async def load() -> None:
         try:
             generation = await asyncio.to_thread(start, serving, engine)
+            while generation is None and not serving.stopping.is_set():
+                await asyncio.sleep(TICK_S)
+                generation = await asyncio.to_thread(start, serving, engine)
         except Exception as error:
             reason = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
             is_expected = isinstance(error, ServiceError)
@@ -66,22 +85,24 @@ def create_app(
             serving.fail(f"the service could not start: {reason}")
             on_failed(reason)
         else:
+            if generation is None:
+                return
             serving.replace(generation)
             on_ready(generation)
             works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
             following.extend(asyncio.create_task(repeat(*work)) for work in works)
 
     def beat() -> None:
-        activations.keep_alive()
-        imports.keep_alive()
+        for worker in workers:
+            worker.keep_alive()
         claims.keep_alive()
-        fail_dead_activations(serving)
 
     def follow() -> None:
         drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
-        imports.run_due()
+        for worker in workers:
+            worker.run_due()
 
     def tidy() -> None:
         claims.drop_old()
@@ -112,8 +133,8 @@ def create_app(
         serving.stopping.set()
         await loading
         await asyncio.gather(*following)
-        await asyncio.to_thread(activations.wait)
-        await asyncio.to_thread(imports.wait)
+        for worker in workers:
+            await asyncio.to_thread(worker.wait)
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
@@ -126,11 +147,12 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.serving = serving
-    app.state.activations = activations
-    for resource in (enrolment, gallery, search, identities, erasures, models, jobs):
+    for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
-    app.include_router(ops.router)
+    for resource in (ops, page):
+        app.include_router(resource.router)
+    app.mount("/web", page.files)
     add_problem_handlers(app)
     app.add_middleware(Idempotency, claims=claims)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
@@ -145,5 +167,6 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
         "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
         + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
+        "/verify": 2 * search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

@@ -144,7 +144,7 @@ def _write(serving: Serving, copy: Path, writer: Writer, allow_missing: bool) ->
 
 
 def _crops(session: Session) -> Sequence[str]:
-    return session.scalars(select(Item.sha256).distinct().order_by(Item.sha256)).all()
+    return session.scalars(select(Item.sha256).where(Item.has_crop).distinct().order_by(Item.sha256)).all()
 
 
 def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) -> bool:
@@ -153,7 +153,7 @@ def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) ->
     Raises:
         CropMissing: it is not, though an item of the copy that shows it is.
     """
-    slots = select(Item.slot).where(Item.sha256 == sha256)
+    slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
     for is_last in (False, False, True):  # a new item may bring it back just after it was not found
         try:
             writer.add(f"crops/{sha256}", serving.crops.get(sha256))
@@ -172,10 +172,11 @@ def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) ->
 def _take_out(session: Session, sha256s: Iterable[str]) -> None:
     """Delete the items of crops that have gone since the tables were copied."""
     for sha256 in sha256s:
-        rows = session.execute(select(Item.id, Item.identity_key).where(Item.sha256 == sha256)).all()
+        shown = Item.sha256 == sha256, Item.has_crop
+        rows = session.execute(select(Item.id, Item.identity_key).where(*shown)).all()
         ids = [row.id for row in rows]
         session.execute(update(Item).where(Item.duplicate_of.in_(ids)).values(duplicate_of=None))
-        session.execute(delete(Item).where(Item.sha256 == sha256))
+        session.execute(delete(Item).where(*shown))
         drop_identities(session, {row.identity_key for row in rows})
 
 
@@ -185,7 +186,7 @@ def _contents(session: Session, num_erased: int = 0) -> Contents:
 
     return Contents(
         count(select(func.count()).select_from(Item)),
-        count(select(func.count(Item.sha256.distinct()))),
+        count(select(func.count(Item.sha256.distinct())).where(Item.has_crop)),
         count(select(func.count()).select_from(Model)),
         num_erased,
     )

@@ -8,6 +8,7 @@ numbers are drawn before the commit; a slow transaction commits a smaller one la
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -54,6 +55,19 @@ def newest_change(session: Session) -> int:
     return session.scalars(select(Gallery.newest_change)).one()
 
 
-def active_version(session: Session) -> str | None:
-    """Return the model version that is active; it stays so while a change is under way."""
-    return session.scalar(select(Model.version).where(Model.state == "active"))
+class Served(NamedTuple):
+    """The version that is active, and the one whose embeddings are searched in its stead, if there is one."""
+
+    version: str
+    stand_in: str | None
+
+    @property
+    def searched(self) -> str:
+        """Return the version whose embeddings are searched."""
+        return self.stand_in or self.version
+
+
+def served(session: Session) -> Served | None:
+    """Return what is active, if anything is; it stays so while a change is under way."""
+    row = session.execute(select(Model.version, Model.stand_in).where(Model.state == "active")).one_or_none()
+    return None if row is None else Served(*row)

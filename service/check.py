@@ -17,7 +17,7 @@ from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.changes import Changing, active_version
+from service.changes import Changing, served
 from service.database import pages
 from service.errors import CropMissing, ImageError
 from service.images import UNLIMITED, decode
@@ -97,8 +97,8 @@ def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) 
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     with serving.sessions.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
-        version = active_version(session)
-    reason = serving.snapshots.fault(gallery_id, version or "", newest)
+        active = served(session)
+    reason = serving.snapshots.fault(gallery_id, active.searched if active else "", newest)
     if reason:
         if repair:
             serving.snapshots.remove()
@@ -120,7 +120,9 @@ def _log_findings(serving: Serving) -> Iterator[Finding]:
 def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
     for page in pages(slots):
         with serving.sessions.read() as session:
-            items = session.execute(select(Item.id, Item.sha256).where(Item.slot.in_(page))).all()
+            items = session.execute(
+                select(Item.id, Item.sha256).where(Item.slot.in_(page), Item.has_crop)
+            ).all()
         for item_id, sha256 in items:
             try:
                 serving.crops.get(sha256)
@@ -139,7 +141,7 @@ def _wrong_embeddings(
     indexed = set(generation.index.slots().tolist())
     for page in pages(slots):
         with serving.sessions.read() as session:
-            stored = _embeddings(session, generation.version, page)
+            stored = _embeddings(session, generation.replica.version, page)
         for slot in page:
             values = stored.get(slot)
             if values is None or len(values) != num_bytes:
@@ -164,7 +166,7 @@ def _unlike(
     for page in pages([slot for slot in sample if slot not in wrong]):
         made = _embed(serving, generation, page)
         with serving.sessions.read() as session:
-            stored = _embeddings(session, generation.version, list(made))
+            stored = _embeddings(session, generation.replica.version, list(made))
         for slot, embedding_D in made.items():
             if slot in stored:
                 cosine = np.frombuffer(stored[slot], "<f2").astype(np.float32) @ embedding_D.astype(
@@ -177,7 +179,9 @@ def _unlike(
 def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
     """Return new embeddings of those items whose crop is whole; few images are in memory at a time."""
     with serving.sessions.read() as session:
-        rows = session.execute(select(Item.slot, Item.sha256).where(Item.slot.in_(slots))).all()
+        rows = session.execute(
+            select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
+        ).all()
     whole: list[int] = []
 
     def images() -> Iterator[Image.Image]:
@@ -189,7 +193,7 @@ def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> di
             whole.append(slot)
             yield image
 
-    embeddings_ND = to_half(embed_in_batches(generation.embedder, images()))
+    embeddings_ND = to_half(embed_in_batches(generation.searched_embedder, images()))
     return dict(zip(whole, embeddings_ND, strict=True))
 
 
@@ -201,7 +205,7 @@ def _embedding_findings(
         made = _embed(serving, generation, page) if repair else {}
         if made:
             with serving.changing() as change:
-                _store(change, generation.version, made)
+                _store(change, generation.replica.version, made)
         with serving.sessions.read() as session:
             items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
         findings += [

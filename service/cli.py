@@ -1,7 +1,7 @@
-"""The `reid` command: run the service; enrol, search and swap models over its API.
+"""The `reid` command: run the service; enrol and search over its API.
 
-Everything heavy (torch, the app) is imported by `serve`, `check` and `import-official` alone, so that the
-others start at once.
+Everything heavy (torch, the app) is imported by the commands that need it alone, so that the others start at
+once.
 """
 
 import json
@@ -12,13 +12,11 @@ from typing import Annotated
 
 import typer
 
-from service import cli_transfer
+from service import cli_models, cli_retrain, cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
-from service.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
-from service.terminal import err, out, print_matches, print_models, progress, say, say_what_failed
-
-JOB_POLL_S = 0.5
+from service.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
+from service.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
 
 app = typer.Typer(
     help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
@@ -26,28 +24,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(
-    help="The networks that a service has: list, register, activate.", no_args_is_help=True
-)
-app.add_typer(models_app, name="models")
+app.add_typer(cli_models.app, name="models")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
-
-
-class Branch(StrEnum):
-    """Which of the RGA authors' networks a checkpoint of theirs holds."""
-
-    rgasc = "rgasc"
-    rgas = "rgas"
-    rgac = "rgac"
-
-
-class Feature(StrEnum):
-    """What a network answers with: its pooled feature, or that after BatchNorm."""
-
-    pooled = "pooled"
-    bn = "bn"
 
 
 class GroupBy(StrEnum):
@@ -194,63 +173,24 @@ def search(
         print_matches(answer)
 
 
-@models_app.command("list")
-def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the networks that the service has."""
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    url: Url = DEFAULT_URL,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A crop to compare with; may repeat, one person."),
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Or an identity of the gallery.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether crops show the same person as other crops, or as an identity."""
     with errors_as_sentences(), Client(url) as client:
-        answer = client.list_models()
+        answer = client.verify(files, against or [], identity)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
-        print_models(answer)
-
-
-@models_app.command()
-def register(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A checkpoint.")],
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Send a checkpoint to the service; print its version."""
-    with errors_as_sentences(), Client(url) as client:
-        typer.echo(client.register_model(file)["version"])
-
-
-@models_app.command()
-def activate(version: str, url: Url = DEFAULT_URL) -> None:
-    """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile."""
-    with errors_as_sentences(), Client(url) as client:
-        job = client.activate_model(version)
-        with progress() as tell:
-            while job["state"] in {"queued", "running"}:
-                time.sleep(JOB_POLL_S)
-                job = client.job(job["id"])
-                tell(job["done"], job["total"])
-    if job["state"] != "succeeded":
-        say(err, f"{version}: activation {job['state']}: {job['error']}")
-        raise typer.Exit(1)
-    say(out, f"{version} is in service")
-
-
-@models_app.command("import-official")
-def import_official(
-    file: Annotated[Path, typer.Argument(help="A .pth.tar of the RGA authors' ResNet-50 at 256 x 128.")],
-    output: Annotated[Path, typer.Option("--out", help="The .safetensors checkpoint to write.")],
-    branch: Annotated[Branch, typer.Option(help="Their --branch_name.")] = Branch.rgasc,
-    feature: Annotated[
-        Feature,
-        typer.Option(help="Their pooled `feat_`, or `feat` after BatchNorm; they judge both."),
-    ] = Feature.pooled,
-) -> None:
-    """Make a checkpoint of ours of one that the RGA authors' code has trained; no service is needed."""
-    from model import official
-    from model.errors import ModelError
-
-    try:
-        version = official.import_official(file, output, branch=branch.value, feature=feature.value)
-    except ModelError as error:
-        say(err, str(error))
-        raise typer.Exit(1) from None
-    say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
+        say_how_alike(answer)
 
 
 def _chosen(data_dir: Path | None) -> dict[str, str]:
@@ -259,6 +199,7 @@ def _chosen(data_dir: Path | None) -> dict[str, str]:
 
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
+app.command()(cli_retrain.retrain)
 app.command("erasures")(cli_transfer.print_erasures)
 
 

@@ -121,6 +121,15 @@ class Client:
         data = {name: value for name, value in fields.items() if value is not None}
         return self._send("POST", "/search", files=files, data=data)
 
+    def verify(
+        self, paths: Sequence[Path], others: Sequence[Path], identity_id: str | None
+    ) -> dict[str, Any]:
+        """Compare crops of one person with other crops, or with an identity."""
+        named = [("images", path) for path in paths] + [("other_images", path) for path in others]
+        files = [(field, (_sendable_name(path), path.read_bytes())) for field, path in named]
+        data = {} if identity_id is None else {"identity_id": identity_id}
+        return self._send("POST", "/verify", files=files, data=data)
+
     def list_models(self) -> dict[str, Any]:
         """Give the model versions that the service knows."""
         return self._send("GET", "/models")
@@ -130,9 +139,32 @@ class Client:
         with path.open("rb") as checkpoint:
             return self._send("POST", "/models", files={"checkpoint": (_sendable_name(path), checkpoint)})
 
-    def activate_model(self, version: str) -> dict[str, Any]:
+    def activate_model(self, version: str, how: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the service to re-embed its gallery with a version and switch to it; give the job."""
-        return self._send("POST", f"/models/{version}/activate")
+        return self._send("POST", f"/models/{version}/activate", json=how)
+
+    def roll_back(self) -> dict[str, Any]:
+        """Ask the service to put the version back that was active before; give the job."""
+        return self._send("POST", "/models/rollback")
+
+    def model(self, version: str) -> dict[str, Any]:
+        """Give what the service says of a version."""
+        return self._send("GET", f"/models/{version}")
+
+    def delete_model(self, version: str) -> None:
+        """Delete a version."""
+        self._send("DELETE", f"/models/{version}")
+
+    def running_jobs(self) -> list[dict[str, Any]]:
+        """Give the jobs that have not ended."""
+        jobs: list[dict[str, Any]] = self._send("GET", "/jobs", params={"state": ["queued", "running"]})[
+            "jobs"
+        ]
+        return jobs
+
+    def evaluate_model(self, version: str) -> dict[str, Any]:
+        """Ask the service to judge a version beside the active one; give the job."""
+        return self._send("POST", f"/models/{version}/evaluate")
 
     def items(self, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Give the items that the filters let through, in the order of enrolment, as they are by and by."""

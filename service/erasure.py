@@ -284,7 +284,7 @@ def _needed(session: Session, crops: Sequence[str]) -> set[str]:
     """Return those of these crops that an item shows, or that a job is to enrol."""
     needed: set[str] = set()
     for page in pages(crops):
-        needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page))))
+        needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page), Item.has_crop)))
         files = select(JobFile.sha256).where(JobFile.sha256.in_(page), JobFile.error.is_(None))
         needed |= {sha256 for sha256 in session.scalars(files) if sha256}
     return needed

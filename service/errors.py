@@ -20,6 +20,14 @@ ServiceError
 ├── IdempotencyInProgress   the same request is being answered
 ├── UnfitCheckpoint         the posted file is no network we can serve
 ├── ActivationRunning       one at a time
+├── ItemsMissing            crops are gone that a version would have to embed
+├── CropsNotKept            crops were never kept that a version would have to embed
+├── NotCompatible           the version does not promise to be comparable with the active one
+├── NotEvaluated            the version was not compared with the active one
+├── NotBetter               the version is worse than the active one
+├── NothingToRollBackTo     no other version has been active
+├── ModelFileLost           the file of a version is gone or has changed
+├── ModelInUse              the version is active, or a job works with it
 ├── IdentityNotFound
 ├── IdentityExists          an id that is to be made is there already
 ├── OperationNotFound
@@ -27,14 +35,18 @@ ServiceError
 ├── ItemElsewhere           the item is of another identity
 ├── TooManyIdentities       more than can be compared with each other at once
 ├── CountDiffers            not as many items as the caller expected
+├── TooFewLabels            too few items of known people to judge a network by
 ├── CropMissing             a stored crop is gone or no longer what its hash says
+├── NetworkLost             the file of the active network is gone or has changed
 ├── NotFinite               the network made an embedding that is not; knows whose
+├── CropNotKept             the item was enrolled without keeping its crop
 ├── StorageFull             there is no room left for what must be kept
 ├── StorageUnavailable      the data folder cannot be read or written
 ├── DatabaseUnavailable     the database does not answer
 └── DatabaseDamaged         the file of the database is not what SQLite has written
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -82,16 +94,21 @@ class InvalidRequest(ServiceError):
 
 
 class ImageError(ServiceError):
-    """One of the posted images is refused; `position` counts from 0."""
+    """One of the posted images is refused; `position` counts from 0 in its `field` of the form."""
 
     def __init__(self, detail: str, position: int = 0) -> None:
-        super().__init__(f"images[{position}]: {detail}")
+        super().__init__(detail, position)
         self.detail = detail
         self.position = position
+        self.field = "images"
+
+    def __str__(self) -> str:
+        """Say which image it is, and what is wrong with it."""
+        return f"{self.field}[{self.position}]: {self.detail}"
 
     def members(self) -> dict[str, Any]:
         """Return which of the images it is."""
-        fault = {"loc": ["body", "images", self.position], "msg": self.detail, "type": self.code}
+        fault = {"loc": ["body", self.field, self.position], "msg": self.detail, "type": self.code}
         return {"position": self.position, "errors": [fault]}
 
 
@@ -237,6 +254,109 @@ class ActivationRunning(ServiceError):
         return {"job_id": self.job_id}
 
 
+class ItemsMissing(ServiceError):
+    """Items cannot be embedded, as their crops are gone; `item_ids` has them."""
+
+    def __init__(self, version: str, item_ids: Iterable[str]) -> None:
+        self.item_ids = list(item_ids)
+        some = ", ".join(self.item_ids[:3]) + (", ..." if len(self.item_ids) > 3 else "")
+        super().__init__(
+            f"the crops of {len(self.item_ids)} items are gone or have changed ({some}), so {version} cannot "
+            "embed them; delete these items, or activate with allow_missing: searches will not find them"
+        )
+
+    def members(self) -> dict[str, Any]:
+        """Return which items these are, the first thousand of them."""
+        return {"num_missing": len(self.item_ids), "missing": self.item_ids[:1_000]}
+
+
+class CropsNotKept(ServiceError):
+    """Items were enrolled without keeping their crops, so no other version can embed them."""
+
+    code = "crops_not_kept"
+    title = "Crops not kept"
+
+    def __init__(self, version: str, num: int) -> None:
+        super().__init__(
+            f"{num} items were enrolled with REID_KEEP_CROPS=false and have no embedding by {version}: it "
+            "cannot be made without their crops. Enrol these people anew after the swap: activate with "
+            "allow_missing, and searches will not find the old items any more"
+        )
+
+
+class NotCompatible(ServiceError):
+    """The card of a version does not promise that its embeddings compare with those of the active one."""
+
+    code = "not_compatible"
+    title = "Not compatible"
+
+    def __init__(self, version: str, active: str, promised: str | None) -> None:
+        with_what = f"only with {promised}" if promised else "with no other version"
+        super().__init__(
+            f"{version} is compatible {with_what}, and {active} is active; use the strategy backfill, or "
+            "train with --compatible-with"
+        )
+
+
+class NotEvaluated(ServiceError):
+    """A version that must not be worse than the active one has not been compared with it."""
+
+    code = "not_evaluated"
+    title = "Not evaluated"
+
+    def __init__(self, version: str, active: str) -> None:
+        super().__init__(
+            f"{version} was not compared with {active} on the gallery as it is now: evaluate it first "
+            f"(POST /models/{version}/evaluate, or `reid models evaluate {version}`)"
+        )
+
+
+class NotBetter(ServiceError):
+    """A version is worse than the active one, by more than chance explains."""
+
+    code = "not_better"
+    title = "Not better"
+
+    def __init__(self, version: str, comparison: dict[str, Any]) -> None:
+        said = ", ".join(
+            f"{name} {found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+            for name, found in comparison["difference"].items()
+        )
+        super().__init__(f"{version} is worse on this gallery than the active version: {said}; not switched")
+        self.comparison = comparison
+
+    def members(self) -> dict[str, Any]:
+        """Return what the evaluation found."""
+        return {"comparison": self.comparison}
+
+
+class NothingToRollBackTo(ServiceError):
+    """No other version has been active, or it has been deleted."""
+
+    code = "nothing_to_roll_back_to"
+    title = "Nothing to roll back to"
+
+    def __init__(self) -> None:
+        super().__init__("no other version has been active in this gallery; nothing was changed")
+
+
+class ModelFileLost(ServiceError):
+    """The file of a model version is gone or has changed."""
+
+    code = "model_file_lost"
+    title = "Model file lost"
+
+
+class ModelInUse(ServiceError):
+    """A version is active, or searched in the active one's stead, or a job works with it."""
+
+    code = "model_in_use"
+    title = "Model in use"
+
+    def __init__(self, version: str, why: str) -> None:
+        super().__init__(f"{version} {why}; it was not deleted")
+
+
 class CountDiffers(ServiceError):
     """The items that are meant are not as many as the caller expected; `num_items` is how many they are."""
 
@@ -313,11 +433,31 @@ class TooManyIdentities(ServiceError):
         super().__init__(f"{num:,} identities are more than the {most:,} that are compared at once; {hint}")
 
 
+class TooFewLabels(ServiceError):
+    """The gallery has too few labelled items to judge a network by; the message says how many it takes."""
+
+    code = "too_few_labels"
+    title = "Too few labels"
+
+
 class CropMissing(ServiceError):
     """A stored crop is gone, or its bytes no longer have the hash they are stored under."""
 
     code = "crop_missing"
     title = "Crop missing"
+
+
+class NetworkLost(ServiceError):
+    """The file of the active network cannot be used."""
+
+    code = "network_lost"
+    title = "Network lost"
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(
+            f"the active model version {version} cannot be loaded: {reason}; give its file again with "
+            "`reid models register FILE`, and the service goes on"
+        )
 
 
 class NotFinite(ServiceError):
@@ -326,6 +466,18 @@ class NotFinite(ServiceError):
     def __init__(self, version: str, position: int) -> None:
         super().__init__(f"model version {version} made an embedding that is not finite; nothing was stored")
         self.position = position
+
+
+class CropNotKept(ServiceError):
+    """An item was enrolled without keeping its crop."""
+
+    code = "crop_not_kept"
+    title = "Crop not kept"
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(
+            f"the crop of item {item_id} was not kept: this service ran with REID_KEEP_CROPS=false"
+        )
 
 
 class StorageFull(ServiceError):
@@ -358,6 +510,7 @@ class DatabaseDamaged(ServiceError):
 
 STATUS: dict[str, int] = {
     NotReady.code: 503,
+    NetworkLost.code: 503,
     InvalidRequest.code: 422,
     UnreadableImage.code: 415,
     ImageTooLarge.code: 413,
@@ -372,6 +525,13 @@ STATUS: dict[str, int] = {
     JobNotFound.code: 404,
     UnfitCheckpoint.code: 422,
     ActivationRunning.code: 409,
+    CropsNotKept.code: 409,
+    NotCompatible.code: 409,
+    NotEvaluated.code: 409,
+    NotBetter.code: 409,
+    NothingToRollBackTo.code: 409,
+    ModelInUse.code: 409,
+    ModelFileLost.code: 503,
     CountDiffers.code: 409,
     IdentityNotFound.code: 404,
     IdentityExists.code: 409,
@@ -380,6 +540,7 @@ STATUS: dict[str, int] = {
     ItemElsewhere.code: 409,
     TooManyIdentities.code: 422,
     CropMissing.code: 503,
+    CropNotKept.code: 410,
     StorageFull.code: 507,
     StorageUnavailable.code: 503,
     DatabaseUnavailable.code: 503,

@@ -8,7 +8,7 @@ A crop that no item needs any more is first noted as doomed, by the transaction 
 bytes go from the disk after that: a crash in between leaves the note, and the next start follows it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,10 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.changes import Changing, active_version
+from service.changes import Changing, served
 from service.database import pages
 from service.duplicates import OnDuplicate, exact_duplicates, near_duplicates
-from service.errors import CountDiffers, DuplicateCrop, GalleryItemNotFound, ServiceError
+from service.errors import CountDiffers, CropNotKept, DuplicateCrop, GalleryItemNotFound, ServiceError
 from service.images import Crop
 from service.labels import Label
 from service.selection import Selection, conditions
@@ -64,14 +64,23 @@ def enroll(
         generation = serving.current()
         crops: list[Crop] = []
         images = decoded(serving, uploads, crops)
-        embeddings_ND = embed_in_batches(generation.embedder, images, serving.enrolling)
-        new = New(crops, labels, to_half(embeddings_ND), _near(serving, generation, embeddings_ND, labels))
+        embeddings_ND = embed_in_batches(generation.searched_embedder, images, serving.enrolling)
+        made = {generation.replica.version: to_half(embeddings_ND)}
+        if generation.stand_in:
+            images = decoded(serving, uploads, [])
+            made[generation.version] = to_half(
+                embed_in_batches(generation.embedder, images, serving.enrolling)
+            )
+        near = _near(serving, generation, embeddings_ND, labels)
+        new = New(crops, labels, made, near, serving.settings.keep_crops)
         try:
-            serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
+            if serving.settings.keep_crops:
+                serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
             with serving.changing() as change:
-                is_active = active_version(change.session) == generation.version
+                is_active = served(change.session) == generation.served
                 if is_active:
-                    _restore_removed(serving, uploads, crops)
+                    if serving.settings.keep_crops:
+                        _restore_removed(serving, uploads, crops)
                     enrolment = _store(change, generation.version, new, on_duplicate)
                     before_commit(change.session, enrolment)
         except BaseException:
@@ -92,6 +101,19 @@ def find(serving: Serving, item_id: str) -> Item:
     """
     with serving.sessions.read() as session:
         return _find(session, item_id)
+
+
+def find_with_crop(serving: Serving, item_id: str) -> Item:
+    """Return the item of this id, whose crop is kept.
+
+    Raises:
+        GalleryItemNotFound: there is none.
+        CropNotKept: it was enrolled without.
+    """
+    item = find(serving, item_id)
+    if not item.has_crop:
+        raise CropNotKept(item_id)
+    return item
 
 
 def list_items(
@@ -180,8 +202,8 @@ def doom(session: Session, sha256s: Iterable[str]) -> None:
 
 
 def is_crop_needed(session: Session, sha256: str) -> bool:
-    """Tell whether an item shows this crop, or a job is to enrol it."""
-    item = select(Item.slot).where(Item.sha256 == sha256).limit(1)
+    """Tell whether the crop of an item is these bytes, or a job is to enrol them."""
+    item = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop).limit(1)
     file = select(JobFile.job_id).where(JobFile.sha256 == sha256, JobFile.error.is_(None)).limit(1)
     return session.scalar(item) is not None or session.scalar(file) is not None
 
@@ -227,12 +249,16 @@ def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Seque
 
 @dataclass(frozen=True)
 class New:
-    """Crops to store; `near` has the slot of what each is nearly the same as, or -1 - place of one here."""
+    """Crops to store, and their embeddings by model version.
+
+    `near` has the slot of what each is nearly the same as, or -1 - place of one here.
+    """
 
     crops: Sequence[Crop]
     labels: Sequence[Label]
-    embeddings_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
+    embeddings: Mapping[str, NDArray[np.float16]]
     near: Sequence[int | None]
+    are_kept: bool
 
 
 def _near(
@@ -257,6 +283,7 @@ def _store(change: Changing, version: str, new: New, on_duplicate: OnDuplicate) 
         if same is None:
             item = _item(change.note("added"), crop, label, _identity(session, label, identities))
             item.duplicate_of = _original(session, new.near[place], items)
+            item.has_crop = new.are_kept
             session.add(item)
             if label.camera_id is not None and on_duplicate != "store":
                 there[crop.sha256, label.camera_id] = item
@@ -264,8 +291,9 @@ def _store(change: Changing, version: str, new: New, on_duplicate: OnDuplicate) 
         are_new.append(same is None)
     session.flush()
     session.add_all(
-        Embedding(slot=item.slot, model_version=version, values=embedding_D.tobytes())
-        for item, embedding_D, is_new in zip(items, new.embeddings_ND, are_new, strict=True)
+        Embedding(slot=item.slot, model_version=maker, values=embedding_D.tobytes())
+        for maker, embeddings_ND in new.embeddings.items()
+        for item, embedding_D, is_new in zip(items, embeddings_ND, are_new, strict=True)
         if is_new
     )
     session.flush()

@@ -240,7 +240,7 @@ class SuggestedSide(BaseModel):
     identity_id: str
     name: str | None
     item_id: str
-    image_url: str
+    image_url: str | None
 
     @classmethod
     def showing(cls, side: Side) -> "SuggestedSide":

@@ -14,21 +14,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import PurePosixPath
-from threading import Lock, Thread
 from typing import BinaryIO
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.duplicates import OnDuplicate
-from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite, ServiceError
+from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
-from service.gallery import Enrolment, doom, drop_doomed, enroll
-from service.jobs import Cancelled, advance, finish, forget_files, is_dead, keep_alive
+from service.gallery import Enrolment, doom, enroll, settle
+from service.jobs import Cancelled, Stopped, advance
 from service.labels import ItemMetadata, Label
 from service.serving import Serving
 from service.tables import Job, JobFile, new_id, now
@@ -37,7 +36,6 @@ logger = structlog.get_logger(__name__)
 
 KIND = "import"
 FILES_PER_PAGE = 16
-RETRY_S = 2
 WRITTEN_AT_ONCE = 64
 BYTES_AT_ONCE = 32 * 1024 * 1024
 MAX_NAME = 1_024
@@ -115,7 +113,7 @@ def _undoing(serving: Serving, stored: set[str]) -> Iterator[None]:
         with suppress(SQLAlchemyError):
             with serving.changing() as change:
                 doom(change.session, stored)
-            drop_doomed(serving)
+            settle(serving)
         raise
 
 
@@ -239,89 +237,20 @@ def _queue(
             if file.sha256 and not file.error and not serving.crops.has(file.sha256):
                 raise CropMissing("a crop went away while it was stored; send the request again")
         before_commit(session, job)
-    drop_doomed(serving)
+    settle(serving)
     return job
 
 
-class Imports:
-    """Does what is queued, one job at a time in this process; a thread of its own."""
+def run_import(serving: Serving, job: Job) -> None:
+    """Enrol the files of a job that are not enrolled yet.
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-        self._starting = Lock()
-        self._thread: Thread | None = None
-        self._job_id = ""
-
-    def run_due(self) -> None:
-        """Take up the oldest import that nobody does, if this process does none."""
-        with self._starting:
-            if self._is_busy() or self._serving.stopping.is_set():
-                return
-            job_id = _take_up(self._serving)
-            if job_id is not None:
-                self._job_id = job_id
-                self._thread = Thread(target=self._run, args=(job_id,), name=f"import-{job_id}")
-                self._thread.start()
-
-    def keep_alive(self) -> None:
-        """Say that the job of this process is alive, if there is one; every half second or so."""
-        if self._is_busy():
-            keep_alive(self._serving, [self._job_id])
-
-    def wait(self) -> None:
-        """Wait until no import is under way; after `serving.stopping` is set this is soon."""
-        if self._thread is not None:
-            self._thread.join()
-
-    def _is_busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
-    def _run(self, job_id: str) -> None:
-        log = logger.bind(job_id=job_id)
-        log.info("import started")
-        try:
-            while not self._serving.stopping.is_set():
-                if not _enrol_page(self._serving, job_id):
-                    _end(self._serving, job_id, "succeeded", None)
-                    log.info("import finished")
-                    return
-            _put_back(self._serving, job_id)
-        except Cancelled:
-            log.info("import cancelled")
-        except (ServiceError, SQLAlchemyError, OSError) as error:
-            log.warning("import interrupted, it is taken up again", reason=str(error))
-            self._serving.stopping.wait(RETRY_S)
-        except Exception as error:
-            log.exception("import failed")
-            _end(self._serving, job_id, "failed", f"{type(error).__name__}: {error}")
-
-
-def _take_up(serving: Serving) -> str | None:
-    due = select(Job.id).where(Job.kind == KIND, or_(Job.state == "queued", is_dead()))
-    with serving.sessions.read() as session:
-        if session.scalar(due.limit(1)) is None:
-            return None
-    with serving.changing() as change:
-        job_id = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
-        if job_id is not None:
-            statement = update(Job).where(Job.id == job_id)
-            started_at = func.coalesce(Job.started_at, now())
-            change.session.execute(statement.values(state="running", alive_at=now(), started_at=started_at))
-    return job_id
-
-
-def _put_back(serving: Serving, job_id: str) -> None:
-    """Leave a job to whoever starts next."""
-    with serving.sessions.write.begin() as session:
-        statement = update(Job).where(Job.id == job_id, Job.state == "running")
-        session.execute(statement.values(state="queued", alive_at=None))
-
-
-def _end(serving: Serving, job_id: str, state: str, error: str | None) -> None:
-    with serving.changing() as change:
-        finish(change.session, job_id, state, error)
-        forget_files(change.session, job_id)
-    drop_doomed(serving)
+    Raises:
+        Cancelled: it is not wanted any more.
+        Stopped: the process is going down.
+    """
+    while _enrol_page(serving, job.id):
+        if serving.stopping.is_set():
+            raise Stopped
 
 
 def _enrol_page(serving: Serving, job_id: str) -> bool:
@@ -354,6 +283,7 @@ def _enrol_page(serving: Serving, job_id: str) -> bool:
 def _mark(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: Enrolment) -> None:
     """Write down, as they are enrolled, that these files are done."""
     _count(session, job_id, len(files))
+    doom(session, {file.sha256 for file in files if file.sha256})  # but for those that items keep
     positions = [file.position for file in files]
     wanted = JobFile.job_id == job_id, JobFile.position.in_(positions), JobFile.error.is_(None)
     if session.execute(delete(JobFile).where(*wanted)).rowcount != len(files):  # type: ignore[attr-defined]
@@ -367,7 +297,7 @@ def _fail(serving: Serving, file: JobFile, detail: str) -> None:
         change.session.execute(statement.values(error=detail))
         if file.sha256:
             doom(change.session, [file.sha256])
-    drop_doomed(serving)
+    settle(serving)
 
 
 def _count(session: Session, job_id: str, num: int) -> None:

@@ -1,18 +1,18 @@
 """Work that outlives its request: who does it says so every half second, and anybody may cancel it.
 
-Whoever looks can tell work that goes on from work whose process has died. What then becomes of it is a matter
-of its kind: an activation has failed, an import is taken up where it was.
+Whoever looks can tell work that goes on from work whose process has died, and take that up where it was.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound, ServiceError
-from service.gallery import doom, drop_doomed
+from service.gallery import doom, settle
 from service.serving import Serving
 from service.tables import Job, JobFile, now
 
@@ -26,6 +26,10 @@ MAX_ERRORS = 1_000
 
 class Cancelled(ServiceError):
     """The job that is being done is not wanted any more."""
+
+
+class Stopped(ServiceError):
+    """The process is going down; whoever runs next goes on with the job."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,54 @@ def cancel(serving: Serving, job_id: str) -> Progress:
         finish(change.session, job_id, "cancelled", CANCELLED)
         forget_files(change.session, job_id)
         change.session.refresh(progress.row)
-    drop_doomed(serving)
+    settle(serving)
     return progress
 
 
-def keep_alive(serving: Serving, job_ids: Iterable[str]) -> None:
-    """Say that these jobs are being done."""
-    if wanted := list(job_ids):
-        with serving.sessions.write.begin() as session:
-            statement = update(Job).where(Job.id.in_(wanted), Job.state.in_(RUNNING))
-            session.execute(statement.values(alive_at=now()))
+def list_jobs(serving: Serving, states: Sequence[str], limit: int) -> list[Progress]:
+    """Return jobs in these states, or in any if none is given, the newest first."""
+    statement = select(Job.id).order_by(Job.id.desc()).limit(limit)
+    if states:
+        statement = statement.where(Job.state.in_(states))
+    with serving.sessions.read() as session:
+        return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
+
+
+def take_up(serving: Serving, kind: str) -> Job | None:
+    """Take the oldest job of a kind that is queued or whose process has died, if there is one."""
+    due = select(Job).where(Job.kind == kind, or_(Job.state == "queued", is_dead()))
+    with serving.sessions.read() as session:
+        if session.scalar(due.limit(1)) is None:
+            return None
+    with serving.changing() as change:
+        job = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
+        if job is not None:
+            job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
+        return job
+
+
+def put_back(serving: Serving, job_id: str) -> None:
+    """Leave a job to whoever is free next."""
+    with serving.sessions.write.begin() as session:
+        statement = update(Job).where(Job.id == job_id, Job.state == "running")
+        session.execute(statement.values(state="queued", alive_at=None))
+
+
+def keep_alive(serving: Serving, job_id: str) -> None:
+    """Say that this job is being done."""
+    with serving.sessions.write.begin() as session:
+        statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+        session.execute(statement.values(alive_at=now()))
+
+
+def end(
+    serving: Serving, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
+) -> None:
+    """End a job, unless it has ended, and let go of what it has not enrolled."""
+    with serving.changing() as change:
+        finish(change.session, job_id, state, error, result)
+        forget_files(change.session, job_id)
+    settle(serving)
 
 
 def advance(session: Session, job_id: str, done: int, total: int) -> None:
@@ -109,10 +151,12 @@ def require(session: Session, job_id: str) -> None:
         raise Cancelled(CANCELLED)
 
 
-def finish(session: Session, job_id: str, state: str, error: str | None) -> None:
-    """End a job, unless it has ended."""
+def finish(
+    session: Session, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
+) -> None:
+    """End a job, unless it has ended; `result` is what it found."""
     statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
-    session.execute(statement.values(state=state, error=error, finished_at=now()))
+    session.execute(statement.values(state=state, error=error, result=result, finished_at=now()))
 
 
 def forget_files(session: Session, job_id: str) -> None:

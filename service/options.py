@@ -15,6 +15,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
+
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:

@@ -80,7 +80,7 @@ def sweep(serving: Serving, moment: datetime) -> int:
 
 
 def _used(session: Session, sha256s: Collection[str]) -> set[str]:
-    used = set(session.scalars(select(Item.sha256).where(Item.sha256.in_(sha256s))))
+    used = set(session.scalars(select(Item.sha256).where(Item.sha256.in_(sha256s), Item.has_crop)))
     used |= set(session.scalars(select(DoomedCrop.sha256).where(DoomedCrop.sha256.in_(sha256s))))
     files = select(JobFile.sha256).where(JobFile.sha256.in_(sha256s), JobFile.error.is_(None))
     return used | {sha256 for sha256 in session.scalars(files) if sha256}

@@ -4,20 +4,26 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import checkpoint_version, load_checkpoint
 from model.errors import ModelError
 from model.files import sync_dir
-from service.errors import ModelNotFound, UnfitCheckpoint
+from model.trial import try_apart
+from service.changes import served
+from service.database import VALUES_PER_STATEMENT
+from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
+from service.jobs import RUNNING
 from service.serving import Serving, load_embedder
-from service.tables import Embedding, Model, now
+from service.tables import Embedding, Item, Job, Model, now
 
 UNFINISHED_S = 3600
 """No upload of a checkpoint takes so long."""
@@ -25,10 +31,19 @@ UNFINISHED_S = 3600
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A registered version, and how many items have an embedding of it."""
+    """A registered version as it is now.
+
+    `state` is, of these, the first that holds: active; failed, and `failure` says why its file cannot be
+    used; backfilling or evaluating, while such a job is under way; retired, if it was active once; ready,
+    when every item has an embedding of it; registered.
+    """
 
     row: Model
+    state: str
+    failure: str | None
     num_embedded: int
+    coverage: float
+    num_bytes: int
 
 
 def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
@@ -41,6 +56,7 @@ def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
+        _try_apart(temporary)
         load_embedder(temporary, serving.settings)
         return _keep(serving, temporary)
     except UnfitCheckpoint as error:
@@ -79,8 +95,8 @@ def remove_unfinished(models_dir: Path) -> None:
 def list_models(serving: Serving) -> list[KnownModel]:
     """Return every registered version, oldest first."""
     with serving.sessions.read() as session:
-        models = session.scalars(select(Model).order_by(Model.created_at, Model.version))
-        return [KnownModel(row, _num_embedded(session, row.version)) for row in models]
+        models = session.scalars(select(Model).order_by(Model.created_at, Model.version)).all()
+        return _known(serving, session, models)
 
 
 def find_model(serving: Serving, version: str) -> KnownModel:
@@ -90,10 +106,121 @@ def find_model(serving: Serving, version: str) -> KnownModel:
         ModelNotFound: there is none.
     """
     with serving.sessions.read() as session:
-        row = session.get(Model, version)
-        if row is None:
-            raise ModelNotFound(version)
-        return KnownModel(row, _num_embedded(session, version))
+        return _find(serving, session, version)
+
+
+def find_active(serving: Serving) -> KnownModel:
+    """Return the active version.
+
+    Raises:
+        NotReady: there is none yet.
+    """
+    with serving.sessions.read() as session:
+        active = served(session)
+        if active is None:
+            raise NotReady("no model version is active yet")
+        return _find(serving, session, active.version)
+
+
+def find_file(serving: Serving, version: str) -> Path:
+    """Return the file of a version, which is whole.
+
+    Raises:
+        ModelNotFound: there is no such version.
+        ModelFileLost: its file is gone or has changed.
+    """
+    known = find_model(serving, version)
+    if known.failure:
+        raise ModelFileLost(known.failure)
+    return serving.settings.models_dir / known.row.filename
+
+
+def delete_model(serving: Serving, version: str) -> None:
+    """Delete a version that is not in use: its embeddings, its row and its file.
+
+    Raises:
+        ModelNotFound: there is none.
+        ModelInUse: it is active, searched in place of the active one, or a job works with it.
+    """
+    with serving.changing() as change:
+        _check_unused(change.session, version)
+    drop_embeddings(serving, version)
+    with serving.changing() as change:
+        path = serving.settings.models_dir / _check_unused(change.session, version).filename
+        change.session.execute(delete(Model).where(Model.version == version))
+    path.unlink(missing_ok=True)
+
+
+def drop_embeddings(serving: Serving, version: str) -> None:
+    """Delete the embeddings of a version that is not searched, many at a time."""
+    some = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
+    while True:
+        with serving.changing() as change:
+            slots = change.session.scalars(some).all()
+            these = Embedding.model_version == version, Embedding.slot.in_(slots)
+            change.session.execute(delete(Embedding).where(*these))
+        if len(slots) < VALUES_PER_STATEMENT:
+            return
+
+
+def _check_unused(session: Session, version: str) -> Model:
+    row = session.get(Model, version)
+    if row is None:
+        raise ModelNotFound(version)
+    if row.version in (served(session) or ()):
+        raise ModelInUse(version, "is in service")
+    at_work = select(Job.id).where(Job.model_version == version, Job.state.in_(RUNNING)).limit(1)
+    if job_id := session.scalar(at_work):
+        raise ModelInUse(version, f"is needed by /jobs/{job_id}")
+    return row
+
+
+def _find(serving: Serving, session: Session, version: str) -> KnownModel:
+    row = session.get(Model, version)
+    if row is None:
+        raise ModelNotFound(version)
+    return _known(serving, session, [row])[0]
+
+
+def _known(serving: Serving, session: Session, rows: Sequence[Model]) -> list[KnownModel]:
+    """Say of versions how they are."""
+    num_items = session.scalar(select(func.count()).select_from(Item)) or 0
+    versions = [row.version for row in rows]
+    counted = select(Embedding.model_version, func.count()).where(Embedding.model_version.in_(versions))
+    embedded = {row[0]: row[1] for row in session.execute(counted.group_by(Embedding.model_version))}
+    working = select(Job.model_version, Job.kind).where(Job.state.in_(RUNNING))
+    at_work = {row[0]: row[1] for row in session.execute(working.order_by(Job.kind.desc()))}
+    known = []
+    for row in rows:
+        failure, num_bytes = _file_fault(serving.settings.models_dir / row.filename, row.version)
+        num = embedded.get(row.version, 0)
+        is_ready = 0 < num_items == num
+        if row.state == "active":
+            state = "active"
+        elif failure:
+            state = "failed"
+        elif row.version in at_work:
+            state = "backfilling" if at_work[row.version] == "activation" else "evaluating"
+        else:
+            state = "ready" if is_ready and row.state == "registered" else row.state
+        known.append(KnownModel(row, state, failure, num, num / num_items if num_items else 0.0, num_bytes))
+    return known
+
+
+def _file_fault(path: Path, version: str) -> tuple[str | None, int]:
+    """Say why the file of a version cannot be used, and how many bytes it has."""
+    try:
+        found = path.stat()
+        is_whole = _hashed(path, found.st_mtime_ns, found.st_size, found.st_ino) == version
+    except (OSError, ModelError):
+        return f"its file {path.name} is gone; register it again", 0
+    return None if is_whole else f"its file {path.name} has changed; register it again", found.st_size
+
+
+@lru_cache(maxsize=256)
+def _hashed(path: Path, _mtime_ns: int, _size: int, _inode: int) -> str:
+    """Return the version of a file, which is not read again while it looks the same."""
+    return checkpoint_version(path)
 
 
 def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
@@ -117,12 +244,15 @@ def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
                 created_at=now(),
             )
             change.session.add(row)
-        return KnownModel(row, _num_embedded(change.session, row.version)), is_new
+        change.session.flush()
+        return _known(serving, change.session, [row])[0], is_new
 
 
-def _num_embedded(session: Session, version: str) -> int:
-    statement = select(func.count()).select_from(Embedding).where(Embedding.model_version == version)
-    return session.scalar(statement) or 0
+def _try_apart(path: Path) -> None:
+    try:
+        try_apart(path)
+    except ModelError as error:
+        raise UnfitCheckpoint(str(error).replace(path.name, "the file")) from error
 
 
 def _copy_durably(source: BinaryIO, target: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.decisions import Decision, Source
 from service.gallery import Enrolment
 from service.jobs import Progress
 from service.ranking import Match
-from service.registry import KnownModel
 from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
 from service.tables import Item, now
+from service.verify import Verified
 
 
 class DeletionOrder(BaseModel):
@@ -49,7 +50,8 @@ class GalleryItem(BaseModel):
     height: int
     duplicate_of: str | None
     model_version: str
-    image_url: str
+    image_url: str | None
+    """None if the crop is not kept."""
 
     @classmethod
     def of(cls, item: Item, model_version: str) -> "GalleryItem":
@@ -139,7 +141,7 @@ class MatchedItem(BaseModel):
     camera_id: str | None
     captured_at: datetime | None
     track_id: str | None
-    image_url: str
+    image_url: str | None
 
 
 class RankedMatch(BaseModel):
@@ -148,16 +150,39 @@ class RankedMatch(BaseModel):
     rank: int
     identity_id: str
     score: float
+    decision: Decision | None
+    probability: float | None
     items: list[MatchedItem]
 
 
+class Thresholds(BaseModel):
+    """From which score on a decision is match, and unsure; below it is unknown.
+
+    They are of an evaluation of the model version on this gallery, or else from its card. Where there is
+    neither, `source` is none, and there are no decisions and no probabilities.
+    """
+
+    match: float | None
+    unsure: float | None
+    source: Source
+
+
 class SearchAnswer(BaseModel):
-    """Matches, best first; `num_searched` items passed the filters."""
+    """Matches, best first; `num_searched` items passed the filters.
+
+    `model_version` embedded the query, `gallery_version` the items: the same, unless one has just been
+    activated that is compatible with the other.
+
+    A probability is that of one person, if of all pairs half are: a calibrated score, the same for all
+    galleries.
+    """
 
     request_id: str
     model_version: str
+    gallery_version: str
     num_searched: int
     took_ms: float
+    thresholds: Thresholds
     matches: list[RankedMatch]
 
     @classmethod
@@ -166,53 +191,38 @@ class SearchAnswer(BaseModel):
         return cls(
             request_id=request_id,
             model_version=answer.model_version,
+            gallery_version=answer.gallery_version,
             num_searched=answer.num_searched,
             took_ms=round(took_ms, 3),
+            thresholds=Thresholds(**answer.decisions.thresholds()),
             matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
         )
 
 
-class ModelVersion(BaseModel):
-    """A registered checkpoint; `num_embedded` items have an embedding of it."""
-
-    version: str
-    state: Literal["registered", "active", "retired"]
-    architecture: str
-    embedding_size: int
-    num_embedded: int
-    created_at: datetime
-    activated_at: datetime | None
-    card: dict[str, Any]
-
-    @classmethod
-    def of(cls, known: KnownModel) -> "ModelVersion":
-        """Show a registered version."""
-        return cls.model_validate(
-            {
-                "version": known.row.version,
-                "state": known.row.state,
-                "architecture": known.row.card["architecture"],
-                "embedding_size": known.row.card["embedding_size"],
-                "num_embedded": known.num_embedded,
-                "created_at": known.row.created_at,
-                "activated_at": known.row.activated_at,
-                "card": known.row.card,
-            }
-        )
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class ModelAnswer(ModelVersion):
-    """One registered version."""
-
-    request_id: str
-
-
-class ModelsAnswer(BaseModel):
-    """Every registered version, oldest first; `model_version` is the one in service."""
+class VerifyAnswer(BaseModel):
+    """How alike two sets of crops are: `score` is the cosine of their mean embeddings."""
 
     request_id: str
     model_version: str
-    models: list[ModelVersion]
+    score: float
+    decision: Decision | None
+    probability: float | None
+    thresholds: Thresholds
+
+    @classmethod
+    def of(cls, verified: Verified, request_id: str) -> "VerifyAnswer":
+        """Show what a comparison has found."""
+        return cls(
+            request_id=request_id,
+            model_version=verified.model_version,
+            score=verified.score,
+            decision=verified.decisions.decide(verified.score),
+            probability=verified.decisions.probability(verified.score),
+            thresholds=Thresholds(**verified.decisions.thresholds()),
+        )
 
 
 class FailedFile(BaseModel):
@@ -226,18 +236,21 @@ class FailedFile(BaseModel):
 class JobAnswer(BaseModel):
     """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
 
-    Files that were not enrolled count as done; of those, `errors` has the first thousand.
+    `seconds_left` is a guess by the rate. `result` is what it found. Files that were not enrolled count as
+    done; of those, `errors` has the first thousand.
     """
 
     request_id: str
     id: str
     kind: str
     model_version: str | None
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    state: JobState
     done: int
     total: int
     rate: float
+    seconds_left: float | None
     error: str | None
+    result: dict[str, Any] | None
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
@@ -251,16 +264,26 @@ class JobAnswer(BaseModel):
         job = progress.row
         row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
         seconds = ((job.finished_at or now()) - job.started_at).total_seconds() if job.started_at else 0
+        rate = job.done / seconds if seconds > 0 else 0.0
+        is_known = job.state == "running" and rate > 0
         return cls.model_validate(
             row
             | {
                 "request_id": request_id,
-                "rate": round(job.done / seconds, 2) if seconds > 0 else 0.0,
+                "rate": round(rate, 2),
+                "seconds_left": round((job.total - job.done) / rate, 1) if is_known else None,
                 "num_failed": progress.num_failed,
                 "num_skipped": (job.options or {}).get("num_skipped", 0),
                 "errors": [vars(error) for error in progress.errors],
             }
         )
+
+
+class JobsAnswer(BaseModel):
+    """Jobs, the newest first."""
+
+    request_id: str
+    jobs: list[JobAnswer]
 
 
 class Status(BaseModel):
@@ -286,9 +309,9 @@ class Problem(BaseModel):
     errors: list[dict[str, Any]] | None = None
 
 
-def image_url(item: Item) -> str:
-    """Return where the bytes of an item are."""
-    return f"/gallery/{item.id}/image"
+def image_url(item: Item) -> str | None:
+    """Return where the bytes of an item are, if they are kept."""
+    return f"/gallery/{item.id}/image" if item.has_crop else None
 
 
 def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
@@ -303,4 +326,11 @@ def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
         )
         for scored in match.items
     ]
-    return RankedMatch(rank=rank, identity_id=match.identity_id, score=match.score, items=items)
+    return RankedMatch(
+        rank=rank,
+        identity_id=match.identity_id,
+        score=match.score,
+        decision=answer.decisions.decide(match.score),
+        probability=answer.decisions.probability(match.score),
+        items=items,
+    )

@@ -1,6 +1,6 @@
 """What happens on POST /search: embed, search the index, look up what the database knows, rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, select
 
+from service.decisions import Decisions
+from service.errors import ImageError
 from service.images import Crop
 from service.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
@@ -36,7 +38,9 @@ class Answer:
     """Ranked matches, the rows of their items by id, and how they were found."""
 
     model_version: str
+    gallery_version: str
     num_searched: int
+    decisions: Decisions
     matches: list[Match]
     items: dict[str, Item]
 
@@ -48,7 +52,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, query_D, crops = _embed(serving, uploads)
+    generation, (query_D,), crops = embed_people(serving, {"images": uploads})
     with serving.sessions.read() as session:
         only = to_filter(session, query.among)
         rejected = frozenset(session.scalars(_rejected_keys(crops)))
@@ -62,20 +66,32 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
     matches = _rank(hits, rows, query)
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
-    return Answer(generation.version, hits.num_searched, matches, items)
+    version, searched = generation.version, generation.replica.version
+    return Answer(version, searched, hits.num_searched, generation.decisions, matches, items)
 
 
-def _embed(
-    serving: Serving, uploads: Sequence[BinaryIO]
-) -> tuple[Generation, NDArray[np.float32], list[Crop]]:
-    """Embed the query with the active network, and bring its index up to date."""
+def embed_people(
+    serving: Serving, people: Mapping[str, Sequence[BinaryIO]]
+) -> tuple[Generation, list[NDArray[np.float32]], list[Crop]]:
+    """Embed crops with the active network, fused by the field of the form, and bring its index up to date.
+
+    Raises:
+        ImageError: one of the images is refused.
+        NotReady: no network is serving yet.
+    """
     generation = serving.current()
     while True:
         crops: list[Crop] = []
-        query_D = fuse(embed_in_batches(generation.embedder, decoded(serving, uploads, crops)))
+        fused = []
+        for field, uploads in people.items():
+            try:
+                fused.append(fuse(embed_in_batches(generation.embedder, decoded(serving, uploads, crops))))
+            except ImageError as error:
+                error.field = field
+                raise
         active = serving.refresh()
-        if active is generation:
-            return generation, query_D, crops
+        if active.embedder is generation.embedder:
+            return active, fused, crops
         generation = active
 
 

@@ -7,7 +7,7 @@ database have changed, their swaps too, comes in by `refresh`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
-from service.changes import Changing, active_version, changing
+from model.trial import try_out
+from service.changes import Changing, Served, changing, served
 from service.database import Sessions
-from service.errors import NotFinite, NotReady, ServiceError, UnfitCheckpoint
+from service.decisions import Decisions, find_decisions
+from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index import GalleryIndex
 from service.replica import Replica
@@ -39,21 +42,41 @@ MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends here, so that a request of 64 huge images never holds more than one of them decoded."""
 
-NEWEST = select(Gallery.newest_change, Model.version).join(Model, Model.state == "active")
+EVALUATED_AT = Model.evaluation["evaluated_at"].as_string().label("evaluated_at")
+NEWEST = select(Gallery.newest_change, Model.version, Model.stand_in, EVALUATED_AT).join(
+    Model, Model.state == "active"
+)
 """Asked before every search: one row of each table."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One model version in service: what `embedder` makes is searched in `index`, and in no other."""
+    """One model version in service: what `embedder` makes is searched in `index`, and in no other.
+
+    The index holds its embeddings, or for a time those of a version that it was trained to be compatible
+    with; then `stand_in` is the network that makes those.
+    `decisions` say what its scores mean.
+    """
 
     embedder: Embedder
     replica: Replica
+    decisions: Decisions
+    stand_in: Embedder | None = None
 
     @property
     def version(self) -> str:
-        """Return the model version that embeds and is searched."""
-        return self.replica.version
+        """Return the model version that embeds queries."""
+        return self.embedder.version
+
+    @property
+    def searched_embedder(self) -> Embedder:
+        """Return the network that makes the embeddings of the index."""
+        return self.stand_in or self.embedder
+
+    @property
+    def served(self) -> Served:
+        """Return the versions by name."""
+        return Served(self.version, self.stand_in.version if self.stand_in else None)
 
     @property
     def index(self) -> GalleryIndex:
@@ -64,7 +87,8 @@ class Generation:
 class Serving:
     """Holds what requests share; `enrolling` is held by the one enrolment at a time that may embed.
 
-    So a search never waits for several enrolments, which share the cores with it.
+    So a search never waits for several enrolments, which share the cores with it. `has_database` says that
+    the tables are there, which may be used without a generation.
     """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
@@ -75,6 +99,7 @@ class Serving:
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
         self.enrolling = Lock()
         self.stopping = Event()
+        self.has_database = False
         self._turn = Lock()
         self._swap = Lock()
         self._generation: Generation | None = None
@@ -127,11 +152,22 @@ class Serving:
         while True:
             generation = self.current()
             with self.sessions.read() as session:
-                newest, version = session.execute(NEWEST).one()
-                if version == generation.version:
+                newest, version, stand_in, evaluated_at = session.execute(NEWEST).one()
+                if Served(version, stand_in) == generation.served:
+                    if evaluated_at != generation.decisions.evaluated_at:
+                        generation = self._follow_evaluation(generation, session)
                     generation.replica.catch_up(session, newest)
                     return generation
             self._follow_swap(generation)
+
+    def _follow_evaluation(self, generation: Generation, session: Session) -> Generation:
+        """Take over what an evaluation has found of the version in service."""
+        decisions = find_decisions(session, generation.version, self.settings.target_fmr)
+        judged = replace(generation, decisions=decisions)
+        with self._swap:
+            if self._generation is generation:
+                self._generation = judged
+        return judged
 
     def _follow_swap(self, generation: Generation) -> None:
         """Load what is active by now, unless another thread has done so."""
@@ -139,7 +175,7 @@ class Serving:
             if self._generation is not generation:
                 return
             try:
-                self._generation = load_active(self)
+                self._generation = load_active(self, generation)
                 generation.index.close()
             except ServiceError as error:
                 raise NotReady(f"another process activated what cannot be served here: {error}") from error
@@ -160,17 +196,18 @@ class Serving:
             with self.snapshots.alone():
                 with self.sessions.read() as session:
                     gallery_id = session.scalars(select(Gallery.id)).one()
-                    newest, version = session.execute(NEWEST).one()
-                    if version != replica.version:
+                    newest, version, stand_in, _ = session.execute(NEWEST).one()
+                    if Served(version, stand_in).searched != replica.version:
                         return
                     replica.catch_up(session, newest)  # what is erased by now must not be written
                 self.snapshots.save(gallery_id, replica)
         except (OSError, SQLAlchemyError) as error:
             logger.warning("no snapshot of the index was written", reason=str(error))
 
-    def fail(self, reason: str) -> None:
-        """Say why there will be no generation."""
-        self._failure = reason
+    def fail(self, reason: str) -> bool:
+        """Say why there is no generation, and tell whether that is new."""
+        is_new, self._failure = reason != self._failure, reason
+        return is_new
 
     def read_upload(self, upload: BinaryIO) -> bytes:
         """Return the bytes of an upload, at most one more than is allowed."""
@@ -179,21 +216,17 @@ class Serving:
 
 
 def load_embedder(path: Path, settings: Settings) -> Embedder:
-    """Load a network and try it on one image.
+    """Load a network and try it on a few images.
 
     Raises:
-        UnfitCheckpoint: if the file is no network of ours, or its embedding is no unit vector.
+        UnfitCheckpoint: if the file is no network that we can serve, or its embeddings are of no use.
     """
     try:
         checkpoint = load_checkpoint(path)
         embedder = Embedder(checkpoint, settings.device, settings.precision, cache_dir=settings.cache_dir)
+        try_out(embedder)
     except ModelError as error:
         raise UnfitCheckpoint(str(error)) from error
-    with np.errstate(over="ignore", invalid="ignore"):
-        (trial_D,) = embedder.embed([Image.new("RGB", (64, 128), (110, 100, 90))])
-        length = float(np.linalg.norm(trial_D))
-    if not 0.99 < length < 1.01:
-        raise UnfitCheckpoint(f"an embedding that it made on trial has length {length:.3g} and not 1")
     return embedder
 
 
@@ -237,17 +270,25 @@ def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.ascontiguousarray(embeddings_ND, "<f2")
 
 
-def load_active(serving: Serving) -> Generation:
-    """Load the active network and the index of its embeddings.
+def load_active(serving: Serving, known: Generation | None = None) -> Generation:
+    """Load the active network and the index; networks of a `known` generation are taken from there.
 
     Raises:
-        ServiceError: if there is none, its file is gone, has changed, or is no network that we can serve.
+        NetworkLost: the file of the active network is gone, has changed, or is no network that we can serve.
+        ServiceError: none is active.
     """
     with serving.sessions.read() as session:
-        version = active_version(session)
-    if version is None:
+        active = served(session)
+    if active is None:
         raise ServiceError("no model version is active in this database; the first start activates one")
-    embedder = load_registered(serving, version)
+    loaded = [known.embedder, known.stand_in] if known else []
+    embedders = {embedder.version: embedder for embedder in loaded if embedder}
+    for version in {active.version, active.searched} - embedders.keys():
+        try:
+            embedders[version] = load_registered(serving, version)
+        except ServiceError as error:
+            raise NetworkLost(version, str(error)) from error
+    version, embedder = active.searched, embedders[active.searched]
     with serving.sessions.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
         kind = serving.settings.index
@@ -255,7 +296,9 @@ def load_active(serving: Serving) -> Generation:
         if replica is None:
             replica = Replica.load(session, version, embedder.embedding_size, kind)
         replica.catch_up(session, newest)
-    return Generation(embedder, replica)
+        decisions = find_decisions(session, active.version, serving.settings.target_fmr)
+    stand_in = embedder if active.stand_in else None
+    return Generation(embedders[active.version], replica, decisions, stand_in)
 
 
 def load_registered(serving: Serving, version: str) -> Embedder:

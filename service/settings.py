@@ -84,7 +84,22 @@ class Settings(BaseSettings):
         le=1,
         description="Cosine from which a new item is nearly the same as one of its camera; none or off.",
     )
+    target_fmr: float = Field(
+        default=1e-3,
+        ge=1e-4,
+        le=1e-1,
+        description="Share of pairs of different people that may be called a match.",
+    )
     max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    backfill_share: float = Field(
+        default=0.5, gt=0, le=1, description="Of the processor, for embedding the gallery anew."
+    )
+    keep_versions: int = Field(
+        default=2, ge=1, le=100, description="How many versions' embeddings are kept, the active one's too."
+    )
+    keep_crops: bool = Field(
+        default=True, description="Without crops no image is shown, and the network cannot be changed."
+    )
     retention_days: Days | None = Field(
         default=None, description="Items that are older are erased; by default none are."
     )

@@ -7,11 +7,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.activation import fail_dead_activations, mark_active
-from service.changes import active_version
+from service.activation import mark_active
+from service.changes import served
 from service.database import migrate
 from service.erasure import clean
-from service.errors import DatabaseUnavailable, ServiceError
+from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_active
 from service.trouble import told
@@ -20,8 +20,12 @@ from service.workspace import RESTORING, remove_abandoned
 logger = structlog.get_logger(__name__)
 
 
-def start(serving: Serving, engine: Engine) -> Generation:
+def start(serving: Serving, engine: Engine) -> Generation | None:
     """Migrate the database, load the active network and rebuild its index; the caller puts it in service.
+
+    Returns:
+        None if the file of the active network is lost: `serving` says so, and files can be registered. Try
+        again until it is there.
 
     Raises:
         ServiceError: if there is no network that can be served; the message says what to do.
@@ -35,7 +39,7 @@ def start(serving: Serving, engine: Engine) -> Generation:
         raise ServiceError(reason) from error
 
 
-def _start(serving: Serving, engine: Engine) -> Generation:
+def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
@@ -43,11 +47,15 @@ def _start(serving: Serving, engine: Engine) -> Generation:
     remove_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
-    fail_dead_activations(serving)
     _finish_erasures(serving)
     _activate_first(serving)
-    logger.info("loading the network")
-    generation = load_active(serving)
+    serving.has_database = True
+    try:
+        generation = load_active(serving)
+    except NetworkLost as error:
+        if serving.fail(str(error)):
+            logger.warning("not in service", reason=str(error))
+        return None
     logger.info(
         "ready",
         model_version=generation.version,
@@ -69,9 +77,9 @@ def _finish_erasures(serving: Serving) -> None:
 def _activate_first(serving: Serving) -> None:
     """Register and activate the checkpoint that ships, if the gallery is new."""
     with serving.sessions.read() as session:
-        if active_version(session):
+        if served(session):
             return
     model = register_shipped(serving, serving.settings.default_checkpoint or DEFAULT_CHECKPOINT)
     with serving.changing() as change:
-        if not active_version(change.session):  # else another process was first
+        if not served(change.session):  # else another process was first
             mark_active(change, model.version)

@@ -134,7 +134,7 @@ def suggest(
         if key is None and len(people) > MAX_IDENTITIES:
             raise TooManyIdentities(len(people), MAX_IDENTITIES)
         pairs = best_pairs(people, limit, min_score, apart(columns, people, no_pairs), key)
-    return generation.version, _show(serving, columns, people, pairs)
+    return generation.replica.version, _show(serving, columns, people, pairs)
 
 
 def best_pairs(

@@ -74,12 +74,17 @@ def print_matches(answer: dict[str, Any]) -> None:
     if not answer["matches"]:
         say(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
         return
-    table = Table("rank", "identity", "score", "camera", "time", "items")
+    table = Table("rank", "identity", "score", "decision", "camera", "time", "items")
     for match in answer["matches"]:
         best = match["items"][0]
         seen = (best["camera_id"] or "", best["captured_at"] or "")
         table.add_row(
-            str(match["rank"]), match["identity_id"], f"{match['score']:.4f}", *seen, str(len(match["items"]))
+            str(match["rank"]),
+            match["identity_id"],
+            f"{match['score']:.4f}",
+            match["decision"] or "",
+            *seen,
+            str(len(match["items"])),
         )
     out.print(table)
     say(
@@ -88,11 +93,38 @@ def print_matches(answer: dict[str, Any]) -> None:
     )
 
 
+def say_how_alike(answer: dict[str, Any]) -> None:
+    """Print the answer of a comparison as a sentence."""
+    decision = answer["decision"] or "no decision, the model version has no thresholds"
+    chance = "" if answer["probability"] is None else f", probability {answer['probability']:.4f}"
+    say(out, f"{decision}: score {answer['score']:.4f}{chance}, model {answer['model_version']}")
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print what an evaluation has found: a row a version, and the difference with its interval."""
+    rates = [row["fmr"] for row in result["versions"][result["model_version"]]["thresholds"]]
+    table = Table("version", "rank-1", "rank-5", "mAP", "mINP", *(f"hits at {rate:g}" for rate in rates))
+    for version, found in result["versions"].items():
+        metrics = [f"{found[name]:.2f}" for name in ("rank1", "rank5", "mAP", "mINP")]
+        hits = [f"{100 * row['hit_rate']:.1f}" for row in found["thresholds"]]
+        is_active = " (active)" if version == result["active_version"] else ""
+        table.add_row(version + is_active, *metrics, *hits)
+    out.print(table)
+    say(out, f"{result['num_queries']} queries among {result['num_items']} labelled items")
+    for name, gain in result["difference"].items():
+        interval = f"95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}"
+        say(out, f"{name}: {gain['value']:+.2f}, {interval}")
+
+
 def print_models(answer: dict[str, Any]) -> None:
     """Print the model versions as a table."""
-    table = Table("version", "state", "architecture", "size", "items", "since")
+    table = Table("version", "state", "architecture", "size", "items", "coverage", "since")
     for version in answer["models"]:
-        sizes = (str(version["embedding_size"]), str(version["num_embedded"]))
+        sizes = (
+            str(version["embedding_size"]),
+            str(version["num_embedded"]),
+            f"{100 * version['coverage']:.0f} %",
+        )
         table.add_row(
             version["version"], version["state"], version["architecture"], *sizes, version["created_at"][:10]
         )

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -82,6 +82,7 @@ def wait_until_ready(client: httpx.Client) -> None:
     """Wait until the server has a network and an index."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while (answer := client.get("/readyz")).status_code != httpx.codes.OK:
+        assert "could not start" not in answer.text, answer.text
         assert time.monotonic() < deadline_s, answer.text
         time.sleep(0.05)
 
@@ -107,11 +108,19 @@ def upload_model(client: httpx.Client, path: Path) -> httpx.Response:
     return client.post("/models", files={"checkpoint": (path.name, path.read_bytes())})
 
 
-def activate(client: httpx.Client, version: str) -> dict[str, Any]:
+def activate(client: httpx.Client, version: str, **how: Any) -> dict[str, Any]:
     """Activate a version and return its job when it has ended."""
-    answer = client.post(f"/models/{version}/activate")
+    answer = client.post(f"/models/{version}/activate", json=how)
     assert answer.status_code == httpx.codes.ACCEPTED, answer.text
     return wait_for_job(client, answer.headers["location"])
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
 
 
 def wait_for_job(client: httpx.Client, location: str) -> dict[str, Any]:

@@ -310,3 +310,22 @@ def loop_rerank(
             jaccard = 1 - shared / (2 - shared)
             reranked[query, item] = (1 - lambda_) * jaccard + lambda_ * distances[query, len(qg) + item]
     return reranked
+
+
+def loop_influence_loss(embeddings: Tensor, labels: Tensor, prototypes: Tensor, scale: float) -> float:
+    """Return the cross-entropy of an old classifier's cosines, in plain floating-point numbers."""
+    losses = []
+    for row, label in zip(embeddings, labels, strict=True):
+        cosines = [float(nn.functional.cosine_similarity(row, weights, dim=0)) for weights in prototypes]
+        total = sum(math.exp(scale * (cosine - cosines[int(label)])) for cosine in cosines)
+        losses.append(math.log(total))
+    return sum(losses) / len(losses)
+
+
+def loop_prototypes(embeddings: list[list[float]], labels: list[int]) -> list[list[float]]:
+    """Return the mean of the rows of each label, in plain floating-point numbers."""
+    prototypes = []
+    for wanted in range(max(labels) + 1):
+        rows = [row for row, label in zip(embeddings, labels, strict=True) if label == wanted]
+        prototypes.append([sum(column) / len(rows) for column in zip(*rows, strict=True)])
+    return prototypes

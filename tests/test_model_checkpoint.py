@@ -1,6 +1,7 @@
 """A checkpoint file: what comes back, and what every kind of bad file is answered with."""
 
 import json
+import math
 import pickle
 import re
 import struct
@@ -24,6 +25,8 @@ from model.checkpoint import (
 from model.errors import CheckpointError
 from model.layers import ReidNetwork
 
+ROW = {"fmr": 1e-2, "cosine": 0.4, "hit_rate": 0.9}
+VERIFICATION = {"thresholds": [ROW], "calibration": {"slope": 9.5, "intercept": -4}, "data": "made up"}
 CARD = Card(
     architecture="tiny",
     height=64,
@@ -38,6 +41,14 @@ CARD = Card(
     parent="0123456789ab",
     created="2026-01-02T03:04:05+00:00",
 )
+
+PROMISE = {
+    "version": "0123456789ab",
+    "rank1_cross": 90.5,
+    "mAP_cross": 80,
+    "rank1_old": 90.0,
+    "mAP_old": 79.5,
+}
 
 
 def build() -> ReidNetwork:
@@ -154,6 +165,18 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"num_identities": 5}, r"classifier.weight is \(4, 64\), not \(5, 64\)"),
         ({"num_identities": 10**15}, "classifier.weight"),
         ({"embedding_size": 128}, "says 128 dimensions, tiny has 64"),
+        ({"verification": []}, "verification .*: it must be an object"),
+        ({"verification": {**VERIFICATION, "data": 1}}, "data must be a text"),
+        ({"verification": {**VERIFICATION, "thresholds": []}}, "1 to 100"),
+        ({"verification": {**VERIFICATION, "thresholds": [ROW, ROW]}}, "stand there once"),
+        ({"verification": {**VERIFICATION, "thresholds": [{**ROW, "fmr": 0}]}}, "fmr of a threshold"),
+        ({"verification": {**VERIFICATION, "thresholds": [{**ROW, "cosine": math.nan}]}}, "cosine of"),
+        (
+            {"verification": {**VERIFICATION, "thresholds": [ROW, {**ROW, "fmr": 0.1, "cosine": 0.9}]}},
+            "must rise",
+        ),
+        ({"verification": {**VERIFICATION, "calibration": {"slope": 1.0}}}, "an object of slope, intercept"),
+        ({"verification": {**VERIFICATION, "calibration": {"slope": True, "intercept": 0}}}, "a number"),
         ({"height": 128}, "does not fit its card"),
         ({"architecture": "resnet50", "embedding_size": 2048}, "is missing.*and .* more"),
         ({"mean": [0.5, 0.5]}, "three numbers"),
@@ -161,6 +184,14 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"std": [1, 1, 0]}, "above zero"),
         ({"metrics": [1]}, "wrong type"),
         ({"surprise": 1}, "unknown fields: surprise"),
+        ({"compatible_with": "0123456789ab"}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "version": "0123456789AB"}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "rank1_cross": 101}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "mAP_old": float("nan")}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "mAP_old": True}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "is_strict": 1}}, "compatible_with in the card"),
+        ({"compatible_with": {**PROMISE, "surprise": 1}}, "compatible_with in the card"),
+        ({"compatible_with": {"version": "0123456789ab"}}, "must hold version, rank1_cross"),
     ],
 )
 def test_a_card_that_does_not_hold_is_refused_with_a_reason(
@@ -169,6 +200,12 @@ def test_a_card_that_does_not_hold_is_refused_with_a_reason(
     path = write(tmp_path / "network.safetensors", {**CARD.to_dict(), **change})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def test_a_promise_of_compatibility_comes_back(tmp_path: Path) -> None:
+    for promise in (PROMISE, {**PROMISE, "is_strict": True}):
+        save_checkpoint(tmp_path / "network.safetensors", build(), replace(CARD, compatible_with=promise))
+        assert load_checkpoint(tmp_path / "network.safetensors").card.compatible_with == promise
 
 
 @pytest.mark.parametrize("card", [[], None, "text", {}])

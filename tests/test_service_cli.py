@@ -203,6 +203,35 @@ def test_a_model_is_registered_activated_and_listed(server: Server, another_chec
     assert "0" * 12 in refused.stderr
 
 
+def test_crops_are_verified_against_others_or_an_identity(server: Server, tmp_path: Path) -> None:
+    first, again = put(tmp_path / "a.jpg", crop(70)), put(tmp_path / "b.jpg", crop(70, 1))
+    reid("enroll", first, "--identity-id", "vera", "--url", server.url)
+    for options in (["--against", again, "--against", first], ["--identity", "vera"]):
+        done = reid("verify", first, *options, "--url", server.url)
+        assert done.returncode == 0
+        assert re.match(r"no decision.*: score (0\.9|1\.0)", done.stdout), done.stdout
+    refused = reid("verify", first, "--url", server.url)
+    assert (refused.returncode, "other_images or identity_id" in refused.stderr) == (1, True)
+
+
+def test_a_model_is_judged_beside_the_active_one(
+    server: Server, another_checkpoint: Path, tmp_path: Path
+) -> None:
+    version = reid("models", "register", another_checkpoint, "--url", server.url).stdout.strip()
+    for camera in ("left", "right"):
+        for person in range(80, 86):
+            path = put(tmp_path / f"{person}.jpg", crop(person, len(camera)))
+            with path.open("rb") as file:
+                form = {"identity_id": f"judged {person}", "camera_id": camera}
+                httpx.post(f"{server.url}/gallery", files={"images": file}, data=form).raise_for_status()
+    done = reid("models", "evaluate", version, "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"{version}[^\n]*│ 100\.00", done.stdout), done.stdout
+    assert re.search(r"mAP: [+-]\d+\.\d\d, 95 % interval", done.stdout), done.stdout
+    refused = reid("models", "evaluate", "0" * 12, "--url", server.url)
+    assert (refused.returncode, "0" * 12 in refused.stderr) == (1, True)
+
+
 def test_a_port_in_use_is_told_in_a_sentence(server: Server, tmp_path: Path) -> None:
     port = server.url.rpartition(":")[2]
     done = reid("serve", "--port", port, "--data-dir", tmp_path)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from foreign_networks import save_small_onnx
 from live_server import person
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
@@ -66,3 +67,24 @@ def test_what_cannot_be_imported_ends_in_a_line_and_a_status(tmp_path: Path) -> 
     )
     assert done.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth.tar"]
+
+
+def test_a_network_of_others_is_written_or_refused_in_a_line(tmp_path: Path) -> None:
+    path, out = save_small_onnx(tmp_path / "small.onnx"), tmp_path / "out.safetensors"
+    command = ["models", "import-onnx", str(path), "--height", "64", "--width", "32", "--out", str(out)]
+    done = CliRunner().invoke(app, [*command, "--mean", "0", "--std", "1", "--scale", "1"])
+    assert done.exit_code == 0
+    checkpoint = load_checkpoint(out)
+    assert done.stdout == f"{checkpoint.version}\n"
+    assert [*checkpoint.card.mean, *checkpoint.card.std] == [0, 0, 0, 1 / 255, 1 / 255, 1 / 255]
+    done = CliRunner().invoke(app, [*command, "--mean", "0", "--std", "1"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"{out} is there already: remove it, or give another --out\n"
+    out.unlink()
+    done = CliRunner().invoke(app, [*command, "--mean", "0,0", "--std", "1"])
+    assert done.exit_code == 2
+    assert "--mean" in done.stderr
+    done = CliRunner().invoke(app, [*command, "--mean", "0", "--std", "0"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "std" in done.stderr
+    assert not out.exists()

@@ -86,6 +86,10 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
         "mAP_trapezoid",
         "mINP",
     }
+    verification = checkpoint.card.verification
+    assert verification is not None
+    assert [row["fmr"] for row in verification["thresholds"]] == [1e-1, 1e-2, 1e-3, 1e-4]
+    assert verification["data"] == "market1501, its test split"
     assert Recipe(**json.loads((run / "recipe.json").read_text())) == tiny()
     log = read_log(run)
     assert [line["epoch"] for line in log] == [1, 2]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.verification import FALSE_MATCH_RATES, QUANTILES, PairScores, Threshold, score_pairs
+from model.calibration import QUANTILES, PairScores, Threshold
+from training.verification import FALSE_MATCH_RATES, score_pairs
 
 
 def draw(seed: int) -> tuple[NDArray[Any], ...]:

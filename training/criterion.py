@@ -10,6 +10,7 @@ from training.losses import (
     batch_hard_triplet_loss,
     centre_loss,
     circle_loss,
+    influence_loss,
     moved_centres,
     teacher_loss,
     teacher_relations_loss,
@@ -21,13 +22,21 @@ class Criterion(nn.Module):
     """The recipe's losses. It learns the head that predicts the teacher's embedding, and the class centres.
 
     Where the two embeddings are of one size there is no head: the student's own imitates the teacher's. The
-    centres follow a rule of their own (``move_centres``), not the optimiser.
+    centres follow a rule of their own (``move_centres``), not the optimiser. ``prototypes_CD`` is an old
+    network's classifier, which stays as it is.
 
     Raises:
         TrainingError: without a teacher the recipe leaves nothing to learn from.
     """
 
-    def __init__(self, recipe: Recipe, embedding_size: int, num_identities: int, teacher_size: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        embedding_size: int,
+        num_identities: int,
+        teacher_size: int,
+        prototypes_CD: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self._recipe = recipe
         own = (recipe.identity_weight, recipe.circle_weight, recipe.centre_weight)
@@ -38,6 +47,8 @@ class Criterion(nn.Module):
         self.centres: Tensor
         num_centres = num_identities if recipe.centre_weight > 0 else 0
         self.register_buffer("centres", torch.zeros(num_centres, embedding_size))
+        self.prototypes: Tensor | None
+        self.register_buffer("prototypes", prototypes_CD)
 
     def forward(
         self, output: TrainingOutput, labels_N: Tensor, teacher_NT: Tensor | None = None
@@ -57,6 +68,9 @@ class Criterion(nn.Module):
             terms["circle"] = recipe.circle_weight * circle
         if recipe.centre_weight > 0:
             terms["centre"] = recipe.centre_weight * centre_loss(pooled_ND, labels_N, self.centres)
+        if self.prototypes is not None and recipe.compatible_weight > 0:
+            influence = influence_loss(output.embedding, labels_N, self.prototypes, recipe.compatible_scale)
+            terms["influence"] = recipe.compatible_weight * influence
         if teacher_NT is not None:
             terms |= self._teacher_terms(output.embedding, teacher_NT)
         return terms

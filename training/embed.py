@@ -20,8 +20,8 @@ from torch import Tensor
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
+from model.graphs import openvino_core
 from model.preprocess import Preprocess
-from model.runtime import openvino_core
 from training import distributed
 from training.datasets import DatasetError, ReidDataset, Sample, open_crop
 from training.readers import Data, read_dataset

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model.calibration import QUANTILES, PairScores
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
@@ -24,7 +25,7 @@ from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_embeddings, evaluate_rows
 from training.readers import READERS, read_dataset, read_query_boxes
 from training.reranking import rerank_embeddings
-from training.verification import FALSE_MATCH_RATES, QUANTILES, score_pairs
+from training.verification import FALSE_MATCH_RATES, score_pairs
 
 Row = Mapping[str, str | float]
 """What was judged, and by what, in words; its metrics in percent."""
@@ -40,11 +41,27 @@ class EmbeddedSplits(NamedTuple):
     gallery: Floats
 
 
-def embed_test(embedder: Embedder, dataset: ReidDataset, *, with_flip: bool = False) -> EmbeddedSplits:
-    """Embed query and gallery; ``with_flip`` averages each crop with its mirror image."""
+def embed_test(
+    embedder: Embedder,
+    dataset: ReidDataset,
+    *,
+    gallery_embedder: Embedder | None = None,
+    with_flip: bool = False,
+) -> EmbeddedSplits:
+    """Embed query and gallery; ``with_flip`` averages each crop with its mirror image.
+
+    ``gallery_embedder`` embeds the gallery where it is another network that was there before.
+
+    Raises:
+        ValueError: the two embed in different sizes.
+    """
+    gallery_embedder = gallery_embedder or embedder
+    if gallery_embedder.embedding_size != embedder.embedding_size:
+        sizes = f"{embedder.embedding_size} and {gallery_embedder.embedding_size}"
+        raise ValueError(f"embeddings of {sizes} dimensions cannot be compared")
     return EmbeddedSplits(
         embed_samples(dataset.query, embedder.embed, "query", with_flip=with_flip),
-        embed_samples(dataset.gallery, embedder.embed, "gallery", with_flip=with_flip),
+        embed_samples(dataset.gallery, gallery_embedder.embed, "gallery", with_flip=with_flip),
     )
 
 
@@ -82,8 +99,7 @@ def judge(embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool
 
 def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
     """Return what thresholds on the cosine let through and miss, and how the cosines lie."""
-    (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
-    scores = score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
+    scores = score_test_pairs(embeddings, dataset)
     thresholds = [{"target": rate, **asdict(scores.threshold(rate))} for rate in FALSE_MATCH_RATES]
     columns = scores.quantiles()
     quantiles = [
@@ -91,6 +107,16 @@ def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
         for quantile, same, different in zip(QUANTILES, *columns.values(), strict=True)
     ]
     return {"thresholds": thresholds, "quantiles": quantiles}
+
+
+def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairScores:
+    """Count the cosines of query and gallery, of one identity in two cameras, and of two identities.
+
+    Raises:
+        ValueError: one of the two kinds has no pair.
+    """
+    (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
+    return score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
 
 
 def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:
@@ -136,6 +162,10 @@ def main(
     multi_query: Annotated[
         bool, typer.Option(help="Make one query of all images of an identity in a camera.")
     ] = False,
+    gallery_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Embed the gallery by this one, and by --checkpoint the queries alone."),
+    ] = None,
     flip: Annotated[bool, typer.Option(help="Average each crop with its mirror image.")] = False,
     rerank: Annotated[bool, typer.Option(help="Re-rank by k-reciprocal neighbours.")] = False,
     with_pairs: Annotated[
@@ -148,17 +178,22 @@ def main(
     """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent.
 
     A row says what the network was trained on and what it was tested on. With --multi-query, the images are
-    those of gt_bbox where Market-1501 has it, as published, and else those of the query split.
+    those of gt_bbox where Market-1501 has it, as published, and else those of the query split. With
+    --gallery-checkpoint the metrics are those across two versions.
     """
     rows: list[Row] = []
     pairs: list[Pairs] = []
     try:
         networks = [load_checkpoint(path) for path in checkpoint]
         embedders = [Embedder(network, device, precision) for network in networks]
+        others = (
+            Embedder(load_checkpoint(gallery_checkpoint), device, precision) if gallery_checkpoint else None
+        )
         datasets = [_read_test(source, is_multi_query=multi_query) for source in data]
         for path, network, embedder in zip(checkpoint, networks, embedders, strict=True):
             for dataset, queries in datasets:
-                judged = embed_test(embedder, dataset, with_flip=flip), dataset
+                splits = embed_test(embedder, dataset, gallery_embedder=others, with_flip=flip)
+                judged = splits, dataset
                 if multi_query:
                     judged = pool_queries(*judged)
                 row = {
@@ -166,6 +201,7 @@ def main(
                     "trained_on": network.card.dataset or "not said",
                     "tested_on": dataset.name,
                     "queries": queries,
+                    **({"gallery_checkpoint": str(gallery_checkpoint)} if gallery_checkpoint else {}),
                 }
                 rows.append({**row, **judge(*judged, is_reranked=rerank)})
                 if with_pairs:
@@ -185,9 +221,10 @@ def main(
 def _in_two_columns(row: Row) -> Row:
     """Put the words of a row into two columns, so that the table fits 80 characters."""
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
+    gallery = f"\ngallery by {row['gallery_checkpoint']}" if "gallery_checkpoint" in row else ""
     words = {
         "trained on": f"{row['trained_on']}\n{row['checkpoint']}",
-        "tested on": f"{row['tested_on']}\n{row['queries']}",
+        "tested on": f"{row['tested_on']}\n{row['queries']}{gallery}",
     }
     return {**words, **metrics}
 

@@ -43,6 +43,7 @@ class Learner:
         network: on the device, what does not train being frozen.
         teacher: what it learns from beside the labels, or none.
         device: of the network.
+        prototypes: an old network's classifier (num_identities, D) to stay comparable with, or none.
         is_compiled: whether torch.compile makes kernels for it first.
     """
 
@@ -53,6 +54,7 @@ class Learner:
         teacher: Teacher | None,
         device: torch.device,
         *,
+        prototypes: Tensor | None = None,
         is_compiled: bool = False,
     ) -> None:
         self._recipe, self._teacher, self._device = recipe, teacher, device
@@ -61,7 +63,9 @@ class Learner:
             self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
         )
         teacher_size = teacher.size if teacher else 0
-        self.criterion = Criterion(recipe, network.embedding_size, network.num_identities, teacher_size)
+        self.criterion = Criterion(
+            recipe, network.embedding_size, network.num_identities, teacher_size, prototypes
+        )
         self.criterion.to(device)
         self._optimizer = make_optimizer(recipe, [*self.network.parameters(), *self.criterion.parameters()])
         self._dtype = mixed_dtype(recipe.precision, device)

@@ -61,6 +61,17 @@ def moved_centres(embeddings_ND: Tensor, labels_N: Tensor, centres_CD: Tensor, r
     return centres_CD + rate * (sums_CD - counts_C1 * centres_CD) / (1 + counts_C1)
 
 
+def influence_loss(embeddings_ND: Tensor, labels_N: Tensor, prototypes_CD: Tensor, scale: float) -> Tensor:
+    """Return the cross-entropy of an old network's classifier on the embeddings of a new one.
+
+    Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, section 3.2. The classifier
+    is made of prototypes as in their section 3.3; its logits are cosines times ``scale`` (see
+    training/compatibility.py).
+    """
+    cosines_NC = F.normalize(embeddings_ND.float(), dim=1) @ F.normalize(prototypes_CD, dim=1).T
+    return F.cross_entropy(scale * cosines_NC, labels_N)
+
+
 def teacher_loss(predicted_NT: Tensor, teacher_NT: Tensor) -> Tensor:
     """Return the mean of 1 - cosine between what the student's head predicts and the teacher's embedding."""
     return 1 - F.cosine_similarity(predicted_NT.float(), teacher_NT.float(), dim=1).mean()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from training.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample
 
-MANIFEST_NAME = "manifest.csv"
+MANIFEST_NAMES = ("manifest.csv", "gallery.csv")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 JUNK = "-1"
 HELD_OUT_SHARE = 0.2
@@ -36,7 +36,7 @@ class Row:
 
 
 def read_manifest(path: Path) -> ReidDataset:
-    """Read crops from a CSV (UTF-8), or from ``manifest.csv`` in a folder.
+    """Read crops from a CSV (UTF-8), or from ``manifest.csv`` or ``gallery.csv``, an export, in a folder.
 
     Columns: ``path`` (from the CSV's folder), ``identity_id``, and if known ``camera_id``, ``track_id``,
     ``split`` (train, query or gallery), in any order; others are ignored. A crop without an identity is a
@@ -46,7 +46,9 @@ def read_manifest(path: Path) -> ReidDataset:
     Raises:
         DatasetError: the file is no such CSV, or names files that are not there; the message names the line.
     """
-    path = path / MANIFEST_NAME if path.is_dir() else path
+    if path.is_dir():
+        first, second = (path / name for name in MANIFEST_NAMES)
+        path = second if second.exists() and not first.exists() else first
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [_parse_row(path.parent, place, fields) for place, fields in _numbered(path, file)]
@@ -56,7 +58,7 @@ def read_manifest(path: Path) -> ReidDataset:
         raise DatasetError(f"{path} names no crop")
     _refuse_repeats(rows)
     check_files(path, [row.path for row in rows])
-    name = path.absolute().parent.name if path.name == MANIFEST_NAME else path.stem
+    name = path.absolute().parent.name if path.name in MANIFEST_NAMES else path.stem
     return _build(name, path.parent, rows)
 
 

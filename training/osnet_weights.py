@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from model.architectures import build_network
+from model.graphs import openvino_core
 from model.osnet import OsBlock
-from model.runtime import openvino_core
 
 INPUT_CONSTANTS = 2
 """The graph begins with the mean and the scale of the image."""

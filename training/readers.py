@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from training.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
-from training.manifests import IMAGE_SUFFIXES, MANIFEST_NAME, check_files, read_folders, read_manifest
+from training.manifests import IMAGE_SUFFIXES, MANIFEST_NAMES, check_files, read_folders, read_manifest
 
 _MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
 _CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
@@ -131,7 +131,7 @@ READERS: dict[str, Callable[[Path], ReidDataset]] = {
     "csv": read_manifest,
 }
 _SIGNS = {
-    "csv": (MANIFEST_NAME,),
+    "csv": MANIFEST_NAMES,
     "market1501": ("bounding_box_train", "Market-1501-v15.09.15/bounding_box_train"),
     **{
         f"cuhk03-{kind}": (

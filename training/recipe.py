@@ -54,6 +54,8 @@ _NOT_NEGATIVE = (
     "centre_weight",
     "teacher_weight",
     "teacher_relations_weight",
+    "compatible_weight",
+    "compatible_scale",
     "jitter_brightness",
     "jitter_contrast",
     "jitter_saturation",
@@ -76,6 +78,7 @@ class Recipe:
     width: int
     num_epochs: int
     pooling: str = "average"
+    follows_initial: bool = False  # architecture, input size and pooling are those of --init
     only_attention: bool = False  # train the RGA modules and the classifier, nothing else
     frozen_neck_statistics: bool = False
     recomputes: bool = False  # each stage again on the way back: less memory, more time
@@ -113,6 +116,8 @@ class Recipe:
     centre_rate: float = 0.5
     teacher_weight: float = 20.0
     teacher_relations_weight: float = 0.0
+    compatible_weight: float = 1.0  # of an old network's classifier; at 0 it is measured alone
+    compatible_scale: float = 16.0  # of that classifier's cosines
     # augmentation
     flip_probability: float = 0.5
     crop_padding: int = 8
@@ -136,7 +141,7 @@ class Recipe:
         for name, smallest in _COUNTS.items():
             value = getattr(self, name)
             _check(name, value, type(value) is int and value >= smallest)
-        for name in ("only_attention", "frozen_neck_statistics", "recomputes"):
+        for name in ("follows_initial", "only_attention", "frozen_neck_statistics", "recomputes"):
             _check(name, getattr(self, name), isinstance(getattr(self, name), bool))
         for name in _FRACTIONS:
             self._check_number(name, 0, 1)

@@ -1,11 +1,15 @@
 """Recipes by name: the networks that ship, those of the RGA paper, and one for tests."""
 
 import json
-from collections.abc import Callable
-from dataclasses import fields
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from model.checkpoint import Card
+from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from training.datasets import Sample
 from training.recipe import Recipe
 
 
@@ -135,6 +139,35 @@ def _paper(name: str) -> Recipe:
     )
 
 
+def finetune() -> Recipe:
+    """A network that is in service, taught the people and cameras of its own gallery: minutes on a processor.
+
+    Architecture and input size are those of the checkpoint it starts from (see ``follow``), else the shipped
+    network's. An epoch draws each identity once. Small steps and few of them: the people of one site teach a
+    network that knows many sites to forget them. Identities with one crop are left out, as they have no other
+    to come near to.
+    """
+    return Recipe(
+        name="finetune",
+        architecture="rga_sc_osnet",
+        height=224,
+        width=112,
+        follows_initial=True,
+        num_epochs=15,
+        identities_per_batch=8,
+        images_per_identity=4,
+        epoch_draws="identities",
+        min_images_per_identity=2,
+        learning_rate=1e-4,
+        warmup_epochs=1.0,
+        ema_decay=0.9,
+        frozen_neck_statistics=True,
+        translation_probability=0.3,
+        crop_padding=0,
+        erasing_probability=0.3,
+    )
+
+
 def tiny() -> Recipe:
     """Seconds on any machine: for tests and for trying the swap, not for recognising people."""
     return Recipe(
@@ -153,6 +186,7 @@ def tiny() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "cuhk03_detected_rga_sc_resnet50": cuhk03_detected_rga_sc_resnet50,
     "cuhk03_labeled_rga_sc_resnet50": cuhk03_labeled_rga_sc_resnet50,
+    "finetune": finetune,
     "market1501_rga_sc_mobilenet_v2": market1501_rga_sc_mobilenet_v2,
     "market1501_rga_sc_osnet": market1501_rga_sc_osnet,
     "market1501_rga_sc_osnet_224": market1501_rga_sc_osnet_224,
@@ -160,6 +194,33 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "msmt17_rga_sc_resnet50": msmt17_rga_sc_resnet50,
     "tiny": tiny,
 }
+
+
+def follow(recipe: Recipe, card: Card | None, samples: Sequence[Sample]) -> Recipe:
+    """Return a recipe that ``follows_initial`` for the network of a card; any other as it is.
+
+    Batches are made smaller where the samples of the training split have too few identities or crops of one.
+
+    Raises:
+        ValueError: the recipe needs a checkpoint of ours, or its pixels are normalised in another way.
+    """
+    if not recipe.follows_initial:
+        return recipe
+    if card is None:
+        raise ValueError(f"{recipe.name} starts from a checkpoint: give --init FILE or --init active")
+    if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise ValueError(f"{recipe.name} starts from a checkpoint with the mean and std of ImageNet")
+    counts = Counter(sample.pid for sample in samples)
+    repeated = [count for count in counts.values() if count >= recipe.min_images_per_identity]
+    return replace(
+        recipe,
+        architecture=card.architecture,
+        height=card.height,
+        width=card.width,
+        pooling=card.pooling,
+        identities_per_batch=max(2, min(recipe.identities_per_batch, len(repeated))),
+        images_per_identity=max(2, min(recipe.images_per_identity, max(repeated, default=2))),
+    )
 
 
 def find_recipe(name: str) -> Recipe:

@@ -24,6 +24,7 @@ from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 from training import distributed
 from training.augment import Augment
+from training.compatibility import make_prototypes
 from training.crops import Batch, Crops, common_identities, plan_epoch
 from training.datasets import DatasetError, ReidDataset, hold_out, label_pids
 from training.errors import TrainingError
@@ -78,13 +79,15 @@ class Trainer:
         output: the run's folder: recipe, state, networks (the EMA of the weights) and logs.
         initial: weights to start from, or none for fresh ones.
         teacher: a network to learn from, or none.
+        compatible_with: an old network with whose embeddings the new ones shall be comparable, or none.
         device: that of this process; none is the CPU.
         num_workers: processes that read and augment crops.
         save_every_s: seconds between two states; 0 saves after every step.
         is_compiled: whether torch.compile makes kernels for the network first.
 
     Raises:
-        TrainingError: the data have too few identities or images, or do not fit the number of processes.
+        TrainingError: the data have too few identities or images, or do not fit the number of processes; or
+            the old network's embeddings are of another size.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Trainer:
         *,
         initial: Initial | None = None,
         teacher: Teacher | None = None,
+        compatible_with: Checkpoint | None = None,
         device: torch.device | None = None,
         num_workers: int = 1,
         save_every_s: float = 60.0,
@@ -112,7 +116,12 @@ class Trainer:
         self._preprocess = Preprocess(recipe.height, recipe.width)
         self._sampler = self._make_sampler()
         network = self._make_network(initial)
-        self._learner = Learner(recipe, network, teacher, self._device, is_compiled=is_compiled)
+        self.compatible_with, prototypes = compatible_with, None
+        if compatible_with:
+            prototypes = make_prototypes(compatible_with, self._trained_on, network.embedding_size)
+        self._learner = Learner(
+            recipe, network, teacher, self._device, prototypes=prototypes, is_compiled=is_compiled
+        )
         self._num_workers, self._save_every_s = num_workers, save_every_s
         self._log, self._source = RunLog(output), dataset
         self._epoch, self._step, self._meter, self._best = 0, 0, Meter(), -1.0
@@ -123,7 +132,8 @@ class Trainer:
 
         Raises:
             TrainingError: the folder cannot be written, holds a run and ``resume`` is not set, or holds that
-                of another recipe, teacher or data set; a crop cannot be read; or the loss is not finite.
+                of another recipe, teacher, old network or data set; a crop cannot be read; or the loss is
+                not finite.
         """
         self._prepare_folder(resume)
         with _naming_dead_workers(), closing(self._log), _progress() as progress:
@@ -284,6 +294,8 @@ class Trainer:
             raise TrainingError(f"{self.output} holds a run of another recipe: see its {RECIPE_FILE}")
         if state["crops"] != self._fingerprint():
             raise TrainingError(f"{self.output} holds a run on other crops than those of {self.dataset.root}")
+        if state.get("compatible_with") != self._old_version:
+            raise TrainingError(f"{self.output} holds a run with another --compatible-with, or with none")
         try:
             self._learner.load_state_dict(state["learner"])
         except RuntimeError as error:
@@ -292,6 +304,10 @@ class Trainer:
             ) from error
         self._epoch, self._step, self._best = state["epoch"], state["step"], state["best"]
         self._meter = Meter(**state["meter"])
+
+    @property
+    def _old_version(self) -> str | None:
+        return self.compatible_with.version if self.compatible_with else None
 
     def _fingerprint(self) -> str:
         rows = [f"{sample.path.name} {sample.pid}" for sample in self._trained_on]
@@ -309,6 +325,7 @@ class Trainer:
         state = {
             "recipe": self.recipe.to_json(),
             "crops": self._fingerprint(),
+            "compatible_with": self._old_version,
             "epoch": self._epoch,
             "step": self._step,
             "best": self._best,
@@ -319,11 +336,14 @@ class Trainer:
             self._log.flush()
             save_state(self.output / STATE_FILE, state)
 
-    def card(self, metrics: dict[str, float] | None = None) -> Card:
+    def card(
+        self, metrics: dict[str, float] | None = None, verification: dict[str, Any] | None = None
+    ) -> Card:
         """Describe the network as it is now."""
         network: Any = self._learner.network
         return Card(
             metrics=metrics or {},
+            verification=verification,
             architecture=self.recipe.architecture,
             height=self.recipe.height,
             width=self.recipe.width,

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.activation import Activations
 from service.errors import InvalidRequest
 from service.serving import Serving
 
@@ -30,10 +29,16 @@ async def ready_serving_of(request: Request) -> Serving:
     return serving
 
 
-async def activations_of(request: Request) -> Activations:
-    """Return what runs activations."""
-    activations: Activations = request.app.state.activations
-    return activations
+async def stored_serving_of(request: Request) -> Serving:
+    """Return what requests share, once there is a database, even if the active network cannot be loaded.
+
+    Raises:
+        NotReady: while the database is being opened.
+    """
+    serving = await serving_of(request)
+    if not serving.has_database:
+        serving.current()
+    return serving
 
 
 async def request_id_of(request: Request) -> str:
@@ -88,5 +93,5 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
-TheActivations = Annotated[Activations, Depends(activations_of)]
+StoredServing = Annotated[Serving, Depends(stored_serving_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

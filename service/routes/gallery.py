@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from service.errors import InvalidRequest
-from service.gallery import find, find_embeddings, list_items, remove, remove_all
+from service.gallery import find, find_embeddings, find_with_crop, list_items, remove, remove_all
 from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.operations import correct_item
@@ -27,7 +27,7 @@ _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run
 def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id: RequestId) -> ItemsAnswer:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
     items, last = list_items(serving, page.selection(), page.limit, number_of_cursor(page.cursor))
-    version = serving.current().version
+    version = serving.current().replica.version
     embeddings = find_embeddings(serving, items, version) if page.embeddings else None
     return ItemsAnswer.of(items, last, version, request_id, embeddings)
 
@@ -55,19 +55,19 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
     responses={
         200: {"content": {f"image/{kind}": {} for kind in ("jpeg", "png", "webp", "bmp")}},
         **UNCHANGED,
-        **responses(404, 422, 503),
+        **responses(404, 410, 422, 503),
     },
 )
 def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = "") -> Response:
     """Return the bytes as they were posted, with their type."""
-    item = find(serving, item_id)
+    item = find_with_crop(serving, item_id)
     return _picture(item.sha256, if_none_match, item.content_type, lambda: serving.crops.get(item.sha256))
 
 
 @router.get(
     "/{item_id}/thumbnail",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 422, 503)},
+    responses={200: {"content": {"image/jpeg": {}}}, **UNCHANGED, **responses(404, 410, 422, 503)},
 )
 def get_thumbnail(
     item_id: str,
@@ -76,7 +76,7 @@ def get_thumbnail(
     if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Return a small JPEG of the crop; made anew each time, so none is left when the crop is erased."""
-    item = find(serving, item_id)
+    item = find_with_crop(serving, item_id)
     etag = f"{item.sha256}-{size}"
     return _picture(
         etag, if_none_match, "image/jpeg", lambda: thumbnail(serving.crops.get(item.sha256), size)

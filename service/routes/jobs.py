@@ -1,13 +1,27 @@
 """/jobs/{id}: how far work in the background is, and how to stop it."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from service.jobs import cancel, find_job
+from fastapi import APIRouter, Query
+
+from service.jobs import cancel, find_job, list_jobs
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import JobAnswer
+from service.schemas import JobAnswer, JobsAnswer, JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("", responses=responses(422, 503))
+def get_jobs(
+    serving: ReadyServing,
+    request_id: RequestId,
+    state: Annotated[list[JobState], Query(description="Only jobs in these states; may repeat.")] = [],  # noqa: B006
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> JobsAnswer:
+    """List jobs, the newest first."""
+    jobs = [JobAnswer.of(progress, request_id) for progress in list_jobs(serving, state, limit)]
+    return JobsAnswer(request_id=request_id, jobs=jobs)
 
 
 @router.get("/{job_id}", responses=responses(404, 422, 503))

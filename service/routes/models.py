@@ -2,13 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, Response, UploadFile
+from fastapi import APIRouter, Body, File, Response, UploadFile
+from fastapi.responses import FileResponse
 
+from service.activation import queue_activation, queue_rollback
+from service.evaluation import request_evaluation
 from service.jobs import Progress
+from service.model_schemas import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.problems import responses
-from service.registry import find_model, list_models, register
-from service.routes.dependencies import ReadyServing, RequestId, TheActivations
-from service.schemas import JobAnswer, ModelAnswer, ModelsAnswer, ModelVersion
+from service.registry import delete_model, find_active, find_file, find_model, list_models, register
+from service.routes.dependencies import ReadyServing, RequestId, StoredServing
+from service.schemas import JobAnswer
+from service.tables import Job
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -16,17 +21,34 @@ Checkpoint = Annotated[UploadFile, File(description="A .safetensors checkpoint w
 
 
 @router.get("", responses=responses(503))
-def get_models(serving: ReadyServing, request_id: RequestId) -> ModelsAnswer:
+def get_models(serving: StoredServing, request_id: RequestId) -> ModelsAnswer:
     """List the registered model versions, oldest first."""
     models = [ModelVersion.of(known) for known in list_models(serving)]
-    return ModelsAnswer(request_id=request_id, model_version=serving.current().version, models=models)
+    active = find_active(serving).row.version
+    return ModelsAnswer(request_id=request_id, model_version=active, models=models)
+
+
+@router.get("/active", responses=responses(503))
+def get_active(serving: StoredServing, request_id: RequestId) -> ModelAnswer:
+    """Show the version that is in service."""
+    return ModelAnswer.of_one(find_active(serving), request_id)
 
 
 @router.get("/{version}", responses=responses(404, 422, 503))
-def get_model(version: str, serving: ReadyServing, request_id: RequestId) -> ModelAnswer:
+def get_model(version: str, serving: StoredServing, request_id: RequestId) -> ModelAnswer:
     """Show one registered model version."""
-    known = ModelVersion.of(find_model(serving, version))
-    return ModelAnswer(**known.model_dump(), request_id=request_id)
+    return ModelAnswer.of_one(find_model(serving, version), request_id)
+
+
+@router.get(
+    "/{version}/file",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}, **responses(404, 422, 503)},
+)
+def get_model_file(version: str, serving: StoredServing) -> FileResponse:
+    """Return the checkpoint as it was registered, to train from it."""
+    path = find_file(serving, version)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
 @router.post(
@@ -35,24 +57,57 @@ def get_model(version: str, serving: ReadyServing, request_id: RequestId) -> Mod
     responses={200: {"model": ModelAnswer, "description": "Known already"}, **responses(400, 413, 422, 503)},
 )
 def post_model(
-    checkpoint: Checkpoint, response: Response, serving: ReadyServing, request_id: RequestId
+    checkpoint: Checkpoint, response: Response, serving: StoredServing, request_id: RequestId
 ) -> ModelAnswer:
-    """Register a checkpoint; it is checked and tried first. The same content again answers 200."""
+    """Register a checkpoint; it is checked and tried first. The same content again answers 200.
+
+    It puts back the file of a version that was lost.
+    """
     known, is_new = register(serving, checkpoint.file)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/models/{known.row.version}"
-    return ModelAnswer(**ModelVersion.of(known).model_dump(), request_id=request_id)
+    return ModelAnswer.of_one(known, request_id)
 
 
-@router.post("/{version}/activate", status_code=202, responses=responses(404, 409, 422, 503))
+@router.delete("/{version}", status_code=204, responses=responses(404, 409, 422, 503))
+def delete_one(version: str, serving: StoredServing) -> None:
+    """Delete a version that is not in use, with its file and its embeddings."""
+    delete_model(serving, version)
+
+
+@router.post("/rollback", status_code=202, responses=responses(409, 503))
+def post_rollback(response: Response, serving: ReadyServing, request_id: RequestId) -> JobAnswer:
+    """Put the version back that was active before; at once, if it has every item's embedding."""
+    return _accepted(queue_rollback(serving), response, request_id)
+
+
+@router.post("/{version}/activate", status_code=202, responses=responses(400, 404, 409, 413, 422, 503))
 def post_activation(
     version: str,
     response: Response,
-    _serving: ReadyServing,
-    activations: TheActivations,
+    serving: ReadyServing,
     request_id: RequestId,
+    how: Annotated[Activation | None, Body()] = None,
 ) -> JobAnswer:
     """Embed the gallery with this version in the background, then switch to it; the job says how far."""
-    job = activations.start(version)
+    job = queue_activation(serving, version, (how or Activation()).wanted())
+    return _accepted(job, response, request_id)
+
+
+def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return JobAnswer.of(Progress(job, 0, []), request_id)
+
+
+@router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
+def post_evaluation(
+    version: str, response: Response, serving: ReadyServing, request_id: RequestId
+) -> JobAnswer:
+    """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
+
+    Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
+    again: its job is answered.
+    """
+    job = request_evaluation(serving, version)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobAnswer.of(Progress(job, 0, []), request_id)

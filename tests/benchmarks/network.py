@@ -25,8 +25,9 @@ from rich.table import Table
 from model.architectures import build_network
 from model.checkpoint import DEFAULT_CHECKPOINT, Card, Checkpoint, load_checkpoint
 from model.embedder import Embedder
+from model.graphs import openvino_core
 from model.preprocess import Pixels
-from model.runtime import Floats, OpenVinoRuntime, TorchRuntime, cpu_has_bf16, openvino_core
+from model.runtime import Floats, OpenVinoRuntime, TorchRuntime, cpu_has_bf16
 from references import use_full_affinity
 
 SIZES = {"rga_sc_resnet50": (256, 128), "rga_sc_mobilenet_v2": (192, 96), "rga_sc_osnet": (224, 112)}

@@ -1,0 +1,147 @@
+"""Networks of others, ONNX or OpenVINO IR, as checkpoints of ours that OpenVINO runs."""
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import openvino
+from openvino import Layout, PartialShape, opset8
+from openvino.preprocess import PrePostProcessor
+
+from model.checkpoint import FOREIGN, MAX_CHECKPOINT_BYTES, Card, load_checkpoint, save_foreign
+from model.embedder import Embedder
+from model.errors import CheckpointError
+from model.files import write_atomically
+from model.graphs import check_layers, openvino_core, reason
+from model.preprocess import Color
+from model.trial import try_out
+
+
+def import_foreign(
+    path: Path,
+    out: Path,
+    *,
+    height: int,
+    width: int,
+    mean: Color,
+    std: Color,
+    channels: str = "rgb",
+    scale: float = 255.0,
+) -> str:
+    """Write a network of others (.onnx, or .xml with its .bin) as a checkpoint, and return its version.
+
+    It reads (pixels 0-255 / ``scale`` - ``mean``) / ``std`` at height x width pixels, in the order of
+    ``channels``, ``rgb`` or ``bgr``, in which mean and std are too. It is tried on a few images first.
+
+    Raises:
+        CheckpointError: it is no such network, its shapes do not fit, it fails on trial, ``out`` is there
+            already, or it cannot be written.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: remove it, or give another --out")
+    graph = _read(path)
+    try:
+        fixed = _fix_output(_fix_input(graph, height, width))
+        check_layers(fixed)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    card = Card(
+        architecture=FOREIGN,
+        height=height,
+        width=width,
+        embedding_size=fixed.output().shape[1],
+        num_identities=0,
+        mean=_in_rgb(mean, scale, channels),
+        std=_in_rgb(std, scale, channels),
+        channels=channels,
+        recipe=f"{path.name} (SHA-256 {_digest(path)})",
+    )
+    try:
+        with TemporaryDirectory() as folder:
+            made = Path(folder) / out.name
+            version = _save(made, fixed, card)
+            try_out(Embedder(load_checkpoint(made)))
+            write_atomically(out, made.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from error
+    return version
+
+
+def _read(path: Path) -> openvino.Model:
+    try:
+        size = sum(part.stat().st_size for part in {path, path.with_suffix(".bin")} if part.exists())
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if size > MAX_CHECKPOINT_BYTES:
+        raise CheckpointError(f"{path} has {size:,} bytes; at most {MAX_CHECKPOINT_BYTES:,} are read")
+    try:
+        return openvino_core().read_model(path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is no ONNX or OpenVINO IR network: {reason(error)}") from error
+
+
+def _fix_input(graph: openvino.Model, height: int, width: int) -> openvino.Model:
+    """Let a graph of one input and one output take an image, float32 (1, 3, H, W), whatever its axes are."""
+    if len(graph.inputs) != 1:
+        names = ", ".join(port.any_name for port in graph.inputs)
+        raise CheckpointError(f"it takes {len(graph.inputs)} inputs ({names}); one image is what it will get")
+    if len(graph.outputs) != 1:
+        raise CheckpointError(f"it has {len(graph.outputs)} outputs; export it with its embedding alone")
+    shape, kind = graph.input().partial_shape, graph.input().element_type
+    sizes = {"NCHW": [1, 3, height, width], "NHWC": [1, height, width, 3]}
+    fitting = [layout for layout, wanted in sizes.items() if shape.compatible(PartialShape(wanted))]
+    if not fitting or shape.rank.is_dynamic or not kind.is_real():
+        raise CheckpointError(_misfit(shape, kind, height, width))
+    layout = fitting[0]
+    try:
+        graph.reshape(PartialShape(sizes[layout]))
+        steps = PrePostProcessor(graph)
+        steps.input().tensor().set_element_type(openvino.Type.f32).set_layout(Layout("NCHW"))
+        steps.input().model().set_layout(Layout(layout))
+        steps.output().tensor().set_element_type(openvino.Type.f32)
+        return steps.build()
+    except RuntimeError as error:
+        raise CheckpointError(f"it cannot take one image of {height} x {width}: {reason(error)}") from error
+
+
+def _misfit(shape: PartialShape, kind: openvino.Type, height: int, width: int) -> str:
+    """Say why no image of a size can be given to a network."""
+    wanted = "one input (N, 3, H, W) or (N, H, W, 3) of floating-point numbers is needed"
+    if shape.rank.is_dynamic or shape.rank.get_length() != 4 or not kind.is_real():
+        return f"it takes {shape} of {kind.to_string()}; {wanted}"
+    if shape[0].is_static and shape[0].get_length() != 1:
+        return f"it takes {shape[0]} images at once; export it with a batch of one, or of any size"
+    for channel, first in ((1, 2), (3, 1)):
+        if shape[channel] == openvino.Dimension(3):
+            return f"it takes images of {shape[first]} x {shape[first + 1]}, not of {height} x {width}"
+    return f"it takes {shape}; {wanted}"
+
+
+def _fix_output(graph: openvino.Model) -> openvino.Model:
+    """Let a graph of one output answer with an embedding, (1, D)."""
+    shape = graph.output().partial_shape
+    sizes = list(shape.to_shape()) if shape.is_static else []
+    if len(sizes) not in (2, 4) or sizes[0] != 1 or max(sizes) != np.prod(sizes):
+        raise CheckpointError(f"it answers with {shape}; an embedding (1, D), or (1, D, 1, 1), is needed")
+    answer = graph.get_results()[0].input_value(0)
+    flat = opset8.reshape(answer, np.array([1, -1]), special_zero=False)
+    return openvino.Model(flat.outputs(), graph.get_parameters(), graph.friendly_name)
+
+
+def _in_rgb(values: Color, scale: float, channels: str) -> Color:
+    """Turn numbers of pixels that were divided by ``scale`` into those of RGB from 0 to 1."""
+    first, second, third = (value * scale / 255 for value in values)
+    return (first, second, third) if channels == "rgb" else (third, second, first)
+
+
+def _save(path: Path, graph: openvino.Model, card: Card) -> str:
+    written = path.with_suffix(".xml")
+    openvino.save_model(graph, written, compress_to_fp16=False)
+    return save_foreign(path, written.read_bytes(), written.with_suffix(".bin").read_bytes(), card)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

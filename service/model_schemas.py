@@ -1,0 +1,83 @@
+"""Bodies about model versions, as the API documents them."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from service.activation import Strategy, Wanted
+from service.registry import KnownModel
+
+State = Literal["registered", "evaluating", "backfilling", "ready", "active", "retired", "failed"]
+
+
+class Activation(BaseModel):
+    """How to activate a version.
+
+    `backfill` embeds every item first; `compatible` embeds queries with the new network at once and the
+    gallery behind, which its card must promise. With `allow_missing`, items whose crop is gone are left out.
+    With `require_better`, a version is refused that was not evaluated against the active one, or is worse by
+    more than chance explains.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Strategy = "backfill"
+    allow_missing: bool = False
+    require_better: bool = False
+
+    def wanted(self) -> Wanted:
+        """Return what is wanted."""
+        return Wanted(self.strategy, self.allow_missing, self.require_better)
+
+
+class ModelVersion(BaseModel):
+    """A registered network; a share of `coverage` of all items, `num_embedded`, have an embedding of it.
+
+    `failure` says why its file, of `num_bytes`, cannot be used. `evaluation` is the newest on this gallery.
+    """
+
+    version: str
+    state: State
+    failure: str | None
+    architecture: str
+    embedding_size: int
+    height: int
+    width: int
+    num_embedded: int
+    coverage: float
+    num_bytes: int
+    created_at: datetime
+    activated_at: datetime | None
+    card: dict[str, Any]
+    evaluation: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, known: KnownModel) -> "ModelVersion":
+        """Show a registered version."""
+        card = known.row.card
+        return cls.model_validate(
+            vars(known)
+            | {name: card[name] for name in ("architecture", "embedding_size", "height", "width")}
+            | {"version": known.row.version, "card": card, "evaluation": known.row.evaluation}
+            | {"created_at": known.row.created_at, "activated_at": known.row.activated_at}
+        )
+
+
+class ModelAnswer(ModelVersion):
+    """One registered version."""
+
+    request_id: str
+
+    @classmethod
+    def of_one(cls, known: KnownModel, request_id: str) -> "ModelAnswer":
+        """Show a registered version."""
+        return cls(**ModelVersion.of(known).model_dump(), request_id=request_id)
+
+
+class ModelsAnswer(BaseModel):
+    """Every registered version, oldest first; `model_version` is the one in service."""
+
+    request_id: str
+    model_version: str
+    models: list[ModelVersion]

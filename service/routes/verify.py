@@ -1,0 +1,41 @@
+"""POST /verify: is this the same person?"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, UploadFile
+
+from service.errors import InvalidRequest
+from service.labels import OptionalName
+from service.problems import responses
+from service.routes.dependencies import ReadyServing, RequestId
+from service.routes.search import MAX_IMAGES, Images
+from service.schemas import VerifyAnswer
+from service.verify import verify_crops, verify_identity
+
+router = APIRouter(tags=["search"])
+
+OtherImages = Annotated[
+    list[UploadFile],
+    File(max_length=MAX_IMAGES, description="What to compare with: crops of one person, 1 to 16, or..."),
+]
+_ONE_OF_TWO = {"loc": ["body", "other_images"], "msg": "give them, or identity_id", "type": "value_error"}
+
+
+@router.post("/verify", responses=responses(400, 404, 413, 415, 422, 503))
+def post_verify(
+    images: Images,
+    serving: ReadyServing,
+    request_id: RequestId,
+    other_images: OtherImages = [],  # noqa: B006
+    identity_id: Annotated[
+        OptionalName, Form(description="...an identity: the mean embedding of its items.")
+    ] = None,
+) -> VerifyAnswer:
+    """Compare crops of one person with other crops, or with an identity: how alike, and what that means."""
+    uploads = [image.file for image in images]
+    if bool(other_images) == (identity_id is not None):
+        raise InvalidRequest("give other_images or identity_id, and not both", [_ONE_OF_TWO])
+    if identity_id is not None:
+        return VerifyAnswer.of(verify_identity(serving, uploads, identity_id), request_id)
+    verified = verify_crops(serving, uploads, [image.file for image in other_images])
+    return VerifyAnswer.of(verified, request_id)

@@ -1,0 +1,72 @@
+"""What happens on POST /verify: are these crops of one person, or of this identity?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.decisions import Decisions
+from service.errors import InvalidRequest
+from service.identities import get
+from service.ranking import fuse
+from service.search import embed_people
+from service.serving import Serving
+from service.tables import Embedding, Item
+
+_NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "value_error"}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How alike, by which model version, and what its scores mean."""
+
+    model_version: str
+    score: float
+    decisions: Decisions
+
+
+def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence[BinaryIO]) -> Verified:
+    """Compare crops of one person with crops of another one, or of the same.
+
+    Raises:
+        ImageError: one of the images is refused.
+        NotReady: no network is serving yet.
+    """
+    generation, (one_D, other_D), _ = embed_people(serving, {"images": uploads, "other_images": others})
+    return Verified(generation.version, _cosine(one_D, other_D), generation.decisions)
+
+
+def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: str) -> Verified:
+    """Compare crops of one person with an identity: with the mean embedding of all its items.
+
+    Raises:
+        ImageError: one of the images is refused.
+        IdentityNotFound: there is no such identity.
+        InvalidRequest: it has no items.
+        NotReady: no network is serving yet.
+    """
+    with serving.sessions.read() as session:
+        get(session, identity_id)
+    generation, (query_D,), _ = embed_people(serving, {"images": uploads})
+    with serving.sessions.read() as session:
+        items_ND = _embeddings(session, get(session, identity_id).key, generation.version)
+    if not len(items_ND):
+        raise InvalidRequest(f"identity {identity_id[:64]!r} has no items to compare with", [_NO_ITEMS])
+    return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.decisions)
+
+
+def _embeddings(session: Session, identity_key: int, version: str) -> NDArray[np.float32]:
+    rows = session.scalars(
+        select(Embedding.values)
+        .join(Item, Item.slot == Embedding.slot)
+        .where(Item.identity_key == identity_key, Embedding.model_version == version)
+    ).all()
+    return np.frombuffer(b"".join(rows), "<f2").reshape(len(rows), -1 if rows else 0).astype(np.float32)
+
+
+def _cosine(one_D: NDArray[np.float32], other_D: NDArray[np.float32]) -> float:
+    return max(-1.0, min(1.0, float(one_D @ other_D)))

@@ -1,0 +1,47 @@
+// Requests to the service. Paths are relative, so the page also works below a prefix of a proxy.
+
+/** What went wrong: what a problem document of the API says, or that there was no answer. */
+export class Problem extends Error {
+  constructor(body) {
+    super(body.detail);
+    Object.assign(this, body);
+  }
+}
+
+/** Send a request and return the JSON of its answer, null where it has no body. Throws Problem. */
+export async function send(method, path, { form, json, signal } = {}) {
+  const headers = json === undefined ? {} : { "Content-Type": "application/json" };
+  const body = json === undefined ? form : JSON.stringify(json);
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, body, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ title: "No answer", detail: "the service cannot be reached; is it running?" });
+  }
+  const type = answer.headers.get("Content-Type") ?? "";
+  const content = type.includes("json") ? await answer.json() : null;
+  if (answer.ok) return content;
+  throw new Problem({
+    title: answer.statusText || `HTTP ${answer.status}`,
+    detail: "the answer does not say why",
+    status: answer.status,
+    request_id: answer.headers.get("X-Request-ID"),
+    ...content,
+  });
+}
+
+export const get = (path, options) => send("GET", path, options);
+export const post = (path, options) => send("POST", path, options);
+
+/** Return the path of an identity, whose id may hold anything. */
+export const identityPath = (id) => `identities/${encodeURIComponent(id)}`;
+
+/** Return the fields of a form to send, times as RFC 3339. */
+export function fieldsOf(form) {
+  const fields = new FormData(form);
+  for (const input of form.querySelectorAll("input[type=datetime-local]")) {
+    if (input.value) fields.set(input.name, new Date(input.value).toISOString());
+  }
+  return fields;
+}

@@ -1,0 +1,93 @@
+// Elements, and how numbers and times are shown. Text is text: nothing here, or elsewhere, parses HTML.
+
+/** Make an element. Strings among the children become text; null ones are left out. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+/** Return the parts of a section by their names. */
+export function partsOf(element) {
+  const parts = [...element.querySelectorAll("[data-part]")];
+  return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));
+}
+
+/** Say something in place of what was said there before. */
+export function tell(place, ...children) {
+  place.replaceChildren(make("p", {}, ...children));
+}
+
+/** Show what went wrong, as the API says it, in place of what was said there before. */
+export function tellProblem(place, problem, ...more) {
+  const { title = "Fault of this page", message, request_id } = problem;
+  const request = request_id ? make("small", {}, `request ${request_id}`) : null;
+  place.replaceChildren(make("div", { className: "problem", role: "alert" },
+    make("strong", {}, title), make("p", {}, message), ...more, request));
+}
+
+/** Return the thumbnail of an item. */
+export function picture(itemId, alt = "") {
+  const image = make("img", { src: `gallery/${itemId}/thumbnail?size=256`, alt, loading: "lazy" });
+  image.addEventListener("error", () => {
+    image.replaceWith(make("span", { className: "no-picture" }, "no picture"));
+  });
+  return image;
+}
+
+/** Show files as they are here, before they are sent. */
+export function showFiles(place, files) {
+  place.replaceChildren(...files.slice(0, 24).map((file) => {
+    const image = make("img", { src: URL.createObjectURL(file), alt: file.name, title: file.name });
+    image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
+    return image;
+  }), files.length > 24 ? `and ${files.length - 24} more` : "");
+}
+
+/** Let files be chosen with the input of a label, or dropped on it; `take` is given them as an array. */
+export function takeFiles(label, take) {
+  const input = label.querySelector("input");
+  const mark = (isOver) => (event) => {
+    event.preventDefault();
+    label.classList.toggle("over", isOver);
+  };
+  label.addEventListener("dragover", mark(true));
+  label.addEventListener("dragleave", mark(false));
+  label.addEventListener("drop", (event) => {
+    mark(false)(event);
+    if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+  });
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = "";
+    if (files.length) take(files);
+  });
+}
+
+// A file that is dropped beside a label must not replace the page.
+for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
+
+const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+/** Return a time as people here write it. */
+export const time = (text) => make("time", { dateTime: text }, moments.format(new Date(text)));
+
+/** Return a number with its noun: 1 item, 2 items. */
+export const count = (number, noun, plural = `${noun}s`) =>
+  `${number.toLocaleString()} ${number === 1 ? noun : plural}`;
+
+export const percent = (share) => `${(Math.floor(share * 1000) / 10).toLocaleString()} %`;
+export const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
+/** Return a number of seconds in its two largest units: 1 h 5 min. */
+export function duration(seconds) {
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}

@@ -1,0 +1,78 @@
+// Enrolment: crops with what is known of all of them, sent in batches.
+
+import { fieldsOf, post } from "./api.js";
+import { count, make, partsOf, picture, showFiles, takeFiles, tell, tellProblem } from "./dom.js";
+import { refresh } from "./networks.js";
+import { showIdentity, where } from "./search.js";
+
+const BATCH = 64;
+
+const section = document.querySelector("#enrol");
+const form = document.querySelector("#enrol-form");
+const button = form.querySelector("button");
+const parts = partsOf(section);
+
+let crops = [];
+
+async function enrol() {
+  const fields = fieldsOf(form);
+  const total = crops.length;
+  const items = [];
+  button.disabled = true;
+  parts.items.replaceChildren();
+  try {
+    while (crops.length) {
+      tell(parts.told, `${items.length.toLocaleString()} of ${count(total, "crop")} enrolled.`);
+      const batch = crops.slice(0, BATCH);
+      const answer = await post("gallery", { form: withImages(fields, batch) });
+      items.push(...answer.items);
+      crops = crops.slice(BATCH);
+    }
+    tell(parts.told, summary(items));
+  } catch (problem) {
+    const file = crops[problem.position];
+    const which = file ? make("p", {}, "It is the file ", make("code", {}, file.name), ".") : null;
+    const before = items.length ? make("p", {}, `Of the batches before, ${summary(items)}`) : null;
+    tellProblem(parts.told, problem, which, before);
+  }
+  showFiles(parts.chosen, crops);
+  button.disabled = !crops.length;
+  parts.items.replaceChildren(...items.slice(0, 120).map(card));
+  refresh();
+}
+
+function withImages(fields, images) {
+  const form = new FormData();
+  for (const [name, value] of fields) form.append(name, value);
+  for (const image of images) form.append("images", image);
+  return form;
+}
+
+function summary(items) {
+  const known = items.filter((item) => !item.is_new).length;
+  const near = items.filter((item) => item.is_new && item.duplicate_of).length;
+  const said = [`${count(items.length - known, "crop")} enrolled`];
+  if (known) said.push(`${known.toLocaleString()} were there already`);
+  if (near) said.push(`${near.toLocaleString()} nearly the same as another of its camera`);
+  return `${said.join(", ")}.`;
+}
+
+function card(item) {
+  const button = make("button", { type: "button", className: "card" },
+    picture(item.id, "enrolled crop"),
+    make("span", { className: "name", title: item.identity_id }, item.identity_id),
+    item.is_new ? null : make("span", { className: "tag" }, "was there"),
+    where(item));
+  button.addEventListener("click", () => showIdentity(item.identity_id));
+  return make("li", {}, button);
+}
+
+takeFiles(form.querySelector(".drop"), (files) => {
+  crops = [...crops, ...files];
+  showFiles(parts.chosen, crops);
+  button.disabled = false;
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  enrol();
+});

@@ -1,0 +1,296 @@
+"""Judging a model version on a gallery's own labelled items: the job, its result, and what it decides."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import create_engine, select, text, update
+
+from draw_people import photograph
+from killed_server import start_process, wait_for
+from live_server import (
+    activate,
+    crop,
+    encode,
+    enroll,
+    find_free_port,
+    search,
+    serve,
+    upload_model,
+    wait_for_job,
+)
+from service.database import make_engine, make_sessions
+from service.evaluation import comparison_of, worse_beyond
+from service.settings import Settings
+from service.tables import Embedding, Job, now
+
+NUM_PEOPLE, NUM_CAMERAS = 12, 3
+
+
+def shoot(person: int, camera: int) -> bytes:
+    """Return a photograph, which says little to a network with weights by chance."""
+    return encode(photograph(person, camera, 0), quality=95)
+
+
+def enroll_people(
+    client: httpx.Client, num: int = NUM_PEOPLE, first: int = 0, draw: Callable[[int, int], bytes] = shoot
+) -> None:
+    for camera in range(1, NUM_CAMERAS + 1):
+        for person in range(first, first + num):
+            enroll(client, draw(person, camera), identity_id=f"p{person}", camera_id=f"c{camera}")
+
+
+def evaluate(client: httpx.Client, version: str) -> dict[str, Any]:
+    answer = client.post(f"/models/{version}/evaluate")
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
+    return wait_for_job(client, answer.headers["location"])
+
+
+def active(client: httpx.Client) -> str:
+    return str(client.get("/readyz").json()["model_version"])
+
+
+def embeddings_of(settings: Settings, version: str) -> dict[int, NDArray[np.float16]]:
+    engine = make_engine(settings.database_url)
+    statement = select(Embedding.slot, Embedding.values).where(Embedding.model_version == version)
+    with make_sessions(engine).read() as session:
+        found = {slot: np.frombuffer(values, "<f2") for slot, values in session.execute(statement)}
+    engine.dispose()
+    return found
+
+
+def spoil(settings: Settings, version: str) -> None:
+    """Give every item the embedding of chance instead of what a version has made of it."""
+    rng = np.random.default_rng(0)
+    engine = make_engine(settings.database_url)
+    with make_sessions(engine).write.begin() as session:
+        for slot in session.scalars(select(Embedding.slot).where(Embedding.model_version == version)).all():
+            values = rng.normal(size=64)
+            half = (values / np.linalg.norm(values)).astype("<f2").tobytes()
+            wanted = Embedding.slot == slot, Embedding.model_version == version
+            session.execute(update(Embedding).where(*wanted).values(values=half))
+    engine.dispose()
+
+
+@contextmanager
+def comparing(settings: Settings, version: str) -> Iterator[dict[str, Any] | None]:
+    engine = make_engine(settings.database_url)
+    with make_sessions(engine).read() as session:
+        yield comparison_of(session, version)
+    engine.dispose()
+
+
+def test_both_versions_are_judged_on_the_same_items(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    enroll_people(client)
+    enroll(client, crop(900), crop(901), camera_id="c1")  # of nobody in particular: not judged
+    version, old = upload_model(client, another_checkpoint).json()["version"], active(client)
+    job = evaluate(client, version)
+    assert (job["state"], job["kind"], job["error"]) == ("succeeded", "evaluation", None)
+    assert job["done"] == job["total"]
+    result = job["result"]
+    assert (result["model_version"], result["active_version"]) == (version, old)
+    assert (result["num_items"], result["num_queries"], result["num_left_out"]) == (36, 36, 0)
+    for one in (version, old):
+        found = result["versions"][one]
+        assert client.get(f"/models/{one}").json()["evaluation"] == found
+        assert [row["fmr"] for row in found["thresholds"]] == [1e-1, 1e-2, 1e-3, 1e-4]
+        assert found["num_different_pairs"] == 36 * 33
+        assert found["num_same_pairs"] == 36 * 2
+        vectors = embeddings_of(either_settings, one)
+        rows = [vectors[slot].astype(float) for slot in sorted(vectors)][:36]
+        people = [place % NUM_PEOPLE for place in range(36)]
+        assert found["rank1"] == pytest.approx(loop_rank1(rows, people), abs=0.01)
+    assert set(embeddings_of(either_settings, version)) < set(embeddings_of(either_settings, old))
+    gain = result["difference"]["rank1"]
+    ranks = [result["versions"][one]["rank1"] for one in (version, old)]
+    assert gain["value"] == pytest.approx(ranks[0] - ranks[1], abs=0.01)
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    again = evaluate(client, version)["result"]
+    assert again["difference"] == result["difference"]
+
+
+def loop_rank1(rows: list[NDArray[Any]], people: list[int]) -> float:
+    """Return the share whose nearest other item is of the same person; each camera saw each once."""
+    hits = 0
+    for one, row in enumerate(rows):
+        scores = [row @ other / np.linalg.norm(other) for other in rows]
+        scores[one] = -2
+        hits += people[int(np.argmax(scores))] == people[one]
+    return 100 * hits / len(rows)
+
+
+def test_a_version_that_is_worse_has_an_interval_below_zero(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    enroll_people(client, draw=crop)  # which any network tells apart
+    version, old = upload_model(client, another_checkpoint).json()["version"], active(client)
+    with comparing(either_settings, version) as comparison:
+        assert comparison is None
+    evaluate(client, version)
+    spoil(either_settings, version)
+    result = evaluate(client, version)["result"]
+    assert result["difference"]["mAP"]["high"] < 0
+    assert worse_beyond(result)
+    with comparing(either_settings, version) as comparison:
+        assert comparison == result
+    with comparing(either_settings, old) as comparison:
+        assert comparison is None
+    assert not worse_beyond(evaluate(client, old)["result"])
+    enroll_people(client, num=2, first=50)
+    with comparing(either_settings, version) as comparison:
+        assert comparison is None, "the gallery has become another one"
+
+
+def test_too_few_labels_fail_the_job_with_what_is_needed(client: httpx.Client) -> None:
+    version = active(client)
+    for person in range(4):
+        enroll(client, crop(person), crop(person, 1), identity_id=f"p{person}", camera_id="one")
+        job = evaluate(client, version)
+        assert job["state"] == "failed"
+        assert "2 or more identities" in job["error"]
+        assert "10 or more" in job["error"]
+    for person in range(4):
+        enroll(client, crop(person, 2), identity_id=f"p{person}", camera_id="two")
+    job = evaluate(client, version)
+    assert (job["state"], job["result"]["num_queries"]) == ("succeeded", 12)
+
+
+def test_where_there_are_no_cameras_tracks_do(client: httpx.Client) -> None:
+    for person in range(5):
+        for walk in ("a", "b"):
+            enroll(client, crop(person, ord(walk)), identity_id=f"p{person}", track_id=f"{person}{walk}")
+    assert evaluate(client, active(client))["result"]["num_queries"] == 10
+
+
+def test_an_item_whose_crop_is_gone_is_left_out_and_counted(
+    client: httpx.Client, either_settings: Settings, another_checkpoint: Path
+) -> None:
+    enroll_people(client)
+    version = upload_model(client, another_checkpoint).json()["version"]
+    sha256 = client.get("/gallery").json()["items"][0]["sha256"]
+    (either_settings.crops_dir / sha256[:2] / sha256[2:4] / sha256).unlink()
+    result = evaluate(client, version)["result"]
+    assert (result["num_left_out"], result["num_items"]) == (1, 35)
+
+
+def test_an_unknown_version_is_404_and_one_that_is_being_judged_is_not_begun_again(
+    client: httpx.Client, either_settings: Settings
+) -> None:
+    answer = client.post("/models/0123456789ab/evaluate")
+    assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+    version = active(client)
+    add_running_job(either_settings, version, is_alive=True)  # as if another process were at it
+    answer = client.post(f"/models/{version}/evaluate")
+    assert (answer.status_code, answer.json()["id"]) == (202, "f" * 32)
+
+
+def add_running_job(settings: Settings, version: str, *, is_alive: bool) -> None:
+    """Write down an evaluation that another process is at, or was."""
+    engine = make_engine(settings.database_url)
+    with make_sessions(engine).write.begin() as session:
+        session.add(
+            Job(
+                id="f" * 32,
+                kind="evaluation",
+                model_version=version,
+                state="running",
+                done=0,
+                total=0,
+                created_at=now(),
+                alive_at=now() if is_alive else None,
+            )
+        )
+    engine.dispose()
+
+
+def test_what_a_dead_process_has_left_is_taken_up(client: httpx.Client, either_settings: Settings) -> None:
+    enroll_people(client, num=4)
+    add_running_job(either_settings, active(client), is_alive=False)
+    job = wait_for_job(client, "/jobs/" + "f" * 32)
+    assert (job["state"], job["result"]["num_queries"]) == ("succeeded", 12)
+
+
+def test_a_cancelled_evaluation_leaves_no_judgement(client: httpx.Client, either_settings: Settings) -> None:
+    enroll_people(client, num=4)
+    version = active(client)
+    add_running_job(either_settings, version, is_alive=True)
+    answer = client.delete("/jobs/" + "f" * 32)
+    assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
+    assert client.get(f"/models/{version}").json()["evaluation"] is None
+    assert evaluate(client, version)["state"] == "succeeded"
+    assert client.get("/jobs/" + "f" * 32).json()["result"] is None
+
+
+def test_an_evaluation_goes_on_after_a_kill_with_the_embeddings_it_has_made(
+    settings: Settings, another_checkpoint: Path
+) -> None:
+    port = find_free_port()
+    process = start_process(settings, port)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_for(client, process)
+            for camera in ("a", "b"):
+                for person in range(4):
+                    crops = [crop(100 * person + shot, ord(camera)) for shot in range(32)]
+                    enroll(client, *crops, identity_id=f"p{person}", camera_id=camera)
+            version = upload_model(client, another_checkpoint).json()["version"]
+            location = client.post(f"/models/{version}/evaluate").headers["location"]
+            while client.get(location).json()["done"] == 0:
+                pass
+            process.kill()
+            process.wait()
+            made = set(embeddings_of(settings, version))
+            engine = create_engine(settings.database_url)
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE jobs SET alive_at = NULL WHERE state = 'running'"))
+            engine.dispose()
+            process = start_process(settings, port)
+            wait_for(client, process)
+            job = wait_for_job(client, location)
+            assert (job["state"], job["result"]["num_items"]) == ("succeeded", 256)
+            assert made
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_activation_finds_what_an_evaluation_has_embedded(
+    client: httpx.Client, another_checkpoint: Path
+) -> None:
+    enroll_people(client, num=4)
+    version = upload_model(client, another_checkpoint).json()["version"]
+    evaluate(client, version)
+    assert client.get(f"/models/{version}").json()["num_embedded"] == 12
+    assert activate(client, version)["state"] == "succeeded"
+    assert search(client, crop(1))["num_searched"] == 12
+
+
+def test_every_process_decides_by_an_evaluation_once_there_is_one(either_settings: Settings) -> None:
+    chosen = either_settings.model_copy(update={"target_fmr": 0.02})
+    query = encode(photograph(3, 2, 1), quality=95)
+    with serve(chosen) as client, serve(chosen) as other:
+        enroll_people(client)
+        before = search(other, query)
+        assert before["thresholds"] == {"match": None, "unsure": None, "source": "none"}
+        assert {(m["decision"], m["probability"]) for m in before["matches"]} == {(None, None)}
+        evaluate(client, active(client))
+        for one in (client, other):
+            answer = search(one, query)
+            limits = answer["thresholds"]
+            assert limits["source"] == "evaluation"
+            for match in answer["matches"]:
+                is_match, is_unsure = (match["score"] >= limits[name] for name in ("match", "unsure"))
+                assert match["decision"] == ("match" if is_match else "unsure" if is_unsure else "unknown")
+            chances = [match["probability"] for match in answer["matches"]]
+            assert chances == sorted(chances, reverse=True)
+            assert all(0 <= chance <= 1 for chance in chances)
+    with serve(chosen) as client:
+        assert search(client, query)["thresholds"] == limits
