@@ -38,7 +38,7 @@ from service.errors import (
 from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
 from service.jobs import RUNNING, advance, finish, require
-from service.registry import drop_embeddings
+from service.registry import drop_embeddings, find_file
 from service.replica import Replica
 from service.serving import Generation, Serving, embed_in_batches, load_registered
 from service.tables import Embedding, Item, Job, Model, new_id, now
@@ -157,15 +157,16 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
     Raises:
         Cancelled: it is not wanted any more.
         Stopped: the process is going down.
-        ServiceError: the network, a crop or the count at the end is not as it must be; the version that was
-            serving goes on.
+        ServiceError: the network, its file, a crop or the count at the end is not as it must be; the version
+            that was serving goes on.
     """
     version, options = job.model_version or "", job.options or {}
     with serving.sessions.read() as session:
         if served(session) == Served(version, None):
             return None
     current = serving.refresh()
-    embedder = current.embedder if current.version == version else load_registered(serving, version)
+    find_file(serving, version)
+    embedder = serving.loaded().get(version) or load_registered(serving, version)
     if options.get("strategy") == "compatible" and current.version != version:
         current = _switch_queries(serving, job.id, embedder, current)
     activation = _Activation(serving, job.id, embedder, allow_missing=bool(options.get("allow_missing")))

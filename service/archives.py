@@ -20,6 +20,9 @@ from service.errors import BadArchive
 from service.folders import IMAGE_SUFFIXES
 
 MANIFEST = "gallery.csv"
+BESIDE_MANIFEST = ("gallery.json", "embeddings.npy")
+"""What an export of ours has too, and an import does not need."""
+
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_MEMBERS = 200_000
 MAX_NAME = 1_024
@@ -167,7 +170,7 @@ class Archive:
             most = MAX_MANIFEST_BYTES if is_manifest else self._max_member_bytes
             yield Member("/".join(plain), self._read(name, content, most))
         else:
-            self.num_skipped += 1
+            self.num_skipped += "/".join(plain) not in BESIDE_MANIFEST
             self._left -= cost
 
     def _too_large(self) -> BadArchive:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service import cli_models, cli_transfer
+from service import cli_models, cli_retrain, cli_transfer
 from service.client import Client, Failure, enroll_in_batches
 from service.folders import Crop, Layout, find_crops
 from service.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
@@ -199,6 +199,7 @@ def _chosen(data_dir: Path | None) -> dict[str, str]:
 
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
+app.command()(cli_retrain.retrain)
 app.command("erasures")(cli_transfer.print_erasures)
 
 

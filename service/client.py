@@ -1,7 +1,8 @@
 """Talk to a running service over HTTP: the only place where the command line meets the API.
 
-Requests that never reached the service, and those it put off (429, 503), are sent again a few times. A
-request that got no answer is not: the service may have stored the crops, and would then store them twice.
+Requests that never reached the service, and those it put off (429, 503), are sent again a few times, and for
+two minutes while the service starts. A request that got no answer is not: the service may have stored the
+crops, and would then store them twice.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ARCHIVE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0, pool=None)
 JOB_POLL_S = 0.5
 PAGE = 500
 CROP_MISSING = "crop_missing"
+NOT_READY = "not_ready"
+READY_WITHIN_S = 120.0
 # An idle connection is dropped well before the server's 5 s are over: none is reused as the server closes it.
 KEEPALIVE_EXPIRY_S = 2.0
 
@@ -218,9 +221,13 @@ class Client:
     def _request(
         self, method: str, path: str, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, **body: Any
     ) -> httpx.Response:
+        started_s = time.monotonic()
         for delay_s in (*retry_delays_s, None):
             try:
                 response = self._http.request(method, path, **body)
+                while _is_starting(response) and time.monotonic() < started_s + READY_WITHIN_S:
+                    time.sleep(_retry_after_s(response) or RETRY_DELAYS_S[0])
+                    response = self._http.request(method, path, **body)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if delay_s is None or self._is_gone.wait(delay_s):
                     self._is_gone.set()
@@ -289,6 +296,13 @@ def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: R
     bad, _ = crops[position]
     rest = crops[:position] + crops[position + 1 :]
     return [Failure(bad.path, str(refusal)), *_enroll_the_good(client, rest)]
+
+
+def _is_starting(response: httpx.Response) -> bool:
+    """Tell whether the service is loading its network and index, which takes its time."""
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and (
+        _read_json(response).get("code") == NOT_READY
+    )
 
 
 def _is_put_off(response: httpx.Response) -> bool:

@@ -87,7 +87,8 @@ def export(
         tell: is told how many are done, of how many so far.
 
     Raises:
-        ClientError: the service fails, or has changed its network meanwhile; nothing is left.
+        ClientError: there is no such item, the service fails, or has changed its network meanwhile; nothing
+            is left.
         OSError: `out` is there already, or cannot be written.
     """
     if out.exists() or out.is_symlink():
@@ -121,6 +122,8 @@ def export(
                     rows.write(_embedding(item))
                 num += 1
             tell(num, num + num_gone + len(failures))
+        if not num and not failures:
+            raise ClientError("there is nothing to export: the gallery has no such items")
         _finish(sink, manifest.getvalue(), versions, num, rows if embeddings else None)
     return Exported(num, num_gone, failures)
 

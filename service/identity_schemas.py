@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.identities import Known, Visit
-from service.labels import Name, OptionalName, OptionalTime
+from service.labels import Name, OptionalIdentityName, OptionalName, OptionalTime
 from service.request_fields import AttributePairs, SelectionFields
 from service.schemas import GalleryItem, image_url
 from service.suggestions import Side, Suggestion
@@ -48,7 +48,7 @@ class IdentityDescription(BaseModel):
 class NewIdentity(IdentityDescription):
     """An identity to make; without an id it gets one."""
 
-    id: OptionalName = None
+    id: OptionalIdentityName = None
 
 
 class IdentityFields(BaseModel):
@@ -153,7 +153,7 @@ class SplitOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     item_ids: ItemIds
-    identity_id: OptionalName = None
+    identity_id: OptionalIdentityName = None
 
 
 class RejectOrder(BaseModel):
@@ -169,7 +169,7 @@ class Correction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    identity_id: OptionalName = None
+    identity_id: OptionalIdentityName = None
     camera_id: OptionalName = None
     captured_at: OptionalTime = None
     track_id: OptionalName = None

@@ -28,6 +28,12 @@ def _printable(value: str) -> str:
     return value
 
 
+def _not_a_page(value: str) -> str:
+    if value == "suggestions":
+        raise ValueError("no identity can have this id, as /identities/suggestions is a list; choose another")
+    return value
+
+
 def _rfc_3339(value: object) -> object:
     if isinstance(value, datetime):
         return value
@@ -49,7 +55,11 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_
 Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
 """An RFC 3339 time with its offset, turned into UTC."""
 
+IdentityName = Annotated[Name, AfterValidator(_not_a_page)]
+"""An id for an identity: GET /identities/suggestions is something else."""
+
 OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
+OptionalIdentityName = Annotated[IdentityName | None, BeforeValidator(blank_is_none)]
 OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
 
 
@@ -68,7 +78,7 @@ class ItemMetadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    identity_id: OptionalName = None
+    identity_id: OptionalIdentityName = None
     camera_id: OptionalName = None
     captured_at: OptionalTime = None
     track_id: OptionalName = None

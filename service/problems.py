@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.errors import STATUS, InvalidRequest, ServiceError
+from service.labels import SLASH_IN_NAME
 from service.schemas import Problem
 from service.trouble import explain
 
@@ -37,12 +38,12 @@ HTTP_CODES = {
 
 
 def problem(request_id: str, status: int, code: str, title: str, detail: str, **members: Any) -> JSONResponse:
-    """Return a problem document as a response."""
+    """Return a problem document as a response; a slash in a name is shown as such."""
     body = {
         "type": f"urn:reid-gallery:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": detail.replace(repr(SLASH_IN_NAME)[1:-1], "/"),
         "code": code,
         "request_id": request_id,
         **members,

@@ -59,6 +59,8 @@ def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
         _try_apart(temporary)
         load_embedder(temporary, serving.settings)
         return _keep(serving, temporary)
+    except UnfitCheckpoint as error:
+        raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -58,10 +58,10 @@ class Replica:
             version: of the embeddings.
             embedding_size: of the embeddings.
             kind: of the index.
-            sequence: the number up to which all items have an embedding; by default all have.
+            sequence: the number up to which all items have an embedding, and are taken; by default all have.
         """
-        sequence = newest_change(session) if sequence is None else sequence
-        return cls(version, _build(session, version, embedding_size, kind), sequence)
+        newest = newest_change(session) if sequence is None else sequence
+        return cls(version, _build(session, version, embedding_size, kind, sequence), newest)
 
     def catch_up(self, session: Session, newest: int) -> None:
         """Apply the change log as far as the number `newest`."""
@@ -108,9 +108,13 @@ class Replica:
         old.close()
 
 
-def _build(session: Session, version: str, embedding_size: int, kind: IndexKind) -> GalleryIndex:
+def _build(
+    session: Session, version: str, embedding_size: int, kind: IndexKind, last_slot: int | None = None
+) -> GalleryIndex:
     index = GalleryIndex(embedding_size, kind)
     statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
+    if last_slot is not None:
+        statement = statement.where(Item.slot <= last_slot)
     told_s = time.monotonic()
     for page in session.execute(statement).partitions():
         index.add(_rows(page, embedding_size))

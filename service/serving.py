@@ -103,6 +103,7 @@ class Serving:
         self._turn = Lock()
         self._swap = Lock()
         self._generation: Generation | None = None
+        self._former: Embedder | None = None
         self._failure: str | None = None
 
     def current(self) -> Generation:
@@ -117,8 +118,17 @@ class Serving:
         return generation
 
     def replace(self, generation: Generation) -> None:
-        """Let requests that begin from now on use this generation."""
+        """Let requests that begin from now on use this generation; the network before it stays loaded."""
+        before = self._generation
+        if before is not None and before.version != generation.version:
+            self._former = before.embedder
         self._generation = generation
+
+    def loaded(self) -> dict[str, Embedder]:
+        """Return the networks that are loaded, by version: those in service, and the one before."""
+        generation = self._generation
+        known = [self._former, *([generation.embedder, generation.stand_in] if generation else [])]
+        return {embedder.version: embedder for embedder in known if embedder is not None}
 
     @contextmanager
     def changing(self) -> Iterator[Changing]:
@@ -175,7 +185,7 @@ class Serving:
             if self._generation is not generation:
                 return
             try:
-                self._generation = load_active(self, generation)
+                self.replace(load_active(self))
                 generation.index.close()
             except ServiceError as error:
                 raise NotReady(f"another process activated what cannot be served here: {error}") from error
@@ -270,8 +280,8 @@ def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.ascontiguousarray(embeddings_ND, "<f2")
 
 
-def load_active(serving: Serving, known: Generation | None = None) -> Generation:
-    """Load the active network and the index; networks of a `known` generation are taken from there.
+def load_active(serving: Serving) -> Generation:
+    """Load the active network, if it is not loaded, and the index.
 
     Raises:
         NetworkLost: the file of the active network is gone, has changed, or is no network that we can serve.
@@ -281,8 +291,7 @@ def load_active(serving: Serving, known: Generation | None = None) -> Generation
         active = served(session)
     if active is None:
         raise ServiceError("no model version is active in this database; the first start activates one")
-    loaded = [known.embedder, known.stand_in] if known else []
-    embedders = {embedder.version: embedder for embedder in loaded if embedder}
+    embedders = serving.loaded()
     for version in {active.version, active.searched} - embedders.keys():
         try:
             embedders[version] = load_registered(serving, version)

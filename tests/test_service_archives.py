@@ -26,6 +26,8 @@ def test_images_and_the_manifest_come_out_and_nothing_else(kind: str) -> None:
         "./a/b.jpg": b"1",
         "c.PNG": b"2",
         "d.txt": b"3",
+        "gallery.json": b"{}",
+        "embeddings.npy": b"of an export",
         "e/gallery.csv": b"4",
         "noend": b"5",
         ".f.jpg": b"6",

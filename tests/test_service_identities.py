@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_server import crop, enroll, search
+from live_server import crop, enroll, images, search
 from service.identities import visits
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -124,6 +124,9 @@ def test_nothing_else_in_a_path_is_taken_for_a_slash(client: httpx.Client, code:
         ("POST", "/identities", {"id": "a\x00b"}),
         ("POST", "/identities", {"id": "x" * 256}),
         ("POST", "/identities", {"id": ".."}),
+        ("POST", "/identities", {"id": "suggestions"}),
+        ("POST", "/identities/anna/split", {"item_ids": ["x"], "identity_id": "suggestions"}),
+        ("PATCH", "/gallery/0", {"identity_id": "suggestions"}),
         ("POST", "/identities", {"name": "a\nb"}),
         ("POST", "/identities", {"attributes": {"a=b": "c"}}),
         ("POST", "/identities", {"attributes": {"": "c"}}),
@@ -149,6 +152,20 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     answer = shared_client.request(method, path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_no_crop_can_be_enrolled_under_an_id_that_no_url_shows(shared_client: httpx.Client) -> None:
+    for form in ({"identity_id": "suggestions"}, {"metadata": '[{"identity_id": "suggestions"}]'}):
+        answer = shared_client.post("/gallery", files=images(crop(1)), data=form)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert "choose another" in answer.json()["detail"]
+
+
+def test_a_slash_in_an_id_is_shown_as_one(shared_client: httpx.Client) -> None:
+    for path in ("identities", "gallery", "jobs", "models"):
+        answer = shared_client.get(f"/{path}/no%2Fone")
+        assert answer.status_code == 404
+        assert "'no/one'" in answer.json()["detail"]
 
 
 def test_what_is_not_there_is_not_found(shared_client: httpx.Client) -> None:

@@ -114,6 +114,7 @@ def test_a_gallery_is_exported_fine_tuned_on_and_served_by_the_result(
         device="cpu",
         workers=0,
         deploy_to=url,
+        is_activated=True,
     )
     made = load_checkpoint(tmp_path / "run" / "network.safetensors")
     assert made.card.parent == load_checkpoint(tmp_path / "first.safetensors").version
@@ -138,3 +139,17 @@ def test_a_run_that_goes_on_starts_from_what_it_kept_of_the_service(tmp_path: Pa
         train.fetch_active("http://127.0.0.1:9", tmp_path)
     (tmp_path / STATE_FILE).touch()
     assert train.fetch_active("http://127.0.0.1:9", tmp_path) == str(tmp_path / "active.safetensors")
+
+
+def test_the_whole_loop_is_one_command(service: httpx.Client, tmp_path: Path) -> None:
+    before = service.get("/models/active").json()["version"]
+    out, url = tmp_path / "loop", str(service.base_url)
+    done = CliRunner().invoke(app, ["retrain", "--out", str(out), "--url", url, "--even-if-worse"])
+    assert done.exit_code == 0, done.output
+    made = load_checkpoint(out / "run" / "network.safetensors")
+    assert made.card.parent == before
+    active = service.get("/models/active").json()
+    assert (active["version"], active["coverage"]) == (made.version, 1.0)
+    assert active["evaluation"]["num_queries"] >= 10
+    again = CliRunner().invoke(app, ["retrain", "--out", str(out), "--url", url])
+    assert again.exit_code == 1

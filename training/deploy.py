@@ -1,4 +1,4 @@
-"""Put a checkpoint in service: upload, activate, wait for the swap with a bar; or fetch the active one."""
+"""Put a checkpoint in service: upload, judge, activate, wait with a bar; or fetch the active one."""
 
 import time
 from pathlib import Path
@@ -17,23 +17,49 @@ class DeployError(Exception):
     """The service refused the network or the swap failed; the message is what the service said."""
 
 
-def deploy(path: Path, url: str) -> str:
-    """Swap a checkpoint into the service at ``url`` and return its version once it answers searches.
+def deploy(path: Path, url: str, *, is_activated: bool = True, require_better: bool = False) -> str:
+    """Register a checkpoint with the service at ``url``, judge it there, and put it in service if wanted.
+
+    A gallery with too few labels to judge by is told, and is no hindrance unless it is required to be better.
+
+    Returns:
+        Its version; once it answers searches, if it was to be activated.
 
     Raises:
-        DeployError: the service cannot be reached, refuses the file, or the job fails.
+        DeployError: the service cannot be reached, refuses the file or the swap, or the swap fails.
     """
     try:
         with httpx.Client(base_url=url, timeout=60) as client, path.open("rb") as file:
             answer = client.post("/models", files={"checkpoint": (path.name, file)}, timeout=600)
             version: str = _checked(answer)["version"]
-            answer = client.post(f"/models/{version}/activate")
-            _checked(answer)
-            _wait(client, answer.headers["Location"])
+            print(f"network {version} is registered at {url}")
+            _evaluate(client, version)
+            if is_activated:
+                answer = client.post(f"/models/{version}/activate", json={"require_better": require_better})
+                _checked(answer)
+                job = _wait(client, answer.headers["Location"], "re-embedding the gallery")
+                if job["state"] != "succeeded":
+                    raise DeployError(f"the swap {_ending(job)}; the old network serves on")
+                print(f"network {version} is in service at {url}")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeployError(f"the service at {url} cannot be reached: {error}") from error
-    print(f"network {version} is in service at {url}")
     return version
+
+
+def _evaluate(client: httpx.Client, version: str) -> None:
+    """Have a version judged on the gallery's own people, and print what comes of it."""
+    answer = client.post(f"/models/{version}/evaluate")
+    _checked(answer)
+    job = _wait(client, answer.headers["Location"], "judging it on the gallery")
+    if job["state"] != "succeeded":
+        print(f"not judged on the gallery: the evaluation {_ending(job)}")
+        return
+    result = job["result"]
+    for name, judged in result["versions"].items():
+        kind = "new" if name == version else "in service"
+        print(f"{name} ({kind}): rank-1 {judged['rank1']:.2f}, mAP {judged['mAP']:.2f}")
+    for name, gain in result["difference"].items():
+        print(f"{name} {gain['value']:+.2f}, 95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}")
 
 
 def download_active(url: str, path: Path) -> str:
@@ -57,18 +83,20 @@ def download_active(url: str, path: Path) -> str:
     return version
 
 
-def _wait(client: httpx.Client, job: str) -> None:
+def _wait(client: httpx.Client, job: str, what: str) -> dict[str, Any]:
+    """Draw a job until it has ended, and return it."""
     with Progress() as progress:
-        task = progress.add_task("re-embedding the gallery", total=None)
+        task = progress.add_task(what, total=None)
         while True:
             body = _checked(client.get(job))
             progress.update(task, completed=body["done"], total=body["total"])
-            if body["state"] == "succeeded":
-                return
-            if body["state"] in ("failed", "cancelled"):
-                reason = body.get("error") or "no reason given"
-                raise DeployError(f"the swap {body['state']}: {reason}; the old network serves on")
+            if body["state"] not in ("queued", "running"):
+                return body
             time.sleep(POLL_S)
+
+
+def _ending(job: dict[str, Any]) -> str:
+    return f"{job['state']}: {job.get('error') or 'no reason given'}"
 
 
 def _checked(answer: httpx.Response) -> dict[str, Any]:

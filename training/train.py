@@ -56,12 +56,20 @@ def main(
     save_seconds: Annotated[float, typer.Option(min=0, help="Seconds between states; 0: every step.")] = 60.0,
     is_compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     deploy_to: Annotated[
-        str | None, typer.Option("--deploy", help="URL of a service to swap it into.")
+        str | None, typer.Option("--deploy", help="URL of a service to register it with, and be judged by.")
     ] = None,
+    is_activated: Annotated[
+        bool, typer.Option("--activate", help="Put it in service there, and wait until it is.")
+    ] = False,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="Unless it is worse on the gallery's own people.")
+    ] = False,
 ) -> None:
     """Train by a recipe; the result is OUTPUT/network.safetensors."""
     if teacher_channels not in ("bgr", "rgb") or (teacher and teacher_embeddings):
         raise SystemExit("train: --teacher-channels is bgr or rgb; give --teacher or --teacher-embeddings")
+    if (is_activated and not deploy_to) or (require_better and not is_activated):
+        raise SystemExit("train: --activate needs --deploy URL, and --require-better needs --activate")
     try:
         with distributed.joined(device) as own_device:
             dataset = read_dataset(data, needs=("train", "query", "gallery"))
@@ -97,7 +105,7 @@ def main(
             )
             path = train_and_judge(trainer, dataset, resume=resume)
             if deploy_to and distributed.rank() == 0:
-                deploy(path, deploy_to)
+                deploy(path, deploy_to, is_activated=is_activated, require_better=require_better)
     except (
         DatasetError,
         DeployError,

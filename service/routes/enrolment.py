@@ -12,7 +12,7 @@ from service.gallery import enroll
 from service.idempotency import keep_answer
 from service.imports import accept_archive, accept_images
 from service.jobs import Progress
-from service.labels import ItemMetadata, Label, OptionalName, OptionalTime
+from service.labels import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import EnrolmentAnswer, JobAnswer
@@ -47,7 +47,8 @@ def posted(
         ),
     ] = None,
     identity_id: Annotated[
-        OptionalName, Form(description="Whose the crops are; without it each is an identity of its own.")
+        OptionalIdentityName,
+        Form(description="Whose the crops are; without it each is an identity of its own."),
     ] = None,
     camera_id: Annotated[OptionalName, Form(description="Which camera saw them.")] = None,
     captured_at: Annotated[

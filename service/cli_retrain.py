@@ -1,0 +1,44 @@
+"""`reid retrain`: from the gallery's own people to a better network in service, in one command."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.client import Client
+from service.export import MANIFEST, Format
+from service.export import export as export_gallery
+from service.options import DEFAULT_URL, Url, errors_as_sentences
+from service.terminal import out, progress, say
+
+MIN_CAMERAS = 2
+
+
+def retrain(
+    target: Annotated[Path, typer.Option("--out", help="A new folder, for the export and the run.")],
+    url: Url = DEFAULT_URL,
+    recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or a recipe.json.")] = "finetune",
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Train on people with this name=value alone; may repeat.")
+    ] = None,
+    even_if_worse: Annotated[
+        bool, typer.Option("--even-if-worse", help="Put it in service whatever its evaluation says.")
+    ] = False,
+) -> None:
+    """Export whom two or more cameras saw, fine-tune the active network, judge it, put it in service.
+
+    A network that is worse on the gallery is registered and not put in service. The export holds people's
+    images: keep it as you keep the gallery, or delete it.
+    """
+    folder = target / "gallery"
+    with errors_as_sentences(), Client(url) as client, progress() as tell:
+        target.mkdir(parents=True)
+        fields = {"attribute": attribute}
+        exported = export_gallery(client, folder, Format.csv, fields, min_cameras=MIN_CAMERAS, tell=tell)
+    say(out, f"{exported.num_items} items in {folder}")
+    command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--init", "active"]
+    command += ["--data", f"csv:{folder / MANIFEST}", "--output", str(target / "run")]
+    command += ["--deploy", url, "--activate", *([] if even_if_worse else ["--require-better"])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - no shell reads it
