@@ -18,7 +18,18 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
 from killed_server import ROOT, SERVER, wait_for
-from live_server import TIMEOUT_S, activate, crop, enroll, find_free_port, images, search, serve, upload_model
+from live_server import (
+    TIMEOUT_S,
+    activate,
+    crop,
+    enroll,
+    find_free_port,
+    images,
+    search,
+    serve,
+    upload_model,
+    wait_for_job,
+)
 from service.database import make_engine
 from service.settings import Settings
 from service.storage import CropStore
@@ -223,6 +234,8 @@ def test_a_clock_that_was_set_back_stops_nothing(either_settings: Settings, anot
     engine.dispose()
     with serve(either_settings) as client:
         assert client.get("/models").json()["model_version"] == version
+        (cut_short,) = client.get("/jobs").json()["jobs"]
+        assert wait_for_job(client, f"/jobs/{cut_short['id']}")["state"] == "succeeded"
         second = enroll(client, crop(3), identity_id="bert")[0]["id"]
         assert [item["id"] for item in client.get("/gallery").json()["items"]] == [*first, second]
         assert search(client, crop(3))["matches"][0]["identity_id"] == "bert"
