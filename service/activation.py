@@ -313,7 +313,7 @@ class _Activation:
             if self._catch_up(replica) <= FEW:
                 break
         with serving.enrolling:  # no enrolment of this process is embedded meanwhile
-            self._catch_up(replica)
+            self._catch_up(replica, is_resting=False)
             with serving.swapping():
                 with serving.changing() as change:
                     started_s = time.monotonic()
@@ -326,11 +326,11 @@ class _Activation:
         logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
         return result
 
-    def _catch_up(self, replica: Replica) -> int:
+    def _catch_up(self, replica: Replica, *, is_resting: bool = True) -> int:
         """Embed what came, bring it to the index, and return how many items that were."""
         with self._serving.sessions.read() as session:
             newest = newest_change(session)
-        num = self._backfill.run(self._tell)
+        num = self._backfill.run(self._tell, is_resting=is_resting)
         with self._serving.sessions.read() as session:
             replica.catch_up(session, newest)
         return num

@@ -67,8 +67,10 @@ class Backfill:
     missing: dict[int, str] = field(default_factory=dict)
     last: int = 0
 
-    def run(self, tell: Told, only: ColumnElement[bool] | None = None) -> int:
+    def run(self, tell: Told, only: ColumnElement[bool] | None = None, *, is_resting: bool = True) -> int:
         """Embed what is new and has no embedding, of the items that are meant; return how many that were.
+
+        It keeps to its share of the processor unless others wait for it to end.
 
         Raises:
             Stopped: the process is going down.
@@ -78,7 +80,7 @@ class Backfill:
         while page := self._next_page(only):
             if self.serving.stopping.is_set():
                 raise Stopped
-            embeddings = self._embed(page)
+            embeddings = self._embed(page, is_resting=is_resting)
             with self.serving.changing() as change:
                 keep(change.session, self.embedder.version, embeddings)
                 tell(change.session, len(page))
@@ -108,7 +110,7 @@ class Backfill:
         )
         return [Waiting(*row) for row in session.execute(statement)]
 
-    def _embed(self, page: Sequence["Waiting"], *, is_resting: bool = True) -> dict[int, NDArray[np.float16]]:
+    def _embed(self, page: Sequence["Waiting"], *, is_resting: bool) -> dict[int, NDArray[np.float16]]:
         """Return the embeddings of the stored crops by slot, but for those that are missing or deleted."""
         embeddings: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(page), CROPS_AT_ONCE):

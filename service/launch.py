@@ -246,7 +246,7 @@ ready: {served}, {len(generation.index)} items in the gallery
 
   curl -F images=@crop.jpg -F identity_id=anna -F camera_id=door {url}/gallery
   curl -F images=@another.jpg {url}/search
-  python3 -m webbrowser {url}/docs
+  python3 -m webbrowser {url}/
 """
 
 

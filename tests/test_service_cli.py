@@ -54,7 +54,9 @@ def make_env(checkpoints: Path) -> MakeEnv:
 
 
 @contextmanager
-def reid_serve(env: dict[str, str], log_path: Path, *options: str, until: str = "/docs") -> Iterator[Server]:
+def reid_serve(
+    env: dict[str, str], log_path: Path, *options: str, until: str = "webbrowser"
+) -> Iterator[Server]:
     """Run `reid serve` on a free port until it has printed what to try."""
     command = [*REID, "serve", "--port", "0", *options]
     with (
