@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import nn
-from torchvision.models import mobilenet_v2, resnet50
-from torchvision.models.resnet import ResNet
 
 from model import osnet
 from model.attention import RelationAwareGlobalAttention
@@ -77,7 +75,9 @@ def build_network(
 
 def _resnet50() -> tuple[list[Stage], Head]:
     """ResNet-50 with last stride 1 (RGA paper, section 4.2)."""
-    trunk: ResNet = resnet50(weights=None)
+    from torchvision.models import resnet50  # a third of a server's imports, for two of the trunks
+
+    trunk = resnet50(weights=None)
     first = trunk.layer4[0]
     first.conv2.stride = first.downsample[0].stride = (1, 1)
     stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool)
@@ -92,6 +92,8 @@ def _resnet50() -> tuple[list[Stage], Head]:
 
 def _mobilenet_v2() -> tuple[list[Stage], Head]:
     """MobileNetV2 with last stride 1; its stages end at /4, /8 and /16 and with the last layer."""
+    from torchvision.models import mobilenet_v2
+
     features: Any = mobilenet_v2(weights=None).features
     features[14].conv[1][0].stride = (1, 1)
     for block in (features[2], features[4], features[7]):

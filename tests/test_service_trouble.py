@@ -126,6 +126,37 @@ def test_a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room(
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
+def test_an_activation_that_finds_the_disk_full_fails_with_the_reason_and_goes_on_when_asked_again(
+    settings: Settings, another_checkpoint: Path, tmp_path: Path
+) -> None:
+    people = [crop(seed) for seed in range(50)]
+    with serve(settings) as client:
+        for _ in range(40):
+            enroll(client, *people, on_duplicate="store")
+        version = upload_model(client, another_checkpoint).json()["version"]
+    with serve_on_small_disk(tmp_path, settings, 24) as client:
+        filler = tmp_path / "disk" / "filler"
+        fill = f"dd if=/dev/zero of={filler} bs=1K 2>/dev/null; truncate -s -400K {filler}"
+        run_on_disk(tmp_path, fill)
+        answer = client.post(f"/models/{version}/activate", json={})
+        assert answer.status_code == 202, answer.text
+        location = answer.headers["location"]
+        done = [-1]
+        while len(set(done[-20:])) > 1 or len(done) < 20 or done[-1] == 0:
+            done.append(client.get(location).json()["done"])
+            time.sleep(0.1)
+        assert 0 < done[-1] < 2_000
+        assert search(client, people[3])["model_version"] != version
+        run_on_disk(tmp_path, f"rm {filler}")
+        job = wait_for_job(client, location)
+        assert job["state"] == "failed"
+        assert "no room left" in job["error"]
+        assert activate(client, version)["state"] == "succeeded"
+        found = search(client, people[3])
+        assert (found["model_version"], found["num_searched"]) == (version, 2_000)
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
 def test_a_data_folder_that_becomes_read_only_is_told_and_searches_go_on(
     settings: Settings, tmp_path: Path
 ) -> None:
