@@ -1,5 +1,6 @@
 """The page at /: its files as they are served, and what people do with it in a browser, if there is one."""
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -319,6 +320,31 @@ def test_a_swap_is_shown_without_a_reload_whoever_has_begun_it(
         expect(page.locator("#status")).to_contain_text(first, timeout=10_000)
         expect(row.locator(".tag")).to_have_text("retired")
         assert page.evaluate("window.isStillHere")
+
+
+def test_a_network_is_judged_taken_back_and_deleted_on_the_page(
+    settings: Settings, another_checkpoint: Path, open_page: Callable[..., Page]
+) -> None:
+    with serve(settings) as client:
+        for person, camera in itertools.product(range(6), (1, 2)):
+            enroll(client, drawn(person, camera), identity_id=f"p{person}", camera_id=f"c{camera}")
+        version = upload_model(client, another_checkpoint).json()["version"]
+        page = open_page(client, "networks")
+        page.on("dialog", lambda dialog: dialog.accept())
+        row = page.locator(".networks > li", has_text=version)
+        row.get_by_role("button", name="Evaluate").click()
+        expect(page.locator(".job", has_text=version)).to_contain_text(": done", timeout=20_000)
+        rank1 = client.get(f"/models/{version}").json()["evaluation"]["rank1"]
+        expect(row).to_contain_text(f"on this gallery rank-1 {rank1:.1f}")
+        page.reload()
+        expect(row).to_contain_text(f"on this gallery rank-1 {rank1:.1f}")
+        activate(client, version)
+        expect(row.locator(".tag")).to_have_text("active", timeout=10_000)
+        page.get_by_role("button", name="Roll back").click()
+        expect(row.locator(".tag")).to_have_text("retired", timeout=20_000)
+        row.get_by_role("button", name="Delete").click()
+        expect(page.locator(".networks > li")).to_have_count(1)
+        assert client.get(f"/models/{version}").status_code == 404
 
 
 def test_an_activation_that_stands_in_the_way_is_shown_and_can_be_cancelled(
