@@ -36,7 +36,7 @@ lint: dev ## ruff, mypy, import-linter and the Alembic check
 		$(BIN)/alembic upgrade head && $(BIN)/alembic check
 
 test: lint ## everything that must pass
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -7,14 +7,15 @@ A job says how far it is; who dies on the way is followed by another process, or
 
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import structlog
-from sqlalchemy import delete, func, select, update
+from PIL import Image
+from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
@@ -85,7 +86,9 @@ def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
         row = change.session.get(Model, version)
         if row is None:
             raise ModelNotFound(version)
-        return _queue(change, row, wanted)
+        job = _queue(change, row, wanted)
+    serving.has_job.set()
+    return job
 
 
 def queue_rollback(serving: Serving) -> Job:
@@ -101,7 +104,9 @@ def queue_rollback(serving: Serving) -> Job:
         row = change.session.scalar(before)
         if row is None:
             raise NothingToRollBackTo
-        return _queue(change, row, Wanted())
+        job = _queue(change, row, Wanted())
+    serving.has_job.set()
+    return job
 
 
 def _queue(change: Changing, row: Model, wanted: Wanted) -> Job:
@@ -290,12 +295,9 @@ class _Activation:
                 Embedding, (Embedding.slot == Item.slot) & (Embedding.model_version == self._version)
             )
             rows = session.execute(statement.where(Item.slot.in_(sample))).all()
-        for item_id, sha256, values in rows:
-            try:
-                image, _ = decode(self._serving.crops.get(sha256), UNLIMITED)
-            except CropMissing:
-                continue  # it was embedded while it was there
-            (made_D,) = embed_in_batches(self._embedder, [image])
+        kept: list[tuple[str, bytes]] = []
+        made_ND = embed_in_batches(self._embedder, self._images(rows, kept))
+        for (item_id, values), made_D in zip(kept, made_ND, strict=True):
             stored_D = np.frombuffer(values, "<f2").astype(np.float32)
             length = float(np.linalg.norm(stored_D))
             cosine = float(stored_D @ made_D) / max(length, 1e-12)
@@ -305,6 +307,16 @@ class _Activation:
                     f"makes (cosine {cosine:.3f}, length {length:.3f}): not switched; delete the version and "
                     "register it again"
                 )
+
+    def _images(
+        self, rows: Iterable[Row[str, str, bytes]], kept: list[tuple[str, bytes]]
+    ) -> Iterator[Image.Image]:
+        """Decode the crops that are still there; `kept` gets the ids and stored embeddings of those."""
+        for item_id, sha256, values in rows:
+            with suppress(CropMissing):
+                image, _ = decode(self._serving.crops.get(sha256), UNLIMITED)
+                kept.append((item_id, values))
+                yield image
 
     def cut_over(self, replica: Replica) -> dict[str, Any]:
         """Switch to the index, with what came while it was built."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Event
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -47,6 +48,7 @@ logger = structlog.get_logger(__name__)
 
 API_VERSION = "1"
 TICK_S = 0.5
+PEEK_S = 0.05
 TIDY_S = 60.0
 CLEAR_S = 3600.0
 
@@ -91,6 +93,7 @@ def create_app(
             on_ready(generation)
             works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
             following.extend(asyncio.create_task(repeat(*work)) for work in works)
+            following.append(asyncio.create_task(repeat(do_jobs, TICK_S, serving.has_job)))
 
     def beat() -> None:
         for worker in workers:
@@ -101,6 +104,9 @@ def create_app(
         drop_doomed(serving)
         serving.refresh()
         serving.save_snapshot()
+
+    def do_jobs() -> None:
+        serving.has_job.clear()
         for worker in workers:
             worker.run_due()
 
@@ -111,11 +117,17 @@ def create_app(
     def clear() -> None:
         sweep(serving, now())
 
-    async def repeat(work: Callable[[], None], every_s: float) -> None:
+    async def pause(hurry: Event) -> None:
+        """Wait for a tick, or until there is a hurry."""
+        until_s = time.monotonic() + TICK_S
+        while time.monotonic() < until_s and not hurry.is_set():
+            await asyncio.sleep(PEEK_S)
+
+    async def repeat(work: Callable[[], None], every_s: float, hurry: Event = serving.stopping) -> None:
         """Do this again and again, also while nobody asks for anything."""
         trouble, due_s = "", 0.0
         while not serving.stopping.is_set():
-            await asyncio.sleep(TICK_S)
+            await pause(hurry)
             if time.monotonic() < due_s:
                 continue
             due_s = time.monotonic() + every_s - TICK_S

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
+from service.changes import newest_change
 from service.database import pages
 from service.errors import CropMissing, NotFinite, ServiceError
 from service.images import UNLIMITED, decode
@@ -77,7 +78,12 @@ class Backfill:
             ServiceError: a crop is no image, or its embedding not finite.
         """
         num = 0
-        while page := self._next_page(only):
+        while True:
+            with self.serving.sessions.read() as session:
+                newest = newest_change(session)
+                page = self._page(session, only, ITEMS_PER_PAGE)
+            if not page:
+                break
             if self.serving.stopping.is_set():
                 raise Stopped
             embeddings = self._embed(page, is_resting=is_resting)
@@ -86,6 +92,8 @@ class Backfill:
                 tell(change.session, len(page))
             self.last = page[-1].slot
             num += len(page)
+        if only is None:
+            self.last = max(self.last, newest)
         return num
 
     def finish(self, session: Session) -> int:
@@ -93,10 +101,6 @@ class Backfill:
         page = self._page(session, None, limit=None)
         keep(session, self.embedder.version, self._embed(page, is_resting=False))
         return len(page)
-
-    def _next_page(self, only: ColumnElement[bool] | None) -> Sequence["Waiting"]:
-        with self.serving.sessions.read() as session:
-            return self._page(session, only, ITEMS_PER_PAGE)
 
     def _page(
         self, session: Session, only: ColumnElement[bool] | None, limit: int | None

@@ -94,6 +94,7 @@ def request_evaluation(serving: Serving, version: str) -> Job:
                 created_at=now(),
             )
             change.session.add(job)
+    serving.has_job.set()
     return job
 
 

@@ -238,6 +238,7 @@ def _queue(
                 raise CropMissing("a crop went away while it was stored; send the request again")
         before_commit(session, job)
     settle(serving)
+    serving.has_job.set()
     return job
 
 

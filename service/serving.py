@@ -88,7 +88,8 @@ class Serving:
     """Holds what requests share; `enrolling` is held by the one enrolment at a time that may embed.
 
     So a search never waits for several enrolments, which share the cores with it. `has_database` says that
-    the tables are there, which may be used without a generation.
+    the tables are there, which may be used without a generation. `has_job` is set when a request has written
+    down a job, so that it begins at once.
     """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
@@ -99,6 +100,7 @@ class Serving:
         self.limits = Limits(settings.max_upload_bytes, settings.max_pixels, settings.min_side)
         self.enrolling = Lock()
         self.stopping = Event()
+        self.has_job = Event()
         self.has_database = False
         self._turn = Lock()
         self._swap = Lock()

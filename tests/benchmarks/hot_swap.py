@@ -128,6 +128,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> Table:
                 num_before = len(load.seen.enrolled)
                 load.phase("after")
                 load.wait_for_all()
+                load.phase("back again")
                 num_since, later = len(load.seen.enrolled) - num_before, timed_rollback(client)
                 load.phase("back")
                 load.wait_for_all()

@@ -115,16 +115,16 @@ def rise(before: Verdicts, after: Verdicts, column: int) -> tuple[float, float, 
     return float(first), float(second), float(second - first), float(low), float(high)
 
 
-def train(folder: Path, manifest: Path, url: str) -> float:
+def train(folder: Path, manifest: Path, url: str, recipe: str) -> float:
     """Run the documented command and return how many seconds it took."""
     started_s = time.monotonic()
-    command = [sys.executable, "training/train.py", "--recipe", "finetune", "--data", f"csv:{manifest}"]
+    command = [sys.executable, "training/train.py", "--recipe", recipe, "--data", f"csv:{manifest}"]
     command += ["--output", str(folder / "run"), "--init", "active", "--deploy", url, "--activate"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
     return time.monotonic() - started_s
 
 
-def run(data: Path, folder: Path, seed: int) -> Table:
+def run(data: Path, folder: Path, seed: int, recipe: str) -> Table:
     """Run it all and return what is to be printed."""
     query_crops, gallery_crops = read_folder(data / "query"), read_folder(data / "bounding_box_test")
     pids = sorted({crop.pid for crop in query_crops})
@@ -143,7 +143,7 @@ def run(data: Path, folder: Path, seed: int) -> Table:
             enroll_all(client, gallery)
             say(f"searching {len(queries)} queries of half B")
             before = search_all(client, queries, gallery)
-            train_s = train(folder, manifest, server.url)
+            train_s = train(folder, manifest, server.url, recipe)
             say("searching them again")
             after = search_all(client, queries, gallery)
             versions = [model["version"] for model in client.get("/models").json()["models"]]
@@ -167,9 +167,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data_dir", type=Path, help="the folder with bounding_box_test and query")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--recipe", default="finetune", help="or a recipe.json, with fewer epochs say")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reid-benchmark-") as folder:
-        Console(width=110).print(run(arguments.data_dir.absolute(), Path(folder), arguments.seed))
+        table = run(arguments.data_dir.absolute(), Path(folder), arguments.seed, arguments.recipe)
+        Console(width=110).print(table)
 
 
 if __name__ == "__main__":
