@@ -19,7 +19,7 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
-from service.backfill import Backfill, Pace, is_embedded, num_left
+from service.backfill import FEW, Backfill, Pace, is_embedded, num_left
 from service.changes import Changing, Served, newest_change, served
 from service.database import pages
 from service.decisions import find_decisions
@@ -47,11 +47,8 @@ from service.tables import Embedding, Item, Job, Model, new_id, now
 logger = structlog.get_logger(__name__)
 
 KIND = "activation"
-FEW = 8
-"""How many stragglers may be left to the cut-over, which keeps others waiting."""
-
 ROUNDS = 10
-SAMPLE = 16
+SAMPLE = 8
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""
 
@@ -322,7 +319,7 @@ class _Activation:
         """Switch to the index, with what came while it was built."""
         serving = self._serving
         for _ in range(ROUNDS):
-            if self._catch_up(replica) <= FEW:
+            if self._catch_up(replica) <= FEW:  # so few may be left to what keeps others waiting
                 break
         with serving.enrolling:  # no enrolment of this process is embedded meanwhile
             self._catch_up(replica, is_resting=False)

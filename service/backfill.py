@@ -28,6 +28,9 @@ ITEMS_PER_PAGE = 32
 CROPS_AT_ONCE = 4
 """Between so many crops the backfill rests, so that a search waits for few of them."""
 
+FEW = 8
+"""So many crops are embedded without rest: somebody may wait for them."""
+
 MAX_LAG_S = 1.0
 """How much of its share, lost to others, a backfill may catch up at once."""
 
@@ -71,7 +74,7 @@ class Backfill:
     def run(self, tell: Told, only: ColumnElement[bool] | None = None, *, is_resting: bool = True) -> int:
         """Embed what is new and has no embedding, of the items that are meant; return how many that were.
 
-        It keeps to its share of the processor unless others wait for it to end.
+        It keeps to its share of the processor, unless they are few or others wait for it to end.
 
         Raises:
             Stopped: the process is going down.
@@ -86,7 +89,7 @@ class Backfill:
                 break
             if self.serving.stopping.is_set():
                 raise Stopped
-            embeddings = self._embed(page, is_resting=is_resting)
+            embeddings = self._embed(page, is_resting=is_resting and num + len(page) > FEW)
             with self.serving.changing() as change:
                 keep(change.session, self.embedder.version, embeddings)
                 tell(change.session, len(page))
