@@ -48,7 +48,7 @@ logger = structlog.get_logger(__name__)
 
 KIND = "activation"
 ROUNDS = 10
-SAMPLE = 8
+SAMPLE = 16
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""
 
