@@ -101,12 +101,12 @@ def queue_rollback(serving: Serving) -> Job:
         row = change.session.scalar(before)
         if row is None:
             raise NothingToRollBackTo
-        job = _queue(change, row, Wanted())
+        job = _queue(change, row, Wanted(), is_rollback=True)
     serving.has_job.set()
     return job
 
 
-def _queue(change: Changing, row: Model, wanted: Wanted) -> Job:
+def _queue(change: Changing, row: Model, wanted: Wanted, *, is_rollback: bool = False) -> Job:
     session = change.session
     running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
     if running is not None:
@@ -118,7 +118,11 @@ def _queue(change: Changing, row: Model, wanted: Wanted) -> Job:
         id=new_id(),
         kind=KIND,
         model_version=row.version,
-        options={"strategy": wanted.strategy, "allow_missing": wanted.allow_missing},
+        options={
+            "strategy": wanted.strategy,
+            "allow_missing": wanted.allow_missing,
+            "is_rollback": is_rollback,
+        },
         state="succeeded" if is_served else "queued",
         done=0,
         total=0,
@@ -173,8 +177,8 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
         current = _switch_queries(serving, job.id, embedder, current)
     activation = _Activation(serving, job.id, embedder, allow_missing=bool(options.get("allow_missing")))
     activation.embed_all()
-    replica = activation.build()
-    result = activation.cut_over(replica)
+    former = serving.take_former_replica(version if options.get("is_rollback") else None)
+    result = activation.cut_over(former or activation.build())
     prune(serving)
     return result
 
@@ -328,10 +332,8 @@ class _Activation:
                     started_s = time.monotonic()
                     result = self._switch(change, replica)
                     decisions = find_decisions(change.session, self._version, serving.settings.target_fmr)
-                retired = serving.current()
                 serving.replace(Generation(self._embedder, replica, decisions))
                 held_s = time.monotonic() - started_s
-        retired.index.close()
         logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
         return result
 

@@ -103,6 +103,7 @@ def create_app(
     def follow() -> None:
         drop_doomed(serving)
         serving.refresh()
+        serving.let_go_of_erased()
         serving.save_snapshot()
 
     def do_jobs() -> None:

@@ -26,9 +26,6 @@ ROWS_PER_PAGE = 2_000
 CHANGES_PER_PAGE = 5_000
 """SQLite takes 32,766 variables in a statement, and every change names a slot."""
 
-ANEW = ("rebuilt", "activated")
-"""After these there are embeddings that the log does not tell of: made again, or for the activation."""
-
 ItemRow = Row[int, int, str | None, datetime | None, str | None, bytes]
 
 
@@ -40,6 +37,7 @@ class Replica:
         self.index = index
         self.sequence = sequence
         self._last_slot = int(index.slots()[-1]) if len(index) else 0
+        self._is_clean_to = sequence
         self._lock = Lock()
 
     @classmethod
@@ -71,6 +69,15 @@ class Replica:
             while self.sequence < newest:
                 self._apply_page(session, newest)
 
+    def holds_erased(self, session: Session) -> bool:
+        """Tell whether anything was erased after what this index, which is not kept up to date, has seen."""
+        newest = newest_change(session)
+        since = select(Change.sequence).where(Change.sequence > self._is_clean_to, Change.sequence <= newest)
+        if session.scalar(since.where(Change.kind == "erased").limit(1)) is not None:
+            return True
+        self._is_clean_to = newest
+        return False
+
     def _apply_page(self, session: Session, newest: int) -> None:
         statement = (
             select(Change.sequence, Change.kind, Change.slot)
@@ -84,12 +91,13 @@ class Replica:
             self._rebuild(session)
             self.sequence = newest
             return
-        if any(kind in ANEW for _, kind, _ in changes):
+        kinds = {kind for _, kind, _ in changes}
+        if "rebuilt" in kinds:
             self._rebuild(session)
         slots = sorted({slot for _, _, slot in changes if slot is not None})
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
         gone = sorted(set(slots) - {row[0] for row in alive})
-        if any(kind == "erased" for _, kind, _ in changes):
+        if "erased" in kinds:
             self.index.forget(gone)
         else:
             self.index.remove(gone)
@@ -99,7 +107,17 @@ class Replica:
         if added := [row for row in alive if row[0] > self._last_slot]:
             self.index.add(_rows(added, self.index.embedding_size))
             self._last_slot = added[-1][0]
-        self.sequence = changes[-1][0]
+        last = changes[-1][0]
+        if "activated" in kinds and not self._is_whole(session, last):
+            self._rebuild(session)
+        self.sequence = last
+
+    def _is_whole(self, session: Session, last: int) -> bool:
+        """Tell whether the index has what it should up to a slot; the log does not tell of all backfills."""
+        embedded = select(Embedding.slot).where(Embedding.model_version == self.version)
+        slots = session.scalars(embedded.where(Embedding.slot <= last).order_by(Embedding.slot))
+        held = self.index.slots()
+        return np.array_equal(np.fromiter(slots, np.int64), held[held <= last])
 
     def _rebuild(self, session: Session) -> None:
         """Build the index anew: embeddings that it has were made anew."""

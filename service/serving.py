@@ -106,6 +106,7 @@ class Serving:
         self._swap = Lock()
         self._generation: Generation | None = None
         self._former: Embedder | None = None
+        self._former_replica: Replica | None = None
         self._failure: str | None = None
 
     def current(self) -> Generation:
@@ -120,17 +121,42 @@ class Serving:
         return generation
 
     def replace(self, generation: Generation) -> None:
-        """Let requests that begin from now on use this generation; the network before it stays loaded."""
-        before = self._generation
+        """Let requests that begin from now on use this generation.
+
+        The network and the index before it stay in memory, for a rollback.
+        """
+        before, self._generation = self._generation, generation
         if before is not None and before.version != generation.version:
             self._former = before.embedder
-        self._generation = generation
+        if before is not None and before.replica is not generation.replica:
+            self._former_replica = before.replica
 
     def loaded(self) -> dict[str, Embedder]:
         """Return the networks that are loaded, by version: those in service, and the one before."""
         generation = self._generation
         known = [self._former, *([generation.embedder, generation.stand_in] if generation else [])]
         return {embedder.version: embedder for embedder in known if embedder is not None}
+
+    def take_former_replica(self, version: str | None = None) -> Replica | None:
+        """Give the index before this one to the caller, if it is of that version; else let go of it.
+
+        It has seen no change since it was in service.
+        """
+        replica, self._former_replica = self._former_replica, None
+        if replica is None or replica.version == version:
+            return replica
+        replica.index.close()
+        return None
+
+    def let_go_of_erased(self) -> None:
+        """Let go of the index before this one if something was erased since; every half second or so."""
+        replica = self._former_replica
+        if replica is None:
+            return
+        with self.sessions.read() as session:
+            holds_erased = replica.holds_erased(session)
+        if holds_erased:
+            self.take_former_replica()
 
     @contextmanager
     def changing(self) -> Iterator[Changing]:
@@ -188,12 +214,12 @@ class Serving:
                 return
             try:
                 self.replace(load_active(self))
-                generation.index.close()
             except ServiceError as error:
                 raise NotReady(f"another process activated what cannot be served here: {error}") from error
 
     def close(self) -> None:
         """Stop what the index does in the background, wait until it has, and leave a snapshot."""
+        self.take_former_replica()
         if self._generation is not None:
             self._generation.index.close()
             self.save_snapshot(is_last=True)
@@ -303,7 +329,9 @@ def load_active(serving: Serving) -> Generation:
     with serving.sessions.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
         kind = serving.settings.index
-        replica = serving.snapshots.load(gallery_id, version, newest, kind)
+        replica = serving.take_former_replica(version)
+        if replica is None:
+            replica = serving.snapshots.load(gallery_id, version, newest, kind)
         if replica is None:
             replica = Replica.load(session, version, embedder.embedding_size, kind)
         replica.catch_up(session, newest)

@@ -13,11 +13,16 @@ from sqlalchemy import select, update
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
 from service import gallery, jobs
-from service.activation import KIND, Wanted, queue_activation, run_activation
+from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
+from service.filters import Filter
 from service.labels import Label
+from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
+from service.replica import Replica
+from service.selection import Selection
 from service.settings import Settings
 from service.tables import Embedding, Job
 from service.workers import Worker
@@ -174,6 +179,78 @@ def test_what_was_left_out_is_found_by_every_process_once_its_crop_is_back(
     third = Process(one.settings)  # which begins with the snapshot
     assert len(third.refresh().index) == NUM_ITEMS + 1
     third.end()
+
+
+def test_a_rollback_takes_the_index_that_is_still_in_memory(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    version, size = add(one, another_checkpoint), one.current().index.embedding_size
+    kept = {process: process.refresh().replica for process in (one, two)}
+    slots = set(one.current().index.slots().tolist())
+    switch(one, version)
+    assert two.refresh().version == version
+    corrected, removed, *_ = gallery.list_items(one, Selection(), 2)[0]
+    new = gallery.enroll(one, [BytesIO(crop(100))], [Label(camera_id="door")]).items[0]
+    correct_item(one, corrected.id, {"identity_id": "anna", "camera_id": "yard", "track_id": "t"})
+    gallery.remove(one, removed.id)
+    roll_back(one)
+    for process, replica in kept.items():
+        assert process.refresh().replica is replica
+        with process.sessions.read() as session:
+            anew = Replica.load(session, replica.version, size)
+        assert contents(replica) == contents(anew)
+        assert contents(replica).keys() == slots - {removed.slot} | {new.slot}
+
+
+def roll_back(process: Process) -> None:
+    """Go back to the version before this one."""
+    job = queue_rollback(process)
+    work(process)
+    assert job_of(process, job.id).state == "succeeded"
+
+
+def contents(replica: Replica) -> dict[int, tuple[object, ...]]:
+    """Return all that an index holds, by slot."""
+    columns, rows, embeddings_ND = replica.index.living(Filter())
+    known = zip(
+        columns.identities.decoded(rows),
+        columns.cameras.decoded(rows),
+        columns.times[rows].tolist(),
+        columns.tracks.decoded(rows),
+        [embedding_D.tobytes() for embedding_D in embeddings_ND[rows]],
+        strict=True,
+    )
+    return dict(zip(columns.slots[rows].tolist(), known, strict=True))
+
+
+def test_what_is_erased_is_in_no_index_that_is_kept_for_a_rollback(
+    one: Process, two: Process, another_checkpoint: Path
+) -> None:
+    first, kept, version = one.current().version, one.current().replica, add(one, another_checkpoint)
+    slots = set(kept.index.slots().tolist())
+    switch(one, version)
+    one.let_go_of_erased()  # nothing
+    roll_back(one)
+    assert one.refresh().replica is kept
+    switch(one, version)
+    erased = gallery.list_items(one, Selection(), 1)[0][0]
+    erase_identity(two, erased.identity.id)
+    one.let_go_of_erased()
+    assert one.take_former_replica(first) is None
+    roll_back(one)
+    assert contents(one.refresh().replica).keys() == slots - {erased.slot}
+
+
+def test_an_index_in_memory_that_lacks_something_is_built_anew(
+    one: Process, another_checkpoint: Path
+) -> None:
+    kept, version = one.current().replica, add(one, another_checkpoint)
+    before = contents(kept)
+    switch(one, version)
+    assert kept.index.remove([7]) == 1
+    roll_back(one)
+    assert one.refresh().replica is kept
+    assert contents(kept) == before
 
 
 @pytest.mark.parametrize(("kind", "state"), [("activation", "backfilling"), ("evaluation", "evaluating")])
