@@ -25,8 +25,8 @@ from service.serving import Serving, embed_in_batches, to_half
 from service.tables import Embedding, Item
 
 ITEMS_PER_PAGE = 32
-CROPS_AT_ONCE = 4
-"""Between so many crops the backfill rests, so that a search waits for few of them."""
+CROPS_AT_ONCE = 2
+"""Between so many crops the backfill rests and gives way: a search waits for few of them."""
 
 FEW = 8
 """So many crops are embedded without rest: somebody may wait for them."""
@@ -121,6 +121,8 @@ class Backfill:
         """Return the embeddings of the stored crops by slot, but for those that are missing or deleted."""
         embeddings: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(page), CROPS_AT_ONCE):
+            if is_resting:
+                self.serving.give_way()
             started_s = time.monotonic()
             few = page[start : start + CROPS_AT_ONCE]
             found: list[Waiting] = []

@@ -85,7 +85,9 @@ def embed_people(
         fused = []
         for field, uploads in people.items():
             try:
-                fused.append(fuse(embed_in_batches(generation.embedder, decoded(serving, uploads, crops))))
+                images = decoded(serving, uploads, crops)
+                with serving.searching():
+                    fused.append(fuse(embed_in_batches(generation.embedder, images)))
             except ImageError as error:
                 error.field = field
                 raise

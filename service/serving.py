@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event, Lock
+from threading import Condition, Event, Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -37,6 +37,9 @@ from service.storage import CropStore
 from service.tables import Gallery, Model
 
 logger = structlog.get_logger(__name__)
+
+GIVE_WAY_S = 0.2
+"""What gives way to searches waits for so long at most: it must get on under any load."""
 
 MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
@@ -102,6 +105,8 @@ class Serving:
         self.stopping = Event()
         self.has_job = Event()
         self.has_database = False
+        self._searching = Condition()
+        self._num_searching = 0
         self._turn = Lock()
         self._swap = Lock()
         self._generation: Generation | None = None
@@ -167,6 +172,23 @@ class Serving:
         """
         with self._turn, changing(self.sessions) as change:
             yield change
+
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        """Let what can wait give way to the search that the caller embeds."""
+        with self._searching:
+            self._num_searching += 1
+        try:
+            yield
+        finally:
+            with self._searching:
+                self._num_searching -= 1
+                self._searching.notify_all()
+
+    def give_way(self) -> None:
+        """Wait while searches are embedded, but not for ever."""
+        with self._searching:
+            self._searching.wait_for(lambda: not self._num_searching, GIVE_WAY_S)
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:

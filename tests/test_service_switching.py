@@ -8,12 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
 from service import gallery, jobs
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.backfill import CROPS_AT_ONCE, FEW
 from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
@@ -23,6 +24,7 @@ from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
 from service.replica import Replica
 from service.selection import Selection
+from service.serving import GIVE_WAY_S
 from service.settings import Settings
 from service.tables import Embedding, Job
 from service.workers import Worker
@@ -136,6 +138,25 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
     work(one)
     assert (job_of(one, job.id).state, job_of(one, job.id).error) == ("succeeded", None)
     assert len(two.refresh().index) == NUM_ITEMS
+
+
+def test_a_backfill_gives_way_to_searches_but_not_for_ever(
+    settings: Settings, another_checkpoint: Path
+) -> None:
+    process, num = Process(settings), FEW + CROPS_AT_ONCE
+    gallery.enroll(process, [BytesIO(crop(seed)) for seed in range(num)], [Label()] * num)
+    first, version = process.current().version, add(process, another_checkpoint)
+    with process.searching():
+        started_s = time.monotonic()
+        switch(process, version)
+        took_s = time.monotonic() - started_s
+    assert took_s > num / CROPS_AT_ONCE * GIVE_WAY_S
+    with process.sessions.write.begin() as session:
+        session.execute(delete(Embedding).where(Embedding.model_version == first))
+    started_s = time.monotonic()
+    switch(process, first)
+    assert time.monotonic() - started_s < took_s / 2
+    process.end()
 
 
 def test_embeddings_that_are_searched_are_never_dropped(
