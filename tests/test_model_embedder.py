@@ -1,5 +1,6 @@
 """From images to embeddings, in every runtime that this machine has."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -193,3 +194,18 @@ os.kill(os.getpid(), signal.SIGUSR1)
     root = Path(__file__).parents[1]
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
+
+
+def test_converting_a_network_tells_nobody(tmp_path: Path) -> None:
+    program = """
+import torch
+from model.runtime import convert
+
+convert(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
+"""
+    root = Path(__file__).parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
+        "HOME": str(tmp_path)
+    }
+    subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []  # where OpenVINO's telemetry keeps the id that it sends
