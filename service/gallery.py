@@ -64,12 +64,12 @@ def enroll(
         generation = serving.current()
         crops: list[Crop] = []
         images = decoded(serving, uploads, crops)
-        embeddings_ND = embed_in_batches(generation.searched_embedder, images, serving.enrolling)
+        embeddings_ND = embed_in_batches(generation.searched_embedder, images, serving.turn_to_enroll)
         made = {generation.replica.version: to_half(embeddings_ND)}
         if generation.stand_in:
             images = decoded(serving, uploads, [])
             made[generation.version] = to_half(
-                embed_in_batches(generation.embedder, images, serving.enrolling)
+                embed_in_batches(generation.embedder, images, serving.turn_to_enroll)
             )
         near = _near(serving, generation, embeddings_ND, labels)
         new = New(crops, labels, made, near, serving.settings.keep_crops)

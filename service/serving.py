@@ -5,7 +5,7 @@ the embedder and the index that a request sees always belong together. What othe
 database have changed, their swaps too, comes in by `refresh`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,10 @@ from service.tables import Gallery, Model
 logger = structlog.get_logger(__name__)
 
 GIVE_WAY_S = 0.2
-"""What gives way to searches waits for so long at most: it must get on under any load."""
+"""A backfill gives way to searches for so long at most: it must get on under any load..."""
+
+ENROLMENT_GIVES_WAY_S = 0.1
+"""... and an enrolment for so long, for which cameras wait."""
 
 MAX_BATCH = 16
 MAX_BATCH_PIXELS = 4_000_000
@@ -185,10 +188,17 @@ class Serving:
                 self._num_searching -= 1
                 self._searching.notify_all()
 
-    def give_way(self) -> None:
+    def give_way(self, at_most_s: float = GIVE_WAY_S) -> None:
         """Wait while searches are embedded, but not for ever."""
         with self._searching:
-            self._searching.wait_for(lambda: not self._num_searching, GIVE_WAY_S)
+            self._searching.wait_for(lambda: not self._num_searching, at_most_s)
+
+    @contextmanager
+    def turn_to_enroll(self) -> Iterator[None]:
+        """Wait until no other enrolment of this process embeds, and give way to searches."""
+        with self.enrolling:
+            self.give_way(ENROLMENT_GIVES_WAY_S)
+            yield
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:
@@ -299,7 +309,9 @@ def decoded(serving: Serving, uploads: Sequence[BinaryIO], crops: list[Crop]) ->
 
 
 def embed_in_batches(
-    embedder: Embedder, images: Iterable[Image.Image], turn: AbstractContextManager[object] | None = None
+    embedder: Embedder,
+    images: Iterable[Image.Image],
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> NDArray[np.float32]:
     """Embed images as they come, holding few of them at a time: (N, D), L2-normalised.
 
@@ -313,10 +325,10 @@ def embed_in_batches(
     for image in images:
         batch.append(image)
         if len(batch) == MAX_BATCH or sum(i.width * i.height for i in batch) >= MAX_BATCH_PIXELS:
-            with turn or nullcontext():
+            with turn():
                 parts.append(embedder.embed(batch))
             batch = []
-    with turn or nullcontext():
+    with turn():
         parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
     is_finite_N = np.isfinite(embeddings_ND).all(axis=1)

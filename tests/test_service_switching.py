@@ -24,7 +24,7 @@ from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
 from service.replica import Replica
 from service.selection import Selection
-from service.serving import GIVE_WAY_S
+from service.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
 from service.tables import Embedding, Job
 from service.workers import Worker
@@ -157,6 +157,17 @@ def test_a_backfill_gives_way_to_searches_but_not_for_ever(
     switch(process, first)
     assert time.monotonic() - started_s < took_s / 2
     process.end()
+
+
+def test_an_enrolment_gives_way_to_searches_for_a_moment(one: Process) -> None:
+    with one.searching():
+        started_s = time.monotonic()
+        gallery.enroll(one, [BytesIO(crop(100))], [Label()])
+        took_s = time.monotonic() - started_s
+    started_s = time.monotonic()
+    gallery.enroll(one, [BytesIO(crop(101))], [Label()])
+    assert time.monotonic() - started_s < took_s
+    assert took_s >= ENROLMENT_GIVES_WAY_S
 
 
 def test_embeddings_that_are_searched_are_never_dropped(
