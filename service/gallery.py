@@ -71,23 +71,11 @@ def enroll(
             made[generation.version] = to_half(
                 embed_in_batches(generation.embedder, images, serving.turn_to_enroll)
             )
-        near = _near(serving, generation, embeddings_ND, labels)
-        new = New(crops, labels, made, near, serving.settings.keep_crops)
-        try:
-            if serving.settings.keep_crops:
-                serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
-            with serving.changing() as change:
-                is_active = served(change.session) == generation.served
-                if is_active:
-                    if serving.settings.keep_crops:
-                        _restore_removed(serving, uploads, crops)
-                    enrolment = _store(change, generation.version, new, on_duplicate)
-                    before_commit(change.session, enrolment)
-        except BaseException:
-            with suppress(SQLAlchemyError):  # whose trouble the caller is told of already
-                _doom(serving, {crop.sha256 for crop in crops})
-            raise
-        if is_active:
+        with serving.turn_to_enroll():
+            near = _near(serving, generation, embeddings_ND, labels)
+            new = New(crops, labels, made, near, serving.settings.keep_crops)
+            enrolment = _keep(serving, generation, uploads, new, on_duplicate, before_commit)
+        if enrolment is not None:
             settle(serving)
             return enrolment
         serving.refresh()
@@ -268,6 +256,32 @@ def _near(
     if least is None:
         return [None] * len(labels)
     return near_duplicates(generation.index, embeddings_ND, labels, least)
+
+
+def _keep(
+    serving: Serving,
+    generation: Generation,
+    uploads: Sequence[BinaryIO],
+    new: New,
+    on_duplicate: OnDuplicate,
+    before_commit: BeforeCommit,
+) -> Enrolment | None:
+    """Store new items and their crops; nothing, and return None, if their network is not active any more."""
+    enrolment = None
+    try:
+        if serving.settings.keep_crops:
+            serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
+        with serving.changing() as change:
+            if served(change.session) == generation.served:
+                if serving.settings.keep_crops:
+                    _restore_removed(serving, uploads, new.crops)
+                enrolment = _store(change, generation.version, new, on_duplicate)
+                before_commit(change.session, enrolment)
+    except BaseException:
+        with suppress(SQLAlchemyError):  # whose trouble the caller is told of already
+            _doom(serving, {crop.sha256 for crop in new.crops})
+        raise
+    return enrolment
 
 
 def _store(change: Changing, version: str, new: New, on_duplicate: OnDuplicate) -> Enrolment:

@@ -91,7 +91,7 @@ class Generation:
 
 
 class Serving:
-    """Holds what requests share; `enrolling` is held by the one enrolment at a time that may embed.
+    """Holds what requests share; `enrolling` is held by the one enrolment at a time that embeds or stores.
 
     So a search never waits for several enrolments, which share the cores with it. `has_database` says that
     the tables are there, which may be used without a generation. `has_job` is set when a request has written
@@ -195,7 +195,7 @@ class Serving:
 
     @contextmanager
     def turn_to_enroll(self) -> Iterator[None]:
-        """Wait until no other enrolment of this process embeds, and give way to searches."""
+        """Wait until no other enrolment of this process embeds or stores, and give way to searches."""
         with self.enrolling:
             self.give_way(ENROLMENT_GIVES_WAY_S)
             yield
