@@ -71,8 +71,8 @@ class Replica:
 
     def holds_erased(self, session: Session) -> bool:
         """Tell whether anything was erased after what this index, which is not kept up to date, has seen."""
-        newest = newest_change(session)
-        since = select(Change.sequence).where(Change.sequence > self._is_clean_to, Change.sequence <= newest)
+        newest, seen = newest_change(session), max(self.sequence, self._is_clean_to)
+        since = select(Change.sequence).where(Change.sequence > seen, Change.sequence <= newest)
         if session.scalar(since.where(Change.kind == "erased").limit(1)) is not None:
             return True
         self._is_clean_to = newest

@@ -259,18 +259,19 @@ def test_what_is_erased_is_in_no_index_that_is_kept_for_a_rollback(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, kept, version = one.current().version, one.current().replica, add(one, another_checkpoint)
-    slots = set(kept.index.slots().tolist())
+    before, after = gallery.list_items(one, Selection(), 2)[0]
+    erase_identity(two, before.identity.id)
     switch(one, version)
-    one.let_go_of_erased()  # nothing
+    one.let_go_of_erased()  # nothing: it was still in service then
     roll_back(one)
     assert one.refresh().replica is kept
+    slots = set(kept.index.slots().tolist())
     switch(one, version)
-    erased = gallery.list_items(one, Selection(), 1)[0][0]
-    erase_identity(two, erased.identity.id)
+    erase_identity(two, after.identity.id)
     one.let_go_of_erased()
     assert one.take_former_replica(first) is None
     roll_back(one)
-    assert contents(one.refresh().replica).keys() == slots - {erased.slot}
+    assert contents(one.refresh().replica).keys() == slots - {after.slot}
 
 
 def test_an_index_in_memory_that_lacks_something_is_built_anew(
