@@ -25,9 +25,13 @@ import httpx
 
 from killed_server import ROOT, wait_for
 from live_server import TIMEOUT_S, crop, find_free_port, images
+from service.jobs import LEASE
 
 NUM_CLIENTS, NUM_ENROLLING = 8, 2
 ENROLLED_CAMERA = "load"
+CLAIM_S = LEASE.total_seconds() + 5
+"""For so long after a kill a request may be told that its killed twin is in progress; longer is a failure."""
+
 SAME_SCORE = 0.02
 """How far the best score of a query may lie from that of the same version in the quiet."""
 
@@ -198,7 +202,7 @@ class Load:
         The killed server's claim to a key holds for some seconds, and it is told so until then.
         """
         headers = {"Idempotency-Key": uuid4().hex} if path == "/gallery" else {}
-        was_cut_off = False
+        cut_off_s = float("-inf")
         while True:
             was_up, started_s = not self._server.is_down.is_set(), time.perf_counter()
             try:
@@ -209,13 +213,15 @@ class Load:
             seconds, is_up = time.perf_counter() - started_s, not self._server.is_down.is_set()
             if trouble is None:
                 return answer.json(), seconds if was_up and is_up else None
-            is_claimed = was_cut_off and "idempotency_in_progress" in trouble
+            is_recent = time.monotonic() - cut_off_s < CLAIM_S
+            is_claimed = is_recent and was_up and is_up and "idempotency_in_progress" in trouble
             with self.seen.lock:
                 if was_up and is_up and not is_claimed:
                     self.seen.failed.append(f"{path}: {trouble}")
                     return None, None
                 self.seen.num_cut_off += not is_claimed
-            was_cut_off = True
+            if not is_claimed:
+                cut_off_s = time.monotonic()
             if self._is_over.wait(0.1):
                 return None, None
 
