@@ -3,9 +3,9 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from service.database import make_engine
 from service.settings import read_settings
-from service.tables import Table
+from service.store.database import make_engine
+from service.store.tables import Table
 
 
 def run(connection: Connection) -> None:

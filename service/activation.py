@@ -20,8 +20,6 @@ from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
 from service.backfill import FEW, Backfill, Pace, is_embedded, num_left
-from service.changes import Changing, Served, newest_change, served
-from service.database import pages
 from service.decisions import find_decisions
 from service.errors import (
     ActivationRunning,
@@ -42,7 +40,9 @@ from service.jobs import RUNNING, advance, finish, require
 from service.registry import drop_embeddings, find_file
 from service.replica import Replica
 from service.serving import Generation, Serving, embed_in_batches, load_registered
-from service.tables import Embedding, Item, Job, Model, new_id, now
+from service.store.changes import Changing, Served, newest_change, served
+from service.store.database import pages
+from service.store.tables import Embedding, Item, Job, Model, new_id, now
 
 logger = structlog.get_logger(__name__)
 

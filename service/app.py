@@ -17,7 +17,6 @@ from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import activation, evaluation, imports
-from service.database import make_engine, make_sessions
 from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
@@ -41,7 +40,8 @@ from service.routes.dependencies import refuse_unknown_fields
 from service.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
-from service.tables import now
+from service.store.database import make_engine, make_sessions
+from service.store.tables import now
 from service.workers import Worker
 
 logger = structlog.get_logger(__name__)

@@ -16,13 +16,13 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
-from service.changes import newest_change
-from service.database import pages
 from service.errors import CropMissing, NotFinite, ServiceError
 from service.images import UNLIMITED, decode
 from service.jobs import Stopped
 from service.serving import Serving, embed_in_batches, to_half
-from service.tables import Embedding, Item
+from service.store.changes import newest_change
+from service.store.database import pages
+from service.store.tables import Embedding, Item
 
 ITEMS_PER_PAGE = 32
 CROPS_AT_ONCE = 2

@@ -22,7 +22,13 @@ from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
 from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
-from service.database import (
+from service.erasure import Receipt, reapply
+from service.errors import BadBackup, CropMissing, NotEmpty
+from service.gallery import drop_identities
+from service.serving import Serving
+from service.settings import Settings
+from service.store.crops import CropStore
+from service.store.database import (
     known_schemas,
     make_engine,
     make_sessions,
@@ -31,15 +37,9 @@ from service.database import (
     rewrite,
     schema_of,
 )
-from service.erasure import Receipt, reapply
-from service.errors import BadBackup, CropMissing, NotEmpty
-from service.gallery import drop_identities
-from service.serving import Serving
-from service.settings import Settings
-from service.storage import CropStore
+from service.store.tables import Gallery, Identity, Item, Model, new_id, now
+from service.store.workspace import BACKING_UP, RESTORING, workspace
 from service.table_copy import copy_tables, one_moment
-from service.tables import Gallery, Identity, Item, Model, new_id, now
-from service.workspace import BACKING_UP, RESTORING, workspace
 
 FORMAT = 1
 MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"

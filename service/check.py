@@ -17,13 +17,13 @@ from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.changes import Changing, served
-from service.database import pages
 from service.errors import CropMissing, ImageError
 from service.images import UNLIMITED, decode
 from service.orphans import find_strays, let_go
 from service.serving import Generation, Serving, embed_in_batches, load_active, to_half
-from service.tables import Change, Embedding, Gallery, Item
+from service.store.changes import Changing, served
+from service.store.database import pages
+from service.store.tables import Change, Embedding, Gallery, Item
 
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""

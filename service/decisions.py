@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from model.calibration import Calibration
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.tables import Model
+from service.store.tables import Model
 
 SHIPPED = DEFAULT_CHECKPOINT.with_name("verification.json")
 """What would stand in the cards of shipped versions, which are older than the field."""

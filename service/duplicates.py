@@ -15,7 +15,7 @@ from service.filters import Filter
 from service.images import Crop
 from service.index import GalleryIndex
 from service.labels import Label
-from service.tables import Item
+from service.store.tables import Item
 
 OnDuplicate = Literal["return", "store", "reject"]
 

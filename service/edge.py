@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.labels import SLASH_IN_NAME
 from service.problems import http_problem, problem
-from service.tables import new_id
+from service.store.tables import new_id
 
 logger = structlog.get_logger(__name__)
 

@@ -17,8 +17,6 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.changes import Changing
-from service.database import pages, rewrite
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
 from service.gallery import drop_doomed, settle, take_out
 from service.mentions import (
@@ -29,7 +27,9 @@ from service.mentions import (
     operations_on_items,
 )
 from service.serving import Serving
-from service.tables import (
+from service.store.changes import Changing
+from service.store.database import pages, rewrite
+from service.store.tables import (
     Embedding,
     Erasure,
     Identity,
@@ -38,7 +38,7 @@ from service.tables import (
     Rejection,
     now,
 )
-from service.workspace import RESTORING, remove_abandoned
+from service.store.workspace import RESTORING, remove_abandoned
 
 Reason = Literal["requested", "retention", "restored"]
 

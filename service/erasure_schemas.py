@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from service.tables import Erasure
+from service.store.tables import Erasure
 
 OUT_OF_REACH = (
     "earlier backups: restore them with this receipt",

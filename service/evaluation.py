@@ -17,8 +17,6 @@ from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.backfill import Backfill, Pace
-from service.changes import served
-from service.database import pages
 from service.errors import ModelNotFound, TooFewLabels
 from service.jobs import RUNNING, Stopped, advance, finish
 from service.judging import (
@@ -31,7 +29,9 @@ from service.judging import (
     places_of,
 )
 from service.serving import Serving, load_registered
-from service.tables import Embedding, Item, Job, Model, new_id, now
+from service.store.changes import served
+from service.store.database import pages
+from service.store.tables import Embedding, Item, Job, Model, new_id, now
 
 logger = structlog.get_logger(__name__)
 

@@ -20,15 +20,15 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.changes import Changing, served
-from service.database import pages
 from service.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.errors import CountDiffers, CropNotKept, DuplicateCrop, GalleryItemNotFound, ServiceError
 from service.images import Crop
 from service.labels import Label
 from service.selection import Selection, conditions
 from service.serving import Generation, Serving, decoded, embed_in_batches, to_half
-from service.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
+from service.store.changes import Changing, served
+from service.store.database import pages
+from service.store.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
 
 CROPS_AT_ONCE = 500
 

@@ -26,7 +26,7 @@ from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRe
 from service.jobs import LEASE
 from service.problems import http_problem, service_problem, trouble_problem
 from service.serving import Serving
-from service.tables import KeptAnswer, now
+from service.store.tables import KeptAnswer, now
 
 HEADER = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"

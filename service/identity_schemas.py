@@ -9,8 +9,8 @@ from service.identities import Known, Visit
 from service.labels import Name, OptionalIdentityName, OptionalName, OptionalTime
 from service.request_fields import AttributePairs, SelectionFields
 from service.schemas import GalleryItem, image_url
+from service.store.tables import Operation
 from service.suggestions import Side, Suggestion
-from service.tables import Operation
 
 MAX_ITEMS = 1_000
 MAX_ATTRIBUTES = 64

@@ -30,7 +30,7 @@ from service.gallery import Enrolment, doom, enroll, settle
 from service.jobs import Cancelled, Stopped, advance
 from service.labels import ItemMetadata, Label
 from service.serving import Serving
-from service.tables import Job, JobFile, new_id, now
+from service.store.tables import Job, JobFile, new_id, now
 
 logger = structlog.get_logger(__name__)
 

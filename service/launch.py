@@ -59,7 +59,7 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
     os.environ.update(chosen)
     _log_to_terminal()
     from service.check import check
-    from service.trouble import told
+    from service.store.failures import told
 
     try:
         report = check(_open_gallery(), num_recomputed=num_recomputed, repair=repair)
@@ -85,7 +85,7 @@ def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool, allow_mi
     os.environ.update(chosen)
     _log_to_terminal()
     from service.backup import backup, open_gallery
-    from service.trouble import told
+    from service.store.failures import told
 
     try:
         serving = open_gallery(read_settings())
@@ -103,7 +103,7 @@ def run_restore(chosen: Mapping[str, str], path: Path, receipts: Sequence[Path])
     os.environ.update(chosen)
     _log_to_terminal()
     from service.backup import read_receipts, restore
-    from service.trouble import told
+    from service.store.failures import told
 
     try:
         erased = [one for file in receipts for one in read_receipts(file.read_text(), str(file))]
@@ -126,8 +126,8 @@ def _open_gallery() -> "Serving":
     Raises:
         ServiceError: the settings are wrong, or there is none.
     """
-    from service.database import make_engine, make_sessions, migrate, require_file
     from service.serving import Serving
+    from service.store.database import make_engine, make_sessions, migrate, require_file
 
     settings = read_settings()
     require_file(settings.database_url)

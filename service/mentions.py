@@ -12,9 +12,9 @@ from urllib.parse import quote
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from service.database import pages
 from service.gallery import doom
-from service.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
+from service.store.database import pages
+from service.store.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
 
 ITEM_ID = re.compile(rb"[0-9a-f]{32}")
 

@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
-from service.changes import Changing
-from service.database import pages
 from service.errors import CannotUndo, GalleryItemNotFound, ItemElsewhere, OperationNotFound
 from service.gallery import drop_identities, settle
 from service.identities import get, set_attributes
 from service.serving import Serving
-from service.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
+from service.store.changes import Changing
+from service.store.database import pages
+from service.store.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
 
 Description = dict[str, Any]
 

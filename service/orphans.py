@@ -12,10 +12,10 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.database import pages
 from service.gallery import doom, drop_doomed
 from service.serving import Serving
-from service.tables import Change, DoomedCrop, Item, JobFile
+from service.store.database import pages
+from service.store.tables import Change, DoomedCrop, Item, JobFile
 
 logger = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from service.errors import STATUS, InvalidRequest, ServiceError
 from service.labels import SLASH_IN_NAME
 from service.schemas import Problem
-from service.trouble import explain
+from service.store.failures import explain
 
 logger = structlog.get_logger(__name__)
 

@@ -18,12 +18,12 @@ from model.checkpoint import checkpoint_version, load_checkpoint
 from model.errors import ModelError
 from model.files import sync_dir
 from model.trial import try_apart
-from service.changes import served
-from service.database import VALUES_PER_STATEMENT
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
 from service.jobs import RUNNING
 from service.serving import Serving, load_embedder
-from service.tables import Embedding, Item, Job, Model, now
+from service.store.changes import served
+from service.store.database import VALUES_PER_STATEMENT
+from service.store.tables import Embedding, Item, Job, Model, now
 
 UNFINISHED_S = 3600
 """No upload of a checkpoint takes so long."""

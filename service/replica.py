@@ -15,9 +15,9 @@ import structlog
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from service.changes import newest_change
 from service.index import GalleryIndex, IndexKind, Rows
-from service.tables import Change, Embedding, Item
+from service.store.changes import newest_change
+from service.store.tables import Change, Embedding, Item
 
 logger = structlog.get_logger(__name__)
 

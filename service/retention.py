@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, and_, false, func, or_, select
 from service.erasure import clean, erase_items
 from service.serving import Serving
 from service.settings import Settings
-from service.tables import Item
+from service.store.tables import Item
 
 ITEMS_PER_PAGE = 1_000
 

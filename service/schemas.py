@@ -13,7 +13,7 @@ from service.jobs import Progress
 from service.ranking import Match
 from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
-from service.tables import Item, now
+from service.store.tables import Item, now
 from service.verify import Verified
 
 

@@ -15,7 +15,7 @@ from service.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.selection import Selection, to_filter
 from service.serving import Generation, Serving, decoded, embed_in_batches
-from service.tables import Item, Rejection
+from service.store.tables import Item, Rejection
 
 MAX_VARIABLES = 10_000
 """How many slots one statement may name; SQLite takes 32,766 variables."""

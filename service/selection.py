@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.filters import Filter, Sighting
-from service.tables import Attribute, Identity, Item
+from service.store.tables import Attribute, Identity, Item
 
 
 @dataclass(frozen=True)

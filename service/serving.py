@@ -24,8 +24,6 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.trial import try_out
-from service.changes import Changing, Served, changing, served
-from service.database import Sessions
 from service.decisions import Decisions, find_decisions
 from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
@@ -33,8 +31,10 @@ from service.index import GalleryIndex
 from service.replica import Replica
 from service.settings import Settings
 from service.snapshots import Snapshots
-from service.storage import CropStore
-from service.tables import Gallery, Model
+from service.store.changes import Changing, Served, changing, served
+from service.store.crops import CropStore
+from service.store.database import Sessions
+from service.store.tables import Gallery, Model
 
 logger = structlog.get_logger(__name__)
 

@@ -8,14 +8,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.activation import mark_active
-from service.changes import served
-from service.database import migrate
 from service.erasure import clean
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.registry import register_shipped, remove_unfinished
 from service.serving import Generation, Serving, load_active
-from service.trouble import told
-from service.workspace import RESTORING, remove_abandoned
+from service.store.changes import served
+from service.store.database import migrate
+from service.store.failures import told
+from service.store.workspace import RESTORING, remove_abandoned
 
 logger = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from service.errors import TooManyIdentities
 from service.identities import get
 from service.selection import Selection, to_filter
 from service.serving import Serving
-from service.tables import Identity, Item, Rejection
+from service.store.tables import Identity, Item, Rejection
 
 MAX_IDENTITIES = 20_000
 """So many are compared with each other in some seconds."""

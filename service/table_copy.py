@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, func, select, text, update
 
-from service.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
+from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
 
 ROWS_PER_PAGE = 1_000
 NOT_ENDED = ("queued", "running")

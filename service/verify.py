@@ -15,7 +15,7 @@ from service.identities import get
 from service.ranking import fuse
 from service.search import embed_people
 from service.serving import Serving
-from service.tables import Embedding, Item
+from service.store.tables import Embedding, Item
 
 _NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "value_error"}
 

@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.errors import DatabaseUnavailable, ServiceError
 from service.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
 from service.serving import Serving
-from service.tables import Job
-from service.trouble import explain
+from service.store.failures import explain
+from service.store.tables import Job
 
 logger = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, create_engine, text
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from service.database import make_engine, migrate
 from service.settings import Settings
+from service.store.database import make_engine, migrate
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from service.changes import Changing
-from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
 from service.startup import start
+from service.store.changes import Changing
+from service.store.database import make_engine, make_sessions
 
 Moment = Literal["before", "within", "after"]
 

@@ -19,13 +19,13 @@ from live_server import activate, crop, enroll, search, serve, upload_model, wai
 from service.backup import Contents, backup, open_gallery, read_receipts, restore
 from service.backup_file import SUMS
 from service.check import check
-from service.database import make_engine, make_sessions, migrate
 from service.errors import BadBackup, BadSettings, CropMissing, NotEmpty
 from service.serving import Serving
 from service.settings import Settings
-from service.storage import CropStore
-from service.tables import Job, JobFile, now
-from service.workspace import BACKING_UP, RESTORING, workspace
+from service.store.crops import CropStore
+from service.store.database import make_engine, make_sessions, migrate
+from service.store.tables import Job, JobFile, now
+from service.store.workspace import BACKING_UP, RESTORING, workspace
 
 MakeSettings = Callable[..., Settings]
 

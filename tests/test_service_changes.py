@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine, select
 
 from live_server import activate, crop, enroll, search, serve, upload_model
-from service.changes import changing, newest_change
-from service.database import make_sessions
 from service.settings import Settings
-from service.tables import Change
+from service.store.changes import changing, newest_change
+from service.store.database import make_sessions
+from service.store.tables import Change
 
 
 def test_numbers_have_no_gaps_whatever_fails(engine: Engine) -> None:

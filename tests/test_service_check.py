@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from live_server import activate, crop, enroll, search, serve, upload_model
-from service.changes import changing
 from service.check import Problem, Report, check
-from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
-from service.storage import CropStore
+from service.store.changes import changing
+from service.store.crops import CropStore
+from service.store.database import make_engine, make_sessions
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from service.changes import changing
-from service.database import Sessions, make_engine, make_sessions, migrate
 from service.errors import CropMissing
-from service.storage import CropStore
-from service.tables import Identity, Item, Table, new_id, now
+from service.store.changes import changing
+from service.store.crops import CropStore
+from service.store.database import Sessions, make_engine, make_sessions, migrate
+from service.store.tables import Identity, Item, Table, new_id, now
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
-from service.changes import changing
 from service.check import check
-from service.database import Sessions, make_engine, make_sessions, migrate, rewrite
 from service.erasure import Receipt, clean, erase_items, reapply
 from service.errors import DatabaseUnavailable
 from service.serving import Serving
 from service.settings import Settings
-from service.tables import (
+from service.store.changes import changing
+from service.store.database import Sessions, make_engine, make_sessions, migrate, rewrite
+from service.store.tables import (
     Attribute,
     Embedding,
     Erasure,

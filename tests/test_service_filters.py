@@ -14,11 +14,11 @@ from sqlalchemy import Engine, and_, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
 from service.columns import Grouping
-from service.database import make_engine, migrate
 from service.filters import Filter, Sighting
 from service.index import GalleryIndex, Hits, Rows
 from service.selection import Selection, conditions, to_filter
-from service.tables import Attribute, Embedding, Identity, Item, Model, now
+from service.store.database import make_engine, migrate
+from service.store.tables import Attribute, Embedding, Identity, Item, Model, now
 
 SIZE = 8
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,8 +15,8 @@ from PIL import Image
 from sqlalchemy import text
 
 from live_server import crop, encode, enroll, images, person, search
-from service.database import make_engine
 from service.settings import Settings
+from service.store.database import make_engine
 
 
 def count(settings: Settings, table: str) -> int:

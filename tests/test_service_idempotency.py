@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
-from service.database import make_engine, make_sessions, migrate
 from service.errors import IdempotencyInProgress
 from service.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
 from service.serving import Serving
 from service.settings import Settings
-from service.tables import KeptAnswer, now
+from service.store.database import make_engine, make_sessions, migrate
+from service.store.tables import KeptAnswer, now
 
 
 def post(client: httpx.Client, key: str, *contents: bytes, **fields: Any) -> httpx.Response:

@@ -3,9 +3,9 @@
 from killed_server import torment
 from live_server import find_free_port
 from service.check import check
-from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
+from service.store.database import make_engine, make_sessions
 
 
 def test_what_was_answered_is_true_after_five_kills(either_settings: Settings) -> None:

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from live_server import crop, enroll, search, serve
-from service.database import make_engine
 from service.settings import Settings
+from service.store.database import make_engine
 
 COPIED = "identity_key, camera_id, created_at, sha256, content_type, width, height"
 COPIES = (

@@ -55,7 +55,7 @@ from service.registry import delete_model, list_models, register
 from service.search import Query, search
 from service.selection import Selection
 from service.settings import Settings
-from service.tables import Embedding, Item, Job
+from service.store.tables import Embedding, Item, Job
 from service.workers import Worker
 
 EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)

@@ -31,8 +31,8 @@ from live_server import (
 )
 from model.checkpoint import checkpoint_version, load_checkpoint, save_checkpoint
 from service.cli import app
-from service.database import make_engine
 from service.settings import Settings
+from service.store.database import make_engine
 
 
 def crop_path(settings: Settings, sha256: str) -> Path:

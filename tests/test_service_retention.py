@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from live_server import crop, enroll, search, serve
-from service.changes import changing
-from service.database import Sessions, make_sessions
 from service.errors import BadSettings
 from service.retention import expire
 from service.serving import Serving
 from service.settings import Settings, read_settings
-from service.tables import Erasure, Identity, Item, new_id
+from service.store.changes import changing
+from service.store.database import Sessions, make_sessions
+from service.store.tables import Erasure, Identity, Item, new_id
 
 MOMENT = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CAMERAS = (None, "door", "hall", "yard")

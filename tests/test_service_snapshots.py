@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from live_server import crop, enroll, search, serve
-from service.database import make_engine
 from service.settings import Settings
+from service.store.database import make_engine
 
 
 def forget_embeddings(settings: Settings) -> None:

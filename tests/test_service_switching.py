@@ -26,7 +26,7 @@ from service.replica import Replica
 from service.selection import Selection
 from service.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
-from service.tables import Embedding, Job
+from service.store.tables import Embedding, Job
 from service.workers import Worker
 from test_service_evaluation import enroll_people, evaluate, spoil
 

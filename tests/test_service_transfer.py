@@ -25,12 +25,12 @@ from archives import tar_of
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
 from service.backup import backup, read_receipts, restore
 from service.cli import app
-from service.database import make_engine, make_sessions, migrate
 from service.folders import Layout
 from service.packing import Row, find_rows, pack
 from service.serving import Serving
 from service.settings import Settings
-from service.storage import CropStore
+from service.store.crops import CropStore
+from service.store.database import make_engine, make_sessions, migrate
 from test_service_cli import REID, ROOT, put
 from training.manifests import read_manifest
 

@@ -30,10 +30,10 @@ from live_server import (
     upload_model,
     wait_for_job,
 )
-from service.database import make_engine
 from service.settings import Settings
-from service.storage import CropStore
-from service.tables import Change, Identity, Item, Job, Model, now
+from service.store.crops import CropStore
+from service.store.database import make_engine
+from service.store.tables import Change, Identity, Item, Job, Model, now
 
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode

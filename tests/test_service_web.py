@@ -20,7 +20,7 @@ from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
 from service.routes.page import FOLDER, MEDIA_TYPES
 from service.settings import Settings
-from service.tables import Job, new_id, now
+from service.store.tables import Job, new_id, now
 
 FILES = sorted(path.name for path in FOLDER.iterdir())
 SVG = "http://www.w3.org/2000/svg"

@@ -38,8 +38,8 @@ from service.request_fields import Seconds, attributes_of, cursor_of, number_of_
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import ItemsAnswer
 from service.selection import Selection
+from service.store.tables import Operation
 from service.suggestions import suggest
-from service.tables import Operation
 
 router = APIRouter(tags=["identities"])
 

@@ -13,7 +13,7 @@ from service.problems import responses
 from service.registry import delete_model, find_active, find_file, find_model, list_models, register
 from service.routes.dependencies import ReadyServing, RequestId, StoredServing
 from service.schemas import JobAnswer
-from service.tables import Job
+from service.store.tables import Job
 
 router = APIRouter(prefix="/models", tags=["models"])
 

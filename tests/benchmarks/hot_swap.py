@@ -34,10 +34,10 @@ from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoin
 from model.embedder import Embedder
 from service.backfill import CROPS_AT_ONCE
 from service.check import check
-from service.database import make_engine, make_sessions
 from service.folders import DISTRACTOR_PID
 from service.serving import Serving
 from service.settings import Settings
+from service.store.database import make_engine, make_sessions
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost
 
 NUM_TIMED = 400

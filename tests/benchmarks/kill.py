@@ -18,9 +18,9 @@ from rich.table import Table
 from killed_server import torment
 from live_server import find_free_port, make_checkpoint
 from service.check import check
-from service.database import make_engine, make_sessions
 from service.serving import Serving
 from service.settings import Settings
+from service.store.database import make_engine, make_sessions
 
 
 def row(name: str, settings: Settings, num_kills: int, seed: int) -> tuple[str, ...]:

@@ -19,12 +19,12 @@ from rich.table import Table
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from service.changes import newest_change
-from service.database import Sessions, make_engine, make_sessions, migrate
 from service.replica import Replica
 from service.serving import NEWEST
 from service.snapshots import Snapshots
-from service.tables import Embedding, Gallery, Identity, Item, Model, now
+from service.store.changes import newest_change
+from service.store.database import Sessions, make_engine, make_sessions, migrate
+from service.store.tables import Embedding, Gallery, Identity, Item, Model, now
 
 VERSION = "0" * 12
 PAGE = 5_000

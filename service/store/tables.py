@@ -172,7 +172,7 @@ class Change(Table):
 
     It is added, updated, removed, erased, rebuilt, activated, or compatible: active, but not searched yet.
 
-    Sequence numbers have no gaps and grow in the order of the commits; see service/changes.py. What has
+    Sequence numbers have no gaps and grow in the order of the commits; see service/store/changes.py. What has
     changed is in the other tables: whoever follows the log reads them anew for the slots that it names.
     """
 

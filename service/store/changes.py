@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service.database import Sessions
-from service.tables import Change, Gallery, Model, now
+from service.store.database import Sessions
+from service.store.tables import Change, Gallery, Model, now
 
 
 class Changing:

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.errors import BadSettings
-from service.tables import Table
+from service.store.tables import Table
 
 logger = structlog.get_logger(__name__)
 
@@ -153,8 +153,9 @@ def _config() -> Config:
 
 def _migrations_dir() -> Path:
     """Return where the revisions are: inside the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "migrations"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "migrations"
+    package = Path(__file__).parents[1]
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def _make_folder(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
