@@ -22,7 +22,6 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.duplicates import OnDuplicate
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
@@ -31,6 +30,7 @@ from service.jobs import Cancelled, Stopped, advance
 from service.labels import ItemMetadata, Label
 from service.serving import Serving
 from service.store.tables import Job, JobFile, new_id, now
+from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
 
 logger = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from archives import packed, tar_of, zip_of
-from service.archives import Archive, Member
 from service.errors import BadArchive
+from service.uploads.archives import Archive, Member
 
 KINDS = ["tar", "gz", "bz2", "zip"]
 

@@ -1,0 +1,1 @@
+"""What a request or an archive brings, read within bounds."""
