@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.filters import Filter
 from service.images import Crop
-from service.index import GalleryIndex
+from service.index.filters import Filter
+from service.index.index import GalleryIndex
 from service.labels import Label
 from service.store.tables import Item
 

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from service.index import GalleryIndex, IndexKind, Rows
+from service.index.index import GalleryIndex, IndexKind, Rows
 from service.store.changes import newest_change
 from service.store.tables import Change, Embedding, Item
 

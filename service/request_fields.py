@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.errors import InvalidRequest
-from service.filters import Sighting
+from service.index.filters import Sighting
 from service.labels import Name, OptionalName, OptionalTime, blank_is_none
 from service.selection import Selection
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from service.decisions import Decisions
 from service.errors import ImageError
 from service.images import Crop
-from service.index import Filter, GalleryIndex, Hits
+from service.index.index import Filter, GalleryIndex, Hits
 from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.selection import Selection, to_filter
 from service.serving import Generation, Serving, decoded, embed_in_batches

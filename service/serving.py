@@ -27,7 +27,7 @@ from model.trial import try_out
 from service.decisions import Decisions, find_decisions
 from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
-from service.index import GalleryIndex
+from service.index.index import GalleryIndex
 from service.replica import Replica
 from service.settings import Settings
 from service.snapshots import Snapshots

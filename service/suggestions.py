@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from service.columns import NO_TIME, Columns, Ints
 from service.errors import TooManyIdentities
 from service.identities import get
+from service.index.columns import NO_TIME, Columns, Ints
 from service.selection import Selection, to_filter
 from service.serving import Serving
 from service.store.tables import Identity, Item, Rejection

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.index import Filter, GalleryIndex, Hits, IndexKind, Rows
-from service.nearest import Embeddings
+from service.index.index import Filter, GalleryIndex, Hits, IndexKind, Rows
+from service.index.vectors import Embeddings
 from service.ranking import Match, Scored, rank_groups, rank_items
 
 SIZE = 8

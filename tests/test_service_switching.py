@@ -18,7 +18,7 @@ from service.backfill import CROPS_AT_ONCE, FEW
 from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
-from service.filters import Filter
+from service.index.filters import Filter
 from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from service.filters import Filter, passing
-from service.index import GalleryIndex, IndexKind, Rows
+from service.index.filters import Filter, passing
+from service.index.index import GalleryIndex, IndexKind, Rows
 
 SIZE = 512
 NUM_QUERIES = 200

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from service.columns import NO_TIME, Column, Columns, Mask, Test, microseconds
+from service.index.columns import NO_TIME, Column, Columns, Mask, Test, microseconds
 
 CHUNK = 65_536
 """Rows that are tested at a time: all tests find them in the processor's cache."""

@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service import index_file
-from service.columns import Columns, Grouping, Ints, changed, times
-from service.filters import Filter, Sighting, passing
-from service.index_state import MIN_ASKED, Hits, State
-from service.nearest import Approximate, Embeddings, Floats, Structure
+from service.index.columns import Columns, Grouping, Ints, changed, times
+from service.index.filters import Filter, Sighting, passing
+from service.index.index import file as index_file
+from service.index.state import MIN_ASKED, Hits, State
+from service.index.vectors import Approximate, Embeddings, Floats, Structure
 
 __all__ = ["Filter", "GalleryIndex", "Hits", "IndexKind", "Rows", "Sighting"]
 

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from service.columns import Ints, Mask
+from service.index.columns import Ints, Mask
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from service.columns import Column, Columns
-from service.nearest import CHUNK, Approximate, Embeddings
+from service.index.columns import Column, Columns
+from service.index.vectors import CHUNK, Approximate, Embeddings
 
 MAGIC = b"reid-gallery index 1\n"
 CODED = ("identities", "cameras", "tracks")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.columns import Columns, Grouping, Ints, Mask
-from service.nearest import Approximate, Embeddings, Floats
+from service.index.columns import Columns, Grouping, Ints, Mask
+from service.index.vectors import Approximate, Embeddings, Floats
 
 FEW = 1 / 32
 """The share of rows up to which a filter's are better all looked at: as fast as a structure, and exact."""
