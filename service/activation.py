@@ -20,7 +20,6 @@ from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
 from service.backfill import FEW, Backfill, Pace, is_embedded, num_left
-from service.decisions import find_decisions
 from service.errors import (
     ActivationRunning,
     CropMissing,
@@ -38,8 +37,9 @@ from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
 from service.jobs import RUNNING, advance, finish, require
 from service.registry import drop_embeddings, find_file
-from service.replica import Replica
-from service.serving import Generation, Serving, embed_in_batches, load_registered
+from service.serving.replica import Replica
+from service.serving.serving import Generation, Serving, embed_in_batches, load_registered
+from service.serving.thresholds import find_decisions
 from service.store.changes import Changing, Served, newest_change, served
 from service.store.database import pages
 from service.store.tables import Embedding, Item, Job, Model, new_id, now

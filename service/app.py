@@ -37,7 +37,7 @@ from service.routes import (
     verify,
 )
 from service.routes.dependencies import refuse_unknown_fields
-from service.serving import Generation, Serving
+from service.serving.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.startup import start
 from service.store.database import make_engine, make_sessions

@@ -19,7 +19,7 @@ from model.embedder import Embedder
 from service.errors import CropMissing, NotFinite, ServiceError
 from service.images import UNLIMITED, decode
 from service.jobs import Stopped
-from service.serving import Serving, embed_in_batches, to_half
+from service.serving.serving import Serving, embed_in_batches, to_half
 from service.store.changes import newest_change
 from service.store.database import pages
 from service.store.tables import Embedding, Item

@@ -25,7 +25,7 @@ from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, membe
 from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery import drop_identities
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import (

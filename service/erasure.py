@@ -26,7 +26,7 @@ from service.mentions import (
     gone_keys,
     operations_on_items,
 )
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.changes import Changing
 from service.store.database import pages, rewrite
 from service.store.tables import (

@@ -28,7 +28,7 @@ from service.judging import (
     judge,
     places_of,
 )
-from service.serving import Serving, load_registered
+from service.serving.serving import Serving, load_registered
 from service.store.changes import served
 from service.store.database import pages
 from service.store.tables import Embedding, Item, Job, Model, new_id, now

@@ -25,7 +25,7 @@ from service.errors import CountDiffers, CropNotKept, DuplicateCrop, GalleryItem
 from service.images import Crop
 from service.labels import Label
 from service.selection import Selection, conditions
-from service.serving import Generation, Serving, decoded, embed_in_batches, to_half
+from service.serving.serving import Generation, Serving, decoded, embed_in_batches, to_half
 from service.store.changes import Changing, served
 from service.store.database import pages
 from service.store.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs import LEASE
 from service.problems import http_problem, service_problem, trouble_problem
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.tables import KeptAnswer, now
 
 HEADER = "idempotency-key"

@@ -28,7 +28,7 @@ from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_n
 from service.gallery import Enrolment, doom, enroll, settle
 from service.jobs import Cancelled, Stopped, advance
 from service.labels import ItemMetadata, Label
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, new_id, now
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound, ServiceError
 from service.gallery import doom, settle
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, now
 
 RUNNING = ("queued", "running")

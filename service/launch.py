@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from service.backup import Contents
-    from service.serving import Generation, Serving
+    from service.serving.serving import Generation, Serving
 
 GRACE_S = 30
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
@@ -126,7 +126,7 @@ def _open_gallery() -> "Serving":
     Raises:
         ServiceError: the settings are wrong, or there is none.
     """
-    from service.serving import Serving
+    from service.serving.serving import Serving
     from service.store.database import make_engine, make_sessions, migrate, require_file
 
     settings = read_settings()

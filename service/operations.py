@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 from service.errors import CannotUndo, GalleryItemNotFound, ItemElsewhere, OperationNotFound
 from service.gallery import drop_identities, settle
 from service.identities import get, set_attributes
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.changes import Changing
 from service.store.database import pages
 from service.store.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now

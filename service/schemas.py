@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.decisions import Decision, Source
 from service.gallery import Enrolment
 from service.jobs import Progress
 from service.ranking import Match
 from service.request_fields import SelectionFields, cursor_of
 from service.search import Answer
+from service.serving.thresholds import Decision, Source
 from service.store.tables import Item, now
 from service.verify import Verified
 

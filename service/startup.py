@@ -11,7 +11,7 @@ from service.activation import mark_active
 from service.erasure import clean
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.registry import register_shipped, remove_unfinished
-from service.serving import Generation, Serving, load_active
+from service.serving.serving import Generation, Serving, load_active
 from service.store.changes import served
 from service.store.database import migrate
 from service.store.failures import told

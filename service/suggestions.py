@@ -17,7 +17,7 @@ from service.errors import TooManyIdentities
 from service.identities import get
 from service.index.columns import NO_TIME, Columns, Ints
 from service.selection import Selection, to_filter
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.tables import Identity, Item, Rejection
 
 MAX_IDENTITIES = 20_000

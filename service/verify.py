@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.decisions import Decisions
 from service.errors import InvalidRequest
 from service.identities import get
 from service.ranking import fuse
 from service.search import embed_people
-from service.serving import Serving
+from service.serving.serving import Serving
+from service.serving.thresholds import Decisions
 from service.store.tables import Embedding, Item
 
 _NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "value_error"}

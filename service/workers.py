@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import DatabaseUnavailable, ServiceError
 from service.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.store.failures import explain
 from service.store.tables import Job
 

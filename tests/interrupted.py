@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.startup import start
 from service.store.changes import Changing

@@ -20,7 +20,7 @@ from service.backup import Contents, backup, open_gallery, read_receipts, restor
 from service.backup_file import SUMS
 from service.check import check
 from service.errors import BadBackup, BadSettings, CropMissing, NotEmpty
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from live_server import activate, crop, enroll, search, serve, upload_model
 from service.check import Problem, Report, check
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing
 from service.store.crops import CropStore

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from live_server import TIMEOUT_S, crop, enroll, serve
 from service.orphans import FORGOTTEN, MOST_LEFT_BY_CRASHES, sweep
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing
 from service.store.crops import CropStore

@@ -24,7 +24,7 @@ from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_por
 from service.check import check
 from service.erasure import Receipt, clean, erase_items, reapply
 from service.errors import DatabaseUnavailable
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing
 from service.store.database import Sessions, make_engine, make_sessions, migrate, rewrite

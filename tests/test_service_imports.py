@@ -15,7 +15,7 @@ from archives import packed, tar_of
 from killed_server import start_process, wait_for
 from live_server import crop, enroll, find_free_port, images, search, serve, wait_for_job
 from service.check import check
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 

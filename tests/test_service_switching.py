@@ -22,9 +22,9 @@ from service.index.filters import Filter
 from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
-from service.replica import Replica
 from service.selection import Selection
-from service.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
+from service.serving.replica import Replica
+from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
 from service.store.tables import Embedding, Job
 from service.workers import Worker

@@ -27,7 +27,7 @@ from service.backup import backup, read_receipts, restore
 from service.cli import app
 from service.folders import Layout
 from service.packing import Row, find_rows, pack
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate

@@ -14,7 +14,7 @@ from PIL import Image
 from live_server import crop, enroll, images, search, serve, upload_model
 from model.checkpoint import DEFAULT_CHECKPOINT, Card, checkpoint_version, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
-from service.decisions import SHIPPED, decisions_of
+from service.serving.thresholds import SHIPPED, decisions_of
 from service.settings import Settings
 
 VERIFICATION: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from service.errors import InvalidRequest
-from service.serving import Serving
+from service.serving.serving import Serving
 
 MAX_SHOWN = 64
 

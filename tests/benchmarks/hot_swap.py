@@ -35,7 +35,7 @@ from model.embedder import Embedder
 from service.backfill import CROPS_AT_ONCE
 from service.check import check
 from service.folders import DISTRACTOR_PID
-from service.serving import Serving
+from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost

@@ -19,9 +19,9 @@ from rich.table import Table
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from service.replica import Replica
-from service.serving import NEWEST
-from service.snapshots import Snapshots
+from service.serving.replica import Replica
+from service.serving.serving import NEWEST
+from service.serving.snapshots import Snapshots
 from service.store.changes import newest_change
 from service.store.database import Sessions, make_engine, make_sessions, migrate
 from service.store.tables import Embedding, Gallery, Identity, Item, Model, now

@@ -22,7 +22,7 @@ import structlog
 
 from model.files import sync_dir, write_atomically
 from service.index.index import GalleryIndex, IndexKind
-from service.replica import Replica
+from service.serving.replica import Replica
 
 logger = structlog.get_logger(__name__)
 

@@ -24,13 +24,13 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.trial import try_out
-from service.decisions import Decisions, find_decisions
 from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
 from service.images import Crop, Limits, decode
 from service.index.index import GalleryIndex
-from service.replica import Replica
+from service.serving.replica import Replica
+from service.serving.snapshots import Snapshots
+from service.serving.thresholds import Decisions, find_decisions
 from service.settings import Settings
-from service.snapshots import Snapshots
 from service.store.changes import Changing, Served, changing, served
 from service.store.crops import CropStore
 from service.store.database import Sessions
