@@ -35,7 +35,7 @@ from service.errors import (
 )
 from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
-from service.jobs import RUNNING, advance, finish, require
+from service.jobs.jobs import RUNNING, advance, finish, require
 from service.registry import drop_embeddings, find_file
 from service.serving.replica import Replica
 from service.serving.serving import Generation, Serving, embed_in_batches, load_registered

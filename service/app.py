@@ -21,6 +21,7 @@ from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery import drop_doomed
 from service.idempotency import Claims, Idempotency
+from service.jobs.workers import Worker
 from service.orphans import sweep
 from service.problems import add_problem_handlers, document_problems, responses
 from service.retention import expire
@@ -42,7 +43,6 @@ from service.settings import MEBIBYTE, Settings
 from service.startup import start
 from service.store.database import make_engine, make_sessions
 from service.store.tables import now
-from service.workers import Worker
 
 logger = structlog.get_logger(__name__)
 

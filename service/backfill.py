@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from model.embedder import Embedder
 from service.errors import CropMissing, NotFinite, ServiceError
 from service.images import UNLIMITED, decode
-from service.jobs import Stopped
+from service.jobs.jobs import Stopped
 from service.serving.serving import Serving, embed_in_batches, to_half
 from service.store.changes import newest_change
 from service.store.database import pages

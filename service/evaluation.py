@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from service.backfill import Backfill, Pace
 from service.errors import ModelNotFound, TooFewLabels
-from service.jobs import RUNNING, Stopped, advance, finish
+from service.jobs.jobs import RUNNING, Stopped, advance, finish
 from service.judging import (
     MAX_QUERIES,
     NOWHERE,

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
-from service.jobs import LEASE
+from service.jobs.jobs import LEASE
 from service.problems import http_problem, service_problem, trouble_problem
 from service.serving.serving import Serving
 from service.store.tables import KeptAnswer, now

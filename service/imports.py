@@ -26,7 +26,7 @@ from service.duplicates import OnDuplicate
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.gallery import Enrolment, doom, enroll, settle
-from service.jobs import Cancelled, Stopped, advance
+from service.jobs.jobs import Cancelled, Stopped, advance
 from service.labels import ItemMetadata, Label
 from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, new_id, now

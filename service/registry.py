@@ -19,7 +19,7 @@ from model.errors import ModelError
 from model.files import sync_dir
 from model.trial import try_apart
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
-from service.jobs import RUNNING
+from service.jobs.jobs import RUNNING
 from service.serving.serving import Serving, load_embedder
 from service.store.changes import served
 from service.store.database import VALUES_PER_STATEMENT

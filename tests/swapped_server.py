@@ -25,7 +25,7 @@ import httpx
 
 from killed_server import ROOT, wait_for
 from live_server import TIMEOUT_S, crop, find_free_port, images
-from service.jobs import LEASE
+from service.jobs.jobs import LEASE
 
 NUM_CLIENTS, NUM_ENROLLING = 8, 2
 ENROLLED_CAMERA = "load"

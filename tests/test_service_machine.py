@@ -37,7 +37,7 @@ from gallery_truth import (
     Truth,
 )
 from interrupted import Died, Moment, Process, die
-from service import gallery, jobs
+from service import gallery
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.erasure import erase_identity
 from service.errors import (
@@ -49,6 +49,8 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
+from service.jobs.jobs import jobs
+from service.jobs.workers import Worker
 from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, list_models, register
@@ -56,7 +58,6 @@ from service.search import Query, search
 from service.selection import Selection
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job
-from service.workers import Worker
 
 EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)
 

@@ -12,13 +12,15 @@ from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
-from service import gallery, jobs
+from service import gallery
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.backfill import CROPS_AT_ONCE, FEW
 from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
 from service.index.filters import Filter
+from service.jobs.jobs import jobs
+from service.jobs.workers import Worker
 from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
@@ -27,7 +29,6 @@ from service.serving.replica import Replica
 from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
 from service.store.tables import Embedding, Job
-from service.workers import Worker
 from test_service_evaluation import enroll_people, evaluate, spoil
 
 NUM_ITEMS = 40

@@ -11,7 +11,7 @@ from service.folders import Layout
 from service.gallery import enroll
 from service.idempotency import keep_answer
 from service.imports import accept_archive, accept_images
-from service.jobs import Progress
+from service.jobs.jobs import Progress
 from service.labels import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.jobs import cancel, find_job, list_jobs
+from service.jobs.jobs import cancel, find_job, list_jobs
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import JobAnswer, JobsAnswer, JobState

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 
 from service.activation import queue_activation, queue_rollback
 from service.evaluation import request_evaluation
-from service.jobs import Progress
+from service.jobs.jobs import Progress
 from service.model_schemas import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.problems import responses
 from service.registry import delete_model, find_active, find_file, find_model, list_models, register

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import DatabaseUnavailable, ServiceError
-from service.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
+from service.jobs.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
 from service.serving.serving import Serving
 from service.store.failures import explain
 from service.store.tables import Job
