@@ -16,10 +16,10 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import activation, evaluation, imports
+from service import activation, evaluation
 from service.edge import Edge
 from service.errors import ServiceError
-from service.gallery import drop_doomed
+from service.gallery.enrolment import drop_doomed, imports
 from service.idempotency import Claims, Idempotency
 from service.jobs.workers import Worker
 from service.orphans import sweep

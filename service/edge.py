@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.labels import SLASH_IN_NAME
+from service.gallery.metadata import SLASH_IN_NAME
 from service.problems import http_problem, problem
 from service.store.tables import new_id
 

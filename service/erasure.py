@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
-from service.gallery import drop_doomed, settle, take_out
+from service.gallery.enrolment import drop_doomed, settle, take_out
 from service.mentions import (
     erase_answers,
     erase_job_files,

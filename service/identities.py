@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.errors import IdentityExists, IdentityNotFound
-from service.selection import described_keys
+from service.gallery.selection import described_keys
 from service.serving.serving import Serving
 from service.store.tables import Attribute, Identity, Item, new_id, now
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from service.gallery.metadata import Name, OptionalIdentityName, OptionalName, OptionalTime
 from service.identities import Known, Visit
-from service.labels import Name, OptionalIdentityName, OptionalName, OptionalTime
 from service.request_fields import AttributePairs, SelectionFields
 from service.schemas import GalleryItem, image_url
 from service.store.tables import Operation

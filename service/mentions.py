@@ -12,7 +12,7 @@ from urllib.parse import quote
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from service.gallery import doom
+from service.gallery.enrolment import doom
 from service.store.database import pages
 from service.store.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
 

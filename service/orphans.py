@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.gallery import doom, drop_doomed
+from service.gallery.enrolment import doom, drop_doomed
 from service.serving.serving import Serving
 from service.store.database import pages
 from service.store.tables import Change, DoomedCrop, Item, JobFile

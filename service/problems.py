@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.errors import STATUS, InvalidRequest, ServiceError
-from service.labels import SLASH_IN_NAME
+from service.gallery.metadata import SLASH_IN_NAME
 from service.schemas import Problem
 from service.store.failures import explain
 

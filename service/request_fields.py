@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.errors import InvalidRequest
+from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
+from service.gallery.selection import Selection
 from service.index.filters import Sighting
-from service.labels import Name, OptionalName, OptionalTime, blank_is_none
-from service.selection import Selection
 
 MAX_NAMES = 1000
 MAX_SECONDS = 1e9

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.gallery import Enrolment
+from service.gallery.enrolment import Enrolment
 from service.jobs.jobs import Progress
 from service.ranking import Match
 from service.request_fields import SelectionFields, cursor_of

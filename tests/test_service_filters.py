@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
+from service.gallery.selection import Selection, conditions, to_filter
 from service.index.columns import Grouping
 from service.index.filters import Filter, Sighting
 from service.index.index import GalleryIndex, Hits, Rows
-from service.selection import Selection, conditions, to_filter
 from service.store.database import make_engine, migrate
 from service.store.tables import Attribute, Embedding, Identity, Item, Model, now
 

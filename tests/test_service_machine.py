@@ -37,7 +37,6 @@ from gallery_truth import (
     Truth,
 )
 from interrupted import Died, Moment, Process, die
-from service import gallery
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.erasure import erase_identity
 from service.errors import (
@@ -49,13 +48,14 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
+from service.gallery.enrolment import enrolment as gallery
+from service.gallery.metadata import Label
+from service.gallery.selection import Selection
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
-from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, list_models, register
 from service.search import Query, search
-from service.selection import Selection
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job
 

@@ -12,19 +12,19 @@ from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
-from service import gallery
 from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.backfill import CROPS_AT_ONCE, FEW
 from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.evaluation import request_evaluation
+from service.gallery.enrolment import enrolment as gallery
+from service.gallery.metadata import Label
+from service.gallery.selection import Selection
 from service.index.filters import Filter
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
-from service.labels import Label
 from service.operations import correct_item
 from service.registry import delete_model, drop_embeddings, find_model, register
-from service.selection import Selection
 from service.serving.replica import Replica
 from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound, ServiceError
-from service.gallery import doom, settle
+from service.gallery.enrolment import doom, settle
 from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, now
 

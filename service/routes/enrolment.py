@@ -5,14 +5,14 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
 
-from service.duplicates import OnDuplicate
 from service.errors import InvalidRequest
 from service.folders import Layout
-from service.gallery import enroll
+from service.gallery.duplicates import OnDuplicate
+from service.gallery.enrolment import enroll
+from service.gallery.imports import accept_archive, accept_images
+from service.gallery.metadata import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
 from service.idempotency import keep_answer
-from service.imports import accept_archive, accept_images
 from service.jobs.jobs import Progress
-from service.labels import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import EnrolmentAnswer, JobAnswer

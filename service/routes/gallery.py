@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from service.errors import InvalidRequest
-from service.gallery import find, find_embeddings, find_with_crop, list_items, remove, remove_all
+from service.gallery.enrolment import find, find_embeddings, find_with_crop, list_items, remove, remove_all
 from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.operations import correct_item

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import BeforeValidator, Field
 
-from service.labels import OptionalName, OptionalTime, blank_is_none
+from service.gallery.metadata import OptionalName, OptionalTime, blank_is_none
 from service.problems import responses
 from service.request_fields import AttributePairs, Names, Seconds, selection_of
 from service.routes.dependencies import ReadyServing, RequestId

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 
 from service.errors import InvalidRequest
-from service.labels import OptionalName
+from service.gallery.metadata import OptionalName
 from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.routes.search import MAX_IMAGES, Images

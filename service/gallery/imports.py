@@ -22,12 +22,12 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.duplicates import OnDuplicate
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
-from service.gallery import Enrolment, doom, enroll, settle
+from service.gallery.duplicates import OnDuplicate
+from service.gallery.enrolment import Enrolment, doom, enroll, settle
+from service.gallery.metadata import ItemMetadata, Label
 from service.jobs.jobs import Cancelled, Stopped, advance
-from service.labels import ItemMetadata, Label
 from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, new_id, now
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.gallery.metadata import Label
 from service.images import Crop
 from service.index.filters import Filter
 from service.index.index import GalleryIndex
-from service.labels import Label
 from service.store.tables import Item
 
 OnDuplicate = Literal["return", "store", "reject"]

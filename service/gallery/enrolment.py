@@ -20,11 +20,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.errors import CountDiffers, CropNotKept, DuplicateCrop, GalleryItemNotFound, ServiceError
+from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
+from service.gallery.metadata import Label
+from service.gallery.selection import Selection, conditions
 from service.images import Crop
-from service.labels import Label
-from service.selection import Selection, conditions
 from service.serving.serving import Generation, Serving, decoded, embed_in_batches, to_half
 from service.store.changes import Changing, served
 from service.store.database import pages

@@ -1,0 +1,1 @@
+"""Items: enrolment, lists, deletion, duplicates, archives of crops."""
