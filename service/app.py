@@ -16,7 +16,6 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import activation, evaluation
 from service.edge import Edge
 from service.errors import ServiceError
 from service.gallery.enrolment import drop_doomed, imports
@@ -43,6 +42,7 @@ from service.settings import MEBIBYTE, Settings
 from service.startup import start
 from service.store.database import make_engine, make_sessions
 from service.store.tables import now
+from service.versions import activation, evaluation
 
 logger = structlog.get_logger(__name__)
 

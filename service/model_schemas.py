@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from service.activation import Strategy, Wanted
-from service.registry import KnownModel
+from service.versions.activation import Strategy, Wanted
+from service.versions.registry import KnownModel
 
 State = Literal["registered", "evaluating", "backfilling", "ready", "active", "retired", "failed"]
 

@@ -7,15 +7,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.activation import mark_active
 from service.erasure import clean
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
-from service.registry import register_shipped, remove_unfinished
 from service.serving.serving import Generation, Serving, load_active
 from service.store.changes import served
 from service.store.database import migrate
 from service.store.failures import told
 from service.store.workspace import RESTORING, remove_abandoned
+from service.versions.activation import mark_active
+from service.versions.registry import register_shipped, remove_unfinished
 
 logger = structlog.get_logger(__name__)
 

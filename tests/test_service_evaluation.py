@@ -24,10 +24,10 @@ from live_server import (
     upload_model,
     wait_for_job,
 )
-from service.evaluation import comparison_of, worse_beyond
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Embedding, Job, now
+from service.versions.evaluation import comparison_of, worse_beyond
 
 NUM_PEOPLE, NUM_CAMERAS = 12, 3
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.calibration import NUM_BINS, PairScores, cosine_bins
-from service.judging import (
+from service.versions.judging import (
     NOWHERE,
     Judgement,
     compare,

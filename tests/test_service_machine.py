@@ -37,7 +37,6 @@ from gallery_truth import (
     Truth,
 )
 from interrupted import Died, Moment, Process, die
-from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
 from service.erasure import erase_identity
 from service.errors import (
     ActivationRunning,
@@ -54,10 +53,11 @@ from service.gallery.selection import Selection
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
 from service.operations import correct_item
-from service.registry import delete_model, list_models, register
 from service.search import Query, search
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job
+from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.versions.registry import delete_model, list_models, register
 
 EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)
 

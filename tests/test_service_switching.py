@@ -12,11 +12,8 @@ from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
-from service.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
-from service.backfill import CROPS_AT_ONCE, FEW
 from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
-from service.evaluation import request_evaluation
 from service.gallery.enrolment import enrolment as gallery
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
@@ -24,11 +21,14 @@ from service.index.filters import Filter
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
 from service.operations import correct_item
-from service.registry import delete_model, drop_embeddings, find_model, register
 from service.serving.replica import Replica
 from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
 from service.store.tables import Embedding, Job
+from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.versions.backfill import CROPS_AT_ONCE, FEW
+from service.versions.evaluation import request_evaluation
+from service.versions.registry import delete_model, drop_embeddings, find_model, register
 from test_service_evaluation import enroll_people, evaluate, spoil
 
 NUM_ITEMS = 40

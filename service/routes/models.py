@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Body, File, Response, UploadFile
 from fastapi.responses import FileResponse
 
-from service.activation import queue_activation, queue_rollback
-from service.evaluation import request_evaluation
 from service.jobs.jobs import Progress
 from service.model_schemas import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.problems import responses
-from service.registry import delete_model, find_active, find_file, find_model, list_models, register
 from service.routes.dependencies import ReadyServing, RequestId, StoredServing
 from service.schemas import JobAnswer
 from service.store.tables import Job
+from service.versions.activation import queue_activation, queue_rollback
+from service.versions.evaluation import request_evaluation
+from service.versions.registry import delete_model, find_active, find_file, find_model, list_models, register
 
 router = APIRouter(prefix="/models", tags=["models"])
 

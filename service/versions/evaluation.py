@@ -1,6 +1,6 @@
 """Judge a model version on the gallery's own labelled items, beside the active one: a job.
 
-Both versions are judged on the same items; see service/judging.py for the protocol. Embeddings that the
+Both versions are judged on the same items; see service/versions/judging.py for the protocol. Embeddings that the
 candidate lacks are made from the crops, a page at a time, and kept: an activation has them already. So a
 crash loses nothing but the last page, and any process goes on.
 """
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.backfill import Backfill, Pace
 from service.errors import ModelNotFound, TooFewLabels
 from service.jobs.jobs import RUNNING, Stopped, advance, finish
-from service.judging import (
+from service.serving.serving import Serving, load_registered
+from service.store.changes import served
+from service.store.database import pages
+from service.store.tables import Embedding, Item, Job, Model, new_id, now
+from service.versions.backfill import Backfill, Pace
+from service.versions.judging import (
     MAX_QUERIES,
     NOWHERE,
     compare,
@@ -28,10 +32,6 @@ from service.judging import (
     judge,
     places_of,
 )
-from service.serving.serving import Serving, load_registered
-from service.store.changes import served
-from service.store.database import pages
-from service.store.tables import Embedding, Item, Job, Model, new_id, now
 
 logger = structlog.get_logger(__name__)
 

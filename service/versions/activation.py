@@ -19,7 +19,6 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
-from service.backfill import FEW, Backfill, Pace, is_embedded, num_left
 from service.errors import (
     ActivationRunning,
     CropMissing,
@@ -33,16 +32,17 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
-from service.evaluation import comparison_of, worse_beyond
 from service.images import UNLIMITED, decode
 from service.jobs.jobs import RUNNING, advance, finish, require
-from service.registry import drop_embeddings, find_file
 from service.serving.replica import Replica
 from service.serving.serving import Generation, Serving, embed_in_batches, load_registered
 from service.serving.thresholds import find_decisions
 from service.store.changes import Changing, Served, newest_change, served
 from service.store.database import pages
 from service.store.tables import Embedding, Item, Job, Model, new_id, now
+from service.versions.backfill import FEW, Backfill, Pace, is_embedded, num_left
+from service.versions.evaluation import comparison_of, worse_beyond
+from service.versions.registry import drop_embeddings, find_file
 
 logger = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Model versions: the registry, the activation, the backfill, the evaluation."""
