@@ -22,8 +22,8 @@ from service.gallery.enrolment import drop_doomed, imports
 from service.idempotency import Claims, Idempotency
 from service.jobs.workers import Worker
 from service.orphans import sweep
+from service.people.retention import expire
 from service.problems import add_problem_handlers, document_problems, responses
-from service.retention import expire
 from service.routes import (
     enrolment,
     erasures,

@@ -22,9 +22,9 @@ from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
 from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
-from service.erasure import Receipt, reapply
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery.enrolment import drop_identities
+from service.people.erasure import Receipt, reapply
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName, OptionalTime
-from service.identities import Known, Visit
+from service.people.identities import Known, Visit
+from service.people.suggestions import Side, Suggestion
 from service.request_fields import AttributePairs, SelectionFields
 from service.schemas import GalleryItem, image_url
 from service.store.tables import Operation
-from service.suggestions import Side, Suggestion
 
 MAX_ITEMS = 1_000
 MAX_ATTRIBUTES = 64

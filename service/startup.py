@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
-from service.erasure import clean
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
+from service.people.erasure import clean
 from service.serving.serving import Generation, Serving, load_active
 from service.store.changes import served
 from service.store.database import migrate

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidRequest
-from service.identities import get
+from service.people.identities import get
 from service.ranking import fuse
 from service.search import embed_people
 from service.serving.serving import Serving

@@ -22,8 +22,8 @@ from sqlalchemy.orm import Session
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
 from service.check import check
-from service.erasure import Receipt, clean, erase_items, reapply
 from service.errors import DatabaseUnavailable
+from service.people.erasure import Receipt, clean, erase_items, reapply
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_server import crop, enroll, images, search
-from service.identities import visits
+from service.people.identities import visits
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

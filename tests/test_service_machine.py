@@ -37,7 +37,6 @@ from gallery_truth import (
     Truth,
 )
 from interrupted import Died, Moment, Process, die
-from service.erasure import erase_identity
 from service.errors import (
     ActivationRunning,
     IdentityNotFound,
@@ -52,7 +51,8 @@ from service.gallery.metadata import Label
 from service.gallery.selection import Selection
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
-from service.operations import correct_item
+from service.people.corrections import correct_item
+from service.people.erasure import erase_identity
 from service.search import Query, search
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job

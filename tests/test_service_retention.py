@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 
 from live_server import crop, enroll, search, serve
 from service.errors import BadSettings
-from service.retention import expire
+from service.people.retention import expire
 from service.serving.serving import Serving
 from service.settings import Settings, read_settings
 from service.store.changes import changing

@@ -12,7 +12,6 @@ from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
-from service.erasure import erase_identity
 from service.errors import ModelInUse, ModelNotFound
 from service.gallery.enrolment import enrolment as gallery
 from service.gallery.metadata import Label
@@ -20,7 +19,8 @@ from service.gallery.selection import Selection
 from service.index.filters import Filter
 from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
-from service.operations import correct_item
+from service.people.corrections import correct_item
+from service.people.erasure import erase_identity
 from service.serving.replica import Replica
 from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings

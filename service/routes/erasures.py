@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from service.erasure import delete_identity as delete_with_items
-from service.erasure import erase_identity, list_erasures
 from service.erasure_schemas import ErasureAnswer, ErasureReceipt, ErasuresAnswer
+from service.people.erasure import delete_identity as delete_with_items
+from service.people.erasure import erase_identity, list_erasures
 from service.problems import responses
 from service.request_fields import cursor_of, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId

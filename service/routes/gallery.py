@@ -9,7 +9,7 @@ from service.errors import InvalidRequest
 from service.gallery.enrolment import find, find_embeddings, find_with_crop, list_items, remove, remove_all
 from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
-from service.operations import correct_item
+from service.people.corrections import correct_item
 from service.problems import responses
 from service.request_fields import Page, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId

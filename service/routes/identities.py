@@ -10,7 +10,6 @@ from service.errors import InvalidRequest
 from service.gallery.enrolment import list_items
 from service.gallery.metadata import SLASH_IN_NAME
 from service.gallery.selection import Selection
-from service.identities import Known, create, describe, find, list_identities, timeline
 from service.identity_schemas import (
     IdentitiesAnswer,
     IdentityAnswer,
@@ -33,13 +32,14 @@ from service.identity_schemas import (
     TimelineVisit,
     given,
 )
-from service.operations import find_operation, list_operations, merge, reject, split, undo
+from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
+from service.people.identities import Known, create, describe, find, list_identities, timeline
+from service.people.suggestions import suggest
 from service.problems import responses
 from service.request_fields import Seconds, attributes_of, cursor_of, number_of_cursor
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import ItemsAnswer
 from service.store.tables import Operation
-from service.suggestions import suggest
 
 router = APIRouter(tags=["identities"])
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from service.errors import CannotUndo, GalleryItemNotFound, ItemElsewhere, OperationNotFound
 from service.gallery.enrolment import drop_identities, settle
-from service.identities import get, set_attributes
+from service.people.identities import get, set_attributes
 from service.serving.serving import Serving
 from service.store.changes import Changing
 from service.store.database import pages

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
 from service.gallery.enrolment import drop_doomed, settle, take_out
-from service.mentions import (
+from service.people.references import (
     erase_answers,
     erase_job_files,
     erase_operations,

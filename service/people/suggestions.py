@@ -15,8 +15,8 @@ from sqlalchemy import select
 
 from service.errors import TooManyIdentities
 from service.gallery.selection import Selection, to_filter
-from service.identities import get
 from service.index.columns import NO_TIME, Columns, Ints
+from service.people.identities import get
 from service.serving.serving import Serving
 from service.store.tables import Identity, Item, Rejection
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, false, func, or_, select
 
-from service.erasure import clean, erase_items
+from service.people.erasure import clean, erase_items
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.tables import Item

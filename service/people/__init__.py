@@ -1,0 +1,1 @@
+"""Identities: descriptions, corrections, suggestions, erasure, retention."""
