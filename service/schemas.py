@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.gallery.enrolment import Enrolment
 from service.jobs.jobs import Progress
-from service.ranking import Match
 from service.request_fields import SelectionFields, cursor_of
-from service.search import Answer
+from service.search.ranking import Match
+from service.search.search import Answer
+from service.search.verify import Verified
 from service.serving.thresholds import Decision, Source
 from service.store.tables import Item, now
-from service.verify import Verified
 
 
 class DeletionOrder(BaseModel):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.index.index import Filter, GalleryIndex, Hits, IndexKind, Rows
 from service.index.vectors import Embeddings
-from service.ranking import Match, Scored, rank_groups, rank_items
+from service.search.ranking import Match, Scored, rank_groups, rank_items
 
 SIZE = 8
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

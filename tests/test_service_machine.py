@@ -53,7 +53,7 @@ from service.jobs.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
 from service.people.erasure import erase_identity
-from service.search import Query, search
+from service.search.search import Query, search
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job
 from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation

@@ -11,7 +11,7 @@ from service.problems import responses
 from service.request_fields import AttributePairs, Names, Seconds, selection_of
 from service.routes.dependencies import ReadyServing, RequestId
 from service.schemas import SearchAnswer
-from service.search import Query, search
+from service.search.search import Query, search
 
 router = APIRouter(tags=["search"])
 

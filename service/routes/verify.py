@@ -10,7 +10,7 @@ from service.problems import responses
 from service.routes.dependencies import ReadyServing, RequestId
 from service.routes.search import MAX_IMAGES, Images
 from service.schemas import VerifyAnswer
-from service.verify import verify_crops, verify_identity
+from service.search.verify import verify_crops, verify_identity
 
 router = APIRouter(tags=["search"])
 

@@ -12,7 +12,7 @@ from service.errors import ImageError
 from service.gallery.selection import Selection, to_filter
 from service.images import Crop
 from service.index.index import Filter, GalleryIndex, Hits
-from service.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
+from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.serving.serving import Generation, Serving, decoded, embed_in_batches
 from service.serving.thresholds import Decisions
 from service.store.tables import Item, Rejection

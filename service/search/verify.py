@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidRequest
 from service.people.identities import get
-from service.ranking import fuse
-from service.search import embed_people
+from service.search.ranking import fuse
+from service.search.search import embed_people
 from service.serving.serving import Serving
 from service.serving.thresholds import Decisions
 from service.store.tables import Embedding, Item

@@ -1,0 +1,1 @@
+"""Searches and verifications: from query crops to ranked matches."""
