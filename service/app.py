@@ -21,7 +21,6 @@ from service.errors import ServiceError
 from service.gallery.enrolment import drop_doomed, imports
 from service.idempotency import Claims, Idempotency
 from service.jobs.workers import Worker
-from service.orphans import sweep
 from service.people.retention import expire
 from service.problems import add_problem_handlers, document_problems, responses
 from service.routes import (
@@ -39,9 +38,10 @@ from service.routes import (
 from service.routes.dependencies import refuse_unknown_fields
 from service.serving.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
-from service.startup import start
 from service.store.database import make_engine, make_sessions
 from service.store.tables import now
+from service.upkeep.orphans import sweep
+from service.upkeep.startup import start
 from service.versions import activation, evaluation
 
 logger = structlog.get_logger(__name__)

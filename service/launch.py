@@ -28,8 +28,8 @@ from service.settings import Settings, read_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from service.backup import Contents
     from service.serving.serving import Generation, Serving
+    from service.upkeep.backup import Contents
 
 GRACE_S = 30
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
@@ -58,8 +58,8 @@ def run_check(chosen: Mapping[str, str], *, num_recomputed: int, repair: bool) -
     """Check a gallery, print what is found, and give the exit code."""
     os.environ.update(chosen)
     _log_to_terminal()
-    from service.check import check
     from service.store.failures import told
+    from service.upkeep.check import check
 
     try:
         report = check(_open_gallery(), num_recomputed=num_recomputed, repair=repair)
@@ -84,8 +84,8 @@ def run_backup(chosen: Mapping[str, str], path: Path, *, replace: bool, allow_mi
     """Back a gallery up to a file, and give the exit code."""
     os.environ.update(chosen)
     _log_to_terminal()
-    from service.backup import backup, open_gallery
     from service.store.failures import told
+    from service.upkeep.backup import backup, open_gallery
 
     try:
         serving = open_gallery(read_settings())
@@ -102,8 +102,8 @@ def run_restore(chosen: Mapping[str, str], path: Path, receipts: Sequence[Path])
     """Restore a gallery from a file, and give the exit code."""
     os.environ.update(chosen)
     _log_to_terminal()
-    from service.backup import read_receipts, restore
     from service.store.failures import told
+    from service.upkeep.backup import read_receipts, restore
 
     try:
         erased = [one for file in receipts for one in read_receipts(file.read_text(), str(file))]

@@ -6,9 +6,9 @@ from typing import Literal
 
 from service.serving.serving import Serving
 from service.settings import Settings
-from service.startup import start
 from service.store.changes import Changing
 from service.store.database import make_engine, make_sessions
+from service.upkeep.startup import start
 
 Moment = Literal["before", "within", "after"]
 

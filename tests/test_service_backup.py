@@ -16,9 +16,6 @@ from sqlalchemy import text
 
 from archives import tar_of
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_for_job
-from service.backup import Contents, backup, open_gallery, read_receipts, restore
-from service.backup_file import SUMS
-from service.check import check
 from service.errors import BadBackup, BadSettings, CropMissing, NotEmpty
 from service.serving.serving import Serving
 from service.settings import Settings
@@ -26,6 +23,9 @@ from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
 from service.store.tables import Job, JobFile, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
+from service.upkeep.backup import Contents, backup, open_gallery, read_receipts, restore
+from service.upkeep.backup_file import SUMS
+from service.upkeep.check import check
 
 MakeSettings = Callable[..., Settings]
 

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from live_server import activate, crop, enroll, search, serve, upload_model
-from service.check import Problem, Report, check
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
+from service.upkeep.check import Problem, Report, check
 
 
 @contextmanager

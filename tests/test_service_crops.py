@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import update
 
 from live_server import TIMEOUT_S, crop, enroll, serve
-from service.orphans import FORGOTTEN, MOST_LEFT_BY_CRASHES, sweep
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.changes import changing
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Change, DoomedCrop, Job, JobFile, now
+from service.upkeep.orphans import FORGOTTEN, MOST_LEFT_BY_CRASHES, sweep
 
 
 @contextmanager

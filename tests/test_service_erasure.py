@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
-from service.check import check
 from service.errors import DatabaseUnavailable
 from service.people.erasure import Receipt, clean, erase_items, reapply
 from service.serving.serving import Serving
@@ -44,6 +43,7 @@ from service.store.tables import (
     new_id,
     now,
 )
+from service.upkeep.check import check
 
 ERASED = "Q7-unmistakable-name"
 CONTROL = "K3-unmistakable-name"

@@ -11,10 +11,10 @@ from PIL import Image
 from live_server import TIMEOUT_S, crop, upload_model, wait_for_job
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from service.check import check
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.upkeep.check import check
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost
 
 NUM_PEOPLE, NUM_CAMERAS = 30, 4

@@ -14,10 +14,10 @@ from sqlalchemy import create_engine, text
 from archives import packed, tar_of
 from killed_server import start_process, wait_for
 from live_server import crop, enroll, find_free_port, images, search, serve, wait_for_job
-from service.check import check
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.upkeep.check import check
 
 
 def send(client: httpx.Client, archive: bytes, **fields: Any) -> httpx.Response:

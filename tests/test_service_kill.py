@@ -2,10 +2,10 @@
 
 from killed_server import torment
 from live_server import find_free_port
-from service.check import check
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.upkeep.check import check
 
 
 def test_what_was_answered_is_true_after_five_kills(either_settings: Settings) -> None:

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from killed_server import torment
 from live_server import find_free_port, make_checkpoint
-from service.check import check
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.upkeep.check import check
 
 
 def row(name: str, settings: Settings, num_kills: int, seed: int) -> tuple[str, ...]:

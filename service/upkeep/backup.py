@@ -21,7 +21,6 @@ from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
-from service.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
 from service.errors import BadBackup, CropMissing, NotEmpty
 from service.gallery.enrolment import drop_identities
 from service.people.erasure import Receipt, reapply
@@ -39,7 +38,8 @@ from service.store.database import (
 )
 from service.store.tables import Gallery, Identity, Item, Model, new_id, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
-from service.table_copy import copy_tables, one_moment
+from service.upkeep.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
+from service.upkeep.table_copy import copy_tables, one_moment
 
 FORMAT = 1
 MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"

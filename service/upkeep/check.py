@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 
 from service.errors import CropMissing, ImageError
 from service.images import UNLIMITED, decode
-from service.orphans import find_strays, let_go
 from service.serving.serving import Generation, Serving, embed_in_batches, load_active, to_half
 from service.store.changes import Changing, served
 from service.store.database import pages
 from service.store.tables import Change, Embedding, Gallery, Item
+from service.upkeep.orphans import find_strays, let_go
 
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""

@@ -1,0 +1,1 @@
+"""The start, backups, restores, and the check of the whole data folder."""
