@@ -149,7 +149,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         server.should_exit = True
 
     _say(f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
-    from service.app import create_app
+    from service.api.app import create_app
 
     app = create_app(settings, on_ready, on_failed)
     config = uvicorn.Config(
@@ -187,7 +187,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
 
 def make_worker_app() -> "FastAPI":
     """Build the app of one worker process, by the environment that its parent has set."""
-    from service.app import create_app
+    from service.api.app import create_app
 
     def on_ready(generation: "Generation") -> None:
         served = f"network {generation.version} on {generation.embedder.runtime}"

@@ -24,7 +24,7 @@ from service.settings import Settings
 ROOT = Path(__file__).parent.parent
 SERVER = """
 import sys, structlog, uvicorn
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import read_settings
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="error", access_log=False)

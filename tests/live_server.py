@@ -17,7 +17,7 @@ from PIL import Image
 
 from model.architectures import build_network
 from model.checkpoint import Card, save_checkpoint
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import Settings
 
 TIMEOUT_S = 180

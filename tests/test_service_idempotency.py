@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
+from service.api.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
 from service.errors import IdempotencyInProgress
-from service.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from live_server import crop, enroll
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import Settings
 
 EXAMPLES_EACH = 100

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from live_server import crop, enroll, find_free_port, search, serve, wait_until_ready
-from service.app import create_app
+from service.api.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings
 

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, insert
 from draw_people import draw_person
 from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
-from service.routes.page import FOLDER, MEDIA_TYPES
+from service.api.routes.page import FOLDER, MEDIA_TYPES
 from service.settings import Settings
 from service.store.tables import Job, new_id, now
 

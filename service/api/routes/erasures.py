@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from service.erasure_schemas import ErasureAnswer, ErasureReceipt, ErasuresAnswer
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.identities import IdentityId
+from service.api.schemas.erasures import ErasureAnswer, ErasureReceipt, ErasuresAnswer
+from service.api.schemas.fields import cursor_of, number_of_cursor
 from service.people.erasure import delete_identity as delete_with_items
 from service.people.erasure import erase_identity, list_erasures
-from service.problems import responses
-from service.request_fields import cursor_of, number_of_cursor
-from service.routes.dependencies import ReadyServing, RequestId
-from service.routes.identities import IdentityId
 
 router = APIRouter(tags=["identities"])
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from service.api.schemas.fields import AttributePairs, SelectionFields
+from service.api.schemas.gallery import GalleryItem, image_url
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName, OptionalTime
 from service.people.identities import Known, Visit
 from service.people.suggestions import Side, Suggestion
-from service.request_fields import AttributePairs, SelectionFields
-from service.schemas import GalleryItem, image_url
 from service.store.tables import Operation
 
 MAX_ITEMS = 1_000

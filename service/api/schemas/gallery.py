@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.schemas.fields import SelectionFields, cursor_of
 from service.gallery.enrolment import Enrolment
 from service.jobs.jobs import Progress
-from service.request_fields import SelectionFields, cursor_of
 from service.search.ranking import Match
 from service.search.search import Answer
 from service.search.verify import Verified

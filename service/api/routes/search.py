@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import BeforeValidator, Field
 
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.schemas.fields import AttributePairs, Names, Seconds, selection_of
+from service.api.schemas.gallery import SearchAnswer
 from service.gallery.metadata import OptionalName, OptionalTime, blank_is_none
-from service.problems import responses
-from service.request_fields import AttributePairs, Names, Seconds, selection_of
-from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import SearchAnswer
 from service.search.search import Query, search
 
 router = APIRouter(tags=["search"])

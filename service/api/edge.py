@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import http_problem, problem
 from service.gallery.metadata import SLASH_IN_NAME
-from service.problems import http_problem, problem
 from service.store.tables import new_id
 
 logger = structlog.get_logger(__name__)

@@ -5,17 +5,17 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
 
+from service.api.idempotency import keep_answer
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.schemas.gallery import EnrolmentAnswer, JobAnswer
 from service.errors import InvalidRequest
 from service.folders import Layout
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
 from service.gallery.metadata import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
-from service.idempotency import keep_answer
 from service.jobs.jobs import Progress
-from service.problems import responses
-from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import EnrolmentAnswer, JobAnswer
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 

@@ -22,9 +22,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import http_problem, service_problem, trouble_problem
 from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE
-from service.problems import http_problem, service_problem, trouble_problem
 from service.serving.serving import Serving
 from service.store.tables import KeptAnswer, now
 

@@ -16,14 +16,10 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.edge import Edge
-from service.errors import ServiceError
-from service.gallery.enrolment import drop_doomed, imports
-from service.idempotency import Claims, Idempotency
-from service.jobs.workers import Worker
-from service.people.retention import expire
-from service.problems import add_problem_handlers, document_problems, responses
-from service.routes import (
+from service.api.edge import Edge
+from service.api.idempotency import Claims, Idempotency
+from service.api.problems import add_problem_handlers, document_problems, responses
+from service.api.routes import (
     enrolment,
     erasures,
     gallery,
@@ -35,7 +31,11 @@ from service.routes import (
     search,
     verify,
 )
-from service.routes.dependencies import refuse_unknown_fields
+from service.api.routes.dependencies import refuse_unknown_fields
+from service.errors import ServiceError
+from service.gallery.enrolment import drop_doomed, imports
+from service.jobs.workers import Worker
+from service.people.retention import expire
 from service.serving.serving import Generation, Serving
 from service.settings import MEBIBYTE, Settings
 from service.store.database import make_engine, make_sessions

@@ -6,11 +6,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator
 
-from service.errors import InvalidRequest
-from service.gallery.enrolment import list_items
-from service.gallery.metadata import SLASH_IN_NAME
-from service.gallery.selection import Selection
-from service.identity_schemas import (
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.schemas.fields import Seconds, attributes_of, cursor_of, number_of_cursor
+from service.api.schemas.gallery import ItemsAnswer
+from service.api.schemas.identities import (
     IdentitiesAnswer,
     IdentityAnswer,
     IdentityDescription,
@@ -32,13 +32,13 @@ from service.identity_schemas import (
     TimelineVisit,
     given,
 )
+from service.errors import InvalidRequest
+from service.gallery.enrolment import list_items
+from service.gallery.metadata import SLASH_IN_NAME
+from service.gallery.selection import Selection
 from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
 from service.people.identities import Known, create, describe, find, list_identities, timeline
 from service.people.suggestions import suggest
-from service.problems import responses
-from service.request_fields import Seconds, attributes_of, cursor_of, number_of_cursor
-from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import ItemsAnswer
 from service.store.tables import Operation
 
 router = APIRouter(tags=["identities"])

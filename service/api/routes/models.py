@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body, File, Response, UploadFile
 from fastapi.responses import FileResponse
 
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId, StoredServing
+from service.api.schemas.gallery import JobAnswer
+from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.jobs.jobs import Progress
-from service.model_schemas import Activation, ModelAnswer, ModelsAnswer, ModelVersion
-from service.problems import responses
-from service.routes.dependencies import ReadyServing, RequestId, StoredServing
-from service.schemas import JobAnswer
 from service.store.tables import Job
 from service.versions.activation import queue_activation, queue_rollback
 from service.versions.evaluation import request_evaluation

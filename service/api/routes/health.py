@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from service.problems import responses
-from service.routes.dependencies import AnyServing
-from service.schemas import Status
+from service.api.problems import responses
+from service.api.routes.dependencies import AnyServing
+from service.api.schemas.gallery import Status
 
 router = APIRouter(tags=["operations"])
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.schemas.gallery import JobAnswer, JobsAnswer, JobState
 from service.jobs.jobs import cancel, find_job, list_jobs
-from service.problems import responses
-from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import JobAnswer, JobsAnswer, JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from service.api.schemas.gallery import Problem
 from service.errors import STATUS, InvalidRequest, ServiceError
 from service.gallery.metadata import SLASH_IN_NAME
-from service.schemas import Problem
 from service.store.failures import explain
 
 logger = structlog.get_logger(__name__)

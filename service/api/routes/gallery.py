@@ -5,15 +5,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
+from service.api.problems import responses
+from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.schemas.fields import Page, number_of_cursor
+from service.api.schemas.gallery import DeletionAnswer, DeletionOrder, GalleryItem, ItemAnswer, ItemsAnswer
+from service.api.schemas.identities import Correction, CorrectionAnswer, given
 from service.errors import InvalidRequest
 from service.gallery.enrolment import find, find_embeddings, find_with_crop, list_items, remove, remove_all
-from service.identity_schemas import Correction, CorrectionAnswer, given
 from service.images import thumbnail
 from service.people.corrections import correct_item
-from service.problems import responses
-from service.request_fields import Page, number_of_cursor
-from service.routes.dependencies import ReadyServing, RequestId
-from service.schemas import DeletionAnswer, DeletionOrder, GalleryItem, ItemAnswer, ItemsAnswer
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 

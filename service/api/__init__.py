@@ -1,0 +1,1 @@
+"""HTTP: the app, its middleware, routes, bodies, problem documents, and the page."""
