@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self
 
 import httpx
 
-from service.folders import Crop
+from service.cli.folders import Crop
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_RETRY_AFTER_S = 30.0

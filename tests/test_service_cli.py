@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from live_server import TIMEOUT_S, crop
-from service.folders import Crop, Layout, find_crops, parse_market1501_name
+from service.cli.folders import Crop, Layout, find_crops, parse_market1501_name
 
 ROOT = Path(__file__).parents[1]
-REID = [sys.executable, "-m", "service.cli"]
+REID = [sys.executable, "-m", "service.cli.main"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from foreign_networks import save_small_onnx
 from live_server import person
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from service.cli import app
+from service.cli.main import app
 from test_model_official import make_authors, save_authors
 from test_service_cli import put, reid
 

@@ -30,7 +30,7 @@ from live_server import (
     wait_until_ready,
 )
 from model.checkpoint import checkpoint_version, load_checkpoint, save_checkpoint
-from service.cli import app
+from service.cli.main import app
 from service.settings import Settings
 from service.store.database import make_engine
 

@@ -23,9 +23,9 @@ from typer.testing import CliRunner, Result
 
 from archives import tar_of
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
-from service.cli import app
-from service.folders import Layout
-from service.packing import Row, find_rows, pack
+from service.cli.folders import Layout
+from service.cli.main import app
+from service.cli.packing import Row, find_rows, pack
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore

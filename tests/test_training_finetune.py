@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from draw_people import photograph
 from live_server import crop, encode, enroll, make_checkpoint, serve
 from model.checkpoint import Card, load_checkpoint
-from service.cli import app
+from service.cli.main import app
 from service.settings import Settings
 from training import train
 from training.datasets import Sample

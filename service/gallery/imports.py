@@ -22,8 +22,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.cli.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
-from service.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, doom, enroll, settle
 from service.gallery.metadata import ItemMetadata, Label

@@ -32,7 +32,7 @@ from rich.table import Table
 from live_server import TIMEOUT_S, upload_model, wait_for_job
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
-from service.folders import DISTRACTOR_PID
+from service.cli.folders import DISTRACTOR_PID
 from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions

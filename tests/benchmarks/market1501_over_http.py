@@ -42,7 +42,7 @@ from PIL import Image
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.embedder import Embedder
-from service.folders import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from service.cli.folders import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 
 ROOT = Path(__file__).parents[2]
 DEPTH = 100
@@ -181,7 +181,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 def reid_command() -> list[str]:
     """Give the installed `reid` of this environment, or the module in a checkout that is not installed."""
     installed = Path(sys.executable).with_name("reid")
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli"]
+    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli.main"]
 
 
 def enroll(url: str, folder: Path, concurrency: int) -> float:

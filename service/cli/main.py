@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
-from service import cli_models, cli_retrain, cli_transfer
+from service.cli.folders import Crop, Layout, find_crops
+from service.cli.main import models as cli_models
+from service.cli.main import retrain as cli_retrain
+from service.cli.main import transfer as cli_transfer
+from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
+from service.cli.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
 from service.client import Client, Failure, enroll_in_batches
-from service.folders import Crop, Layout, find_crops
-from service.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
-from service.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
 
 app = typer.Typer(
     help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
@@ -48,7 +50,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the gallery until Ctrl-C; requests that are under way are finished first."""
-    from service.launch import launch
+    from service.cli.serve import launch
 
     options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir, "REID_WORKERS": workers}
     raise typer.Exit(launch({name: str(value) for name, value in options.items() if value is not None}))
@@ -65,7 +67,7 @@ def check(
     Nothing is changed without --repair, which makes embeddings anew from crops and removes what belongs to
     nothing. A crop that is gone cannot be made again: it is named.
     """
-    from service.launch import run_check
+    from service.cli.serve import run_check
 
     raise typer.Exit(run_check(_chosen(data_dir), num_recomputed=sample, repair=repair))
 
@@ -83,7 +85,7 @@ def backup(
 
     The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
     """
-    from service.launch import run_backup
+    from service.cli.serve import run_backup
 
     raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force, allow_missing=allow_missing))
 
@@ -101,7 +103,7 @@ def restore(
 
     People who were erased after the backup was made come back with it, unless --erasures names the receipts.
     """
-    from service.launch import run_restore
+    from service.cli.serve import run_restore
 
     raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
 

@@ -170,7 +170,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     data = f"the data in {settings.data_dir.absolute()}"
     _say(f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
     config = uvicorn.Config(
-        "service.launch:make_worker_app",
+        "service.cli.serve:make_worker_app",
         factory=True,
         workers=settings.workers,
         log_config=None,

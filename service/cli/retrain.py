@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from service.cli.export import MANIFEST, Format
+from service.cli.export import export as export_gallery
+from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
+from service.cli.terminal import out, progress, say
 from service.client import Client
-from service.export import MANIFEST, Format
-from service.export import export as export_gallery
-from service.options import DEFAULT_URL, Url, errors_as_sentences
-from service.terminal import out, progress, say
 
 MIN_CAMERAS = 2
 

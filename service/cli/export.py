@@ -26,8 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO, Protocol
 
+from service.cli.terminal import Tell
 from service.client import CROP_MISSING, Client, ClientError, Failure, Refused
-from service.terminal import Tell
 
 MANIFEST, ABOUT, EMBEDDINGS = "gallery.csv", "gallery.json", "embeddings.npy"
 COLUMNS = ("path", "identity_id", "camera_id", "captured_at", "track_id", "item_id")

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
+from service.cli.terminal import err, out, print_comparison, print_models, progress, say
 from service.client import Client
-from service.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
-from service.terminal import err, out, print_comparison, print_models, progress, say
 
 app = typer.Typer(
     help="The networks that a service has: list, register, evaluate, activate, roll back, delete.",

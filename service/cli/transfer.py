@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.export import Format
+from service.cli.export import export as export_gallery
+from service.cli.folders import Layout
+from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
+from service.cli.packing import find_rows, pack
+from service.cli.terminal import Tell, err, out, progress, say, say_what_failed
 from service.client import Client, Failure, Refused
-from service.export import Format
-from service.export import export as export_gallery
-from service.folders import Layout
-from service.options import DEFAULT_URL, Url, errors_as_sentences
-from service.packing import find_rows, pack
-from service.terminal import Tell, err, out, progress, say, say_what_failed
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended."""

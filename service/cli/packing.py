@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
+from service.cli.export import COLUMNS, MANIFEST
+from service.cli.folders import Layout, find_crops
 from service.client import ClientError, Failure
-from service.export import COLUMNS, MANIFEST
-from service.folders import Layout, find_crops
 
 FIELDS = COLUMNS[1:-1]
 FILES_IN_A_PART = 5_000

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from service.cli.terminal import err, say
 from service.client import ClientError
-from service.terminal import err, say
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
