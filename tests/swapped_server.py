@@ -103,7 +103,7 @@ class Server:
 
     def start(self, client: httpx.Client) -> None:
         """Start it and wait until it is ready."""
-        command = [sys.executable, "-m", "service.cli.main", "serve", "--port", str(self.port)]
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
         wait_for(client, self._process)

@@ -21,7 +21,7 @@ from live_server import TIMEOUT_S, crop
 from service.cli.folders import Crop, Layout, find_crops, parse_market1501_name
 
 ROOT = Path(__file__).parents[1]
-REID = [sys.executable, "-m", "service.cli.main"]
+REID = [sys.executable, "-m", "service.cli"]
 
 
 @dataclass(frozen=True)

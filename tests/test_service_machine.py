@@ -46,10 +46,10 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
-from service.gallery.enrolment import enrolment as gallery
+from service.gallery import enrolment as gallery
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
-from service.jobs.jobs import jobs
+from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
 from service.people.erasure import erase_identity

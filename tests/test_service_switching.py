@@ -13,11 +13,11 @@ from sqlalchemy import delete, select, update
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
 from service.errors import ModelInUse, ModelNotFound
-from service.gallery.enrolment import enrolment as gallery
+from service.gallery import enrolment as gallery
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
 from service.index.filters import Filter
-from service.jobs.jobs import jobs
+from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
 from service.people.erasure import erase_identity

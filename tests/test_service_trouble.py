@@ -216,7 +216,7 @@ def test_a_command_on_no_gallery_or_a_damaged_one_says_so_in_a_sentence(
     data_dir = tmp_path / "data"
 
     def run() -> str:
-        line = [sys.executable, "-m", "service.cli.main", *command, "--data-dir", str(data_dir)]
+        line = [sys.executable, "-m", "service.cli", *command, "--data-dir", str(data_dir)]
         done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True)
         assert done.returncode == 1
         said = done.stdout + done.stderr

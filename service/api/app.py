@@ -23,17 +23,18 @@ from service.api.routes import (
     enrolment,
     erasures,
     gallery,
+    health,
     identities,
     jobs,
     models,
-    ops,
     page,
     search,
     verify,
 )
 from service.api.routes.dependencies import refuse_unknown_fields
 from service.errors import ServiceError
-from service.gallery.enrolment import drop_doomed, imports
+from service.gallery import imports
+from service.gallery.enrolment import drop_doomed
 from service.jobs.workers import Worker
 from service.people.retention import expire
 from service.serving.serving import Generation, Serving
@@ -163,7 +164,7 @@ def create_app(
     for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
-    for resource in (ops, page):
+    for resource in (health, page):
         app.include_router(resource.router)
     app.mount("/web", page.files)
     add_problem_handlers(app)

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
+from service.cli import models as cli_models
+from service.cli import retrain as cli_retrain
+from service.cli import transfer as cli_transfer
 from service.cli.folders import Crop, Layout, find_crops
-from service.cli.main import models as cli_models
-from service.cli.main import retrain as cli_retrain
-from service.cli.main import transfer as cli_transfer
 from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
 from service.cli.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
 from service.client import Client, Failure, enroll_in_batches
@@ -203,7 +203,3 @@ app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
 app.command()(cli_retrain.retrain)
 app.command("erasures")(cli_transfer.print_erasures)
-
-
-if __name__ == "__main__":
-    app()

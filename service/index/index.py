@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index import file as index_file
 from service.index.columns import Columns, Grouping, Ints, changed, times
 from service.index.filters import Filter, Sighting, passing
-from service.index.index import file as index_file
 from service.index.state import MIN_ASKED, Hits, State
 from service.index.vectors import Approximate, Embeddings, Floats, Structure
 

@@ -194,7 +194,7 @@ class Gallery(Table):
 
 
 class DoomedCrop(Table):
-    """A crop whose bytes must go from the disk, unless an item still refers to it; see service/gallery/enrolment.py."""
+    """A crop whose bytes must go from the disk, unless an item still refers to it."""
 
     __tablename__ = "doomed_crops"
 

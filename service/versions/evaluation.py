@@ -1,6 +1,6 @@
 """Judge a model version on the gallery's own labelled items, beside the active one: a job.
 
-Both versions are judged on the same items; see service/versions/judging.py for the protocol. Embeddings that the
+Both versions are judged on the same items, by the protocol of `judging.py`. Embeddings that the
 candidate lacks are made from the crops, a page at a time, and kept: an activation has them already. So a
 crash loses nothing but the last page, and any process goes on.
 """

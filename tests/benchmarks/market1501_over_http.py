@@ -181,7 +181,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 def reid_command() -> list[str]:
     """Give the installed `reid` of this environment, or the module in a checkout that is not installed."""
     installed = Path(sys.executable).with_name("reid")
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli.main"]
+    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli"]
 
 
 def enroll(url: str, folder: Path, concurrency: int) -> float:
