@@ -19,8 +19,6 @@ from typing import Any, BinaryIO, Self
 
 import httpx
 
-from service.cli.folders import Crop
-
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_RETRY_AFTER_S = 30.0
 PUT_OFF = frozenset({429, 503})
@@ -62,6 +60,24 @@ class Refused(ClientError):
         self.status = status
         self.code = code
         self.position = position
+
+
+@dataclass(frozen=True)
+class CropFile:
+    """One image file and what is known about it before it is enrolled."""
+
+    path: Path
+    identity_id: str | None = None
+    camera_id: str | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """Give the fields that are known, as `POST /gallery` takes them.
+
+        >>> CropFile(Path("a.jpg"), camera_id="3").metadata()
+        {'camera_id': '3'}
+        """
+        known = {"identity_id": self.identity_id, "camera_id": self.camera_id}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def enroll(self, crops: Sequence[tuple[Crop, bytes]]) -> dict[str, Any]:
+    def enroll(self, crops: Sequence[tuple[CropFile, bytes]]) -> dict[str, Any]:
         """Enrol crops in one request, all or none."""
         files = [("images", (_sendable_name(crop.path), content)) for crop, content in crops]
         metadata = json.dumps([crop.metadata() for crop, _ in crops])
@@ -245,7 +261,7 @@ class Client:
 
 
 def enroll_in_batches(
-    client: Client, crops: Sequence[Crop], *, batch_size: int, concurrency: int
+    client: Client, crops: Sequence[CropFile], *, batch_size: int, concurrency: int
 ) -> Iterator[Outcome]:
     """Enrol crops with `concurrency` requests in flight; give the outcomes in the order of the crops.
 
@@ -260,8 +276,8 @@ def enroll_in_batches(
         yield from executor.map(lambda batch: _enroll_batch(client, batch), batches)
 
 
-def _enroll_batch(client: Client, batch: Sequence[Crop]) -> Outcome:
-    readable: list[tuple[Crop, bytes]] = []
+def _enroll_batch(client: Client, batch: Sequence[CropFile]) -> Outcome:
+    readable: list[tuple[CropFile, bytes]] = []
     failures: list[Failure] = []
     for crop in batch:
         try:
@@ -272,7 +288,7 @@ def _enroll_batch(client: Client, batch: Sequence[Crop]) -> Outcome:
     return Outcome(len(batch) - len(failures), tuple(failures))
 
 
-def _enroll_the_good(client: Client, crops: list[tuple[Crop, bytes]]) -> list[Failure]:
+def _enroll_the_good(client: Client, crops: list[tuple[CropFile, bytes]]) -> list[Failure]:
     """Send crops, without those that the service finds fault with; give these."""
     if not crops:
         return []
@@ -289,7 +305,7 @@ def _enroll_the_good(client: Client, crops: list[tuple[Crop, bytes]]) -> list[Fa
     return []
 
 
-def _without_the_bad(client: Client, crops: list[tuple[Crop, bytes]], refusal: Refused) -> list[Failure]:
+def _without_the_bad(client: Client, crops: list[tuple[CropFile, bytes]], refusal: Refused) -> list[Failure]:
     position = 0 if len(crops) == 1 else refusal.position
     if position is None or not 0 <= position < len(crops):
         return [failure for crop in crops for failure in _enroll_the_good(client, [crop])]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from live_server import crop, make_checkpoint
 from model.checkpoint import load_checkpoint
+from model.data.images import UNLIMITED, decode
 from model.embedder import Embedder
-from service.images import UNLIMITED, decode
 
 NUM_NETWORKS = 3
 NUM_PICTURES = 8

@@ -18,7 +18,9 @@ import httpx
 import pytest
 
 from live_server import TIMEOUT_S, crop
-from service.cli.folders import Crop, Layout, find_crops, parse_market1501_name
+from service.cli.folders import find_crops
+from service.client import CropFile
+from service.uploads.layouts import Layout, parse_market1501_name
 
 ROOT = Path(__file__).parents[1]
 REID = [sys.executable, "-m", "service.cli"]
@@ -335,13 +337,13 @@ def test_folders_are_read_in_order_each_file_once_and_hidden_ones_not_at_all(tmp
         put(tmp_path / name, b"")
     findings = find_crops([tmp_path, tmp_path / "b"], Layout.folders)
     crops = [("a/1.png", "a"), ("b/1.webp", "b"), ("b/2.JPG", "b")]
-    assert list(findings.crops) == [Crop(tmp_path / name, identity_id) for name, identity_id in crops]
+    assert list(findings.crops) == [CropFile(tmp_path / name, identity_id) for name, identity_id in crops]
     assert findings.num_not_images == 1
 
 
 def test_a_file_that_is_named_itself_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     path = put(tmp_path / "crop.dat", b"")
-    assert find_crops([path], Layout.flat).crops == (Crop(path),)
+    assert find_crops([path], Layout.flat).crops == (CropFile(path),)
 
 
 def test_market1501_files_of_another_form_are_set_apart(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from live_server import encode, person
+from model.data.images import ORIENTATION_TAG, Limits
 from service.errors import CropTooSmall, ImageError, ImageTooLarge, UnreadableImage
-from service.images import ORIENTATION_TAG, Limits, decode
+from service.uploads.requests import decode
 
 LIMITS = Limits(max_upload_bytes=10 << 20, max_pixels=40_000_000, min_side=16)
 

@@ -23,7 +23,6 @@ from typer.testing import CliRunner, Result
 
 from archives import tar_of
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
-from service.cli.folders import Layout
 from service.cli.main import app
 from service.cli.packing import Row, find_rows, pack
 from service.serving.serving import Serving
@@ -31,6 +30,7 @@ from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
 from service.upkeep.backup import backup, read_receipts, restore
+from service.uploads.layouts import Layout
 from test_service_cli import REID, ROOT, put
 from training.manifests import read_manifest
 

@@ -5,68 +5,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-MARKET1501_NAME = re.compile(r"(?P<pid>-1|\d{4}|[1-9]\d{4,})_c(?P<camera>\d+)s\d+_\d+_\d+")
-JUNK_PID = "-1"
-DISTRACTOR_PID = "0000"
-
-
-class Layout(StrEnum):
-    """How a folder says who is on a crop."""
-
-    flat = "flat"
-    folders = "folders"
-    market1501 = "market1501"
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One image file and what is known about it before it is enrolled."""
-
-    path: Path
-    identity_id: str | None = None
-    camera_id: str | None = None
-
-    def metadata(self) -> dict[str, str]:
-        """Give the fields that are known, as `POST /gallery` takes them.
-
-        >>> Crop(Path("a.jpg"), camera_id="3").metadata()
-        {'camera_id': '3'}
-        """
-        known = {"identity_id": self.identity_id, "camera_id": self.camera_id}
-        return {name: value for name, value in known.items() if value is not None}
+from service.client import CropFile
+from service.uploads.layouts import DISTRACTOR_PID, IMAGE_SUFFIXES, JUNK_PID, Layout, parse_market1501_name
 
 
 @dataclass(frozen=True)
 class Findings:
     """The crops found, in the order in which they are enrolled, and what was left aside."""
 
-    crops: tuple[Crop, ...]
+    crops: tuple[CropFile, ...]
     num_junk: int
     num_not_images: int
     misnamed: tuple[Path, ...]
-
-
-def parse_market1501_name(name: str) -> tuple[str, str] | None:
-    """Read the identity and the camera from a Market-1501 file name; None if the name is not of that form.
-
-    >>> parse_market1501_name("0002_c1s1_000451_03.jpg")
-    ('0002', '1')
-    >>> parse_market1501_name("-1_c3s2_001351_04.jpg")
-    ('-1', '3')
-    >>> parse_market1501_name("10000_c1s1_000451_00.jpg")
-    ('10000', '1')
-    >>> parse_market1501_name("holiday.jpg") is None
-    True
-    """
-    match = MARKET1501_NAME.match(name)
-    return (match["pid"], match["camera"]) if match else None
 
 
 def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
@@ -76,7 +30,7 @@ def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
     itself is always taken. In the layout `market1501` the identity -1 is junk and left out, and 0000 (a
     distractor, not one person) gets no identity, so that the service gives each its own.
     """
-    crops: list[Crop] = []
+    crops: list[CropFile] = []
     misnamed: list[Path] = []
     num_junk = num_not_images = 0
     for path, is_named_itself in dict(_walk(paths)).items():
@@ -84,14 +38,14 @@ def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
             num_not_images += 1
         elif layout is not Layout.market1501:
             identity_id = path.absolute().parent.name if layout is Layout.folders else None
-            crops.append(Crop(path, identity_id))
+            crops.append(CropFile(path, identity_id))
         elif (parsed := parse_market1501_name(path.name)) is None:
             misnamed.append(path)
         elif parsed[0] == JUNK_PID:
             num_junk += 1
         else:
             pid, camera_id = parsed
-            crops.append(Crop(path, None if pid == DISTRACTOR_PID else pid, camera_id))
+            crops.append(CropFile(path, None if pid == DISTRACTOR_PID else pid, camera_id))
     return Findings(tuple(crops), num_junk, num_not_images, tuple(misnamed))
 
 

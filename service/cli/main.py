@@ -15,10 +15,11 @@ import typer
 from service.cli import models as cli_models
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
-from service.cli.folders import Crop, Layout, find_crops
+from service.cli.folders import find_crops
 from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
 from service.cli.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
-from service.client import Client, Failure, enroll_in_batches
+from service.client import Client, CropFile, Failure, enroll_in_batches
+from service.uploads.layouts import Layout
 
 app = typer.Typer(
     help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
@@ -125,7 +126,7 @@ def enroll(
     which makes every crop an identity of its own.
     """
     findings = find_crops(paths, layout)
-    crops = [Crop(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
+    crops = [CropFile(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
     misnamed = [Failure(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
     skipped = f"{findings.num_junk} junk and {findings.num_not_images} other files skipped"
     say(err, f"{len(crops)} crops found, {skipped}")

@@ -15,8 +15,9 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from service.cli.export import COLUMNS, MANIFEST
-from service.cli.folders import Layout, find_crops
+from service.cli.folders import find_crops
 from service.client import ClientError, Failure
+from service.uploads.layouts import Layout
 
 FIELDS = COLUMNS[1:-1]
 FILES_IN_A_PART = 5_000

@@ -12,11 +12,11 @@ import typer
 
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
-from service.cli.folders import Layout
 from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
 from service.cli.packing import find_rows, pack
 from service.cli.terminal import Tell, err, out, progress, say, say_what_failed
 from service.client import Client, Failure, Refused
+from service.uploads.layouts import Layout
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C has ended."""

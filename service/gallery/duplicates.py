@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from model.data.images import ImageInfo
 from service.gallery.metadata import Label
-from service.images import Crop
 from service.index.filters import Filter
 from service.index.index import GalleryIndex
 from service.store.tables import Item
@@ -21,7 +21,7 @@ OnDuplicate = Literal["return", "store", "reject"]
 
 
 def exact_duplicates(
-    session: Session, crops: Sequence[Crop], labels: Sequence[Label]
+    session: Session, crops: Sequence[ImageInfo], labels: Sequence[Label]
 ) -> dict[tuple[str, str], Item]:
     """Return the first item there is of each (sha256, camera) among these crops."""
     cameras = {label.camera_id for label in labels if label.camera_id is not None}

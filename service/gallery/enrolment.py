@@ -20,15 +20,16 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from model.data.images import ImageInfo
 from service.errors import CountDiffers, CropNotKept, DuplicateCrop, GalleryItemNotFound, ServiceError
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection, conditions
-from service.images import Crop
-from service.serving.serving import Generation, Serving, decoded, embed_in_batches, to_half
+from service.serving.serving import Generation, Serving, embed_in_batches, to_half
 from service.store.changes import Changing, served
 from service.store.database import pages
 from service.store.tables import DoomedCrop, Embedding, Identity, Item, JobFile, new_id, now
+from service.uploads.requests import decode_uploads, read_upload
 
 CROPS_AT_ONCE = 500
 
@@ -62,12 +63,12 @@ def enroll(
     """
     while True:
         generation = serving.current()
-        crops: list[Crop] = []
-        images = decoded(serving, uploads, crops)
+        crops: list[ImageInfo] = []
+        images = decode_uploads(uploads, serving.limits, crops)
         embeddings_ND = embed_in_batches(generation.searched_embedder, images, serving.turn_to_enroll)
         made = {generation.replica.version: to_half(embeddings_ND)}
         if generation.stand_in:
-            images = decoded(serving, uploads, [])
+            images = decode_uploads(uploads, serving.limits, [])
             made[generation.version] = to_half(
                 embed_in_batches(generation.embedder, images, serving.turn_to_enroll)
             )
@@ -228,11 +229,11 @@ def _find(session: Session, item_id: str) -> Item:
     return item
 
 
-def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[Crop]) -> None:
+def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
     """Put back crops that someone deleted with their last item after we had put them there."""
     for upload, crop in zip(uploads, crops, strict=True):
         if not serving.crops.has(crop.sha256):
-            serving.crops.put(serving.read_upload(upload))
+            serving.crops.put(read_upload(upload, serving.limits))
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ class New:
     `near` has the slot of what each is nearly the same as, or -1 - place of one here.
     """
 
-    crops: Sequence[Crop]
+    crops: Sequence[ImageInfo]
     labels: Sequence[Label]
     embeddings: Mapping[str, NDArray[np.float16]]
     near: Sequence[int | None]
@@ -270,7 +271,7 @@ def _keep(
     enrolment = None
     try:
         if serving.settings.keep_crops:
-            serving.crops.put_all(partial(serving.read_upload, upload) for upload in uploads)
+            serving.crops.put_all(partial(read_upload, upload, serving.limits) for upload in uploads)
         with serving.changing() as change:
             if served(change.session) == generation.served:
                 if serving.settings.keep_crops:
@@ -323,7 +324,7 @@ def _original(session: Session, near: int | None, items: Sequence[Item]) -> str 
     return session.scalar(select(Item.id).where(Item.slot == near))
 
 
-def _item(slot: int, crop: Crop, label: Label, identity: Identity) -> Item:
+def _item(slot: int, crop: ImageInfo, label: Label, identity: Identity) -> Item:
     return Item(
         slot=slot,
         id=new_id(),

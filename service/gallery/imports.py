@@ -22,7 +22,6 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.cli.folders import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, doom, enroll, settle
@@ -31,6 +30,8 @@ from service.jobs.jobs import Cancelled, Stopped, advance
 from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, new_id, now
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
+from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
+from service.uploads.requests import read_upload
 
 logger = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ def accept_images(
 ) -> Job:
     """Keep images of a request, by their names, and return the job that enrols them."""
     names = [name or f"images[{place}]" for place, (name, _) in enumerate(uploads)]
-    named = zip(names, (serving.read_upload(file) for _, file in uploads), strict=True)
+    named = zip(names, (read_upload(file, serving.limits) for _, file in uploads), strict=True)
     stored: set[str] = set()
     with _undoing(serving, stored):
         files = [

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, select
 
+from model.data.images import ImageInfo
 from service.errors import ImageError
 from service.gallery.selection import Selection, to_filter
-from service.images import Crop
 from service.index.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
-from service.serving.serving import Generation, Serving, decoded, embed_in_batches
+from service.serving.serving import Generation, Serving, embed_in_batches
 from service.serving.thresholds import Decisions
 from service.store.tables import Item, Rejection
+from service.uploads.requests import decode_uploads
 
 MAX_VARIABLES = 10_000
 """How many slots one statement may name; SQLite takes 32,766 variables."""
@@ -72,7 +73,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
 
 def embed_people(
     serving: Serving, people: Mapping[str, Sequence[BinaryIO]]
-) -> tuple[Generation, list[NDArray[np.float32]], list[Crop]]:
+) -> tuple[Generation, list[NDArray[np.float32]], list[ImageInfo]]:
     """Embed crops with the active network, fused by the field of the form, and bring its index up to date.
 
     Raises:
@@ -81,11 +82,11 @@ def embed_people(
     """
     generation = serving.current()
     while True:
-        crops: list[Crop] = []
+        crops: list[ImageInfo] = []
         fused = []
         for field, uploads in people.items():
             try:
-                images = decoded(serving, uploads, crops)
+                images = decode_uploads(uploads, serving.limits, crops)
                 with serving.searching():
                     fused.append(fuse(embed_in_batches(generation.embedder, images)))
             except ImageError as error:
@@ -97,7 +98,7 @@ def embed_people(
         generation = active
 
 
-def _rejected_keys(crops: Sequence[Crop]) -> Select[int]:
+def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:
     """Select the identities that someone has said these very crops do not show."""
     return (
         select(Rejection.identity_key)

@@ -5,12 +5,11 @@ the embedder and the index that a request sees always belong together. What othe
 database have changed, their swaps too, comes in by `refresh`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Event, Lock
-from typing import BinaryIO
 
 import numpy as np
 import structlog
@@ -21,11 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.checkpoint import load_checkpoint
+from model.data.images import Limits
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.trial import try_out
 from service.errors import NetworkLost, NotFinite, NotReady, ServiceError, UnfitCheckpoint
-from service.images import Crop, Limits, decode
 from service.index.index import GalleryIndex
 from service.serving.replica import Replica
 from service.serving.snapshots import Snapshots
@@ -279,11 +278,6 @@ class Serving:
         is_new, self._failure = reason != self._failure, reason
         return is_new
 
-    def read_upload(self, upload: BinaryIO) -> bytes:
-        """Return the bytes of an upload, at most one more than is allowed."""
-        upload.seek(0)
-        return upload.read(self.limits.max_upload_bytes + 1)
-
 
 def load_embedder(path: Path, settings: Settings) -> Embedder:
     """Load a network and try it on a few images.
@@ -298,14 +292,6 @@ def load_embedder(path: Path, settings: Settings) -> Embedder:
     except ModelError as error:
         raise UnfitCheckpoint(str(error)) from error
     return embedder
-
-
-def decoded(serving: Serving, uploads: Sequence[BinaryIO], crops: list[Crop]) -> Iterator[Image.Image]:
-    """Decode one upload after the other, noting in `crops` what there is to remember of each."""
-    for position, upload in enumerate(uploads):
-        image, crop = decode(serving.read_upload(upload), serving.limits, position)
-        crops.append(crop)
-        yield image
 
 
 def embed_in_batches(

@@ -17,13 +17,14 @@ from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from model.data.images import UNLIMITED
 from service.errors import CropMissing, ImageError
-from service.images import UNLIMITED, decode
 from service.serving.serving import Generation, Serving, embed_in_batches, load_active, to_half
 from service.store.changes import Changing, served
 from service.store.database import pages
 from service.store.tables import Change, Embedding, Gallery, Item
 from service.upkeep.orphans import find_strays, let_go
+from service.uploads.requests import decode
 
 LIKE = 0.99
 """The least cosine of an embedding with the same one made anew, perhaps by another processor."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
-from service.cli.folders import IMAGE_SUFFIXES
 from service.errors import BadArchive
+from service.uploads.layouts import IMAGE_SUFFIXES
 
 MANIFEST = "gallery.csv"
 BESIDE_MANIFEST = ("gallery.json", "embeddings.npy")

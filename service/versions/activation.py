@@ -18,6 +18,7 @@ from PIL import Image
 from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from model.data.images import UNLIMITED
 from model.embedder import Embedder
 from service.errors import (
     ActivationRunning,
@@ -32,7 +33,6 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
-from service.images import UNLIMITED, decode
 from service.jobs.jobs import RUNNING, advance, finish, require
 from service.serving.replica import Replica
 from service.serving.serving import Generation, Serving, embed_in_batches, load_registered
@@ -40,6 +40,7 @@ from service.serving.thresholds import find_decisions
 from service.store.changes import Changing, Served, newest_change, served
 from service.store.database import pages
 from service.store.tables import Embedding, Item, Job, Model, new_id, now
+from service.uploads.requests import decode
 from service.versions.backfill import FEW, Backfill, Pace, is_embedded, num_left
 from service.versions.evaluation import comparison_of, worse_beyond
 from service.versions.registry import drop_embeddings, find_file

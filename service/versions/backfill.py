@@ -15,14 +15,15 @@ from PIL import Image
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
+from model.data.images import UNLIMITED
 from model.embedder import Embedder
 from service.errors import CropMissing, NotFinite, ServiceError
-from service.images import UNLIMITED, decode
 from service.jobs.jobs import Stopped
 from service.serving.serving import Serving, embed_in_batches, to_half
 from service.store.changes import newest_change
 from service.store.database import pages
 from service.store.tables import Embedding, Item
+from service.uploads.requests import decode
 
 ITEMS_PER_PAGE = 32
 CROPS_AT_ONCE = 2

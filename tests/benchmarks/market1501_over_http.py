@@ -42,7 +42,7 @@ from PIL import Image
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.embedder import Embedder
-from service.cli.folders import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 
 ROOT = Path(__file__).parents[2]
 DEPTH = 100

@@ -9,13 +9,13 @@ from service.api.idempotency import keep_answer
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer, JobAnswer
-from service.cli.folders import Layout
 from service.errors import InvalidRequest
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
 from service.gallery.metadata import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
 from service.jobs.jobs import Progress
+from service.uploads.layouts import Layout
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 

@@ -12,8 +12,8 @@ from service.api.schemas.gallery import DeletionAnswer, DeletionOrder, GalleryIt
 from service.api.schemas.identities import Correction, CorrectionAnswer, given
 from service.errors import InvalidRequest
 from service.gallery.enrolment import find, find_embeddings, find_with_crop, list_items, remove, remove_all
-from service.images import thumbnail
 from service.people.corrections import correct_item
+from service.uploads.requests import thumbnail
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 

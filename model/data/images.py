@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from service.errors import CropTooSmall, ImageTooLarge, UnreadableImage
+from model.errors import OversizedImage, UndersizedImage, UnreadableImage
 
 CONTENT_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "BMP": "image/bmp"}
 
@@ -61,8 +61,8 @@ UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
 
 
 @dataclass(frozen=True)
-class Crop:
-    """What there is to remember of an image once it is embedded; width and height are upright."""
+class ImageInfo:
+    """What is stored of an image besides its bytes; `width` and `height` are in pixels, upright."""
 
     sha256: str
     content_type: str
@@ -70,43 +70,34 @@ class Crop:
     height: int
 
 
-def decode(data: bytes, limits: Limits, position: int = 0) -> tuple[Image.Image, Crop]:
-    """Decode one image, the `position`-th of its request, to upright RGB.
+def decode(data: bytes, limits: Limits) -> tuple[Image.Image, ImageInfo]:
+    """Decode one image to upright RGB.
 
     Raises:
-        ImageTooLarge: more bytes or, by the header, more pixels than allowed.
-        CropTooSmall: too few pixels a side.
+        OversizedImage: more bytes or, by the header, more pixels than allowed.
+        UndersizedImage: too few pixels a side.
         UnreadableImage: not a whole JPEG, PNG, WebP or BMP image.
     """
     if len(data) > limits.max_upload_bytes:
-        raise ImageTooLarge(f"more than {limits.max_upload_bytes:,} bytes", position)
+        raise OversizedImage(f"more than {limits.max_upload_bytes:,} bytes")
     try:
         with Image.open(BytesIO(data), formats=tuple(CONTENT_TYPES)) as image:
-            _check_size(image.size, limits, position)
+            _check_size(image.size, limits)
             rgb = _upright(image, _to_rgb(image))
             content_type = CONTENT_TYPES[str(image.format)]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"more than {limits.max_pixels:,} pixels", position) from None
+        raise OversizedImage(f"more than {limits.max_pixels:,} pixels") from None
     except HOSTILE_BYTES_RAISE as error:
-        raise UnreadableImage(_reason(data, error), position) from error
-    return rgb, Crop(hashlib.sha256(data).hexdigest(), content_type, rgb.width, rgb.height)
+        raise UnreadableImage(_reason(data, error)) from error
+    return rgb, ImageInfo(hashlib.sha256(data).hexdigest(), content_type, rgb.width, rgb.height)
 
 
-def thumbnail(data: bytes, size: int) -> bytes:
-    """Return a stored crop as a JPEG whose longer side has at most so many pixels; never enlarged."""
-    image, _ = decode(data, UNLIMITED)
-    image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    jpeg = BytesIO()
-    image.save(jpeg, "JPEG", quality=85)
-    return jpeg.getvalue()
-
-
-def _check_size(size: tuple[int, int], limits: Limits, position: int) -> None:
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise ImageTooLarge(f"{width} x {height} is more than {limits.max_pixels:,} pixels", position)
+        raise OversizedImage(f"{width} x {height} is more than {limits.max_pixels:,} pixels")
     if min(size) < limits.min_side:
-        raise CropTooSmall(f"{width} x {height} has fewer than {limits.min_side} pixels a side", position)
+        raise UndersizedImage(f"{width} x {height} has fewer than {limits.min_side} pixels a side")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
