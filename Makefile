@@ -43,7 +43,7 @@ format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: setup ## time the network against its full-affinity twin on this machine
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/network.py
+	PYTHONPATH=tests:tests/support $(BIN)/python tests/benchmarks/network.py
 
 clean: ## remove the environment and the caches, never the data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

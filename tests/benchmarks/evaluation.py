@@ -1,6 +1,6 @@
 """Time and weigh the evaluation beside torchreid's Python code, on made embeddings of real data sets' sizes.
 
-``PYTHONPATH=.:tests python tests/benchmarks/evaluation.py`` after ``make dev``, which installs torchreid.
+``PYTHONPATH=.:tests:tests/support python tests/benchmarks/evaluation.py`` after ``make dev``.
 Each figure is from a process of its own. A matrix is made before the clock starts, distances of embeddings
 after it. torchreid judges a share of MSMT17's queries, and its time is scaled.
 """

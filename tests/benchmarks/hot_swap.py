@@ -1,6 +1,7 @@
 """Swap the network under the Market-1501 gallery while eight clients search and enrol, and swap it back.
 
-``python tests/benchmarks/hot_swap.py DATA_DIR [--second FILE]``, with tests/ on the PYTHONPATH. `reid serve`
+``python tests/benchmarks/hot_swap.py DATA_DIR [--second FILE]`` (PYTHONPATH: tests, tests/support).
+`reid serve`
 holds the 15,913 items of the standard gallery. The clients ask the standard queries, two of the eight enrol
 people of their own, at a quarter (`--load`) of the speed of the network alone. The server is killed when a
 third and when two thirds of the items are done, and started again. After the cut-over the network is taken

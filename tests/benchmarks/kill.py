@@ -1,6 +1,7 @@
 """Kill a server again and again while four clients enrol, search and delete; print what was tried and lost.
 
-Usage: ``python tests/benchmarks/kill.py [--kills 50] [--seed 0]``, with tests/ on the PYTHONPATH. On SQLite,
+Usage: ``python tests/benchmarks/kill.py [--kills 50] [--seed 0]`` (PYTHONPATH: tests, tests/support).
+On SQLite,
 and on a PostgreSQL server of its own. The last thing is ``reid check`` on each gallery.
 """
 

@@ -1,6 +1,7 @@
 """Fine-tune the network in service on half of some people, and search the other half before and after.
 
-``python tests/benchmarks/retrain.py DATA_DIR``, with tests/ on the PYTHONPATH. Market-1501's test identities
+``python tests/benchmarks/retrain.py DATA_DIR`` (PYTHONPATH: tests, tests/support).
+Market-1501's test identities
 are split in two halves by chance. Its six cameras become a network of cameras that the shipped checkpoint
 never saw: each has a colour cast, a blur and a way to cut people out, all fixed. `reid serve` holds the
 gallery of half B, with the distractors; `train.py --recipe finetune --init active --deploy --activate` learns

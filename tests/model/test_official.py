@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from authors import make_authors, save_authors
 from model.architectures import build_network
 from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
@@ -17,7 +18,6 @@ from model.official import BRANCHES, import_official
 from model.state_dicts import read_state_dict
 from references import DATA, AuthorsAttention, AuthorsNetwork
 
-NUM_IDENTITIES = 7
 LEFT_OUT = {"rgasc": "", "rgas": "_channel.", "rgac": "_spatial."}
 
 Refuse = Callable[..., str]
@@ -33,31 +33,10 @@ def official_shapes(branch: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def make_authors(branch: str, seed: int = 0) -> AuthorsNetwork:
-    """The authors' network with weights by chance and the statistics of what flows through them."""
-    torch.manual_seed(seed)
-    network = AuthorsNetwork(branch, NUM_IDENTITIES)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.momentum = 1.0
-    with torch.no_grad():
-        network.train()(torch.randn(2, 3, 256, 128))
-    return network.eval()
-
-
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     """A state dict of the smallest of the three."""
     return make_authors("rgac").state_dict()
-
-
-def save_authors(path: Path, state: object) -> Path:
-    """Write a checkpoint as the authors' training does."""
-    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 8e-4}]}
-    torch.save({"state_dict": state, "epoch": 360, "best_top1": 0, "optimizer": optimizer}, path)
-    return path
 
 
 @pytest.mark.parametrize("branch", BRANCHES)

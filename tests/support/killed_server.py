@@ -21,7 +21,7 @@ import httpx
 from live_server import TIMEOUT_S, crop, images, wait_until_ready
 from service.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SERVER = """
 import sys, structlog, uvicorn
 from service.api.app import create_app

@@ -22,6 +22,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from archives import tar_of
+from command_line import REID, ROOT, put
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
 from service.cli.main import app
 from service.cli.packing import Row, find_rows, pack
@@ -31,7 +32,6 @@ from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
 from service.upkeep.backup import backup, read_receipts, restore
 from service.uploads.layouts import Layout
-from test_service_cli import REID, ROOT, put
 from training.manifests import read_manifest
 
 FORMATS = ("csv", "tar", "market1501")

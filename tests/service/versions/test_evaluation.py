@@ -1,6 +1,6 @@
 """Judging a model version on a gallery's own labelled items: the job, its result, and what it decides."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import create_engine, select, text, update
+from sqlalchemy import create_engine, select, text
 
 from draw_people import photograph
+from evaluated import enroll_people, evaluate, spoil
 from killed_server import start_process, wait_for
 from live_server import (
     activate,
@@ -32,26 +33,6 @@ from service.versions.evaluation import comparison_of, worse_beyond
 NUM_PEOPLE, NUM_CAMERAS = 12, 3
 
 
-def shoot(person: int, camera: int) -> bytes:
-    """Return a photograph, which says little to a network with weights by chance."""
-    return encode(photograph(person, camera, 0), quality=95)
-
-
-def enroll_people(
-    client: httpx.Client, num: int = NUM_PEOPLE, first: int = 0, draw: Callable[[int, int], bytes] = shoot
-) -> None:
-    for camera in range(1, NUM_CAMERAS + 1):
-        for person in range(first, first + num):
-            enroll(client, draw(person, camera), identity_id=f"p{person}", camera_id=f"c{camera}")
-
-
-def evaluate(client: httpx.Client, version: str) -> dict[str, Any]:
-    answer = client.post(f"/models/{version}/evaluate")
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
-    return wait_for_job(client, answer.headers["location"])
-
-
 def active(client: httpx.Client) -> str:
     return str(client.get("/readyz").json()["model_version"])
 
@@ -63,19 +44,6 @@ def embeddings_of(settings: Settings, version: str) -> dict[int, NDArray[np.floa
         found = {slot: np.frombuffer(values, "<f2") for slot, values in session.execute(statement)}
     engine.dispose()
     return found
-
-
-def spoil(settings: Settings, version: str) -> None:
-    """Give every item the embedding of chance instead of what a version has made of it."""
-    rng = np.random.default_rng(0)
-    engine = make_engine(settings.database_url)
-    with make_sessions(engine).write.begin() as session:
-        for slot in session.scalars(select(Embedding.slot).where(Embedding.model_version == version)).all():
-            values = rng.normal(size=64)
-            half = (values / np.linalg.norm(values)).astype("<f2").tobytes()
-            wanted = Embedding.slot == slot, Embedding.model_version == version
-            session.execute(update(Embedding).where(*wanted).values(values=half))
-    engine.dispose()
 
 
 @contextmanager

@@ -191,7 +191,7 @@ thread.start()
 thread.join()
 os.kill(os.getpid(), signal.SIGUSR1)
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
@@ -203,7 +203,7 @@ from model.runtime import convert
 
 convert(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
 """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
         "HOME": str(tmp_path)
     }

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from authors import make_authors, save_authors
+from command_line import put, reid
 from foreign_networks import save_small_onnx
 from live_server import person
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.cli.main import app
-from test_model_official import make_authors, save_authors
-from test_service_cli import put, reid
 
 
 def invoke(path: Path, out: Path, *options: str) -> Result:

@@ -49,7 +49,7 @@ def test_the_migrated_schema_is_the_one_in_the_code(engine: Engine) -> None:
 def test_migrating_twice_and_all_the_way_down_and_up_works(engine: Engine) -> None:
     migrate(engine)
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parents[3] / "migrations"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")

@@ -13,7 +13,7 @@ from torchvision.models import resnet50
 from model.attention import RelationAttention, RelationAwareGlobalAttention
 from model.layers import ReidNetwork
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 class FullAffinityAttention(nn.Module):

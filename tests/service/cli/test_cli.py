@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from command_line import REID, ROOT, put, reid
 from live_server import TIMEOUT_S, crop
 from service.cli.folders import find_crops
 from service.client import CropFile
 from service.uploads.layouts import Layout, parse_market1501_name
-
-ROOT = Path(__file__).parents[1]
-REID = [sys.executable, "-m", "service.cli"]
 
 
 @dataclass(frozen=True)
@@ -93,26 +90,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, make_env: MakeEnv) -> Itera
     folder = tmp_path_factory.mktemp("cli")
     with reid_serve(make_env(folder / "data"), folder / "log") as running:
         yield running
-
-
-def reid(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*REID, *map(str, arguments)],
-        cwd=ROOT,
-        env=env or {**os.environ, "COLUMNS": "140"},
-        text=True,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def put(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def test_serve_says_what_it_serves_and_three_commands_to_try(server: Server) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import delete, select, update
 
+from evaluated import enroll_people, evaluate, spoil
 from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
 from service.errors import ModelInUse, ModelNotFound
@@ -29,7 +30,6 @@ from service.versions.activation import KIND, Wanted, queue_activation, queue_ro
 from service.versions.backfill import CROPS_AT_ONCE, FEW
 from service.versions.evaluation import request_evaluation
 from service.versions.registry import delete_model, drop_embeddings, find_model, register
-from test_service_evaluation import enroll_people, evaluate, spoil
 
 NUM_ITEMS = 40
 """Two pages of a backfill: 32 and 8."""
