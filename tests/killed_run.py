@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from training.readers import read_market1501
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 from training.trainer import Trainer
 
 RECIPE: Recipe = replace(

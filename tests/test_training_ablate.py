@@ -21,8 +21,8 @@ from model.architectures import ARCHITECTURES, TRUNKS, build_network
 from model.checkpoint import load_checkpoint
 from training import ablate, train
 from training.ablate import TABLES, architectures_of
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPE: Recipe = replace(tiny(), precision="fp32", learning_rate=5e-3, warmup_epochs=0.2)

@@ -14,7 +14,7 @@ import torch
 from live_server import make_checkpoint
 from test_training_resume import write_people
 from training import train
-from training.recipes import tiny
+from training.recipes.named import tiny
 
 ROOT = Path(__file__).parent.parent
 

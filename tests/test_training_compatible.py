@@ -26,8 +26,8 @@ from training.datasets import ReidDataset, label_pids, open_crop
 from training.errors import TrainingError
 from training.losses import influence_loss
 from training.readers import read_market1501
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 from training.trainer import Trainer
 
 RECIPE: Recipe = replace(

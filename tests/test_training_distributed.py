@@ -20,7 +20,7 @@ from training import distributed, train
 from training.datasets import ReidDataset, Sample
 from training.errors import TrainingError
 from training.readers import read_market1501
-from training.recipes import tiny
+from training.recipes.named import tiny
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

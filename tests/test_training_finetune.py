@@ -14,28 +14,27 @@ from model.checkpoint import Card, load_checkpoint
 from service.cli.main import app
 from service.settings import Settings
 from training import train
-from training.datasets import Sample
 from training.deploy import DeployError
 from training.readers import read_dataset
-from training.recipes import finetune, follow, tiny
+from training.recipes.named import finetune, follow, tiny
 from training.trainer import STATE_FILE
 
 CARD = Card(architecture="tiny", height=64, width=32, embedding_size=64, num_identities=4, pooling="gem")
 
 
-def samples(*counts: int) -> list[Sample]:
-    """Return so many crops of each of several identities."""
-    return [Sample(Path("crop"), pid, 1) for pid, count in enumerate(counts, start=1) for _ in range(count)]
+def pids(*counts: int) -> list[int]:
+    """Return the identities of so many crops of each of several."""
+    return [pid for pid, count in enumerate(counts, start=1) for _ in range(count)]
 
 
 def test_the_recipe_takes_the_network_of_the_checkpoint_it_starts_from() -> None:
-    followed = follow(finetune(), CARD, samples(*[4] * 9))
+    followed = follow(finetune(), CARD, pids(*[4] * 9))
     assert followed == replace(finetune(), architecture="tiny", height=64, width=32, pooling="gem")
-    assert follow(tiny(), CARD, samples(1)) == tiny()
+    assert follow(tiny(), CARD, pids(1)) == tiny()
     with pytest.raises(ValueError, match="give --init FILE or --init active"):
-        follow(finetune(), None, samples(2, 2))
+        follow(finetune(), None, pids(2, 2))
     with pytest.raises(ValueError, match="mean and std of ImageNet"):
-        follow(finetune(), replace(CARD, mean=(0.0, 0.0, 0.0)), samples(2, 2))
+        follow(finetune(), replace(CARD, mean=(0.0, 0.0, 0.0)), pids(2, 2))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_the_recipe_takes_the_network_of_the_checkpoint_it_starts_from() -> None
 def test_batches_are_as_large_as_a_small_gallery_allows(
     counts: tuple[int, ...], batch: tuple[int, int]
 ) -> None:
-    recipe = follow(finetune(), CARD, samples(*counts))
+    recipe = follow(finetune(), CARD, pids(*counts))
     assert (recipe.identities_per_batch, recipe.images_per_identity) == batch
 
 

@@ -23,8 +23,8 @@ from training.errors import TrainingError
 from training.learner import Learner, LossNotFinite
 from training.optimizers import learning_rate
 from training.readers import read_market1501
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 from training.teachers import NetworkTeacher, open_teacher
 from training.trainer import Trainer
 

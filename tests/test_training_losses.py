@@ -26,8 +26,8 @@ from training.losses import (
     teacher_loss,
     teacher_relations_loss,
 )
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 
 SEEDS = st.integers(0, 2**31)
 LABELS = torch.arange(4).repeat_interleave(3)

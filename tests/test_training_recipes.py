@@ -17,8 +17,8 @@ from training.augment import POLICIES, Augment
 from training.crops import Crops, Draw, common_identities, plan_epoch
 from training.datasets import Sample
 from training.optimizers import learning_rate, make_optimizer
-from training.recipe import CHOICES, Recipe
-from training.recipes import RECIPES, find_recipe, tiny
+from training.recipes.named import RECIPES, find_recipe, tiny
+from training.recipes.recipe import CHOICES, Recipe
 from training.samplers import IdentitySampler
 
 PAPER = [

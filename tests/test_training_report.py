@@ -38,7 +38,7 @@ from training.ranked_lists import (
     choose_queries,
     draw_ranked_lists,
 )
-from training.recipes import tiny
+from training.recipes.named import tiny
 from training.report import write_report
 from training.run_log import RunLog, find_commit, read_log
 from training.trainer import Trainer

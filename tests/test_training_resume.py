@@ -16,7 +16,7 @@ from live_server import crop
 from model.checkpoint import load_checkpoint
 from training.errors import TrainingError
 from training.readers import read_market1501
-from training.recipes import tiny
+from training.recipes.named import tiny
 from training.run_log import RunLog
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer

@@ -29,8 +29,8 @@ from training.embed import EmbeddingsError, load_teacher_embeddings, open_networ
 from training.errors import TrainingError
 from training.metrics import evaluate_distmat
 from training.readers import read_market1501
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 from training.reranking import rerank_distances
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer

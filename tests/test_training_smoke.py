@@ -15,8 +15,8 @@ from model.architectures import build_network
 from model.checkpoint import Card, save_checkpoint
 from references import loop_metrics
 from training import embed, evaluate, train
-from training.recipe import Recipe
-from training.recipes import tiny
+from training.recipes.named import tiny
+from training.recipes.recipe import Recipe
 
 RECIPE: Recipe = replace(
     tiny(),

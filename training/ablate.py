@@ -27,8 +27,8 @@ from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
-from training.recipe import Recipe
-from training.recipes import find_recipe
+from training.recipes.named import find_recipe
+from training.recipes.recipe import Recipe
 from training.run_state import writing
 from training.teachers import EmbeddingsTeacher
 from training.train import train_and_judge
@@ -244,7 +244,7 @@ def _difference(row: Row, first: Row) -> dict[str, float]:
 
 
 def main(
-    recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or a recipe.json.")],
+    recipe: Annotated[str, typer.Option(help="Name in training/recipes/named.py, or a recipe.json.")],
     data: Data,
     output: Annotated[Path, typer.Option(help="Folder of the table: a run in a folder of its own each row.")],
     table: Annotated[str | None, typer.Option(help=f"{', '.join(TABLES)} or all.")] = None,

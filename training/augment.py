@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from model.preprocess import Preprocess, image_to_pixels
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 POLICIES: dict[str, type[nn.Module]] = {
     "auto_augment": v2.AutoAugment,

@@ -15,7 +15,7 @@ from training.losses import (
     teacher_loss,
     teacher_relations_loss,
 )
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 
 class Criterion(nn.Module):

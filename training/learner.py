@@ -15,7 +15,7 @@ from training.criterion import Criterion
 from training.crops import Batch
 from training.errors import TrainingError
 from training.optimizers import make_optimizer
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 from training.teachers import Teacher
 
 

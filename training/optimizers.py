@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -25,7 +25,7 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     """Return the rate at a fractional epoch: linear warm-up, then cosine to zero or steps at milestones.
 
     >>> from dataclasses import replace
-    >>> from training.recipes import tiny
+    >>> from training.recipes.named import tiny
     >>> recipe = replace(tiny(), num_epochs=11, warmup_epochs=1, learning_rate=1.0)
     >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 0.5, 1, 6, 11)]
     [0.01, 0.505, 1.0, 0.5, 0.0]

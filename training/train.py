@@ -22,7 +22,7 @@ from training.errors import TrainingError
 from training.evaluate import embed_test, judge, print_rows, score_test_pairs
 from training.initial import InitialWeightsError, find_initial
 from training.readers import Data, read_dataset
-from training.recipes import find_recipe, follow
+from training.recipes.named import find_recipe, follow
 from training.report import write_report
 from training.run_state import writing
 from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
@@ -30,7 +30,7 @@ from training.trainer import STATE_FILE, Trainer
 
 
 def main(
-    recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or the recipe.json of a run.")],
+    recipe: Annotated[str, typer.Option(help="Name in training/recipes/named.py, or a run's recipe.json.")],
     data: Data,
     output: Annotated[Path, typer.Option(help="Folder of this run.")],
     init: Annotated[
@@ -77,7 +77,7 @@ def main(
             source = fetch_active(deploy_to, output) if init == "active" else init
             initial = find_initial(source, chosen.architecture, resizes=resize_relations)
             card = initial.checkpoint.card if initial and initial.checkpoint else None
-            chosen = follow(chosen, card, dataset.train)
+            chosen = follow(chosen, card, [sample.pid for sample in dataset.train])
             found: Teacher | None = None
             if teacher_embeddings:
                 found = EmbeddingsTeacher(load_teacher_embeddings(teacher_embeddings, dataset), own_device)

@@ -32,7 +32,7 @@ from training.evaluate import evaluate
 from training.initial import Initial
 from training.learner import Learner, LossNotFinite, Outcome
 from training.optimizers import learning_rate
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 from training.run_log import RunLog
 from training.run_state import load_state, save_state, writing
 from training.samplers import IdentitySampler

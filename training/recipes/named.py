@@ -2,15 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint import Card
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from training.datasets import Sample
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 
 def market1501_rga_sc_mobilenet_v2() -> Recipe:
@@ -196,10 +195,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def follow(recipe: Recipe, card: Card | None, samples: Sequence[Sample]) -> Recipe:
+def follow(recipe: Recipe, card: Card | None, pids: Iterable[int]) -> Recipe:
     """Return a recipe that ``follows_initial`` for the network of a card; any other as it is.
 
-    Batches are made smaller where the samples of the training split have too few identities or crops of one.
+    Batches are made smaller where the training split has too few identities or crops of one. ``pids`` has the
+    identity of each of its samples.
 
     Raises:
         ValueError: the recipe needs a checkpoint of ours, or its pixels are normalised in another way.
@@ -210,7 +210,7 @@ def follow(recipe: Recipe, card: Card | None, samples: Sequence[Sample]) -> Reci
         raise ValueError(f"{recipe.name} starts from a checkpoint: give --init FILE or --init active")
     if (card.mean, card.std) != (IMAGENET_MEAN, IMAGENET_STD):
         raise ValueError(f"{recipe.name} starts from a checkpoint with the mean and std of ImageNet")
-    counts = Counter(sample.pid for sample in samples)
+    counts = Counter(pids)
     repeated = [count for count in counts.values() if count >= recipe.min_images_per_identity]
     return replace(
         recipe,

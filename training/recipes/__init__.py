@@ -1,0 +1,1 @@
+"""Recipes: every number of a training run, validated, and the recipes that have a name."""
