@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.readers import read_market1501
+from training.data.readers import read_market1501
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 from training.trainer import Trainer

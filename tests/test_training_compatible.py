@@ -22,10 +22,10 @@ from references import loop_influence_loss, loop_metrics, loop_prototypes
 from training import evaluate, train
 from training.compatibility import describe, is_promise, make_prototypes, mean_by_class
 from training.criterion import Criterion
-from training.datasets import ReidDataset, label_pids, open_crop
+from training.data.datasets import ReidDataset, label_pids, open_crop
+from training.data.readers import read_market1501
 from training.errors import TrainingError
 from training.losses import influence_loss
-from training.readers import read_market1501
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 from training.trainer import Trainer

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from training.cuhk03_mat import extract_crops
-from training.datasets import DatasetError, open_crop
-from training.readers import read_dataset
+from training.data.cuhk03_mat import extract_crops
+from training.data.datasets import DatasetError, open_crop
+from training.data.readers import read_dataset
 
 NUM_PAIRS, NUM_PEOPLE, NUM_CROPS = 5, 3, 10
 RAW, PROTOCOL = "cuhk-03.mat", "cuhk03_new_protocol_config_labeled.mat"

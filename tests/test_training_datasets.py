@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from live_server import crop, encode, person
-from training.datasets import DatasetError, ReidDataset, Sample, hold_out, join, open_crop
-from training.readers import READERS, find_kind, read_cuhk03_np, read_dataset, read_market1501, read_msmt17
+from training.data.datasets import DatasetError, ReidDataset, Sample, hold_out, join, open_crop
+from training.data.readers import (
+    READERS,
+    find_kind,
+    read_cuhk03_np,
+    read_dataset,
+    read_market1501,
+    read_msmt17,
+)
 
 MARKET1501 = ("bounding_box_train", "query", "bounding_box_test")
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from live_server import crop, encode, person
 from training import describe
-from training.datasets import ReidDataset, Sample
+from training.data.datasets import ReidDataset, Sample
+from training.data.readers import read_dataset
 from training.describe import contact_sheet
-from training.readers import read_dataset
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,9 +17,9 @@ from live_server import make_checkpoint
 from model.checkpoint import load_checkpoint
 from test_training_resume import write_people
 from training import distributed, train
-from training.datasets import ReidDataset, Sample
+from training.data.datasets import ReidDataset, Sample
+from training.data.readers import read_market1501
 from training.errors import TrainingError
-from training.readers import read_market1501
 from training.recipes.named import tiny
 from training.trainer import Trainer
 

@@ -15,8 +15,8 @@ from model.checkpoint import Card, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from references import loop_metrics, loop_minp, loop_pooled
 from training import evaluate
-from training.datasets import DatasetError, Sample, open_crop
-from training.readers import read_dataset, read_market1501, read_query_boxes
+from training.data.datasets import DatasetError, Sample, open_crop
+from training.data.readers import read_dataset, read_market1501, read_query_boxes
 
 PIDS, CAMIDS = range(21, 29), (1, 2, 3)
 

@@ -14,8 +14,8 @@ from model.checkpoint import Card, load_checkpoint
 from service.cli.main import app
 from service.settings import Settings
 from training import train
+from training.data.readers import read_dataset
 from training.deploy import DeployError
-from training.readers import read_dataset
 from training.recipes.named import finetune, follow, tiny
 from training.trainer import STATE_FILE
 

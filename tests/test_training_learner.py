@@ -17,12 +17,12 @@ from model.checkpoint import load_checkpoint
 from model.preprocess import Preprocess
 from model.runtime import convert
 from test_training_resume import write_people
-from training.crops import Batch
-from training.datasets import ReidDataset, open_crop
+from training.data.crops import Batch
+from training.data.datasets import ReidDataset, open_crop
+from training.data.readers import read_market1501
 from training.errors import TrainingError
 from training.learner import Learner, LossNotFinite
 from training.optimizers import learning_rate
-from training.readers import read_market1501
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 from training.teachers import NetworkTeacher, open_teacher

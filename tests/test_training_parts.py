@@ -14,8 +14,8 @@ from torchvision.models import mobilenet_v2, resnet50
 from model.architectures import build_network
 from model.checkpoint import Card, load_checkpoint, save_checkpoint
 from model.resizing import resize_relations
+from training.data.samplers import IdentitySampler
 from training.initial import Initial, InitialWeightsError, find_initial
-from training.samplers import IdentitySampler
 from training.trainer import freeze_all_but_attention
 
 

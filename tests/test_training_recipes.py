@@ -13,13 +13,13 @@ from torch import nn
 from live_server import person
 from model.architectures import build_network
 from model.preprocess import Preprocess
-from training.augment import POLICIES, Augment
-from training.crops import Crops, Draw, common_identities, plan_epoch
-from training.datasets import Sample
+from training.data.augment import POLICIES, Augment
+from training.data.crops import Crops, Draw, common_identities, plan_epoch
+from training.data.datasets import Sample
+from training.data.samplers import IdentitySampler
 from training.optimizers import learning_rate, make_optimizer
 from training.recipes.named import RECIPES, find_recipe, tiny
 from training.recipes.recipe import CHOICES, Recipe
-from training.samplers import IdentitySampler
 
 PAPER = [
     "cuhk03_labeled_rga_sc_resnet50",

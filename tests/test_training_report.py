@@ -22,7 +22,7 @@ from model.checkpoint import load_checkpoint
 from references import loop_metrics
 from training import report
 from training.curves import draw_curves
-from training.datasets import ReidDataset, Sample
+from training.data.datasets import ReidDataset, Sample
 from training.evaluate import EmbeddedSplits, judge
 from training.ranked_lists import (
     CROP_HEIGHT,

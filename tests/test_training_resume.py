@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from live_server import crop
 from model.checkpoint import load_checkpoint
+from training.data.readers import read_market1501
 from training.errors import TrainingError
-from training.readers import read_market1501
 from training.recipes.named import tiny
 from training.run_log import RunLog
 from training.teachers import EmbeddingsTeacher

@@ -23,12 +23,12 @@ from model.embedder import Embedder, normalise_rows
 from model.runtime import convert
 from service.settings import Settings
 from training import embed, evaluate, train
-from training.datasets import open_crop
+from training.data.datasets import open_crop
+from training.data.readers import read_market1501
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
 from training.errors import TrainingError
 from training.metrics import evaluate_distmat
-from training.readers import read_market1501
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 from training.reranking import rerank_distances

@@ -22,11 +22,11 @@ from model.checkpoint import load_checkpoint
 from model.errors import ModelError, UnknownArchitecture
 from model.files import write_atomically
 from training import distributed
-from training.datasets import SPLITS, DatasetError, ReidDataset
+from training.data.datasets import SPLITS, DatasetError, ReidDataset
+from training.data.readers import Data, read_dataset
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.initial import InitialWeightsError, find_initial
-from training.readers import Data, read_dataset
 from training.recipes.named import find_recipe
 from training.recipes.recipe import Recipe
 from training.run_state import writing

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.embedder import Embedder
-from training.datasets import ReidDataset, Sample, label_pids
+from training.data.datasets import ReidDataset, Sample, label_pids
 from training.embed import Floats, embed_samples
 from training.errors import TrainingError
 from training.evaluate import EmbeddedSplits, embed_test, judge

@@ -21,8 +21,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from training.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample, open_crop
-from training.readers import Data, read_dataset
+from training.data.datasets import (
+    DISTRACTOR_PID,
+    JUNK_PID,
+    SPLITS,
+    DatasetError,
+    ReidDataset,
+    Sample,
+    open_crop,
+)
+from training.data.readers import Data, read_dataset
 
 MAX_ROWS, MAX_COLUMNS, MAX_EXAMPLES = 12, 10, 5
 CELL, LABEL_WIDTH, CAPTION_HEIGHT, GAP = (64, 128), 84, 14, 4

@@ -23,8 +23,8 @@ from model.errors import ModelError
 from model.graphs import openvino_core
 from model.preprocess import Preprocess
 from training import distributed
-from training.datasets import DatasetError, ReidDataset, Sample, open_crop
-from training.readers import Data, read_dataset
+from training.data.datasets import DatasetError, ReidDataset, Sample, open_crop
+from training.data.readers import Data, read_dataset
 
 BATCH_SIZE = 16
 Floats = NDArray[np.float32]

@@ -20,10 +20,10 @@ from model.calibration import QUANTILES, PairScores
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
-from training.datasets import DatasetError, ReidDataset, Sample
+from training.data.datasets import DatasetError, ReidDataset, Sample
+from training.data.readers import READERS, read_dataset, read_query_boxes
 from training.embed import Floats, embed_samples
 from training.metrics import Ints, evaluate_embeddings, evaluate_rows
-from training.readers import READERS, read_dataset, read_query_boxes
 from training.reranking import rerank_embeddings
 from training.verification import FALSE_MATCH_RATES, score_pairs
 

@@ -12,7 +12,7 @@ from model.layers import ReidNetwork, TrainingOutput
 from model.runtime import cpu_has_bf16
 from training import distributed
 from training.criterion import Criterion
-from training.crops import Batch
+from training.data.crops import Batch
 from training.errors import TrainingError
 from training.optimizers import make_optimizer
 from training.recipes.recipe import Recipe

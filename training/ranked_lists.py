@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.datasets import ReidDataset, Sample, open_crop
+from training.data.datasets import ReidDataset, Sample, open_crop
 from training.evaluate import EmbeddedSplits
 from training.metrics import Ints, is_excluded
 

@@ -18,10 +18,10 @@ from model.embedder import Embedder
 from model.errors import ModelError
 from model.files import write_atomically
 from training.curves import draw_curves
-from training.datasets import DatasetError, ReidDataset, open_crop
+from training.data.datasets import DatasetError, ReidDataset, open_crop
+from training.data.readers import Data, read_dataset
 from training.evaluate import EmbeddedSplits, embed_test, judge
 from training.ranked_lists import RankedList, Ranking, choose_queries, draw_ranked_lists
-from training.readers import Data, read_dataset
 from training.run_log import ENVIRONMENT_FILE, read_log
 from training.visualize import VisualizeError, attention_maps, draw_attention, to_png
 

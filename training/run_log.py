@@ -17,7 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from model.files import write_atomically
-from training.datasets import ReidDataset
+from training.data.datasets import ReidDataset
 
 ENVIRONMENT_FILE, LOG_FILE, STEPS_FILE = "environment.json", "metrics.jsonl", "steps.jsonl"
 EVENTS_FOLDER = "tensorboard"

@@ -15,13 +15,13 @@ from model.embedder import Embedder
 from model.errors import ModelError
 from model.preprocess import Preprocess
 from training import compatibility, distributed
-from training.datasets import DatasetError, ReidDataset
+from training.data.datasets import DatasetError, ReidDataset
+from training.data.readers import Data, read_dataset
 from training.deploy import DeployError, deploy, download_active
 from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.evaluate import embed_test, judge, print_rows, score_test_pairs
 from training.initial import InitialWeightsError, find_initial
-from training.readers import Data, read_dataset
 from training.recipes.named import find_recipe, follow
 from training.report import write_report
 from training.run_state import writing

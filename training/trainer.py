@@ -23,10 +23,11 @@ from model.files import write_atomically
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 from training import distributed
-from training.augment import Augment
 from training.compatibility import make_prototypes
-from training.crops import Batch, Crops, common_identities, plan_epoch
-from training.datasets import DatasetError, ReidDataset, hold_out, label_pids
+from training.data.augment import Augment
+from training.data.crops import Batch, Crops, common_identities, plan_epoch
+from training.data.datasets import DatasetError, ReidDataset, hold_out, label_pids
+from training.data.samplers import IdentitySampler
 from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.initial import Initial
@@ -35,7 +36,6 @@ from training.optimizers import learning_rate
 from training.recipes.recipe import Recipe
 from training.run_log import RunLog
 from training.run_state import load_state, save_state, writing
-from training.samplers import IdentitySampler
 from training.teachers import Teacher
 
 STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
@@ -202,8 +202,8 @@ class Trainer:
                 status = "loss {loss:.3f}  accuracy {accuracy:.1f} %"
                 progress.update(task, advance=1, status=status.format(**self._meter.summary()))
         except DatasetError as error:  # a worker's comes with its traceback, whose last line is its own
-            last = str(error).strip().splitlines()[-1]
-            raise TrainingError(last.removeprefix("training.datasets.DatasetError: ")) from error
+            message = str(error).strip().splitlines()[-1]
+            raise TrainingError(message) from error
 
     def _load(self, epoch: int, start: int) -> tuple[DataLoader[Any], int]:
         batches = self._sampler.batches(epoch)

@@ -21,7 +21,7 @@ from model.attention import RelationAwareGlobalAttention
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import ModelError
 from model.files import write_atomically
-from training.datasets import DatasetError, open_crop
+from training.data.datasets import DatasetError, open_crop
 
 Floats = NDArray[np.float32]
 HEAT_SHARE = 0.6

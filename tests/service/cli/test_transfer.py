@@ -32,7 +32,7 @@ from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
 from service.upkeep.backup import backup, read_receipts, restore
 from service.uploads.layouts import Layout
-from training.manifests import read_manifest
+from training.data.manifests import read_manifest
 
 FORMATS = ("csv", "tar", "market1501")
 SAME = ("identity_id", "camera_id", "captured_at", "track_id", "sha256")

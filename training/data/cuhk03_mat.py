@@ -15,7 +15,7 @@ from rich.progress import track
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from training.datasets import DatasetError
+from training.data.datasets import DatasetError
 
 RAW_NAME = "cuhk-03.mat"
 MAX_SIDE = 4096

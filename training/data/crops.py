@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.datasets import Sample, open_crop
+from training.data.datasets import Sample, open_crop
 
 
 class Draw(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from training.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
-from training.manifests import IMAGE_SUFFIXES, MANIFEST_NAMES, check_files, read_folders, read_manifest
+from training.data.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
+from training.data.manifests import IMAGE_SUFFIXES, MANIFEST_NAMES, check_files, read_folders, read_manifest
 
 _MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
 _CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
@@ -86,7 +86,7 @@ def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
         not (folder / _SPLIT_FOLDERS[0]).is_dir()
         and (root / f"cuhk03_new_protocol_config_{kind}.mat").exists()
     ):
-        from training.cuhk03_mat import extract_crops  # h5py and scipy, for those who need them
+        from training.data.cuhk03_mat import extract_crops  # h5py and scipy, for those who need them
 
         folder = root / "cuhk03-np" / kind
         extract_crops(root, kind, folder)
