@@ -25,7 +25,7 @@ from training.criterion import Criterion
 from training.data.datasets import ReidDataset, label_pids, open_crop
 from training.data.readers import read_market1501
 from training.errors import TrainingError
-from training.losses import influence_loss
+from training.losses.distillation import influence_loss
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 from training.trainer import Trainer

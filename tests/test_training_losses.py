@@ -18,14 +18,8 @@ from references import (
 )
 from training.criterion import Criterion
 from training.errors import TrainingError
-from training.losses import (
-    batch_hard_triplet_loss,
-    centre_loss,
-    circle_loss,
-    moved_centres,
-    teacher_loss,
-    teacher_relations_loss,
-)
+from training.losses.distillation import teacher_loss, teacher_relations_loss
+from training.losses.metric_learning import batch_hard_triplet_loss, centre_loss, circle_loss, moved_centres
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 

@@ -6,15 +6,8 @@ from torch import Tensor, nn
 
 from model.layers import TrainingOutput
 from training.errors import TrainingError
-from training.losses import (
-    batch_hard_triplet_loss,
-    centre_loss,
-    circle_loss,
-    influence_loss,
-    moved_centres,
-    teacher_loss,
-    teacher_relations_loss,
-)
+from training.losses.distillation import influence_loss, teacher_loss, teacher_relations_loss
+from training.losses.metric_learning import batch_hard_triplet_loss, centre_loss, circle_loss, moved_centres
 from training.recipes.recipe import Recipe
 
 

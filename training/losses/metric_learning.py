@@ -1,6 +1,6 @@
-"""What a network is trained to make small.
+"""Losses of embeddings by the labels of their images.
 
-Shape legend: N images, D embedding, C classes, T teacher's embedding.
+Shape legend: N images, D embedding, C classes.
 """
 
 import torch
@@ -31,7 +31,7 @@ def circle_loss(embeddings_ND: Tensor, labels_N: Tensor, margin: float, scale: f
     Sun et al., "Circle Loss", CVPR 2020, equations 4-6 and 8, with O_p = 1 + margin, O_n = -margin, and an
     anchor's positives being the other images of its label. Every label needs two images.
     """
-    cosines_NN = _cosines(embeddings_ND)
+    cosines_NN = cosines(embeddings_ND)
     is_same_NN = labels_N[:, None] == labels_N[None, :]
     is_positive_NN = is_same_NN & ~torch.eye(len(labels_N), dtype=torch.bool, device=labels_N.device)
     pull_NN = F.relu(1 + margin - cosines_NN.detach()) * (1 - margin - cosines_NN)
@@ -61,32 +61,7 @@ def moved_centres(embeddings_ND: Tensor, labels_N: Tensor, centres_CD: Tensor, r
     return centres_CD + rate * (sums_CD - counts_C1 * centres_CD) / (1 + counts_C1)
 
 
-def influence_loss(embeddings_ND: Tensor, labels_N: Tensor, prototypes_CD: Tensor, scale: float) -> Tensor:
-    """Return the cross-entropy of an old network's classifier on the embeddings of a new one.
-
-    Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, section 3.2. The classifier
-    is made of prototypes as in their section 3.3; its logits are cosines times ``scale`` (see
-    training/compatibility.py).
-    """
-    cosines_NC = F.normalize(embeddings_ND.float(), dim=1) @ F.normalize(prototypes_CD, dim=1).T
-    return F.cross_entropy(scale * cosines_NC, labels_N)
-
-
-def teacher_loss(predicted_NT: Tensor, teacher_NT: Tensor) -> Tensor:
-    """Return the mean of 1 - cosine between what the student's head predicts and the teacher's embedding."""
-    return 1 - F.cosine_similarity(predicted_NT.float(), teacher_NT.float(), dim=1).mean()
-
-
-def teacher_relations_loss(embeddings_ND: Tensor, teacher_NT: Tensor) -> Tensor:
-    """Return the mean squared difference of the two networks' cosines over all pairs of the batch.
-
-    The cosine is what a search ranks by (similarity matching as in Park et al., "Relational Knowledge
-    Distillation", CVPR 2019, with cosines in the place of distances).
-    """
-    student_NN, teacher_NN = _cosines(embeddings_ND), _cosines(teacher_NT)
-    return F.mse_loss(student_NN, teacher_NN)
-
-
-def _cosines(embeddings_ND: Tensor) -> Tensor:
+def cosines(embeddings_ND: Tensor) -> Tensor:
+    """Return the cosines (N, N) of all pairs of embeddings, in float32."""
     normalised = F.normalize(embeddings_ND.float(), dim=1)
     return normalised @ normalised.T
