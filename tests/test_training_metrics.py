@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from references import DATA, loop_metrics, loop_minp, loop_trapezoid_map
-from training.metrics import evaluate_distmat, evaluate_embeddings
+from training.metrics.ranking import evaluate_distmat, evaluate_embeddings
 
 NAMES = ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from references import DATA, loop_rerank
-from training.metrics import evaluate_distmat, evaluate_rows
-from training.reranking import rerank_distances, rerank_embeddings, rerank_memory_bytes
+from training.metrics.ranking import evaluate_distmat, evaluate_rows
+from training.metrics.reranking import rerank_distances, rerank_embeddings, rerank_memory_bytes
 
 Matrix = NDArray[np.float32]
 

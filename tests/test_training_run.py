@@ -28,10 +28,10 @@ from training.data.readers import read_market1501
 from training.deploy import DeployError, deploy
 from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
 from training.errors import TrainingError
-from training.metrics import evaluate_distmat
+from training.metrics.ranking import evaluate_distmat
+from training.metrics.reranking import rerank_distances
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.reranking import rerank_distances
 from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.calibration import QUANTILES, PairScores, Threshold
-from training.verification import FALSE_MATCH_RATES, score_pairs
+from training.metrics.verification import FALSE_MATCH_RATES, score_pairs
 
 
 def draw(seed: int) -> tuple[NDArray[Any], ...]:

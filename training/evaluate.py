@@ -23,9 +23,9 @@ from model.errors import ModelError
 from training.data.datasets import DatasetError, ReidDataset, Sample
 from training.data.readers import READERS, read_dataset, read_query_boxes
 from training.embed import Floats, embed_samples
-from training.metrics import Ints, evaluate_embeddings, evaluate_rows
-from training.reranking import rerank_embeddings
-from training.verification import FALSE_MATCH_RATES, score_pairs
+from training.metrics.ranking import Ints, evaluate_embeddings, evaluate_rows
+from training.metrics.reranking import rerank_embeddings
+from training.metrics.verification import FALSE_MATCH_RATES, score_pairs
 
 Row = Mapping[str, str | float]
 """What was judged, and by what, in words; its metrics in percent."""

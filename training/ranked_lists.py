@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.data.datasets import ReidDataset, Sample, open_crop
 from training.evaluate import EmbeddedSplits
-from training.metrics import Ints, is_excluded
+from training.metrics.ranking import Ints, is_excluded
 
 NUM_SHOWN = 10
 GREEN, RED, GREY = (22, 163, 74), (220, 38, 38), (107, 114, 128)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.metrics import Ints, Metrics, evaluate_distmat, evaluate_embeddings, evaluate_rows
-from training.reranking import rerank_embeddings, rerank_memory_bytes
+from training.metrics.ranking import Ints, Metrics, evaluate_distmat, evaluate_embeddings, evaluate_rows
+from training.metrics.reranking import rerank_embeddings, rerank_memory_bytes
 
 SIZES = {"Market-1501": (3_368, 19_732, 751), "MSMT17": (11_659, 82_161, 3_060)}
 """Queries, gallery and identities."""

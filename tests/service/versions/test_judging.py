@@ -20,7 +20,7 @@ from service.versions.judging import (
     judge,
     places_of,
 )
-from training.metrics import evaluate_embeddings
+from training.metrics.ranking import evaluate_embeddings
 
 Ints = NDArray[np.int64]
 

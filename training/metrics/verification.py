@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.calibration import NUM_BINS, PairScores, cosine_bins
-from training.metrics import Ints, unit_rows
+from training.metrics.ranking import Ints, unit_rows
 
 FALSE_MATCH_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from training.metrics import NUM_THREADS, RowsOf, unit_rows
+from training.metrics.ranking import NUM_THREADS, RowsOf, unit_rows
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
