@@ -25,8 +25,8 @@ from training.learner import Learner, LossNotFinite
 from training.optimizers import learning_rate
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.teachers import NetworkTeacher, open_teacher
 from training.trainer import Trainer
+from training.weights.teachers import NetworkTeacher, open_teacher
 
 CPU = torch.device("cpu")
 PLAIN = replace(tiny(), precision="fp32", optimizer="sgd", learning_rate=0.1, momentum=0.0, weight_decay=0.0)

@@ -13,7 +13,7 @@ from model.checkpoint import load_checkpoint
 from training import embed, evaluate, train
 from training.data.datasets import DatasetError, Sample
 from training.data.readers import read_dataset
-from training.embed import load_teacher_embeddings
+from training.weights.teachers import load_teacher_embeddings
 
 HEADER = "path,identity_id,camera_id,track_id,split"
 NAMES = ["anna", "bob", "cléo", "dan", "eve", "fay", "gus", "hal", "ida", "jan"]

@@ -14,8 +14,8 @@ from model.layers import ReidNetwork
 from model.osnet import NUM_GROUPS, BottleneckGate, OsBlock
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from model.runtime import convert
-from training.initial import Initial, InitialWeightsError, find_initial
-from training.osnet_weights import read_osnet_weights
+from training.weights.initial import Initial, InitialWeightsError, find_initial
+from training.weights.osnet import read_osnet_weights
 
 HEIGHT, WIDTH = 64, 32
 

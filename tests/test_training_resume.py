@@ -18,8 +18,8 @@ from training.data.readers import read_market1501
 from training.errors import TrainingError
 from training.recipes.named import tiny
 from training.run_log import RunLog
-from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer
+from training.weights.teachers import EmbeddingsTeacher
 
 ROOT = Path(__file__).parent.parent
 

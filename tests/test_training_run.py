@@ -25,15 +25,15 @@ from service.settings import Settings
 from training import embed, evaluate, train
 from training.data.datasets import open_crop
 from training.data.readers import read_market1501
-from training.deploy import DeployError, deploy
-from training.embed import EmbeddingsError, load_teacher_embeddings, open_network
 from training.errors import TrainingError
 from training.metrics.ranking import evaluate_distmat
 from training.metrics.reranking import rerank_distances
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.teachers import EmbeddingsTeacher
 from training.trainer import Trainer
+from training.weights.deployment import DeployError, deploy
+from training.weights.foreign import EmbeddingsError, open_network
+from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,15 +24,15 @@ from model.files import write_atomically
 from training import distributed
 from training.data.datasets import SPLITS, DatasetError, ReidDataset
 from training.data.readers import Data, read_dataset
-from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
-from training.initial import InitialWeightsError, find_initial
 from training.recipes.named import find_recipe
 from training.recipes.recipe import Recipe
 from training.run_state import writing
-from training.teachers import EmbeddingsTeacher
 from training.train import train_and_judge
 from training.trainer import STATE_FILE, Trainer
+from training.weights.foreign import EmbeddingsError
+from training.weights.initial import InitialWeightsError, find_initial
+from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings
 
 ROW_FILE = "row.json"
 TABLES: dict[str, tuple[str, ...]] = {

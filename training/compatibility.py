@@ -21,9 +21,10 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.embedder import Embedder
 from training.data.datasets import ReidDataset, Sample, label_pids
-from training.embed import Floats, embed_samples
+from training.embed import embed_samples
 from training.errors import TrainingError
 from training.evaluate import EmbeddedSplits, embed_test, judge
+from training.weights.foreign import Floats
 
 TOLERANCE = 0.5
 """Points of rank-1 that a search across versions may lose before a card promises nothing."""

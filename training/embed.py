@@ -4,82 +4,24 @@ Usage: ``python training/embed.py --network FILE --data DIR --out FILE.npz``. Th
 (relative to the data set's folder) and ``embeddings``, float32 (N, D), L2-normalised.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
-from model.checkpoint import load_checkpoint
-from model.embedder import Embedder, normalise_rows
+from model.embedder import normalise_rows
 from model.errors import ModelError
-from model.graphs import openvino_core
-from model.preprocess import Preprocess
 from training import distributed
-from training.data.datasets import DatasetError, ReidDataset, Sample, open_crop
+from training.data.datasets import DatasetError, Sample, open_crop
 from training.data.readers import Data, read_dataset
+from training.weights.foreign import EmbeddingsError, EmbedImages, Floats, open_network
 
 BATCH_SIZE = 16
-Floats = NDArray[np.float32]
-EmbedImages = Callable[[Sequence[Image.Image]], Floats]
-
-
-class EmbeddingsError(Exception):
-    """A network or a file of embeddings cannot be used; the message says why."""
-
-
-def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> EmbedImages:
-    """Return a function from images to L2-normalised embeddings (N, D).
-
-    A checkpoint of ours brings its own preprocessing. A foreign network gets (pixels 0-255 - mean) / scale,
-    in RGB or BGR, at the size its input names.
-
-    Raises:
-        EmbeddingsError: not a network with one image input (N, 3, H, W).
-    """
-    if path.suffix == ".safetensors":
-        return Embedder(load_checkpoint(path)).embed
-    compiled, preprocess = compile_graph(path)
-
-    def embed(images: Sequence[Image.Image]) -> Floats:
-        pixels = (preprocess(images).numpy() - mean) / scale
-        channels = np.ascontiguousarray(pixels[:, ::-1] if is_bgr else pixels)
-        return normalise_rows(compiled([channels])[0].reshape(len(images), -1))
-
-    return embed
-
-
-def compile_graph(path: Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
-    """Return a foreign network compiled for the CPU, and the preprocessing to RGB 0-255 of its input's size.
-
-    ``precision`` is OpenVINO's name of one, such as ``f32``; none is the fast one of the processor.
-
-    Raises:
-        EmbeddingsError: not a network with one image input (N, 3, H, W).
-    """
-    try:
-        graph = openvino_core().read_model(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]  # the lines before name places in OpenVINO's source
-        raise EmbeddingsError(f"{path} is no ONNX or OpenVINO IR network: {reason}") from error
-    shape = graph.inputs[0].partial_shape
-    if (
-        len(graph.inputs) != 1
-        or shape.rank.get_length() != 4
-        or not (shape[2].is_static and shape[3].is_static)
-    ):
-        raise EmbeddingsError(f"{path} takes {shape}; one input (N, 3, height, width) is needed")
-    preprocess = Preprocess(shape[2].get_length(), shape[3].get_length(), (0, 0, 0), (1 / 255,) * 3)
-    graph.reshape({graph.inputs[0].any_name: [-1, 3, preprocess.height, preprocess.width]})
-    options = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
-    return openvino_core().compile_model(graph, "CPU", options), preprocess
 
 
 def embed_samples(
@@ -101,28 +43,6 @@ def embed_samples(
             embeddings = normalise_rows(embeddings + mirrored)
         rows[start] = embeddings
     return np.concatenate(distributed.collect(rows))
-
-
-def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
-    """Return a teacher's embeddings of the training crops, in their order: float32 (N, T).
-
-    Raises:
-        EmbeddingsError: the file is unreadable, or lacks a training crop, or holds what is not finite.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            rows = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise EmbeddingsError(f"{path} is no file of embeddings from training/embed.py: {error}") from error
-    names = [dataset.relative_path(sample) for sample in dataset.train]
-    if missing := [name for name in names if name not in rows]:
-        raise EmbeddingsError(
-            f"{path} lacks {len(missing)} of {len(names)} training crops, such as {missing[0]}"
-        )
-    embeddings = torch.from_numpy(np.stack([rows[name] for name in names]).astype(np.float32))
-    if not torch.isfinite(embeddings).all():
-        raise EmbeddingsError(f"{path} holds embeddings that are not finite")
-    return embeddings
 
 
 def main(

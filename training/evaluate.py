@@ -22,10 +22,11 @@ from model.embedder import Embedder, normalise_rows
 from model.errors import ModelError
 from training.data.datasets import DatasetError, ReidDataset, Sample
 from training.data.readers import READERS, read_dataset, read_query_boxes
-from training.embed import Floats, embed_samples
+from training.embed import embed_samples
 from training.metrics.ranking import Ints, evaluate_embeddings, evaluate_rows
 from training.metrics.reranking import rerank_embeddings
 from training.metrics.verification import FALSE_MATCH_RATES, score_pairs
+from training.weights.foreign import Floats
 
 Row = Mapping[str, str | float]
 """What was judged, and by what, in words; its metrics in percent."""

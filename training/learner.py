@@ -16,7 +16,7 @@ from training.data.crops import Batch
 from training.errors import TrainingError
 from training.optimizers import make_optimizer
 from training.recipes.recipe import Recipe
-from training.teachers import Teacher
+from training.weights.teachers import Teacher
 
 
 class LossNotFinite(Exception):

@@ -17,16 +17,16 @@ from model.preprocess import Preprocess
 from training import compatibility, distributed
 from training.data.datasets import DatasetError, ReidDataset
 from training.data.readers import Data, read_dataset
-from training.deploy import DeployError, deploy, download_active
-from training.embed import EmbeddingsError, load_teacher_embeddings
 from training.errors import TrainingError
 from training.evaluate import embed_test, judge, print_rows, score_test_pairs
-from training.initial import InitialWeightsError, find_initial
 from training.recipes.named import find_recipe, follow
 from training.report import write_report
 from training.run_state import writing
-from training.teachers import EmbeddingsTeacher, Teacher, open_teacher
 from training.trainer import STATE_FILE, Trainer
+from training.weights.deployment import DeployError, deploy, download_active
+from training.weights.foreign import EmbeddingsError
+from training.weights.initial import InitialWeightsError, find_initial
+from training.weights.teachers import EmbeddingsTeacher, Teacher, load_teacher_embeddings, open_teacher
 
 
 def main(

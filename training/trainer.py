@@ -30,13 +30,13 @@ from training.data.datasets import DatasetError, ReidDataset, hold_out, label_pi
 from training.data.samplers import IdentitySampler
 from training.errors import TrainingError
 from training.evaluate import evaluate
-from training.initial import Initial
 from training.learner import Learner, LossNotFinite, Outcome
 from training.optimizers import learning_rate
 from training.recipes.recipe import Recipe
 from training.run_log import RunLog
 from training.run_state import load_state, save_state, writing
-from training.teachers import Teacher
+from training.weights.initial import Initial
+from training.weights.teachers import Teacher
 
 STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
     "state.pt",

@@ -30,10 +30,10 @@ from model.graphs import MAX_GRAPH_BYTES
 from model.preprocess import Color
 from model.runtime import DEVICES, Floats, cpu_has_bf16
 from model.trial import try_apart, try_out
-from training.embed import open_network
-from training.initial import find_initial
-from training.teachers import open_teacher
 from training.visualize import attention_maps
+from training.weights.foreign import open_network
+from training.weights.initial import find_initial
+from training.weights.teachers import open_teacher
 
 ZERO: Color = (0.0, 0.0, 0.0)
 ONE: Color = (1.0, 1.0, 1.0)

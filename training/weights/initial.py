@@ -14,7 +14,7 @@ from model.errors import CheckpointError
 from model.layers import ReidNetwork
 from model.resizing import Grid, bound_grids, resize_relations
 from model.state_dicts import read_state_dict
-from training.osnet_weights import read_osnet_weights
+from training.weights.osnet import read_osnet_weights
 
 
 class InitialWeightsError(Exception):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from model.checkpoint import load_checkpoint
 from model.preprocess import Color, Preprocess
-from training.embed import compile_graph
+from training.data.datasets import ReidDataset
+from training.weights.foreign import EmbeddingsError, compile_graph
 
 
 class Teacher(Protocol):
@@ -60,6 +61,28 @@ class NetworkTeacher:
         if tuple(images.shape[2:]) != self._grid:
             pixels = F.interpolate(pixels, self._grid, mode="bilinear", antialias=True).clamp(0, 255)
         return self._run(pixels)
+
+
+def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
+    """Return a teacher's embeddings of the training crops, in their order: float32 (N, T).
+
+    Raises:
+        EmbeddingsError: the file is unreadable, or lacks a training crop, or holds what is not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            rows = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise EmbeddingsError(f"{path} is no file of embeddings from training/embed.py: {error}") from error
+    names = [dataset.relative_path(sample) for sample in dataset.train]
+    if missing := [name for name in names if name not in rows]:
+        raise EmbeddingsError(
+            f"{path} lacks {len(missing)} of {len(names)} training crops, such as {missing[0]}"
+        )
+    embeddings = torch.from_numpy(np.stack([rows[name] for name in names]).astype(np.float32))
+    if not torch.isfinite(embeddings).all():
+        raise EmbeddingsError(f"{path} holds embeddings that are not finite")
+    return embeddings
 
 
 def open_teacher(

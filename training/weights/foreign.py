@@ -1,0 +1,68 @@
+"""Networks to embed with: a checkpoint of ours, or a foreign one in ONNX or OpenVINO IR."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.checkpoint import load_checkpoint
+from model.embedder import Embedder, normalise_rows
+from model.graphs import openvino_core
+from model.preprocess import Preprocess
+
+Floats = NDArray[np.float32]
+EmbedImages = Callable[[Sequence[Image.Image]], Floats]
+
+
+class EmbeddingsError(Exception):
+    """A network or a file of embeddings cannot be used; the message says why."""
+
+
+def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> EmbedImages:
+    """Return a function from images to L2-normalised embeddings (N, D).
+
+    A checkpoint of ours brings its own preprocessing. A foreign network gets (pixels 0-255 - mean) / scale,
+    in RGB or BGR, at the size its input names.
+
+    Raises:
+        EmbeddingsError: not a network with one image input (N, 3, H, W).
+    """
+    if path.suffix == ".safetensors":
+        return Embedder(load_checkpoint(path)).embed
+    compiled, preprocess = compile_graph(path)
+
+    def embed(images: Sequence[Image.Image]) -> Floats:
+        pixels = (preprocess(images).numpy() - mean) / scale
+        channels = np.ascontiguousarray(pixels[:, ::-1] if is_bgr else pixels)
+        return normalise_rows(compiled([channels])[0].reshape(len(images), -1))
+
+    return embed
+
+
+def compile_graph(path: Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
+    """Return a foreign network compiled for the CPU, and the preprocessing to RGB 0-255 of its input's size.
+
+    ``precision`` is OpenVINO's name of one, such as ``f32``; none is the fast one of the processor.
+
+    Raises:
+        EmbeddingsError: not a network with one image input (N, 3, H, W).
+    """
+    try:
+        graph = openvino_core().read_model(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]  # the lines before name places in OpenVINO's source
+        raise EmbeddingsError(f"{path} is no ONNX or OpenVINO IR network: {reason}") from error
+    shape = graph.inputs[0].partial_shape
+    if (
+        len(graph.inputs) != 1
+        or shape.rank.get_length() != 4
+        or not (shape[2].is_static and shape[3].is_static)
+    ):
+        raise EmbeddingsError(f"{path} takes {shape}; one input (N, 3, height, width) is needed")
+    preprocess = Preprocess(shape[2].get_length(), shape[3].get_length(), (0, 0, 0), (1 / 255,) * 3)
+    graph.reshape({graph.inputs[0].any_name: [-1, 3, preprocess.height, preprocess.width]})
+    options = {"INFERENCE_PRECISION_HINT": precision} if precision else {}
+    return openvino_core().compile_model(graph, "CPU", options), preprocess
