@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from service.cli import models as cli_models
+from service.cli import offline
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
 from service.cli.folders import find_crops
@@ -57,56 +58,9 @@ def serve(
     raise typer.Exit(launch({name: str(value) for name, value in options.items() if value is not None}))
 
 
-@app.command()
-def check(
-    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
-    data_dir: DataDir = None,
-) -> None:
-    """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
-
-    Nothing is changed without --repair, which makes embeddings anew from crops and removes what belongs to
-    nothing. A crop that is gone cannot be made again: it is named.
-    """
-    from service.cli.serve import run_check
-
-    raise typer.Exit(run_check(_chosen(data_dir), num_recomputed=sample, repair=repair))
-
-
-@app.command()
-def backup(
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out crops that are gone from the disk.")
-    ] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Write a gallery, crops and networks included, to one file, beside a running service or without.
-
-    The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
-    """
-    from service.cli.serve import run_backup
-
-    raise typer.Exit(run_backup(_chosen(data_dir), file, replace=force, allow_missing=allow_missing))
-
-
-@app.command()
-def restore(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `reid backup` wrote.")],
-    erasures: Annotated[
-        list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Receipts, as `reid erasures` prints; may repeat."),
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Put a backup into an empty data folder and database; a torn file is refused, nothing is overwritten.
-
-    People who were erased after the backup was made come back with it, unless --erasures names the receipts.
-    """
-    from service.cli.serve import run_restore
-
-    raise typer.Exit(run_restore(_chosen(data_dir), file, erasures or []))
+app.command()(offline.check)
+app.command()(offline.backup)
+app.command()(offline.restore)
 
 
 @app.command()
@@ -194,10 +148,6 @@ def verify(
         typer.echo(json.dumps(answer, indent=2))
     else:
         say_how_alike(answer)
-
-
-def _chosen(data_dir: Path | None) -> dict[str, str]:
-    return {} if data_dir is None else {"REID_DATA_DIR": str(data_dir)}
 
 
 app.command()(cli_transfer.export)

@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LINES = 5.0
 Tell = Callable[[int, int], None]
 """Is told how many are done, of how many."""
 
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
