@@ -10,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import http_problem, problem
+from service.api.problems import http_problem, service_problem
+from service.errors import ServiceError
 from service.gallery.metadata import SLASH_IN_NAME
 from service.store.tables import new_id
 
@@ -55,7 +56,7 @@ class Edge:
             if answer.status is not None:
                 raise
             detail = f"this is our fault; the log has it under the request id {answer.request_id}"
-            failure = problem(answer.request_id, 500, "internal_error", "Internal error", detail)
+            failure = service_problem(answer.request_id, ServiceError(detail))
             await failure(scope, receive, answer.send)
         if scope["path"] not in QUIET_PATHS:
             took_ms = round((time.monotonic() - started_s) * 1000, 1)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas.gallery import Problem
-from service.errors import STATUS, InvalidRequest, ServiceError
+from service.errors import InvalidRequest, ServiceError
 from service.gallery.metadata import SLASH_IN_NAME
 from service.store.failures import explain
 
@@ -53,9 +53,8 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 
 def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
     """Return the problem document of one of our errors."""
-    status = STATUS.get(error.code, 500)
-    response = problem(request_id, status, error.code, error.title, str(error), **error.members())
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    response = problem(request_id, error.status, error.code, error.title, str(error), **error.members())
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = "1"
     return response
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.errors import JobEnded, JobNotFound, ServiceError
+from service.errors import JobEnded, JobNotFound
 from service.gallery.enrolment import doom, settle
 from service.serving.serving import Serving
 from service.store.tables import Job, JobFile, now
@@ -24,12 +24,12 @@ CANCELLED = "it was cancelled"
 MAX_ERRORS = 1_000
 
 
-class Cancelled(ServiceError):
-    """The job that is being done is not wanted any more."""
+class Cancelled(Exception):
+    """The running job was cancelled, so its work must stop; no caller of the API ever sees this exception."""
 
 
-class Stopped(ServiceError):
-    """The process is going down; whoever runs next goes on with the job."""
+class Stopped(Exception):
+    """The process is going down, so the running job goes back into the queue."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""Errors about jobs."""
+
+from service.errors.service_error import ServiceError
+
+
+class JobNotFound(ServiceError):
+    """There is no job of this id."""
+
+    code = "job_not_found"
+    status = 404
+    title = "Job not found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id[:64]!r}")
+
+
+class JobEnded(ServiceError):
+    """The job has ended already, so it cannot be cancelled."""
+
+    code = "job_ended"
+    status = 409
+    title = "Job ended"
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"job {job_id} has ended: {state}")

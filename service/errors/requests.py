@@ -1,0 +1,104 @@
+"""Errors in a request itself: its fields, images, archive or Idempotency-Key."""
+
+from typing import Any
+
+from service.errors.service_error import ServiceError
+
+
+class InvalidRequest(ServiceError):
+    """A field is missing, malformed or contradicts another.
+
+    `errors` has one entry for each fault: where it is (`loc`), a message (`msg`), and its `type`.
+    """
+
+    code = "invalid_request"
+    status = 422
+    title = "Invalid request"
+
+    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
+        super().__init__(detail)
+        self.errors = errors
+
+    def members(self) -> dict[str, Any]:
+        """Return the faults."""
+        return {"errors": self.errors}
+
+
+class ImageError(ServiceError):
+    """A posted image is refused; always raised as one of its subclasses.
+
+    Args:
+        detail: why the image is refused.
+        position: of the image in its form field, from 0.
+    """
+
+    def __init__(self, detail: str, position: int = 0) -> None:
+        super().__init__(detail, position)
+        self.detail = detail
+        self.position = position
+        self.field = "images"
+
+    def __str__(self) -> str:
+        """Return the image's place in the form and why the image is refused."""
+        return f"{self.field}[{self.position}]: {self.detail}"
+
+    def members(self) -> dict[str, Any]:
+        """Return the position of the image, and the same as a fault of its field."""
+        fault = {"loc": ["body", self.field, self.position], "msg": self.detail, "type": self.code}
+        return {"position": self.position, "errors": [fault]}
+
+
+class UnreadableImage(ImageError):
+    """The bytes are not a whole JPEG, PNG, WebP or BMP image."""
+
+    code = "unreadable_image"
+    status = 415
+    title = "Unreadable image"
+
+
+class ImageTooLarge(ImageError):
+    """The image has more bytes or pixels than allowed."""
+
+    code = "image_too_large"
+    status = 413
+    title = "Image too large"
+
+
+class CropTooSmall(ImageError):
+    """The image has too few pixels a side to recognise anyone."""
+
+    code = "crop_too_small"
+    status = 422
+    title = "Crop too small"
+
+
+class BadArchive(ServiceError):
+    """A tar or zip is torn, hostile or too large; nothing of it is stored."""
+
+    code = "bad_archive"
+    status = 422
+    title = "Bad archive"
+
+
+class IdempotencyMismatch(ServiceError):
+    """The Idempotency-Key was used for another request before."""
+
+    code = "idempotency_mismatch"
+    status = 422
+    title = "Idempotency-Key of another request"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this Idempotency-Key was used for another request in the last 24 hours; take a new one"
+        )
+
+
+class IdempotencyInProgress(ServiceError):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    code = "idempotency_in_progress"
+    status = 409
+    title = "Request in progress"
+
+    def __init__(self) -> None:
+        super().__init__("the first request with this Idempotency-Key is being answered; try again soon")

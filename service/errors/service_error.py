@@ -1,0 +1,19 @@
+"""The base class of every error that the service names."""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Base of the errors that the service names; the message is written for the caller.
+
+    Every subclass that is raised has its own `code`, `status` and `title`: a problem document is made from
+    them. `code` is stable, unique, and has a heading in docs/troubleshooting.md. `status` is the HTTP status.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def members(self) -> dict[str, Any]:
+        """Return the members of the problem document that only this error has."""
+        return {}

@@ -1,0 +1,51 @@
+"""Errors of the data folder, the database and backups."""
+
+from service.errors.service_error import ServiceError
+
+
+class StorageFull(ServiceError):
+    """The disk is full; nothing was changed."""
+
+    code = "storage_full"
+    status = 507
+    title = "Storage full"
+
+
+class StorageUnavailable(ServiceError):
+    """The data folder cannot be read or written; nothing was changed."""
+
+    code = "storage_unavailable"
+    status = 503
+    title = "Storage unavailable"
+
+
+class DatabaseUnavailable(ServiceError):
+    """The database does not answer. The next request tries again."""
+
+    code = "database_unavailable"
+    status = 503
+    title = "Database unavailable"
+
+
+class DatabaseDamaged(ServiceError):
+    """SQLite reports that the database file is damaged."""
+
+    code = "database_damaged"
+    status = 503
+    title = "Database damaged"
+
+
+class BadBackup(ServiceError):
+    """The file is no complete backup of a gallery; the message says why."""
+
+    code = "bad_backup"
+    status = 500
+    title = "Bad backup"
+
+
+class NotEmpty(ServiceError):
+    """A restore would overwrite a gallery; the message names the table, crop or file in the way."""
+
+    code = "not_empty"
+    status = 500
+    title = "Not empty"
