@@ -145,6 +145,7 @@ def create_app(
         loading = asyncio.create_task(load())
         yield
         serving.stopping.set()
+        serving.has_job.set()  # wakes the loop that waits for a job, which watches this event alone
         await loading
         await asyncio.gather(*following)
         for worker in workers:
