@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Event
 
 import structlog
@@ -34,12 +35,13 @@ from service.api.routes import (
 from service.api.routes.dependencies import refuse_unknown_fields
 from service.errors import ServiceError
 from service.gallery import imports
-from service.gallery.enrolment import drop_doomed
 from service.jobs.workers import Worker
 from service.people.retention import expire
-from service.serving.serving import Generation, Serving
+from service.serving.generation import Generation
+from service.serving.serving import Serving
 from service.settings import MEBIBYTE, Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.store.tables import now
 from service.upkeep.orphans import sweep
 from service.upkeep.startup import start
@@ -65,12 +67,13 @@ def create_app(
 ) -> FastAPI:
     """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
     engine = make_engine(settings.database_url)
-    serving = Serving(settings, make_sessions(engine))
-    claims = Claims(serving)
+    store = Store(settings, make_sessions(engine))
+    serving = Serving(store)
+    claims = Claims(store)
     workers = (
-        Worker(serving, activation.KIND, activation.run_activation),
-        Worker(serving, evaluation.KIND, evaluation.run_evaluation),
-        Worker(serving, imports.KIND, imports.run_import, passing=(ServiceError,)),
+        Worker(store, activation.KIND, partial(activation.run_activation, serving)),
+        Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
+        Worker(store, imports.KIND, partial(imports.run_import, serving), passing=(ServiceError,)),
     )
 
     following: list[asyncio.Task[None]] = []
@@ -78,7 +81,7 @@ def create_app(
     async def load() -> None:
         try:
             generation = await asyncio.to_thread(start, serving, engine)
-            while generation is None and not serving.stopping.is_set():
+            while generation is None and not store.stopping.is_set():
                 await asyncio.sleep(TICK_S)
                 generation = await asyncio.to_thread(start, serving, engine)
         except Exception as error:
@@ -94,7 +97,7 @@ def create_app(
             on_ready(generation)
             works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
             following.extend(asyncio.create_task(repeat(*work)) for work in works)
-            following.append(asyncio.create_task(repeat(do_jobs, TICK_S, serving.has_job)))
+            following.append(asyncio.create_task(repeat(do_jobs, TICK_S, store.has_job)))
 
     def beat() -> None:
         for worker in workers:
@@ -102,22 +105,22 @@ def create_app(
         claims.keep_alive()
 
     def follow() -> None:
-        drop_doomed(serving)
+        store.purge_doomed()
         serving.refresh()
-        serving.let_go_of_erased()
+        serving.discard_erased()
         serving.save_snapshot()
 
     def do_jobs() -> None:
-        serving.has_job.clear()
+        store.has_job.clear()
         for worker in workers:
             worker.run_due()
 
     def tidy() -> None:
         claims.drop_old()
-        expire(serving, now())
+        expire(store, now())
 
     def clear() -> None:
-        sweep(serving, now())
+        sweep(store, now())
 
     async def pause(hurry: Event) -> None:
         """Wait for a tick, or until there is a hurry."""
@@ -125,10 +128,10 @@ def create_app(
         while time.monotonic() < until_s and not hurry.is_set():
             await asyncio.sleep(PEEK_S)
 
-    async def repeat(work: Callable[[], None], every_s: float, hurry: Event = serving.stopping) -> None:
+    async def repeat(work: Callable[[], None], every_s: float, hurry: Event = store.stopping) -> None:
         """Do this again and again, also while nobody asks for anything."""
         trouble, due_s = "", 0.0
-        while not serving.stopping.is_set():
+        while not store.stopping.is_set():
             await pause(hurry)
             if time.monotonic() < due_s:
                 continue
@@ -144,8 +147,8 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
         yield
-        serving.stopping.set()
-        serving.has_job.set()  # wakes the loop that waits for a job, which watches this event alone
+        store.stopping.set()
+        store.has_job.set()  # wakes the loop that waits for a job, which watches this event alone
         await loading
         await asyncio.gather(*following)
         for worker in workers:
@@ -169,7 +172,7 @@ def create_app(
         app.include_router(resource.router)
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    app.add_middleware(Idempotency, claims=claims)
+    app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
     document_problems(app)
     return app

@@ -7,7 +7,7 @@ writes its answer down in the very transaction that brings the items: a crash ca
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from tempfile import SpooledTemporaryFile
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import http_problem, service_problem, trouble_problem
 from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE
-from service.serving.serving import Serving
+from service.store.store import Store
 from service.store.tables import KeptAnswer, now
 
 HEADER = "idempotency-key"
@@ -50,7 +50,7 @@ class Claim:
 class Claims:
     """The claims of this process whose requests are under way; alive as long as it says so."""
 
-    serving: Serving
+    store: Store
     _keys: set[str] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
@@ -63,7 +63,7 @@ class Claims:
         """
         moment = claim.taken_at
         try:
-            with self.serving.sessions.write.begin() as session:
+            with self.store.write() as session:
                 kept = session.get(KeptAnswer, claim.key, with_for_update=True)
                 if kept is not None and kept.created_at < moment - KEPT_FOR:
                     session.delete(kept)
@@ -97,7 +97,7 @@ class Claims:
         """Keep the answer of a request that has succeeded, or free its key."""
         with self._lock:
             self._keys.discard(claim.key)
-        with self.serving.sessions.write.begin() as session:
+        with self.store.write() as session:
             if claim.answer is not None:
                 _keep(session, claim, *claim.answer)
             session.execute(delete(KeptAnswer).where(*_is_open(claim)))
@@ -107,16 +107,16 @@ class Claims:
         with self._lock:
             keys = list(self._keys)
         if keys:
-            with self.serving.sessions.write.begin() as session:
+            with self.store.write() as session:
                 session.execute(update(KeptAnswer).where(KeptAnswer.key.in_(keys)).values(alive_at=now()))
 
     def drop_old(self) -> None:
         """Forget answers that have been kept long enough."""
         old = KeptAnswer.created_at < now() - KEPT_FOR
-        with self.serving.sessions.read() as session:
+        with self.store.read() as session:
             if session.scalar(select(KeptAnswer.key).where(old).limit(1)) is None:
                 return
-        with self.serving.sessions.write.begin() as session:
+        with self.store.write() as session:
             session.execute(delete(KeptAnswer).where(old))
 
 
@@ -151,9 +151,10 @@ def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 class Idempotency:
     """Wraps the app, inside the Edge; what has no key passes."""
 
-    def __init__(self, app: ASGIApp, claims: Claims) -> None:
+    def __init__(self, app: ASGIApp, claims: Claims, require_ready: Callable[[], object]) -> None:
         self._app = app
         self._claims = claims
+        self._require_ready = require_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -166,7 +167,7 @@ class Idempotency:
             try:
                 if not KEY.fullmatch(key):
                     raise _bad_key()
-                self._claims.serving.current()  # before that there may be no tables
+                self._require_ready()  # before that there may be no tables
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
                     return  # the caller has gone

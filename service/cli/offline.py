@@ -16,7 +16,7 @@ from service.cli.options import DataDir
 from service.cli.terminal import out, say
 
 if TYPE_CHECKING:
-    from service.serving.serving import Serving
+    from service.store.store import Store
     from service.upkeep.backup import Contents
     from service.upkeep.check import Report
 
@@ -112,13 +112,13 @@ def _errors_as_sentences(prefix: str) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _open_gallery() -> "Serving":
+def _open_gallery() -> "Store":
     """Open the gallery that the settings name. A running service may have the same gallery open.
 
     Raises:
         ServiceError: a setting has no usable value, or there is no gallery.
     """
-    from service.serving.serving import Serving
+    from service.store.store import Store
     from service.settings import read_settings
     from service.store.database import make_engine, make_sessions, migrate, require_file
 
@@ -126,7 +126,7 @@ def _open_gallery() -> "Serving":
     require_file(settings.database_url)
     engine = make_engine(settings.database_url)
     migrate(engine)
-    return Serving(settings, make_sessions(engine))
+    return Store(settings, make_sessions(engine))
 
 
 def _print_report(report: "Report") -> None:

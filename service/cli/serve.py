@@ -25,7 +25,7 @@ from service.settings import Settings, read_settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from service.serving.serving import Generation
+    from service.serving.generation import Generation
 
 GRACE_S = 30
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to

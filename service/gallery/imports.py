@@ -24,10 +24,11 @@ from sqlalchemy.orm import Session
 
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.gallery.duplicates import OnDuplicate
-from service.gallery.enrolment import Enrolment, doom, enroll, settle
+from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata, Label
 from service.jobs.jobs import Cancelled, Stopped, advance
 from service.serving.serving import Serving
+from service.store.doomed import doom
 from service.store.tables import Job, JobFile, new_id, now
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
@@ -90,7 +91,7 @@ def accept_archive(
     Raises:
         BadArchive: it is refused; nothing is stored.
     """
-    settings = serving.settings
+    settings = serving.store.settings
     archive = Archive(file, settings.max_archive_bytes, settings.max_upload_bytes)
     manifests: list[bytes] = []
     stored: set[str] = set()
@@ -111,10 +112,8 @@ def _undoing(serving: Serving, stored: set[str]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(SQLAlchemyError):
-            with serving.changing() as change:
-                doom(change.session, stored)
-            settle(serving)
+        with suppress(SQLAlchemyError), serving.store.change() as change:
+            doom(change.session, stored)
         raise
 
 
@@ -134,7 +133,7 @@ def _put(serving: Serving, named: Iterable[Named], stored: set[str]) -> list[tup
     def write() -> None:
         hashes = [sha256(data).hexdigest() for _, data in page]
         stored.update(hashes)
-        serving.crops.put_all(partial(bytes, data) for _, data in page)
+        serving.store.crops.put_all(partial(bytes, data) for _, data in page)
         found.extend((name, hashed) for (name, _), hashed in zip(page, hashes, strict=True))
         page.clear()
 
@@ -218,7 +217,7 @@ def _queue(
         total=len(files),
         created_at=now(),
     )
-    with serving.changing() as change:
+    with serving.store.change() as change:
         session = change.session
         session.add(job)
         session.flush()
@@ -235,11 +234,10 @@ def _queue(
         )
         doom(session, {file.sha256 for file in files if file.error and file.sha256})
         for file in files:
-            if file.sha256 and not file.error and not serving.crops.has(file.sha256):
+            if file.sha256 and not file.error and not serving.store.crops.has(file.sha256):
                 raise CropMissing("a crop went away while it was stored; send the request again")
         before_commit(session, job)
-    settle(serving)
-    serving.has_job.set()
+    serving.store.has_job.set()
     return job
 
 
@@ -251,14 +249,14 @@ def run_import(serving: Serving, job: Job) -> None:
         Stopped: the process is going down.
     """
     while _enrol_page(serving, job.id):
-        if serving.stopping.is_set():
+        if serving.store.stopping.is_set():
             raise Stopped
 
 
 def _enrol_page(serving: Serving, job_id: str) -> bool:
     """Enrol the next few files; tell whether there were any."""
     pending = select(JobFile).where(JobFile.job_id == job_id, JobFile.error.is_(None))
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         job = session.get_one(Job, job_id)
         files = list(session.scalars(pending.order_by(JobFile.position).limit(FILES_PER_PAGE)))
     on_duplicate: OnDuplicate = (job.options or {}).get("on_duplicate", "store")
@@ -266,7 +264,7 @@ def _enrol_page(serving: Serving, job_id: str) -> bool:
     uploads: list[BinaryIO] = []
     for file in list(files):
         try:
-            uploads.append(io.BytesIO(serving.crops.get(file.sha256 or "")))
+            uploads.append(io.BytesIO(serving.store.crops.get(file.sha256 or "")))
         except CropMissing as error:
             _fail(serving, file, str(error))
             files.remove(file)
@@ -293,13 +291,12 @@ def _mark(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: E
 
 
 def _fail(serving: Serving, file: JobFile, detail: str) -> None:
-    with serving.changing() as change:
+    with serving.store.change() as change:
         _count(change.session, file.job_id, 1)
         statement = update(JobFile).where(JobFile.job_id == file.job_id, JobFile.position == file.position)
         change.session.execute(statement.values(error=detail))
         if file.sha256:
             doom(change.session, [file.sha256])
-    settle(serving)
 
 
 def _count(session: Session, job_id: str, num: int) -> None:

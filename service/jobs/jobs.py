@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
-from service.gallery.enrolment import doom, settle
-from service.serving.serving import Serving
+from service.store.doomed import doom
+from service.store.store import Store
 from service.store.tables import Job, JobFile, now
 
 RUNNING = ("queued", "running")
@@ -50,78 +50,76 @@ class Progress:
     errors: list[FileError]
 
 
-def find_job(serving: Serving, job_id: str) -> Progress:
+def find_job(store: Store, job_id: str) -> Progress:
     """Return the job of this id.
 
     Raises:
         JobNotFound: there is none.
     """
-    with serving.sessions.read() as session:
+    with store.read() as session:
         return _progress(session, job_id)
 
 
-def cancel(serving: Serving, job_id: str) -> Progress:
+def cancel(store: Store, job_id: str) -> Progress:
     """Cancel a job that has not ended; what it has enrolled stays, an activation leaves all as it was.
 
     Raises:
         JobNotFound: there is none.
         JobEnded: it has ended.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         progress = _progress(change.session, job_id)
         if progress.row.state not in RUNNING:
             raise JobEnded(job_id, progress.row.state)
         finish(change.session, job_id, "cancelled", CANCELLED)
         forget_files(change.session, job_id)
         change.session.refresh(progress.row)
-    settle(serving)
     return progress
 
 
-def list_jobs(serving: Serving, states: Sequence[str], limit: int) -> list[Progress]:
+def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]:
     """Return jobs in these states, or in any if none is given, the newest first."""
     statement = select(Job.id).order_by(Job.id.desc()).limit(limit)
     if states:
         statement = statement.where(Job.state.in_(states))
-    with serving.sessions.read() as session:
+    with store.read() as session:
         return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
 
 
-def take_up(serving: Serving, kind: str) -> Job | None:
+def take_up(store: Store, kind: str) -> Job | None:
     """Take the oldest job of a kind that is queued or whose process has died, if there is one."""
     due = select(Job).where(Job.kind == kind, or_(Job.state == "queued", is_dead()))
-    with serving.sessions.read() as session:
+    with store.read() as session:
         if session.scalar(due.limit(1)) is None:
             return None
-    with serving.changing() as change:
+    with store.change() as change:
         job = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
         if job is not None:
             job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
         return job
 
 
-def put_back(serving: Serving, job_id: str) -> None:
+def put_back(store: Store, job_id: str) -> None:
     """Leave a job to whoever is free next."""
-    with serving.sessions.write.begin() as session:
+    with store.write() as session:
         statement = update(Job).where(Job.id == job_id, Job.state == "running")
         session.execute(statement.values(state="queued", alive_at=None))
 
 
-def keep_alive(serving: Serving, job_id: str) -> None:
+def keep_alive(store: Store, job_id: str) -> None:
     """Say that this job is being done."""
-    with serving.sessions.write.begin() as session:
+    with store.write() as session:
         statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
         session.execute(statement.values(alive_at=now()))
 
 
 def end(
-    serving: Serving, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
+    store: Store, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
 ) -> None:
     """End a job, unless it has ended, and let go of what it has not enrolled."""
-    with serving.changing() as change:
+    with store.change() as change:
         finish(change.session, job_id, state, error, result)
         forget_files(change.session, job_id)
-    settle(serving)
 
 
 def advance(session: Session, job_id: str, done: int, total: int) -> None:

@@ -12,11 +12,11 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from service.errors import CannotUndo, GalleryItemNotFound, ItemElsewhere, OperationNotFound
-from service.gallery.enrolment import drop_identities, settle
-from service.people.identities import get, set_attributes
-from service.serving.serving import Serving
-from service.store.changes import Changing
+from service.gallery.items import delete_empty_identities, find_identity
+from service.people.identities import set_attributes
+from service.store.changes import Transaction
 from service.store.database import pages
+from service.store.store import Store
 from service.store.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
 
 Description = dict[str, Any]
@@ -25,7 +25,7 @@ Description = dict[str, Any]
 class Recording:
     """An operation under way, in the transaction of `change`."""
 
-    def __init__(self, change: Changing, kind: str) -> None:
+    def __init__(self, change: Transaction, kind: str) -> None:
         self._change = change
         self.session = change.session
         self.operation = Operation(id=new_id(), kind=kind, created_at=now())
@@ -67,7 +67,7 @@ class Recording:
     def finish(self) -> Operation:
         """Write down what is said of the identities now; those left empty go, unless they are kept."""
         self.session.flush()
-        drop_identities(self.session, list(self._before))
+        delete_empty_identities(self.session, list(self._before))
         self.session.expire_all()
         for key, before in self._before.items():
             after = _description(self.session, key)
@@ -78,7 +78,7 @@ class Recording:
         return self.operation
 
 
-def merge(serving: Serving, identity_id: str, source_ids: Iterable[str]) -> Operation:
+def merge(store: Store, identity_id: str, source_ids: Iterable[str]) -> Operation:
     """Give the items of other identities to this one, and do away with them.
 
     It keeps what is said of it, and takes from them, in their order, what it lacks.
@@ -86,9 +86,9 @@ def merge(serving: Serving, identity_id: str, source_ids: Iterable[str]) -> Oper
     Raises:
         IdentityNotFound: one of them is not there; nothing is changed.
     """
-    with serving.changing() as change:
-        target = get(change.session, identity_id)
-        sources = [get(change.session, source_id) for source_id in dict.fromkeys(source_ids)]
+    with store.change() as change:
+        target = find_identity(change.session, identity_id)
+        sources = [find_identity(change.session, source_id) for source_id in dict.fromkeys(source_ids)]
         recording = Recording(change, "merge")
         recording.touch(target.key, *(source.key for source in sources))
         for source in sources:
@@ -97,12 +97,10 @@ def merge(serving: Serving, identity_id: str, source_ids: Iterable[str]) -> Oper
             recording.move(slots, target.key)
             _take_rejections(change.session, target.key, source.key)
             change.session.execute(delete(Identity).where(Identity.key == source.key))
-        operation = recording.finish()
-    settle(serving)
-    return operation
+        return recording.finish()
 
 
-def split(serving: Serving, identity_id: str, item_ids: Sequence[str], to_id: str | None) -> Operation:
+def split(store: Store, identity_id: str, item_ids: Sequence[str], to_id: str | None) -> Operation:
     """Give items of an identity to another, which is made if it is not there; by default to a new one.
 
     Raises:
@@ -110,20 +108,18 @@ def split(serving: Serving, identity_id: str, item_ids: Sequence[str], to_id: st
         GalleryItemNotFound: one of the items is not there.
         ItemElsewhere: one of the items is of another identity.
     """
-    with serving.changing() as change:
-        identity = get(change.session, identity_id)
+    with store.change() as change:
+        identity = find_identity(change.session, identity_id)
         items = _items(change.session, item_ids)
         for item in items:
             if item.identity_key != identity.key:
                 raise ItemElsewhere(item.id, identity_id)
         recording = Recording(change, "split")
         recording.move([item.slot for item in items], _find_or_make(recording, to_id).key)
-        operation = recording.finish()
-    settle(serving)
-    return operation
+        return recording.finish()
 
 
-def reject(serving: Serving, identity_id: str, item_ids: Sequence[str]) -> Operation:
+def reject(store: Store, identity_id: str, item_ids: Sequence[str]) -> Operation:
     """Say that items do not show an identity; those that are in it leave it.
 
     Those of one track stay together, under an identity of their own, as nobody has said who they are.
@@ -132,8 +128,8 @@ def reject(serving: Serving, identity_id: str, item_ids: Sequence[str]) -> Opera
         IdentityNotFound: there is no such identity.
         GalleryItemNotFound: one of the items is not there.
     """
-    with serving.changing() as change:
-        identity = get(change.session, identity_id)
+    with store.change() as change:
+        identity = find_identity(change.session, identity_id)
         items = _items(change.session, item_ids)
         recording = Recording(change, "reject")
         recording.touch(identity.key)
@@ -146,14 +142,10 @@ def reject(serving: Serving, identity_id: str, item_ids: Sequence[str]) -> Opera
         change.session.flush()
         for slots in groups.values():
             recording.move(slots, recording.make(new_id()).key)
-        operation = recording.finish()
-    settle(serving)
-    return operation
+        return recording.finish()
 
 
-def correct_item(
-    serving: Serving, item_id: str, corrections: Mapping[str, Any]
-) -> tuple[Item, Operation | None]:
+def correct_item(store: Store, item_id: str, corrections: Mapping[str, Any]) -> tuple[Item, Operation | None]:
     """Change an item's identity_id (None: one of its own), camera_id, captured_at or track_id.
 
     Only the change of the identity is an operation.
@@ -161,7 +153,7 @@ def correct_item(
     Raises:
         GalleryItemNotFound: there is no such item.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         (item,) = _items(change.session, [item_id])
         for field in corrections.keys() & {"camera_id", "captured_at", "track_id"}:
             setattr(item, field, corrections[field])
@@ -173,21 +165,20 @@ def correct_item(
             operation = recording.finish()
         change.session.flush()
         change.session.refresh(item)
-    settle(serving)
     return item, operation
 
 
-def find_operation(serving: Serving, operation_id: str) -> Operation:
+def find_operation(store: Store, operation_id: str) -> Operation:
     """Return an operation.
 
     Raises:
         OperationNotFound: there is none.
     """
-    with serving.sessions.read() as session:
+    with store.read() as session:
         return _operation(session, operation_id)
 
 
-def list_operations(serving: Serving, limit: int, before: str) -> tuple[list[Operation], str | None]:
+def list_operations(store: Store, limit: int, before: str) -> tuple[list[Operation], str | None]:
     """Return operations, the newest first, and the id to go on before; by default from the newest.
 
     Ids sort by the time they were made.
@@ -195,19 +186,19 @@ def list_operations(serving: Serving, limit: int, before: str) -> tuple[list[Ope
     statement = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
     if before:
         statement = statement.where(Operation.id < before)
-    with serving.sessions.read() as session:
+    with store.read() as session:
         found = list(session.scalars(statement))
     return found[:limit], None if len(found) <= limit else found[limit - 1].id
 
 
-def undo(serving: Serving, operation_id: str) -> Operation:
+def undo(store: Store, operation_id: str) -> Operation:
     """Put back what an operation has changed; items that are gone by now are left out.
 
     Raises:
         OperationNotFound: there is no such operation.
         CannotUndo: it was undone before, or what came later stands in the way; nothing is changed.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         session = change.session
         operation = _operation(session, operation_id)
         if operation.undone_at is not None:
@@ -222,9 +213,8 @@ def undo(serving: Serving, operation_id: str) -> Operation:
                 session.execute(update(Item).where(Item.slot.in_(page)).values(identity_key=from_key))
             for slot in slots:
                 change.note("updated", slot)
-        drop_identities(session, [former.identity_key for former in formers])
+        delete_empty_identities(session, [former.identity_key for former in formers])
         operation.undone_at = now()
-    settle(serving)
     return operation
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
-from service.gallery.enrolment import drop_doomed, settle, take_out
+from service.gallery.items import delete_slots
 from service.people.references import (
     erase_answers,
     erase_job_files,
@@ -26,15 +26,16 @@ from service.people.references import (
     gone_keys,
     operations_on_items,
 )
-from service.serving.serving import Serving
-from service.store.changes import Changing
+from service.serving.snapshots import Snapshots
+from service.store.changes import Transaction
 from service.store.database import pages, rewrite
+from service.store.doomed import needed_crops
+from service.store.store import Store
 from service.store.tables import (
     Embedding,
     Erasure,
     Identity,
     Item,
-    JobFile,
     Rejection,
     now,
 )
@@ -82,20 +83,19 @@ class _Counts:
     cleaned: bool = False
 
 
-def delete_identity(serving: Serving, identity_id: str) -> None:
+def delete_identity(store: Store, identity_id: str) -> None:
     """Delete an identity and its items, as DELETE /gallery does; traces may stay in the files.
 
     Raises:
         IdentityNotFound: there is none.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         key, slots = _found(change.session, identity_id)
-        take_out(change, slots)
+        delete_slots(change, slots)
         change.session.execute(delete(Identity).where(Identity.key == key))
-    settle(serving)
 
 
-def erase_identity(serving: Serving, identity_id: str) -> Erasure:
+def erase_identity(store: Store, identity_id: str) -> Erasure:
     """Erase an identity, its items and all that mentions them, and return the receipt.
 
     Raises:
@@ -103,22 +103,22 @@ def erase_identity(serving: Serving, identity_id: str) -> Erasure:
         DatabaseUnavailable: it is erased, or not there, and the files could not be made clean yet.
     """
     try:
-        with serving.changing() as change:
+        with store.change() as change:
             key, slots = _found(change.session, identity_id)
             sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
     except IdentityNotFound as error:
-        clean(serving, is_asked=True)
+        clean(store, is_asked=True)
         raise IdentityNotFound(identity_id, CLEANED) from error
-    clean(serving)
-    return _receipt(serving, sequence)
+    clean(store)
+    return _receipt(store, sequence)
 
 
-def erase_items(change: Changing, slots: Sequence[int], reason: Reason) -> Erasure:
+def erase_items(change: Transaction, slots: Sequence[int], reason: Reason) -> Erasure:
     """Erase items, and the identities that go with their last one; `clean` must follow the commit."""
     return _erase(change, reason, slots, {})
 
 
-def reapply(serving: Serving, receipts: Iterable[Receipt]) -> list[Erasure]:
+def reapply(store: Store, receipts: Iterable[Receipt]) -> list[Erasure]:
     """Erase what these receipts say from a gallery that was restored, and return its own receipts of that.
 
     A receipt that the gallery has already is passed over: its erasure came before the backup, or was applied
@@ -130,45 +130,45 @@ def reapply(serving: Serving, receipts: Iterable[Receipt]) -> list[Erasure]:
     """
     applied = []
     for receipt in receipts:
-        with serving.changing() as change:
+        with store.change() as change:
             if not _is_known(change.session, receipt):
                 applied.append(_reapply(change, receipt).sequence)
-    clean(serving)
-    return [_receipt(serving, sequence) for sequence in applied]
+    clean(store)
+    return [_receipt(store, sequence) for sequence in applied]
 
 
-def list_erasures(serving: Serving, limit: int, after: int = 0) -> tuple[list[Erasure], int | None]:
+def list_erasures(store: Store, limit: int, after: int = 0) -> tuple[list[Erasure], int | None]:
     """Return the next receipts in the order of their erasures, and the number to go on after."""
     statement = select(Erasure).where(Erasure.sequence > after).order_by(Erasure.sequence)
-    with serving.sessions.read() as session:
+    with store.read() as session:
         erasures = list(session.scalars(statement.limit(limit + 1)))
     is_last = len(erasures) <= limit
     return erasures[:limit], None if is_last else erasures[limit - 1].sequence
 
 
-def clean(serving: Serving, patience_s: float = PATIENCE_S, *, is_asked: bool = False) -> None:
+def clean(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = False) -> None:
     """Let nothing that is erased, or deleted, stay on the disk, if anything is owed or if it is asked for.
 
     Raises:
         DatabaseUnavailable: if the database file could not be made clean; it is still owed.
     """
     with suppress(ServiceError, SQLAlchemyError):  # not in service yet, or it follows at the next search
-        serving.refresh()
-    drop_doomed(serving)
-    with serving.sessions.read() as session:
+        store.follow()
+    store.purge_doomed()
+    with store.read() as session:
         if not (is_asked or _owed(session)):
             return
-    with serving.holding_back():
-        with serving.sessions.read() as session:
+    with store.hold_back():
+        with store.read() as session:
             owed = _owed(session)
         if is_asked or owed:
-            for path in serving.crops.unfinished():
+            for path in store.crops.unfinished():
                 path.unlink(missing_ok=True)
-            remove_abandoned(serving.settings.data_dir, RESTORING)
-            num_snapshots = serving.snapshots.remove()
-            if not rewrite(serving.sessions.engine, patience_s):
+            remove_abandoned(store.settings.data_dir, RESTORING)
+            num_snapshots = Snapshots(store.settings.snapshots_dir).remove()
+            if not rewrite(store.sessions.engine, patience_s):
                 raise DatabaseUnavailable(OWED if owed else NOT_CLEANED)
-            _note_cleaned(serving, owed, num_snapshots)
+            _note_cleaned(store, owed, num_snapshots)
 
 
 def _found(session: Session, identity_id: str) -> tuple[int, Sequence[int]]:
@@ -187,8 +187,8 @@ def _slots_of(session: Session, keys: Collection[int]) -> Sequence[int]:
     return session.scalars(select(Item.slot).where(Item.identity_key.in_(keys)).order_by(Item.slot)).all()
 
 
-def _receipt(serving: Serving, sequence: int) -> Erasure:
-    with serving.sessions.read() as session:
+def _receipt(store: Store, sequence: int) -> Erasure:
+    with store.read() as session:
         return session.scalars(select(Erasure).where(Erasure.sequence == sequence)).one()
 
 
@@ -204,7 +204,7 @@ def _is_known(session: Session, receipt: Receipt) -> bool:
     )
 
 
-def _reapply(change: Changing, receipt: Receipt) -> Erasure:
+def _reapply(change: Transaction, receipt: Receipt) -> Erasure:
     session = change.session
     names: dict[int, str] = {}
     if receipt.identity_sha256 is not None:
@@ -220,7 +220,7 @@ def _reapply(change: Changing, receipt: Receipt) -> Erasure:
     return erasure
 
 
-def _erase(change: Changing, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
+def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
     """Erase items, and identities by key and id with all that is said of them, from the tables."""
     session, counts = change.session, _Counts()
     item_ids: list[str] = []
@@ -237,14 +237,14 @@ def _erase(change: Changing, reason: Reason, slots: Sequence[int], identities: d
     counts.items = len(item_ids)
     counts.rejections += _num_rejections_of(session, identities, slots)
     operations = operations_on_items(session, slots)
-    take_out(change, slots, "erased")
+    delete_slots(change, slots, "erased")
     for keys in pages(identities):
         session.execute(delete(Identity).where(Identity.key.in_(keys)))
     counts.operations, former = erase_operations(session, operations, gone_keys(session, touched))
     names = set(identities.values()) | former
     counts.job_files = erase_job_files(session, names, crops)
     counts.kept_answers = erase_answers(session, names, item_ids)
-    needed = _needed(session, sorted(crops))
+    needed = needed_crops(session, sorted(crops))
     counts.crops, counts.crops_kept_for_others = len(crops - needed), len(crops & needed)
     erasure = Erasure(
         sequence=change.note("erased"),
@@ -280,16 +280,6 @@ def _num_rejections_of(session: Session, keys: Collection[int], slots: Sequence[
     return sum(slot not in own for slot in rejected)
 
 
-def _needed(session: Session, crops: Sequence[str]) -> set[str]:
-    """Return those of these crops that an item shows, or that a job is to enrol."""
-    needed: set[str] = set()
-    for page in pages(crops):
-        needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page), Item.has_crop)))
-        files = select(JobFile.sha256).where(JobFile.sha256.in_(page), JobFile.error.is_(None))
-        needed |= {sha256 for sha256 in session.scalars(files) if sha256}
-    return needed
-
-
 def _owed(session: Session) -> int:
     """Return the number of the newest erasure if the files are not clean of it, else 0.
 
@@ -300,10 +290,10 @@ def _owed(session: Session) -> int:
     return 0 if row is None or row.erased["cleaned"] else row.sequence
 
 
-def _note_cleaned(serving: Serving, newest: int, num_snapshots: int) -> None:
+def _note_cleaned(store: Store, newest: int, num_snapshots: int) -> None:
     """Write into the receipts up to this one that nothing is owed any more."""
     before = newest + 1
-    with serving.sessions.write.begin() as session:
+    with store.write() as session:
         while erasure := session.scalar(
             select(Erasure).where(Erasure.sequence < before).order_by(Erasure.sequence.desc()).limit(1)
         ):

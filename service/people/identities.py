@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from service.errors import IdentityExists, IdentityNotFound
+from service.errors import IdentityExists
+from service.gallery.items import find_identity
 from service.gallery.selection import described_keys
-from service.serving.serving import Serving
+from service.store.store import Store
 from service.store.tables import Attribute, Identity, Item, new_id, now
 
 
@@ -52,13 +53,13 @@ class Visit:
     gap_s: float | None
 
 
-def create(serving: Serving, identity_id: str | None, description: Mapping[str, Any]) -> Known:
+def create(store: Store, identity_id: str | None, description: Mapping[str, Any]) -> Known:
     """Make an identity that is there before any crop of it; `description` is as for `describe`.
 
     Raises:
         IdentityExists: there is one of this id.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         if identity_id is not None and _row(change.session, identity_id) is not None:
             raise IdentityExists(identity_id)
         identity = Identity(id=identity_id or new_id(), created_at=now(), attributes=[])
@@ -67,19 +68,19 @@ def create(serving: Serving, identity_id: str | None, description: Mapping[str, 
     return Known(identity)
 
 
-def find(serving: Serving, identity_id: str) -> Known:
+def find(store: Store, identity_id: str) -> Known:
     """Return an identity.
 
     Raises:
         IdentityNotFound: there is none.
     """
-    with serving.sessions.read() as session:
-        (known,) = _known(session, [get(session, identity_id)])
+    with store.read() as session:
+        (known,) = _known(session, [find_identity(session, identity_id)])
     return known
 
 
 def list_identities(
-    serving: Serving, limit: int, after: int, name: str, attributes: frozenset[tuple[str, str]]
+    store: Store, limit: int, after: int, name: str, attributes: frozenset[tuple[str, str]]
 ) -> tuple[list[Known], int | None]:
     """Return the next identities in the order they were made, and the key to go on after.
 
@@ -90,34 +91,34 @@ def list_identities(
         statement = statement.where(Identity.name.icontains(name, autoescape=True))
     if attributes:
         statement = statement.where(Identity.key.in_(described_keys(attributes)))
-    with serving.sessions.read() as session:
+    with store.read() as session:
         rows = session.scalars(statement.order_by(Identity.key).limit(limit + 1)).all()
         known = _known(session, rows[:limit])
     return known, None if len(rows) <= limit else rows[limit - 1].key
 
 
-def describe(serving: Serving, identity_id: str, description: Mapping[str, Any]) -> Known:
+def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> Known:
     """Change what is said of an identity: of name, notes and attributes those that are given.
 
     Raises:
         IdentityNotFound: there is none.
     """
-    with serving.changing() as change:
-        identity = get(change.session, identity_id)
+    with store.change() as change:
+        identity = find_identity(change.session, identity_id)
         _describe(identity, description)
         change.session.flush()
         (known,) = _known(change.session, [identity])
     return known
 
 
-def timeline(serving: Serving, identity_id: str, visit_gap_s: float) -> tuple[list[Visit], int]:
+def timeline(store: Store, identity_id: str, visit_gap_s: float) -> tuple[list[Visit], int]:
     """Return the visits of an identity by their beginnings, and how many of its items have no time.
 
     Raises:
         IdentityNotFound: there is none.
     """
-    with serving.sessions.read() as session:
-        key = get(session, identity_id).key
+    with store.read() as session:
+        key = find_identity(session, identity_id).key
         statement = (
             select(Item.camera_id, Item.captured_at, Item.id)
             .where(Item.identity_key == key, Item.captured_at.is_not(None))
@@ -143,18 +144,6 @@ def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float)
             old = found[place]
             found[place] = Visit(camera_id, old.first, at, old.num_items + 1, old.item_id, old.gap_s)
     return found
-
-
-def get(session: Session, identity_id: str) -> Identity:
-    """Return the row of an identity, with its attributes.
-
-    Raises:
-        IdentityNotFound: there is none.
-    """
-    identity = _row(session, identity_id)
-    if identity is None:
-        raise IdentityNotFound(identity_id)
-    return identity
 
 
 def _row(session: Session, identity_id: str) -> Identity | None:

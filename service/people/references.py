@@ -12,8 +12,8 @@ from urllib.parse import quote
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from service.gallery.enrolment import doom
 from service.store.database import pages
+from service.store.doomed import doom
 from service.store.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
 
 ITEM_ID = re.compile(rb"[0-9a-f]{32}")

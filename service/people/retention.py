@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, and_, false, func, or_, select
 
 from service.people.erasure import clean, erase_items
-from service.serving.serving import Serving
 from service.settings import Settings
+from service.store.store import Store
 from service.store.tables import Item
 
 ITEMS_PER_PAGE = 1_000
 
 
-def expire(serving: Serving, moment: datetime) -> int:
+def expire(store: Store, moment: datetime) -> int:
     """Erase the items that are too old at this moment, a page a transaction, and return how many.
 
     An item of the future is not old. Without a time limit nothing is.
@@ -20,19 +20,19 @@ def expire(serving: Serving, moment: datetime) -> int:
     Raises:
         DatabaseUnavailable: they are erased, and the files could not be made clean yet.
     """
-    limits = _limits(serving.settings, moment)
+    limits = _limits(store.settings, moment)
     expired = select(Item.slot).where(or_(false(), *limits)).order_by(Item.slot).limit(ITEMS_PER_PAGE)
     num = 0
-    while limits and not serving.stopping.is_set():
-        with serving.sessions.read() as session:
+    while limits and not store.stopping.is_set():
+        with store.read() as session:
             if session.scalar(expired.limit(1)) is None:
                 break
-        with serving.changing() as change:
+        with store.change() as change:
             slots = change.session.scalars(expired).all()
             if slots:
                 erase_items(change, slots, "retention")
         num += len(slots)
-    clean(serving)
+    clean(store)
     return num
 
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from service.errors import TooManyIdentities
+from service.gallery.items import find_identity
 from service.gallery.selection import Selection, to_filter
 from service.index.columns import NO_TIME, Columns, Ints
-from service.people.identities import get
-from service.serving.serving import Serving
+from service.serving.generation import Generation
+from service.store.store import Store
 from service.store.tables import Identity, Item, Rejection
 
 MAX_IDENTITIES = 20_000
@@ -110,7 +111,12 @@ _turn = Lock()
 
 
 def suggest(
-    serving: Serving, among: Selection, limit: int, min_score: float, identity_id: str | None
+    store: Store,
+    generation: Generation,
+    among: Selection,
+    limit: int,
+    min_score: float,
+    identity_id: str | None,
 ) -> tuple[str, list[Suggestion]]:
     """Return the model version and the likeliest pairs, best first, by the items that are meant.
 
@@ -120,9 +126,8 @@ def suggest(
         IdentityNotFound: there is no such identity.
         TooManyIdentities: more than can be compared with each other at once.
     """
-    generation = serving.refresh()
-    with serving.sessions.read() as session:
-        key = None if identity_id is None else get(session, identity_id).key
+    with store.read() as session:
+        key = None if identity_id is None else find_identity(session, identity_id).key
         only = to_filter(session, among)
         rejected = session.execute(
             select(Rejection.identity_key, Item.identity_key).join(Item, Item.slot == Rejection.slot)
@@ -134,7 +139,7 @@ def suggest(
         if key is None and len(people) > MAX_IDENTITIES:
             raise TooManyIdentities(len(people), MAX_IDENTITIES)
         pairs = best_pairs(people, limit, min_score, apart(columns, people, no_pairs), key)
-    return generation.replica.version, _show(serving, columns, people, pairs)
+    return generation.replica.version, _show(store, columns, people, pairs)
 
 
 def best_pairs(
@@ -224,7 +229,7 @@ def _frames(columns: Columns, people: People) -> tuple[Ints, Ints]:
 
 
 def _show(
-    serving: Serving, columns: Columns, people: People, pairs: list[tuple[float, int, int]]
+    store: Store, columns: Columns, people: People, pairs: list[tuple[float, int, int]]
 ) -> list[Suggestion]:
     """Look up the identities and items of pairs; what has gone or changed hands by now is left out."""
 
@@ -235,7 +240,7 @@ def _show(
 
     slots = [(best_slot(a, b), best_slot(b, a)) for _, a, b in pairs]
     wanted = {slot for pair in slots for slot in pair}
-    with serving.sessions.read() as session:
+    with store.read() as session:
         items = {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(wanted)))}
     shown = []
     for (score, *places), pair in zip(pairs, slots, strict=True):

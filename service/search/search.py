@@ -13,8 +13,10 @@ from service.errors import ImageError
 from service.gallery.selection import Selection, to_filter
 from service.index.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
-from service.serving.serving import Generation, Serving, embed_in_batches
-from service.serving.thresholds import Decisions
+from service.serving.embedding import embed_in_batches
+from service.serving.generation import Generation
+from service.serving.serving import Serving
+from service.serving.thresholds import Thresholds
 from service.store.tables import Item, Rejection
 from service.uploads.requests import decode_uploads
 
@@ -41,7 +43,7 @@ class Answer:
     model_version: str
     gallery_version: str
     num_searched: int
-    decisions: Decisions
+    thresholds: Thresholds
     matches: list[Match]
     items: dict[str, Item]
 
@@ -54,7 +56,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         NotReady: no network is serving yet.
     """
     generation, (query_D,), crops = embed_people(serving, {"images": uploads})
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         only = to_filter(session, query.among)
         rejected = frozenset(session.scalars(_rejected_keys(crops)))
     only = replace(only, excluded_identity_keys=only.excluded_identity_keys | rejected)
@@ -68,7 +70,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     version, searched = generation.version, generation.replica.version
-    return Answer(version, searched, hits.num_searched, generation.decisions, matches, items)
+    return Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
 
 
 def embed_people(
@@ -87,7 +89,7 @@ def embed_people(
         for field, uploads in people.items():
             try:
                 images = decode_uploads(uploads, serving.limits, crops)
-                with serving.searching():
+                with serving.priority.search():
                     fused.append(fuse(embed_in_batches(generation.embedder, images)))
             except ImageError as error:
                 error.field = field
@@ -117,7 +119,7 @@ def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
     """Return the rows of the hits by slot; those deleted meanwhile are not there."""
     slots = hits.slots.tolist()
     rows: dict[int, Item] = {}
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         for start in range(0, len(slots), MAX_VARIABLES):
             page = slots[start : start + MAX_VARIABLES]
             rows |= {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(page)))}

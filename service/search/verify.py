@@ -10,11 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidRequest
-from service.people.identities import get
+from service.gallery.items import find_identity
 from service.search.ranking import fuse
 from service.search.search import embed_people
 from service.serving.serving import Serving
-from service.serving.thresholds import Decisions
+from service.serving.thresholds import Thresholds
 from service.store.tables import Embedding, Item
 
 _NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "value_error"}
@@ -26,7 +26,7 @@ class Verified:
 
     model_version: str
     score: float
-    decisions: Decisions
+    thresholds: Thresholds
 
 
 def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence[BinaryIO]) -> Verified:
@@ -37,7 +37,7 @@ def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence
         NotReady: no network is serving yet.
     """
     generation, (one_D, other_D), _ = embed_people(serving, {"images": uploads, "other_images": others})
-    return Verified(generation.version, _cosine(one_D, other_D), generation.decisions)
+    return Verified(generation.version, _cosine(one_D, other_D), generation.thresholds)
 
 
 def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: str) -> Verified:
@@ -49,14 +49,14 @@ def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: 
         InvalidRequest: it has no items.
         NotReady: no network is serving yet.
     """
-    with serving.sessions.read() as session:
-        get(session, identity_id)
+    with serving.store.read() as session:
+        find_identity(session, identity_id)
     generation, (query_D,), _ = embed_people(serving, {"images": uploads})
-    with serving.sessions.read() as session:
-        items_ND = _embeddings(session, get(session, identity_id).key, generation.version)
+    with serving.store.read() as session:
+        items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.version)
     if not len(items_ND):
         raise InvalidRequest(f"identity {identity_id[:64]!r} has no items to compare with", [_NO_ITEMS])
-    return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.decisions)
+    return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.thresholds)
 
 
 def _embeddings(session: Session, identity_key: int, version: str) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ Source = Literal["evaluation", "card", "none"]
 
 
 @dataclass(frozen=True)
-class Decisions:
+class Thresholds:
     """A score from `match` on is a match, one from `unsure` on may be; without a source nothing is said.
 
     `evaluated_at` is of the evaluation of this version that the caller has seen, whether it is the source.
@@ -46,7 +46,7 @@ class Decisions:
     def decide(self, score: float) -> Decision | None:
         """Say what a score means.
 
-        >>> [Decisions(0.5, 0.4).decide(score) for score in (0.5, 0.4, 0.3)]
+        >>> [Thresholds(0.5, 0.4).decide(score) for score in (0.5, 0.4, 0.3)]
         ['match', 'unsure', 'unknown']
         """
         if self.match is None or self.unsure is None:
@@ -57,21 +57,21 @@ class Decisions:
         """Return how likely this score is of one person, where half of all pairs are."""
         return None if self.calibration is None else round(self.calibration.probability(score), 4)
 
-    def thresholds(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return what answers say of them."""
         return {"match": self.match, "unsure": self.unsure, "source": self.source}
 
 
-def find_decisions(session: Session, version: str, target_fmr: float) -> Decisions:
+def find_thresholds(session: Session, version: str, target_fmr: float) -> Thresholds:
     """Return the decisions of a registered version at a false-match rate."""
     statement = select(Model.card, Model.evaluation).where(Model.version == version)
     card, evaluation = session.execute(statement).one()
-    return decisions_of(version, card, evaluation, target_fmr)
+    return thresholds_of(version, card, evaluation, target_fmr)
 
 
-def decisions_of(
+def thresholds_of(
     version: str, card: Mapping[str, Any], evaluation: Mapping[str, Any] | None, target_fmr: float
-) -> Decisions:
+) -> Thresholds:
     """Return the decisions at a false-match rate: `match` at it, `unsure` at ten times it.
 
     Of an evaluation, if its pairs are enough to measure that rate; or else of the card, or of what is shipped
@@ -80,16 +80,16 @@ def decisions_of(
     """
     evaluated_at = None if evaluation is None else str(evaluation["evaluated_at"])
     if evaluation and evaluation["num_different_pairs"] * target_fmr >= MIN_FALSE_MATCHES:
-        return _decisions(evaluation, "evaluation", target_fmr, evaluated_at)
+        return _thresholds(evaluation, "evaluation", target_fmr, evaluated_at)
     if found := card.get("verification") or _shipped().get(version):
-        return _decisions(found, "card", target_fmr, evaluated_at)
-    return Decisions(evaluated_at=evaluated_at)
+        return _thresholds(found, "card", target_fmr, evaluated_at)
+    return Thresholds(evaluated_at=evaluated_at)
 
 
-def _decisions(
+def _thresholds(
     found: Mapping[str, Any], source: Source, target_fmr: float, evaluated_at: str | None
-) -> Decisions:
-    return Decisions(
+) -> Thresholds:
+    return Thresholds(
         match=_threshold(found, target_fmr),
         unsure=_threshold(found, target_fmr * UNSURE_FACTOR),
         source=source,

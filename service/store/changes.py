@@ -16,12 +16,16 @@ from sqlalchemy.orm import Session
 from service.store.database import Sessions
 from service.store.tables import Change, Gallery, Model, now
 
+ACTIVATIONS = ("activated", "compatible")
+"""Changes that no index follows at the commit: the process that activates a version swaps by itself."""
 
-class Changing:
+
+class Transaction:
     """A transaction that changes the gallery, alone among all that do; `session` is its session."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.changes_items = False
         self._newest = session.scalars(select(Gallery.newest_change).with_for_update()).one()
 
     @property
@@ -32,6 +36,7 @@ class Changing:
     def note(self, kind: str, slot: int | None = None) -> int:
         """Write down one change and return its number; what was ``added`` is named by it."""
         self._newest += 1
+        self.changes_items |= kind not in ACTIVATIONS
         slot = self._newest if kind == "added" else slot
         self.session.add(Change(sequence=self._newest, kind=kind, slot=slot, at=now()))
         return self._newest
@@ -42,10 +47,10 @@ class Changing:
 
 
 @contextmanager
-def changing(sessions: Sessions) -> Iterator[Changing]:
+def transaction(sessions: Sessions) -> Iterator[Transaction]:
     """Open a transaction that changes the gallery, and commit it unless there is an exception."""
     with sessions.write.begin() as session:
-        change = Changing(session)
+        change = Transaction(session)
         yield change
         change.finish()
 
@@ -55,19 +60,17 @@ def newest_change(session: Session) -> int:
     return session.scalars(select(Gallery.newest_change)).one()
 
 
-class Served(NamedTuple):
-    """The version that is active, and the one whose embeddings are searched in its stead, if there is one."""
+class ActiveModel(NamedTuple):
+    """The model version that embeds queries, and the version whose embeddings are searched.
+
+    The two differ only while a compatible version is in service and the gallery is not embedded by it yet.
+    """
 
     version: str
-    stand_in: str | None
-
-    @property
-    def searched(self) -> str:
-        """Return the version whose embeddings are searched."""
-        return self.stand_in or self.version
+    gallery_version: str
 
 
-def served(session: Session) -> Served | None:
-    """Return what is active, if anything is; it stays so while a change is under way."""
+def active_model(session: Session) -> ActiveModel | None:
+    """Return the active model version, or None before the first start; a change keeps it as it is."""
     row = session.execute(select(Model.version, Model.stand_in).where(Model.state == "active")).one_or_none()
-    return None if row is None else Served(*row)
+    return None if row is None else ActiveModel(row.version, row.stand_in or row.version)

@@ -22,9 +22,8 @@ from sqlalchemy.orm import Session
 
 from model.files import sync_dir, write_atomically
 from service.errors import BadBackup, CropMissing, NotEmpty
-from service.gallery.enrolment import drop_identities
+from service.gallery.items import delete_empty_identities
 from service.people.erasure import Receipt, reapply
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import (
@@ -36,6 +35,7 @@ from service.store.database import (
     rewrite,
     schema_of,
 )
+from service.store.store import Store
 from service.store.tables import Gallery, Identity, Item, Model, new_id, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
 from service.upkeep.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
@@ -57,7 +57,7 @@ class Contents:
     num_missing: int = 0
 
 
-def backup(serving: Serving, path: Path, *, replace: bool = False, allow_missing: bool = False) -> Contents:
+def backup(store: Store, path: Path, *, replace: bool = False, allow_missing: bool = False) -> Contents:
     """Write a gallery to one file, which appears whole or not at all; without crops that are gone if allowed.
 
     Raises:
@@ -70,9 +70,9 @@ def backup(serving: Serving, path: Path, *, replace: bool = False, allow_missing
         with (folder / "backup").open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
             copy = folder / TABLES
-            _copy_out(serving.sessions.engine, copy)
+            _copy_out(store.sessions.engine, copy)
             with tarfile.open(fileobj=file, mode="w") as archive:
-                contents = _write(serving, copy, Writer(archive), allow_missing)
+                contents = _write(store, copy, Writer(archive), allow_missing)
             file.flush()
             os.fsync(file.fileno())
         (folder / "backup").replace(path)
@@ -80,7 +80,7 @@ def backup(serving: Serving, path: Path, *, replace: bool = False, allow_missing
     return contents
 
 
-def open_gallery(settings: Settings) -> Serving:
+def open_gallery(settings: Settings) -> Store:
     """Open a gallery as it is, to be backed up; nothing is made, nor brought up to date.
 
     Raises:
@@ -92,7 +92,7 @@ def open_gallery(settings: Settings) -> Serving:
     with engine.connect() as connection:
         schema, (newest, *_) = schema_of(connection), known_schemas()
     if schema == newest:
-        return Serving(settings, make_sessions(engine))
+        return Store(settings, make_sessions(engine))
     engine.dispose()
     if schema is None:
         raise BadBackup("there is no gallery in this database")
@@ -106,12 +106,12 @@ def _copy_out(source: Engine, path: Path) -> None:
         copy_tables(reader, writer)
 
 
-def _write(serving: Serving, copy: Path, writer: Writer, allow_missing: bool) -> Contents:
+def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Contents:
     with _opened(copy) as engine, Session(engine) as session:
         gone, num_missing = [], 0
         for sha256 in _crops(session):
             try:
-                if not _write_crop(serving, writer, session, sha256):
+                if not _write_crop(store, writer, session, sha256):
                     gone.append(sha256)
             except CropMissing as error:
                 if not allow_missing:
@@ -122,7 +122,7 @@ def _write(serving: Serving, copy: Path, writer: Writer, allow_missing: bool) ->
         if gone:
             rewrite(engine, patience_s=0)  # they may have been erased
         for model in session.scalars(select(Model).order_by(Model.version)).all():
-            path = serving.settings.models_dir / model.filename
+            path = store.settings.models_dir / model.filename
             if not path.exists():
                 raise CropMissing(f"the file of model version {model.version} is gone: {path}")
             writer.add_file(f"models/{model.filename}", path)
@@ -147,7 +147,7 @@ def _crops(session: Session) -> Sequence[str]:
     return session.scalars(select(Item.sha256).where(Item.has_crop).distinct().order_by(Item.sha256)).all()
 
 
-def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) -> bool:
+def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> bool:
     """Write a crop; tell whether it was there, or has gone with all its items since the tables were copied.
 
     Raises:
@@ -156,9 +156,9 @@ def _write_crop(serving: Serving, writer: Writer, copy: Session, sha256: str) ->
     slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
     for is_last in (False, False, True):  # a new item may bring it back just after it was not found
         try:
-            writer.add(f"crops/{sha256}", serving.crops.get(sha256))
+            writer.add(f"crops/{sha256}", store.crops.get(sha256))
         except CropMissing:
-            with serving.sessions.read() as session:
+            with store.read() as session:
                 alive = set(session.scalars(slots))
             if alive.isdisjoint(copy.scalars(slots)):
                 return False
@@ -177,7 +177,7 @@ def _take_out(session: Session, sha256s: Iterable[str]) -> None:
         ids = [row.id for row in rows]
         session.execute(update(Item).where(Item.duplicate_of.in_(ids)).values(duplicate_of=None))
         session.execute(delete(Item).where(*shown))
-        drop_identities(session, {row.identity_key for row in rows})
+        delete_empty_identities(session, {row.identity_key for row in rows})
 
 
 def _contents(session: Session, num_erased: int = 0) -> Contents:
@@ -246,7 +246,7 @@ def _extract_tables(path: Path, copy: Path) -> None:
 def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[Receipt]) -> int:
     """Erase from the copied tables what receipts say, and return how many items."""
     own = settings.model_copy(update={"data_dir": folder / "data"})
-    applied = reapply(Serving(own, make_sessions(source)), receipts)
+    applied = reapply(Store(own, make_sessions(source)), receipts)
     return sum(int(erasure.erased["items"]) for erasure in applied)
 
 

@@ -19,9 +19,12 @@ from sqlalchemy.orm import Session
 
 from model.data.images import UNLIMITED
 from service.errors import CropMissing, ImageError
-from service.serving.serving import Generation, Serving, embed_in_batches, load_active, to_half
-from service.store.changes import Changing, served
+from service.serving.embedding import embed_in_batches, to_half
+from service.serving.generation import Generation
+from service.serving.serving import Serving
+from service.store.changes import Transaction, active_model
 from service.store.database import pages
+from service.store.store import Store
 from service.store.tables import Change, Embedding, Gallery, Item
 from service.upkeep.orphans import find_strays, let_go
 from service.uploads.requests import decode
@@ -41,9 +44,6 @@ class Problem(StrEnum):
     embedding = "an embedding is absent or wrong"
     orphan = "a crop belongs to nothing"
     snapshot = "the snapshot of the index"
-
-
-REPAIRABLE = frozenset({Problem.embedding, Problem.orphan, Problem.snapshot})
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,22 @@ class Report:
         return all(finding.repaired for finding in self.findings)
 
 
-def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) -> Report:
+def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> Report:
     """Compare everything with everything.
 
     Args:
-        serving: of a gallery whose schema is up to date; it need not be in service.
+        store: of a gallery whose schema is up to date; it need not be in service.
         num_recomputed: how many items, drawn by chance, are embedded anew and compared.
         repair: what can be rebuilt.
 
     Raises:
         ServiceError: the active network cannot be loaded.
     """
+    serving = Serving(store)
     findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(serving)]
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         slots = session.scalars(select(Item.slot).order_by(Item.slot)).all()
-    generation = load_active(serving)  # after the slots: what comes meanwhile is looked at by the next check
+    generation = serving.load_active()  # after the slots: what comes meanwhile is looked at by the next check
     generation.index.close()
     sample = sorted(random.sample(slots, min(num_recomputed, len(slots))))
     wrong = dict(_wrong_embeddings(serving, generation, slots))
@@ -96,10 +97,10 @@ def check(serving: Serving, *, num_recomputed: int = 100, repair: bool = False) 
 
 
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
-        active = served(session)
-    reason = serving.snapshots.fault(gallery_id, active.searched if active else "", newest)
+        active = active_model(session)
+    reason = serving.snapshots.fault(gallery_id, active.gallery_version if active else "", newest)
     if reason:
         if repair:
             serving.snapshots.remove()
@@ -107,7 +108,7 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
 
 
 def _log_findings(serving: Serving) -> Iterator[Finding]:
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         newest = session.scalars(select(Gallery.newest_change)).one()
         first, last, num = session.execute(
             select(func.min(Change.sequence), func.max(Change.sequence), func.count()).select_from(Change)
@@ -120,13 +121,13 @@ def _log_findings(serving: Serving) -> Iterator[Finding]:
 
 def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
     for page in pages(slots):
-        with serving.sessions.read() as session:
+        with serving.store.read() as session:
             items = session.execute(
                 select(Item.id, Item.sha256).where(Item.slot.in_(page), Item.has_crop)
             ).all()
         for item_id, sha256 in items:
             try:
-                serving.crops.get(sha256)
+                serving.store.crops.get(sha256)
             except CropMissing as error:
                 yield Finding(Problem.crop, f"item {item_id}: {error}")
 
@@ -141,7 +142,7 @@ def _wrong_embeddings(
     num_bytes = 2 * generation.index.embedding_size
     indexed = set(generation.index.slots().tolist())
     for page in pages(slots):
-        with serving.sessions.read() as session:
+        with serving.store.read() as session:
             stored = _embeddings(session, generation.replica.version, page)
         for slot in page:
             values = stored.get(slot)
@@ -166,7 +167,7 @@ def _unlike(
     """Find items of a sample whose stored embedding is not like the one that the network makes."""
     for page in pages([slot for slot in sample if slot not in wrong]):
         made = _embed(serving, generation, page)
-        with serving.sessions.read() as session:
+        with serving.store.read() as session:
             stored = _embeddings(session, generation.replica.version, list(made))
         for slot, embedding_D in made.items():
             if slot in stored:
@@ -179,7 +180,7 @@ def _unlike(
 
 def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
     """Return new embeddings of those items whose crop is whole; few images are in memory at a time."""
-    with serving.sessions.read() as session:
+    with serving.store.read() as session:
         rows = session.execute(
             select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
         ).all()
@@ -188,13 +189,13 @@ def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> di
     def images() -> Iterator[Image.Image]:
         for slot, sha256 in rows:
             try:
-                image, _ = decode(serving.crops.get(sha256), UNLIMITED)
+                image, _ = decode(serving.store.crops.get(sha256), UNLIMITED)
             except (CropMissing, ImageError):
                 continue  # told as a crop
             whole.append(slot)
             yield image
 
-    embeddings_ND = to_half(embed_in_batches(generation.searched_embedder, images()))
+    embeddings_ND = to_half(embed_in_batches(generation.gallery_embedder, images()))
     return dict(zip(whole, embeddings_ND, strict=True))
 
 
@@ -205,21 +206,21 @@ def _embedding_findings(
     for page in pages(wrong):
         made = _embed(serving, generation, page) if repair else {}
         if made:
-            with serving.changing() as change:
+            with serving.store.change() as change:
                 _store(change, generation.replica.version, made)
-        with serving.sessions.read() as session:
+        with serving.store.read() as session:
             items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
         findings += [
             Finding(Problem.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
             for slot, item_id in items
         ]
     if any(finding.repaired for finding in findings):
-        with serving.changing() as change:
+        with serving.store.change() as change:
             change.note("rebuilt")  # every index is built anew
     return findings
 
 
-def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]]) -> None:
+def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float16]]) -> None:
     """Store embeddings of the items that are still there."""
     alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
     for slot in alive:
@@ -228,11 +229,11 @@ def _store(change: Changing, version: str, made: dict[int, NDArray[np.float16]])
 
 def _orphan_findings(serving: Serving, *, repair: bool) -> tuple[list[Finding], int]:
     """Find crops of nothing, and how many more are too young to tell."""
-    strays = list(find_strays(serving))
+    strays = list(find_strays(serving.store))
     settled = [path for path, written_s in strays if time.time() - written_s >= SETTLED_S]
-    unfinished = list(serving.crops.unfinished())
+    unfinished = list(serving.store.crops.unfinished())
     if repair:
-        let_go(serving, [path.name for path in settled])
+        let_go(serving.store, [path.name for path in settled])
         for path in unfinished:
             path.unlink(missing_ok=True)
     findings = [Finding(Problem.orphan, str(path), repair) for path in (*settled, *unfinished)]

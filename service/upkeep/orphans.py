@@ -12,10 +12,10 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.gallery.enrolment import doom, drop_doomed
-from service.serving.serving import Serving
 from service.store.database import pages
-from service.store.tables import Change, DoomedCrop, Item, JobFile
+from service.store.doomed import doom, needed_crops
+from service.store.store import Store
+from service.store.tables import Change, DoomedCrop, Item
 
 logger = structlog.get_logger(__name__)
 
@@ -27,16 +27,16 @@ MOST_SHARE = 0.1
 """More crops of nothing than both of these are no leftovers: the database may be an old or a wrong one."""
 
 
-def find_strays(serving: Serving) -> Iterator[tuple[Path, float]]:
+def find_strays(store: Store) -> Iterator[tuple[Path, float]]:
     """Find crops that no item, job or note refers to, and when each was written; one query a page.
 
     Young ones may belong to requests under way.
     """
-    for page in pages(serving.crops.paths()):
-        if serving.stopping.is_set():
+    for page in pages(store.crops.paths()):
+        if store.stopping.is_set():
             return
         paths = {path.name: path for path in page}
-        with serving.sessions.read() as session:
+        with store.read() as session:
             used = _used(session, paths)
         for name in sorted(paths.keys() - used):
             try:
@@ -46,41 +46,38 @@ def find_strays(serving: Serving) -> Iterator[tuple[Path, float]]:
             yield paths[name], written_s
 
 
-def let_go(serving: Serving, sha256s: Collection[str]) -> None:
+def let_go(store: Store, sha256s: Collection[str]) -> None:
     """Delete crops, but for those that something refers to by now."""
     for page in pages(sha256s):
-        with serving.changing() as change:
+        with store.change() as change:
             doom(change.session, page)
-    drop_doomed(serving)
 
 
-def sweep(serving: Serving, moment: datetime) -> int:
+def sweep(store: Store, moment: datetime) -> int:
     """Let go of what killed requests have left, if it is old at this moment; return how many crops went.
 
     Crops from before the gallery's first change are of another gallery, and are left alone. So are all if
     they are too many.
     """
-    for path in serving.crops.unfinished():
+    for path in store.crops.unfinished():
         path.unlink(missing_ok=True)
-    with serving.sessions.read() as session:
+    with store.read() as session:
         began = session.scalar(select(Change.at).order_by(Change.sequence).limit(1))
         num_items = session.scalar(select(func.count()).select_from(Item)) or 0
     if began is None:
         return 0
     last_s = (moment - FORGOTTEN).timestamp()
-    strays = [path.name for path, written_s in find_strays(serving) if began.timestamp() < written_s < last_s]
+    strays = [path.name for path, written_s in find_strays(store) if began.timestamp() < written_s < last_s]
     if len(strays) > max(MOST_LEFT_BY_CRASHES, MOST_SHARE * num_items):
         logger.warning(
             "many crops belong to nothing; if this is their database, `reid check --repair` removes them",
             num_crops=len(strays),
         )
         return 0
-    let_go(serving, strays)
+    let_go(store, strays)
     return len(strays)
 
 
 def _used(session: Session, sha256s: Collection[str]) -> set[str]:
-    used = set(session.scalars(select(Item.sha256).where(Item.sha256.in_(sha256s), Item.has_crop)))
-    used |= set(session.scalars(select(DoomedCrop.sha256).where(DoomedCrop.sha256.in_(sha256s))))
-    files = select(JobFile.sha256).where(JobFile.sha256.in_(sha256s), JobFile.error.is_(None))
-    return used | {sha256 for sha256 in session.scalars(files) if sha256}
+    doomed = select(DoomedCrop.sha256).where(DoomedCrop.sha256.in_(sha256s))
+    return needed_crops(session, sha256s) | set(session.scalars(doomed))

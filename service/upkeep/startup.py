@@ -9,10 +9,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.people.erasure import clean
-from service.serving.serving import Generation, Serving, load_active
-from service.store.changes import served
+from service.serving.generation import Generation
+from service.serving.serving import Serving
+from service.store.changes import active_model
 from service.store.database import migrate
 from service.store.failures import told
+from service.store.store import Store
 from service.store.workspace import RESTORING, remove_abandoned
 from service.versions.activation import mark_active
 from service.versions.registry import register_shipped, remove_unfinished
@@ -41,17 +43,17 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
 
 def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
-    settings = serving.settings
+    settings = serving.store.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     remove_unfinished(settings.models_dir)
     remove_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
-    _finish_erasures(serving)
+    _finish_erasures(serving.store)
     _activate_first(serving)
-    serving.has_database = True
+    serving.store.is_open = True
     try:
-        generation = load_active(serving)
+        generation = serving.load_active()
     except NetworkLost as error:
         if serving.fail(str(error)):
             logger.warning("not in service", reason=str(error))
@@ -66,20 +68,20 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     return generation
 
 
-def _finish_erasures(serving: Serving) -> None:
+def _finish_erasures(store: Store) -> None:
     """Do what a crash has left undone of deletions and erasures."""
     try:
-        clean(serving)
+        clean(store)
     except DatabaseUnavailable as error:
         logger.warning("an erasure is not finished", reason=str(error))
 
 
 def _activate_first(serving: Serving) -> None:
     """Register and activate the checkpoint that ships, if the gallery is new."""
-    with serving.sessions.read() as session:
-        if served(session):
+    with serving.store.read() as session:
+        if active_model(session):
             return
-    model = register_shipped(serving, serving.settings.default_checkpoint or DEFAULT_CHECKPOINT)
-    with serving.changing() as change:
-        if not served(change.session):  # else another process was first
+    model = register_shipped(serving.store, serving.store.settings.default_checkpoint or DEFAULT_CHECKPOINT)
+    with serving.store.change() as change:
+        if not active_model(change.session):  # else another process was first
             mark_active(change, model.version)

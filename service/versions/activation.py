@@ -34,11 +34,14 @@ from service.errors import (
     ServiceError,
 )
 from service.jobs.jobs import RUNNING, advance, finish, require
+from service.serving.embedding import embed_in_batches, load_registered
+from service.serving.generation import Generation
 from service.serving.replica import Replica
-from service.serving.serving import Generation, Serving, embed_in_batches, load_registered
-from service.serving.thresholds import find_decisions
-from service.store.changes import Changing, Served, newest_change, served
+from service.serving.serving import Serving
+from service.serving.thresholds import find_thresholds
+from service.store.changes import ActiveModel, Transaction, active_model, newest_change
 from service.store.database import pages
+from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, new_id, now
 from service.uploads.requests import decode
 from service.versions.backfill import FEW, Backfill, Pace, is_embedded, num_left
@@ -67,7 +70,7 @@ class Wanted:
     require_better: bool = False
 
 
-def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
+def queue_activation(store: Store, version: str, wanted: Wanted) -> Job:
     """Write down that a registered version is to be activated, and return the job.
 
     Raises:
@@ -79,17 +82,17 @@ def queue_activation(serving: Serving, version: str, wanted: Wanted) -> Job:
         NotBetter: it is worse, by more than chance explains.
     """
     if wanted.require_better:
-        _check_better(serving, version)
-    with serving.changing() as change:
+        _check_better(store, version)
+    with store.change() as change:
         row = change.session.get(Model, version)
         if row is None:
             raise ModelNotFound(version)
         job = _queue(change, row, wanted)
-    serving.has_job.set()
+    store.has_job.set()
     return job
 
 
-def queue_rollback(serving: Serving) -> Job:
+def queue_rollback(store: Store) -> Job:
     """Write down that the version that was active before this one is to be activated, and return the job.
 
     Raises:
@@ -97,22 +100,22 @@ def queue_rollback(serving: Serving) -> Job:
         ActivationRunning: an activation is under way.
         CropsNotKept: some items have no embedding of it, and no crop.
     """
-    with serving.changing() as change:
+    with store.change() as change:
         before = select(Model).where(Model.state == "retired").order_by(Model.activated_at.desc()).limit(1)
         row = change.session.scalar(before)
         if row is None:
             raise NothingToRollBackTo
         job = _queue(change, row, Wanted(), is_rollback=True)
-    serving.has_job.set()
+    store.has_job.set()
     return job
 
 
-def _queue(change: Changing, row: Model, wanted: Wanted, *, is_rollback: bool = False) -> Job:
+def _queue(change: Transaction, row: Model, wanted: Wanted, *, is_rollback: bool = False) -> Job:
     session = change.session
     running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
     if running is not None:
         raise ActivationRunning(running)
-    is_served = served(session) == Served(row.version, None)
+    is_served = active_model(session) == ActiveModel(row.version, row.version)
     if not is_served:
         _check_possible(session, row, wanted)
     job = Job(
@@ -134,9 +137,9 @@ def _queue(change: Changing, row: Model, wanted: Wanted, *, is_rollback: bool = 
     return job
 
 
-def _check_better(serving: Serving, version: str) -> None:
-    with serving.sessions.read() as session:
-        active = served(session)
+def _check_better(store: Store, version: str) -> None:
+    with store.read() as session:
+        active = active_model(session)
         if session.get(Model, version) is None or active is None or active.version == version:
             return
         comparison = comparison_of(session, version)
@@ -147,7 +150,7 @@ def _check_better(serving: Serving, version: str) -> None:
 
 
 def _check_possible(session: Session, row: Model, wanted: Wanted) -> None:
-    active = served(session)
+    active = active_model(session)
     if wanted.strategy == "compatible" and active and active.version != row.version:
         promised = (row.card.get("compatible_with") or {}).get("version")
         if promised != active.version:
@@ -168,23 +171,23 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
             that was serving goes on.
     """
     version, options = job.model_version or "", job.options or {}
-    with serving.sessions.read() as session:
-        if served(session) == Served(version, None):
+    with serving.store.read() as session:
+        if active_model(session) == ActiveModel(version, version):
             return None
     current = serving.refresh()
-    find_file(serving, version)
-    embedder = serving.loaded().get(version) or load_registered(serving, version)
+    find_file(serving.store, version)
+    embedder = serving.loaded().get(version) or load_registered(serving.store, version)
     if options.get("strategy") == "compatible" and current.version != version:
         current = _switch_queries(serving, job.id, embedder, current)
     activation = _Activation(serving, job.id, embedder, allow_missing=bool(options.get("allow_missing")))
     activation.embed_all()
     former = serving.take_former_replica(version if options.get("is_rollback") else None)
     result = activation.cut_over(former or activation.build())
-    prune(serving)
+    prune(serving.store)
     return result
 
 
-def mark_active(change: Changing, version: str, stand_in: str | None = None) -> None:
+def mark_active(change: Transaction, version: str, stand_in: str | None = None) -> None:
     """Make this version, and no other, the active one; the embeddings of `stand_in` are searched for now."""
     session = change.session
     session.execute(update(Model).where(Model.state == "active").values(state="retired", stand_in=None))
@@ -193,30 +196,30 @@ def mark_active(change: Changing, version: str, stand_in: str | None = None) -> 
     change.note("compatible" if stand_in else "activated")
 
 
-def prune(serving: Serving) -> None:
+def prune(store: Store) -> None:
     """Delete the embeddings of all but the versions that were active last."""
-    with serving.sessions.read() as session:
-        active = served(session)
+    with store.read() as session:
+        active = active_model(session)
         been = select(Model.version).where(Model.activated_at.is_not(None))
-        newest = been.order_by(Model.activated_at.desc()).limit(serving.settings.keep_versions)
+        newest = been.order_by(Model.activated_at.desc()).limit(store.settings.keep_versions)
         kept = {*session.scalars(newest), *(active or ())}
         at_work = select(Job.model_version).where(Job.state.in_(RUNNING))
         kept |= set(session.scalars(at_work))
         versions = session.scalars(select(Model.version).where(Model.version.not_in(kept - {None}))).all()
     for version in versions:
         with suppress(ModelInUse, ModelNotFound):
-            drop_embeddings(serving, version)
+            drop_embeddings(store, version)
 
 
 def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> Generation:
     """Embed queries with a compatible network from now on, against the embeddings that there are."""
-    searched = current.searched_embedder
+    searched = current.gallery_embedder
     with serving.swapping():
-        with serving.changing() as change:
+        with serving.store.change() as change:
             require(change.session, job_id)
             mark_active(change, embedder.version, searched.version)
-            decisions = find_decisions(change.session, embedder.version, serving.settings.target_fmr)
-        generation = Generation(embedder, current.replica, decisions, searched)
+            thresholds = find_thresholds(change.session, embedder.version, serving.store.settings.target_fmr)
+        generation = Generation(embedder, current.replica, thresholds, searched)
         serving.replace(generation)
     logger.info("queries are embedded by a compatible network", model_version=embedder.version)
     return generation
@@ -231,7 +234,8 @@ class _Activation:
         self._version = embedder.version
         self._embedder = embedder
         self._allow_missing = allow_missing
-        self._backfill = Backfill(serving, embedder, Pace(serving.settings.backfill_share, serving.stopping))
+        pace = Pace(serving.store.settings.backfill_share, serving.store.stopping)
+        self._backfill = Backfill(serving.store, serving.priority, embedder, pace)
         self._done = self._total = 0
 
     def embed_all(self) -> None:
@@ -240,13 +244,13 @@ class _Activation:
         Raises:
             ItemsMissing: some have no crop any more, and must not be left out.
         """
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             self._total, left = num_left(session, self._version)
         self._done = self._total - left
-        with self._serving.changing() as change:
+        with self._serving.store.change() as change:
             self._tell(change.session, 0)
         self._backfill.run(self._tell)
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             self._still_missing(session)
 
     def _tell(self, session: Session, num: int) -> None:
@@ -262,7 +266,7 @@ class _Activation:
         replica, lacking = self._load()
         if lacking:
             logger.warning("spoilt embeddings are made anew", items=len(lacking))
-            with self._serving.changing() as change:
+            with self._serving.store.change() as change:
                 _forget(change.session, self._version, lacking)
             self._backfill.last = 0
             self._backfill.run(self._tell)
@@ -275,11 +279,11 @@ class _Activation:
 
     def _load(self) -> tuple[Replica, Collection[int]]:
         """Return the index of what is embedded, and the slots of items that should be in it and are not."""
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             sequence = newest_change(session)
         self._backfill.run(self._tell)
-        with self._serving.sessions.read() as session:
-            size, kind = self._embedder.embedding_size, self._serving.settings.index
+        with self._serving.store.read() as session:
+            size, kind = self._embedder.embedding_size, self._serving.store.settings.index
             replica = Replica.load(session, self._version, size, kind, sequence)
             alive = set(session.scalars(select(Item.slot).where(Item.slot <= sequence)))
         return replica, sorted(alive - set(replica.index.slots().tolist()) - self._backfill.missing.keys())
@@ -292,7 +296,7 @@ class _Activation:
         """
         slots = replica.index.slots().tolist()
         sample = random.sample(slots, min(SAMPLE, len(slots)))
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             statement = select(Item.id, Item.sha256, Embedding.values).join(
                 Embedding, (Embedding.slot == Item.slot) & (Embedding.model_version == self._version)
             )
@@ -316,7 +320,7 @@ class _Activation:
         """Decode the crops that are still there; `kept` gets the ids and stored embeddings of those."""
         for item_id, sha256, values in rows:
             with suppress(CropMissing):
-                image, _ = decode(self._serving.crops.get(sha256), UNLIMITED)
+                image, _ = decode(self._serving.store.crops.get(sha256), UNLIMITED)
                 kept.append((item_id, values))
                 yield image
 
@@ -326,28 +330,30 @@ class _Activation:
         for _ in range(ROUNDS):
             if self._catch_up(replica) <= FEW:  # so few may be left to what keeps others waiting
                 break
-        with serving.enrolling:  # no enrolment of this process is embedded meanwhile
+        with serving.priority.no_enrolment():  # no enrolment of this process is embedded meanwhile
             self._catch_up(replica, is_resting=False)
             with serving.swapping():
-                with serving.changing() as change:
+                with serving.store.change() as change:
                     started_s = time.monotonic()
                     result = self._switch(change, replica)
-                    decisions = find_decisions(change.session, self._version, serving.settings.target_fmr)
-                serving.replace(Generation(self._embedder, replica, decisions))
+                    thresholds = find_thresholds(
+                        change.session, self._version, serving.store.settings.target_fmr
+                    )
+                serving.replace(Generation(self._embedder, replica, thresholds, self._embedder))
                 held_s = time.monotonic() - started_s
         logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
         return result
 
     def _catch_up(self, replica: Replica, *, is_resting: bool = True) -> int:
         """Embed what came, bring it to the index, and return how many items that were."""
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             newest = newest_change(session)
         num = self._backfill.run(self._tell, is_resting=is_resting)
-        with self._serving.sessions.read() as session:
+        with self._serving.store.read() as session:
             replica.catch_up(session, newest)
         return num
 
-    def _switch(self, change: Changing, replica: Replica) -> dict[str, Any]:
+    def _switch(self, change: Transaction, replica: Replica) -> dict[str, Any]:
         session = change.session
         self._done += self._backfill.finish(session)
         replica.catch_up(session, change.newest)

@@ -19,9 +19,11 @@ from model.data.images import UNLIMITED
 from model.embedder import Embedder
 from service.errors import CropMissing, NotFinite, ServiceError
 from service.jobs.jobs import Stopped
-from service.serving.serving import Serving, embed_in_batches, to_half
+from service.serving.embedding import embed_in_batches, to_half
+from service.serving.priority import Priority
 from service.store.changes import newest_change
 from service.store.database import pages
+from service.store.store import Store
 from service.store.tables import Embedding, Item
 from service.uploads.requests import decode
 
@@ -66,7 +68,8 @@ class Backfill:
     It goes through the slots once: what is enrolled meanwhile has greater ones.
     """
 
-    serving: Serving
+    store: Store
+    priority: Priority
     embedder: Embedder
     pace: Pace
     missing: dict[int, str] = field(default_factory=dict)
@@ -83,15 +86,15 @@ class Backfill:
         """
         num = 0
         while True:
-            with self.serving.sessions.read() as session:
+            with self.store.read() as session:
                 newest = newest_change(session)
                 page = self._page(session, only, ITEMS_PER_PAGE)
             if not page:
                 break
-            if self.serving.stopping.is_set():
+            if self.store.stopping.is_set():
                 raise Stopped
             embeddings = self._embed(page, is_resting=is_resting and num + len(page) > FEW)
-            with self.serving.changing() as change:
+            with self.store.change() as change:
                 keep(change.session, self.embedder.version, embeddings)
                 tell(change.session, len(page))
             self.last = page[-1].slot
@@ -123,7 +126,7 @@ class Backfill:
         embeddings: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(page), CROPS_AT_ONCE):
             if is_resting:
-                self.serving.give_way()
+                self.priority.before_backfill()
             started_s = time.monotonic()
             few = page[start : start + CROPS_AT_ONCE]
             found: list[Waiting] = []
@@ -139,9 +142,9 @@ class Backfill:
     def _images(self, page: Sequence["Waiting"], found: list["Waiting"]) -> Iterator[Image.Image]:
         for item in page:
             try:
-                image, _ = decode(self.serving.crops.get(item.sha256), UNLIMITED)
+                image, _ = decode(self.store.crops.get(item.sha256), UNLIMITED)
             except CropMissing:
-                with self.serving.sessions.read() as session:
+                with self.store.read() as session:
                     if session.scalar(select(Item.slot).where(Item.slot == item.slot)) is not None:
                         self.missing[item.slot] = item.id
                 continue

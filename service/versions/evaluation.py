@@ -18,9 +18,11 @@ from sqlalchemy.orm import Session
 
 from service.errors import ModelNotFound, TooFewLabels
 from service.jobs.jobs import RUNNING, Stopped, advance, finish
-from service.serving.serving import Serving, load_registered
-from service.store.changes import served
+from service.serving.embedding import load_registered
+from service.serving.priority import Priority
+from service.store.changes import active_model
 from service.store.database import pages
+from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, new_id, now
 from service.versions.backfill import Backfill, Pace
 from service.versions.judging import (
@@ -72,14 +74,14 @@ class Labelled:
         )
 
 
-def request_evaluation(serving: Serving, version: str) -> Job:
+def request_evaluation(store: Store, version: str) -> Job:
     """Queue the evaluation of a version and return its job, or the one that is under way already.
 
     Raises:
         ModelNotFound: there is no such version.
     """
     waiting = select(Job).where(Job.kind == KIND, Job.model_version == version, Job.state.in_(RUNNING))
-    with serving.changing() as change:
+    with store.change() as change:
         if change.session.get(Model, version) is None:
             raise ModelNotFound(version)
         job = change.session.scalar(waiting.limit(1))
@@ -94,7 +96,7 @@ def request_evaluation(serving: Serving, version: str) -> Job:
                 created_at=now(),
             )
             change.session.add(job)
-    serving.has_job.set()
+    store.has_job.set()
     return job
 
 
@@ -106,7 +108,7 @@ def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
     ended = select(Job.result).where(
         Job.kind == KIND, Job.model_version == version, Job.state == "succeeded", Job.result.is_not(None)
     )
-    active = served(session)
+    active = active_model(session)
     for result in session.scalars(ended.order_by(Job.finished_at.desc(), Job.id.desc())):
         if result is not None and active and result["active_version"] == active.version:
             before, after = result["num_labelled"], find_labelled(session).num_all
@@ -123,7 +125,7 @@ def worse_beyond(comparison: dict[str, Any]) -> bool:
     return any(interval["high"] < 0 for interval in comparison["difference"].values())
 
 
-def run_evaluation(serving: Serving, job: Job) -> None:
+def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
     """Judge a version and the active one on the same items, and keep what is found with the job and both.
 
     Raises:
@@ -133,8 +135,8 @@ def run_evaluation(serving: Serving, job: Job) -> None:
         ServiceError: if the network cannot be loaded, or makes an embedding that is not finite.
     """
     version = job.model_version or ""
-    with serving.sessions.read() as session:
-        active, wanted = served(session), find_labelled(session)
+    with store.read() as session:
+        active, wanted = active_model(session), find_labelled(session)
     _check_enough(wanted)
     active_version = active.version if active else ""
     versions = list(dict.fromkeys((active_version, version)))
@@ -145,14 +147,14 @@ def run_evaluation(serving: Serving, job: Job) -> None:
         advance(session, job.id, min(done, total), total)
 
     def tell(done: int) -> None:
-        if serving.stopping.is_set():
+        if store.stopping.is_set():
             raise Stopped
-        with serving.sessions.write.begin() as session:
+        with store.write() as session:
             advanced(session, done)
 
     for one in versions:
-        _embed_missing(serving, one, wanted, advanced)
-    with serving.sessions.read() as session:
+        _embed_missing(store, priority, one, wanted, advanced)
+    with store.read() as session:
         labelled = find_labelled(session)  # people have been relabelled and erased meanwhile
         embeddings = {one: _embeddings(session, one, labelled) for one in versions}
     has_all = [all(slot in embeddings[one] for one in versions) for slot in labelled.slots]
@@ -176,7 +178,7 @@ def run_evaluation(serving: Serving, job: Job) -> None:
         "versions": found,
         "difference": compare(judgements[version], judgements[active_version]),
     }
-    with serving.changing() as change:
+    with store.change() as change:
         advanced(change.session, total)
         for one, evaluation in found.items():
             change.session.execute(update(Model).where(Model.version == one).values(evaluation=evaluation))
@@ -239,10 +241,14 @@ def _check_enough(labelled: Labelled) -> None:
 
 
 def _embed_missing(
-    serving: Serving, version: str, labelled: Labelled, advanced: Callable[[Session, int], None]
+    store: Store,
+    priority: Priority,
+    version: str,
+    labelled: Labelled,
+    advanced: Callable[[Session, int], None],
 ) -> None:
     """Make and keep the embeddings that a version lacks; items that are gone, or whose crop is, get none."""
-    with serving.sessions.read() as session:
+    with store.read() as session:
         there = set(session.scalars(select(Embedding.slot).where(Embedding.model_version == version)))
         missing = [slot for slot in labelled.slots if slot not in there]
     done = len(labelled.slots) - len(missing)
@@ -253,10 +259,10 @@ def _embed_missing(
         advanced(session, done)
 
     if missing:
-        with serving.changing() as change:
+        with store.change() as change:
             tell(change.session, 0)
-        pace = Pace(serving.settings.backfill_share, serving.stopping)
-        backfill = Backfill(serving, load_registered(serving, version), pace)
+        pace = Pace(store.settings.backfill_share, store.stopping)
+        backfill = Backfill(store, priority, load_registered(store, version), pace)
         for page in pages(missing):
             backfill.run(tell, Item.slot.in_(page))
 

@@ -20,9 +20,10 @@ from model.files import sync_dir
 from model.trial import try_apart
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
 from service.jobs.jobs import RUNNING
-from service.serving.serving import Serving, load_embedder
-from service.store.changes import served
+from service.serving.embedding import load_embedder
+from service.store.changes import active_model
 from service.store.database import VALUES_PER_STATEMENT
+from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, now
 
 UNFINISHED_S = 3600
@@ -46,36 +47,36 @@ class KnownModel:
     num_bytes: int
 
 
-def register(serving: Serving, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
+def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
     """Check a checkpoint, keep it, and tell whether it was new.
 
     Raises:
         UnfitCheckpoint: if it is no network we can serve; nothing is kept.
     """
-    directory = serving.settings.models_dir
+    directory = store.settings.models_dir
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
         _try_apart(temporary)
-        load_embedder(temporary, serving.settings)
-        return _keep(serving, temporary)
+        load_embedder(temporary, store.settings)
+        return _keep(store, temporary)
     except UnfitCheckpoint as error:
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def register_shipped(serving: Serving, path: Path) -> Model:
+def register_shipped(store: Store, path: Path) -> Model:
     """Register the checkpoint that comes with the program, if it is not known yet.
 
     Raises:
         UnfitCheckpoint: if it is no network of ours.
     """
-    temporary = serving.settings.models_dir / f".{secrets.token_hex(8)}.safetensors"
+    temporary = store.settings.models_dir / f".{secrets.token_hex(8)}.safetensors"
     try:
         with path.open("rb") as file:
             _copy_durably(file, temporary)
-        known, _ = _keep(serving, temporary)
+        known, _ = _keep(store, temporary)
     except FileNotFoundError as error:
         raise UnfitCheckpoint(f"the default checkpoint {path} is not there") from error
     else:
@@ -92,64 +93,64 @@ def remove_unfinished(models_dir: Path) -> None:
                 path.unlink()
 
 
-def list_models(serving: Serving) -> list[KnownModel]:
+def list_models(store: Store) -> list[KnownModel]:
     """Return every registered version, oldest first."""
-    with serving.sessions.read() as session:
+    with store.read() as session:
         models = session.scalars(select(Model).order_by(Model.created_at, Model.version)).all()
-        return _known(serving, session, models)
+        return _known(store, session, models)
 
 
-def find_model(serving: Serving, version: str) -> KnownModel:
+def find_model(store: Store, version: str) -> KnownModel:
     """Return one registered version.
 
     Raises:
         ModelNotFound: there is none.
     """
-    with serving.sessions.read() as session:
-        return _find(serving, session, version)
+    with store.read() as session:
+        return _find(store, session, version)
 
 
-def find_active(serving: Serving) -> KnownModel:
+def find_active(store: Store) -> KnownModel:
     """Return the active version.
 
     Raises:
         NotReady: there is none yet.
     """
-    with serving.sessions.read() as session:
-        active = served(session)
+    with store.read() as session:
+        active = active_model(session)
         if active is None:
             raise NotReady("no model version is active yet")
-        return _find(serving, session, active.version)
+        return _find(store, session, active.version)
 
 
-def find_file(serving: Serving, version: str) -> Path:
+def find_file(store: Store, version: str) -> Path:
     """Return the file of a version, which is whole.
 
     Raises:
         ModelNotFound: there is no such version.
         ModelFileLost: its file is gone or has changed.
     """
-    known = find_model(serving, version)
+    known = find_model(store, version)
     if known.failure:
         raise ModelFileLost(known.failure)
-    return serving.settings.models_dir / known.row.filename
+    return store.settings.models_dir / known.row.filename
 
 
-def delete_model(serving: Serving, version: str) -> None:
+def delete_model(store: Store, version: str) -> None:
     """Delete a version that is not in use: its embeddings, its row and its file.
 
     Raises:
         ModelNotFound: there is none.
         ModelInUse: it is active, searched in place of the active one, or a job works with it.
     """
-    drop_embeddings(serving, version)
-    with serving.changing() as change:
-        path = serving.settings.models_dir / _check_unused(change.session, version).filename
+    drop_embeddings(store, version)
+    with store.change() as change:
+        path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
         path.unlink(missing_ok=True)  # before the commit: after it somebody may register it again
 
 
-def drop_embeddings(serving: Serving, version: str) -> None:
+def drop_embeddings(store: Store, version: str) -> None:
     """Delete the embeddings of a version that is not in use, many at a time.
 
     Raises:
@@ -158,7 +159,7 @@ def drop_embeddings(serving: Serving, version: str) -> None:
     """
     some = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
     while True:
-        with serving.changing() as change:
+        with store.change() as change:
             _check_unused(change.session, version)
             slots = change.session.scalars(some).all()
             these = Embedding.model_version == version, Embedding.slot.in_(slots)
@@ -171,7 +172,7 @@ def _check_unused(session: Session, version: str) -> Model:
     row = session.get(Model, version)
     if row is None:
         raise ModelNotFound(version)
-    if row.version in (served(session) or ()):
+    if row.version in (active_model(session) or ()):
         raise ModelInUse(version, "is in service")
     at_work = select(Job.id).where(Job.model_version == version, Job.state.in_(RUNNING)).limit(1)
     if job_id := session.scalar(at_work):
@@ -179,14 +180,14 @@ def _check_unused(session: Session, version: str) -> Model:
     return row
 
 
-def _find(serving: Serving, session: Session, version: str) -> KnownModel:
+def _find(store: Store, session: Session, version: str) -> KnownModel:
     row = session.get(Model, version)
     if row is None:
         raise ModelNotFound(version)
-    return _known(serving, session, [row])[0]
+    return _known(store, session, [row])[0]
 
 
-def _known(serving: Serving, session: Session, rows: Sequence[Model]) -> list[KnownModel]:
+def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownModel]:
     """Say of versions how they are."""
     num_items = session.scalar(select(func.count()).select_from(Item)) or 0
     versions = [row.version for row in rows]
@@ -196,7 +197,7 @@ def _known(serving: Serving, session: Session, rows: Sequence[Model]) -> list[Kn
     at_work = {row[0]: row[1] for row in session.execute(working.order_by(Job.kind.desc()))}
     known = []
     for row in rows:
-        failure, num_bytes = _file_fault(serving.settings.models_dir / row.filename, row.version)
+        failure, num_bytes = _file_fault(store.settings.models_dir / row.filename, row.version)
         num = embedded.get(row.version, 0)
         is_ready = 0 < num_items == num
         if row.state == "active":
@@ -227,14 +228,14 @@ def _hashed(path: Path, _mtime_ns: int, _size: int, _inode: int) -> str:
     return checkpoint_version(path)
 
 
-def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
+def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
     """Move a file to its place by version, and make its row unless there is one."""
     try:
         checkpoint = load_checkpoint(temporary)
     except ModelError as error:
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     filename = f"{checkpoint.version}.safetensors"
-    with serving.changing() as change:
+    with store.change() as change:
         temporary.replace(temporary.with_name(filename))
         sync_dir(temporary.parent)
         row = change.session.get(Model, checkpoint.version)
@@ -249,7 +250,7 @@ def _keep(serving: Serving, temporary: Path) -> tuple[KnownModel, bool]:
             )
             change.session.add(row)
         change.session.flush()
-        return _known(serving, change.session, [row])[0], is_new
+        return _known(store, change.session, [row])[0], is_new
 
 
 def _try_apart(path: Path) -> None:

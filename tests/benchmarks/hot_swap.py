@@ -33,9 +33,9 @@ from rich.table import Table
 from live_server import TIMEOUT_S, upload_model, wait_for_job
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import check
 from service.uploads.layouts import DISTRACTOR_PID
 from service.versions.backfill import CROPS_AT_ONCE
@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> Table:
             server.stop()
     settings = Settings(data_dir=folder / "data")
     engine = make_engine(settings.database_url)
-    findings = check(Serving(settings, make_sessions(engine))).findings
+    findings = check(Store(settings, make_sessions(engine))).findings
     engine.dispose()
     mixed = seen.mixed({first: "before", second: "after"})
     say("running training/evaluate.py for both networks")

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from killed_server import torment
 from live_server import find_free_port, make_checkpoint
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import check
 
 
@@ -29,7 +29,7 @@ def row(name: str, settings: Settings, num_kills: int, seed: int) -> tuple[str, 
     started_s = time.monotonic()
     ledger = torment(settings, find_free_port(), num_kills, seed)
     engine = make_engine(settings.database_url)
-    report = check(Serving(settings, make_sessions(engine)))
+    report = check(Store(settings, make_sessions(engine)))
     engine.dispose()
     tried = "\n".join(f"{what}: {num}" for what, num in sorted(ledger.tried.items()))
     lost = "\n".join([str(len(ledger.lost)), *ledger.lost[:5]])

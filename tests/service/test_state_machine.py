@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import cast
@@ -47,6 +48,7 @@ from service.errors import (
     ServiceError,
 )
 from service.gallery import enrolment as gallery
+from service.gallery.items import delete_item
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
 from service.jobs import jobs
@@ -80,7 +82,7 @@ class Machine(RuleBasedStateMachine):
         self.networks = networks
         self.settings = make()
         self.processes = [Process(self.settings), Process(self.settings)]
-        registered = {known.row.version for known in list_models(self.processes[0])}
+        registered = {known.row.version for known in list_models(self.processes[0].store)}
         self.truth = Truth(registered=registered, been=[networks.versions[0]])
         self.num_checks = 0
         self.could_be_missing: set[str] = set()
@@ -155,28 +157,28 @@ class Machine(RuleBasedStateMachine):
 
     def delete_by(self, process: Process, number: int) -> None:
         item_id = self.item(number)
-        gallery.remove(process, item_id)
+        delete_item(process.store, item_id)
         self.truth.drop([item_id])
 
     def erase_by(self, process: Process, name: str) -> None:
         gone = [item_id for item_id, known in self.truth.items.items() if known.identity_id == name]
         if gone:
-            assert sorted(erase_identity(process, name).item_ids) == sorted(gone)
+            assert sorted(erase_identity(process.store, name).item_ids) == sorted(gone)
             self.truth.drop(gone)
         else:
             with pytest.raises(IdentityNotFound):
-                erase_identity(process, name)
+                erase_identity(process.store, name)
 
     def relabel_by(self, process: Process, number: int, name: str) -> None:
         item_id = self.item(number)
-        correct_item(process, item_id, {"identity_id": name})
+        correct_item(process.store, item_id, {"identity_id": name})
         self.truth.items[item_id].identity_id = name
 
     @precondition(lambda self: self.truth.items)
     @rule(number=any_item)
     def lose_the_file_of_a_crop(self, number: int) -> None:
         picture = self.truth.items[self.item(number)].picture
-        self.processes[0].crops.path(SHA256S[picture]).unlink(missing_ok=True)
+        self.processes[0].store.crops.path(SHA256S[picture]).unlink(missing_ok=True)
         self.truth.lost.add(picture)
 
     @rule(by=who, number=networks_by_number, is_wanted=st.booleans())
@@ -189,7 +191,7 @@ class Machine(RuleBasedStateMachine):
     def register(self, by: int, number: int) -> None:
         version = self.networks.versions[number]
         with self.networks.paths[version].open("rb") as file:
-            known, is_new = register(self.processes[by], file)
+            known, is_new = register(self.processes[by].store, file)
         assert (known.row.version, is_new) == (version, version not in self.truth.registered)
         self.truth.registered.add(version)
 
@@ -197,12 +199,12 @@ class Machine(RuleBasedStateMachine):
         version, truth = self.networks.versions[number], self.truth
         if version not in truth.registered:
             with pytest.raises(ModelNotFound):
-                delete_model(self.processes[by], version)
+                delete_model(self.processes[by].store, version)
         elif version == truth.active or (truth.job_id and version == truth.version):
             with pytest.raises(ModelInUse):
-                delete_model(self.processes[by], version)
+                delete_model(self.processes[by].store, version)
         else:
-            delete_model(self.processes[by], version)
+            delete_model(self.processes[by].store, version)
             truth.registered.remove(version)
             truth.been = [one for one in truth.been if one != version]
 
@@ -220,15 +222,15 @@ class Machine(RuleBasedStateMachine):
 
     def activate_by(self, by: int, number: int, wanted: Wanted) -> None:
         version = self.networks.versions[number]
-        self.queue(version, wanted, lambda: queue_activation(self.processes[by], version, wanted))
+        self.queue(version, wanted, lambda: queue_activation(self.processes[by].store, version, wanted))
 
     @rule(by=who, meanwhile=st.none() | meanwhiles)
     def roll_back(self, by: int, meanwhile: Meanwhile | None) -> None:
         if self.truth.been[:-1]:
-            self.queue(self.truth.been[-2], Wanted(), lambda: queue_rollback(self.processes[by]))
+            self.queue(self.truth.been[-2], Wanted(), lambda: queue_rollback(self.processes[by].store))
         else:
             with pytest.raises(NothingToRollBackTo):
-                queue_rollback(self.processes[by])
+                queue_rollback(self.processes[by].store)
         if self.truth.job_id and meanwhile:
             self.work(by, meanwhile)
 
@@ -259,7 +261,7 @@ class Machine(RuleBasedStateMachine):
             "an item is relabelled": lambda: self.relabel_by(other, number, "anna") if truth.items else None,
             "an identity is erased": lambda: self.erase_by(other, "anna"),
             "it is cancelled": lambda: self.cancel_by(other),
-            "the process is stopped": process.stopping.set,
+            "the process is stopped": process.store.stopping.set,
             "the process dies": die,
         }
         self.could_be_missing = self.lost_items()
@@ -268,18 +270,18 @@ class Machine(RuleBasedStateMachine):
         )
         if what == "the process dies":
             with suppress(Died, ServiceError):
-                if (job := jobs.take_up(process, KIND)) is not None:
+                if (job := jobs.take_up(process.store, KIND)) is not None:
                     run_activation(process, job)
         else:
-            worker = Worker(process, KIND, run_activation)
+            worker = Worker(process.store, KIND, partial(run_activation, process))
             worker.run_due()
             worker.wait()
         process.nothing_more()
         if what == "the process dies":
             self.restart(by, is_clean=False)
-            with other.sessions.write.begin() as session:  # as if some time had gone by
+            with other.store.sessions.write.begin() as session:  # as if some time had gone by
                 session.execute(update(Job).values(alive_at=None))
-        elif process.stopping.is_set():
+        elif process.store.stopping.is_set():
             self.restart(by, is_clean=True)
         self.learn_how_it_ended()
         assert what in ("the process dies", "the process is stopped") or not truth.job_id
@@ -292,7 +294,7 @@ class Machine(RuleBasedStateMachine):
 
     def cancel_by(self, process: Process) -> None:
         with suppress(JobEnded):
-            jobs.cancel(process, self.truth.job_id)
+            jobs.cancel(process.store, self.truth.job_id)
 
     @rule(by=who, is_clean=st.booleans())
     def restart(self, by: int, is_clean: bool) -> None:
@@ -304,7 +306,7 @@ class Machine(RuleBasedStateMachine):
     def learn_how_it_ended(self) -> None:
         """Look at the job, and bring what must be true up to date."""
         truth = self.truth
-        job = jobs.find_job(self.processes[0], truth.job_id).row
+        job = jobs.find_job(self.processes[0].store, truth.job_id).row
         if job.state in jobs.RUNNING:
             return
         truth.job_id = ""
@@ -357,7 +359,7 @@ class Machine(RuleBasedStateMachine):
         found: dict[str, dict[str, bytes]] = {}
         statement = select(Embedding.model_version, Embedding.values, Item.id)
         statement = statement.outerjoin(Item, Item.slot == Embedding.slot)
-        with self.processes[0].sessions.read() as session:
+        with self.processes[0].store.sessions.read() as session:
             for version, values, item_id in session.execute(statement):
                 found.setdefault(version, {})[str(item_id)] = values
         return found
@@ -365,7 +367,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_versions_are_in_the_states_that_they_should_be(self) -> None:
         truth, embedded = self.truth, self.embedded()
-        known = {one.row.version: one.state for one in list_models(self.processes[0])}
+        known = {one.row.version: one.state for one in list_models(self.processes[0].store)}
         assert known.keys() == truth.registered
         files = {path.name for path in self.settings.models_dir.iterdir()}
         assert files == {f"{version}.safetensors" for version in truth.registered}
@@ -383,7 +385,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_disk_has_the_crops_of_the_items_and_no_others(self) -> None:
         pictures = {known.picture for known in self.truth.items.values()} - self.truth.lost
-        assert {path.name for path in self.processes[0].crops.paths()} == {SHA256S[one] for one in pictures}
+        assert {path.name for path in self.processes[0].store.crops.paths()} == {
+            SHA256S[one] for one in pictures
+        }
 
 
 def run(networks: Networks, make: Callable[[], Settings], num_examples: int) -> None:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from service.errors import InvalidRequest
 from service.serving.serving import Serving
+from service.store.store import Store
 
 MAX_SHOWN = 64
 
@@ -29,16 +30,25 @@ async def ready_serving_of(request: Request) -> Serving:
     return serving
 
 
-async def stored_serving_of(request: Request) -> Serving:
-    """Return what requests share, once there is a database, even if the active network cannot be loaded.
+async def ready_store_of(request: Request) -> Store:
+    """Return the store, once there is a generation.
+
+    Raises:
+        NotReady: while the first generation is loading.
+    """
+    return (await ready_serving_of(request)).store
+
+
+async def open_store_of(request: Request) -> Store:
+    """Return the store, once its tables are up to date, even if the active network cannot be loaded.
 
     Raises:
         NotReady: while the database is being opened.
     """
     serving = await serving_of(request)
-    if not serving.has_database:
+    if not serving.store.is_open:
         serving.current()
-    return serving
+    return serving.store
 
 
 async def request_id_of(request: Request) -> str:
@@ -93,5 +103,6 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
-StoredServing = Annotated[Serving, Depends(stored_serving_of)]
+ReadyStore = Annotated[Store, Depends(ready_store_of)]
+OpenStore = Annotated[Store, Depends(open_store_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

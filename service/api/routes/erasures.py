@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import ReadyStore, RequestId
 from service.api.routes.identities import IdentityId
 from service.api.schemas.erasures import ErasureAnswer, ErasureReceipt, ErasuresAnswer
 from service.api.schemas.fields import cursor_of, number_of_cursor
@@ -26,7 +26,7 @@ router = APIRouter(tags=["identities"])
 )
 def delete_identity(
     identity_id: IdentityId,
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
     mode: Annotated[
         Literal["delete", "erase"],
@@ -43,15 +43,15 @@ def delete_identity(
     goes on in the background; its receipt is in GET /erasures.
     """
     if mode == "delete":
-        delete_with_items(serving, identity_id)
+        delete_with_items(store, identity_id)
         return Response(status_code=204)
-    receipt = ErasureReceipt.of(erase_identity(serving, identity_id))
+    receipt = ErasureReceipt.of(erase_identity(store, identity_id))
     return ErasureAnswer(**receipt.model_dump(), request_id=request_id)
 
 
 @router.get("/erasures", responses=responses(422, 503))
 def get_erasures(
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many receipts at most.")] = 100,
     cursor: Annotated[
@@ -59,7 +59,7 @@ def get_erasures(
     ] = "",
 ) -> ErasuresAnswer:
     """List the receipts of all erasures, a page at a time."""
-    erasures, last = list_erasures(serving, limit, number_of_cursor(cursor))
+    erasures, last = list_erasures(store, limit, number_of_cursor(cursor))
     return ErasuresAnswer(
         request_id=request_id,
         erasures=[ErasureReceipt.of(erasure) for erasure in erasures],

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
 from service.api.schemas.fields import Page, number_of_cursor
 from service.api.schemas.gallery import DeletionAnswer, DeletionOrder, GalleryItem, ItemAnswer, ItemsAnswer
 from service.api.schemas.identities import Correction, CorrectionAnswer, given
 from service.errors import InvalidRequest
-from service.gallery.enrolment import find, find_embeddings, find_with_crop, list_items, remove, remove_all
+from service.gallery.items import delete_item as delete_gallery_item
+from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items
 from service.people.corrections import correct_item
 from service.uploads.requests import thumbnail
 
@@ -26,26 +27,26 @@ _NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
 def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id: RequestId) -> ItemsAnswer:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
-    items, last = list_items(serving, page.selection(), page.limit, number_of_cursor(page.cursor))
+    items, last = list_items(serving.store, page.selection(), page.limit, number_of_cursor(page.cursor))
     version = serving.current().replica.version
-    embeddings = find_embeddings(serving, items, version) if page.embeddings else None
+    embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
     return ItemsAnswer.of(items, last, version, request_id, embeddings)
 
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))
-def post_deletion(order: DeletionOrder, serving: ReadyServing, request_id: RequestId) -> DeletionAnswer:
+def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId) -> DeletionAnswer:
     """Delete the items that the filter lets through, all or none; needs the count of a dry run."""
     if not order.dry_run and order.expected_count is None:
         raise InvalidRequest("expected_count is needed unless it is a dry run", [_NO_COUNT])
     expected = None if order.dry_run else order.expected_count
-    num_items = remove_all(serving, order.filter.selection(), expected)
+    num_items = delete_items(store, order.filter.selection(), expected)
     return DeletionAnswer(request_id=request_id, num_items=num_items, deleted=not order.dry_run)
 
 
 @router.get("/{item_id}", responses=responses(404, 422, 503))
 def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> ItemAnswer:
     """Show one item."""
-    item = GalleryItem.of(find(serving, item_id), serving.current().version)
+    item = GalleryItem.of(find_item(serving.store, item_id), serving.current().version)
     return ItemAnswer(**item.model_dump(), request_id=request_id)
 
 
@@ -58,10 +59,10 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
         **responses(404, 410, 422, 503),
     },
 )
-def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = "") -> Response:
+def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") -> Response:
     """Return the bytes as they were posted, with their type."""
-    item = find_with_crop(serving, item_id)
-    return _picture(item.sha256, if_none_match, item.content_type, lambda: serving.crops.get(item.sha256))
+    item = find_with_crop(store, item_id)
+    return _picture(item.sha256, if_none_match, item.content_type, lambda: store.crops.get(item.sha256))
 
 
 @router.get(
@@ -71,16 +72,14 @@ def get_image(item_id: str, serving: ReadyServing, if_none_match: IfNoneMatch = 
 )
 def get_thumbnail(
     item_id: str,
-    serving: ReadyServing,
+    store: ReadyStore,
     size: Annotated[int, Query(ge=16, le=1024, description="Pixels on the longer side at most.")] = 128,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Return a small JPEG of the crop; made anew each time, so none is left when the crop is erased."""
-    item = find_with_crop(serving, item_id)
+    item = find_with_crop(store, item_id)
     etag = f"{item.sha256}-{size}"
-    return _picture(
-        etag, if_none_match, "image/jpeg", lambda: thumbnail(serving.crops.get(item.sha256), size)
-    )
+    return _picture(etag, if_none_match, "image/jpeg", lambda: thumbnail(store.crops.get(item.sha256), size))
 
 
 def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], bytes]) -> Response:
@@ -103,13 +102,13 @@ def patch_item(
     corrections = given(correction)
     if not corrections:
         raise InvalidRequest("give at least one field to change", [_NOTHING])
-    item, operation = correct_item(serving, item_id, corrections)
+    item, operation = correct_item(serving.store, item_id, corrections)
     shown = GalleryItem.of(item, serving.current().version)
     operation_id = operation and operation.id
     return CorrectionAnswer(**shown.model_dump(), request_id=request_id, operation_id=operation_id)
 
 
 @router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))
-def delete_item(item_id: str, serving: ReadyServing) -> None:
+def delete_item(item_id: str, store: ReadyStore) -> None:
     """Delete an item: row, embedding and crop are gone, and no search returns it."""
-    remove(serving, item_id)
+    delete_gallery_item(store, item_id)

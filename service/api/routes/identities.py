@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
 from service.api.schemas.fields import Seconds, attributes_of, cursor_of, number_of_cursor
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
@@ -33,7 +33,7 @@ from service.api.schemas.identities import (
     given,
 )
 from service.errors import InvalidRequest
-from service.gallery.enrolment import list_items
+from service.gallery.items import list_items
 from service.gallery.metadata import SLASH_IN_NAME
 from service.gallery.selection import Selection
 from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
@@ -54,22 +54,22 @@ IdentityId = Annotated[
 
 @router.post("/identities", status_code=201, responses=responses(400, 409, 413, 422, 503))
 def post_identity(
-    new: NewIdentity, response: Response, serving: ReadyServing, request_id: RequestId
+    new: NewIdentity, response: Response, store: ReadyStore, request_id: RequestId
 ) -> IdentityAnswer:
     """Make an identity before any crop of it is there; it stays when its last item goes."""
-    known = create(serving, new.id, given(new))
+    known = create(store, new.id, given(new))
     response.headers["Location"] = f"/identities/{quote(known.row.id, safe='')}"
     return _answer(known, request_id)
 
 
 @router.get("/identities", responses=responses(422, 503))
 def get_identities(
-    page: Annotated[IdentityPage, Query()], serving: ReadyServing, request_id: RequestId
+    page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId
 ) -> IdentitiesAnswer:
     """List identities in the order they were made, a page at a time."""
     attributes = attributes_of(page.attribute)
     after = number_of_cursor(page.cursor)
-    known, last = list_identities(serving, page.limit, after, page.name or "", attributes)
+    known, last = list_identities(store, page.limit, after, page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in known],
@@ -82,7 +82,9 @@ def get_suggestions(
     fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely one person, never two who were seen in one frame."""
-    version, found = suggest(serving, fields.selection(), fields.limit, fields.min_score, fields.of)
+    version, found = suggest(
+        serving.store, serving.refresh(), fields.selection(), fields.limit, fields.min_score, fields.of
+    )
     return SuggestionsAnswer(
         request_id=request_id,
         model_version=version,
@@ -91,20 +93,20 @@ def get_suggestions(
 
 
 @router.get("/identities/{identity_id}", responses=responses(404, 422, 503))
-def get_identity(identity_id: IdentityId, serving: ReadyServing, request_id: RequestId) -> IdentityAnswer:
+def get_identity(identity_id: IdentityId, store: ReadyStore, request_id: RequestId) -> IdentityAnswer:
     """Show one identity."""
-    return _answer(find(serving, identity_id), request_id)
+    return _answer(find(store, identity_id), request_id)
 
 
 @router.patch("/identities/{identity_id}", responses=responses(400, 404, 413, 422, 503))
 def patch_identity(
     identity_id: IdentityId,
     description: IdentityDescription,
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
 ) -> IdentityAnswer:
     """Change what is said of an identity; one that is described stays when its last item goes."""
-    return _answer(describe(serving, identity_id, given(description)), request_id)
+    return _answer(describe(store, identity_id, given(description)), request_id)
 
 
 @router.get(
@@ -119,23 +121,23 @@ def get_identity_items(
     request_id: RequestId,
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
-    find(serving, identity_id)
+    find(serving.store, identity_id)
     among = Selection(identity_ids=frozenset([identity_id]))
-    items, last = list_items(serving, among, page.limit, number_of_cursor(page.cursor))
+    items, last = list_items(serving.store, among, page.limit, number_of_cursor(page.cursor))
     return ItemsAnswer.of(items, last, serving.current().version, request_id)
 
 
 @router.get("/identities/{identity_id}/timeline", responses=responses(404, 422, 503))
 def get_timeline(
     identity_id: IdentityId,
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
     visit_gap_s: Annotated[
         Seconds, Query(description="A camera that has not seen someone for longer begins a new visit.")
     ] = 300.0,
 ) -> TimelineAnswer:
     """Say when and where someone was seen, as visits."""
-    found, num_untimed = timeline(serving, identity_id, visit_gap_s)
+    found, num_untimed = timeline(store, identity_id, visit_gap_s)
     shown = [TimelineVisit.of(visit) for visit in found]
     return TimelineAnswer(
         request_id=request_id, identity_id=identity_id, visits=shown, num_untimed=num_untimed
@@ -144,38 +146,38 @@ def get_timeline(
 
 @router.post("/identities/{identity_id}/merge", responses=responses(400, 404, 413, 422, 503))
 def post_merge(
-    identity_id: IdentityId, order: MergeOrder, serving: ReadyServing, request_id: RequestId
+    identity_id: IdentityId, order: MergeOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Give the items of other identities to this one; the others are gone, until it is undone."""
     if identity_id in order.source_ids:
         raise InvalidRequest(
             "an identity cannot be merged into itself; leave it out of source_ids", [_ITSELF]
         )
-    return _operation(merge(serving, identity_id, order.source_ids), request_id)
+    return _operation(merge(store, identity_id, order.source_ids), request_id)
 
 
 @router.post("/identities/{identity_id}/split", responses=responses(400, 404, 409, 413, 422, 503))
 def post_split(
-    identity_id: IdentityId, order: SplitOrder, serving: ReadyServing, request_id: RequestId
+    identity_id: IdentityId, order: SplitOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Give items of this identity to another, by default to a new one."""
-    return _operation(split(serving, identity_id, order.item_ids, order.identity_id), request_id)
+    return _operation(split(store, identity_id, order.item_ids, order.identity_id), request_id)
 
 
 @router.post("/identities/{identity_id}/reject", responses=responses(400, 404, 413, 422, 503))
 def post_rejection(
-    identity_id: IdentityId, order: RejectOrder, serving: ReadyServing, request_id: RequestId
+    identity_id: IdentityId, order: RejectOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Say that items do not show this identity: they leave it, and are not taken for it again."""
-    return _operation(reject(serving, identity_id, order.item_ids), request_id)
+    return _operation(reject(store, identity_id, order.item_ids), request_id)
 
 
 @router.get("/operations", responses=responses(422, 503))
 def get_operations(
-    page: Annotated[OperationPage, Query()], serving: ReadyServing, request_id: RequestId
+    page: Annotated[OperationPage, Query()], store: ReadyStore, request_id: RequestId
 ) -> OperationsAnswer:
     """List merges, splits, relabels and rejections, the newest first, a page at a time."""
-    found, last = list_operations(serving, page.limit, page.cursor)
+    found, last = list_operations(store, page.limit, page.cursor)
     return OperationsAnswer(
         request_id=request_id,
         operations=[OperationFields.of(operation) for operation in found],
@@ -184,15 +186,15 @@ def get_operations(
 
 
 @router.get("/operations/{operation_id}", responses=responses(404, 422, 503))
-def get_operation(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
+def get_operation(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Show a merge, split, relabel or rejection."""
-    return _operation(find_operation(serving, operation_id), request_id)
+    return _operation(find_operation(store, operation_id), request_id)
 
 
 @router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
-def post_undo(operation_id: str, serving: ReadyServing, request_id: RequestId) -> OperationAnswer:
+def post_undo(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Take a merge, split, relabel or rejection back, unless later changes stand in the way."""
-    return _operation(undo(serving, operation_id), request_id)
+    return _operation(undo(store, operation_id), request_id)
 
 
 def _answer(known: Known, request_id: str) -> IdentityAnswer:

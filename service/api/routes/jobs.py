@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import ReadyStore, RequestId
 from service.api.schemas.gallery import JobAnswer, JobsAnswer, JobState
 from service.jobs.jobs import cancel, find_job, list_jobs
 
@@ -14,23 +14,23 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 @router.get("", responses=responses(422, 503))
 def get_jobs(
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
     state: Annotated[list[JobState], Query(description="Only jobs in these states; may repeat.")] = [],  # noqa: B006
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> JobsAnswer:
     """List jobs, the newest first."""
-    jobs = [JobAnswer.of(progress, request_id) for progress in list_jobs(serving, state, limit)]
+    jobs = [JobAnswer.of(progress, request_id) for progress in list_jobs(store, state, limit)]
     return JobsAnswer(request_id=request_id, jobs=jobs)
 
 
 @router.get("/{job_id}", responses=responses(404, 422, 503))
-def get_job(job_id: str, serving: ReadyServing, request_id: RequestId) -> JobAnswer:
+def get_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
     """Say how far a job is, and why it failed if it has."""
-    return JobAnswer.of(find_job(serving, job_id), request_id)
+    return JobAnswer.of(find_job(store, job_id), request_id)
 
 
 @router.delete("/{job_id}", status_code=202, responses=responses(404, 409, 422, 503))
-def delete_job(job_id: str, serving: ReadyServing, request_id: RequestId) -> JobAnswer:
+def delete_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
     """Cancel a job: an import keeps what it has enrolled, an activation leaves everything as it was."""
-    return JobAnswer.of(cancel(serving, job_id), request_id)
+    return JobAnswer.of(cancel(store, job_id), request_id)

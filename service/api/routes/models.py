@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, File, Response, UploadFile
 from fastapi.responses import FileResponse
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId, StoredServing
+from service.api.routes.dependencies import OpenStore, ReadyStore, RequestId
 from service.api.schemas.gallery import JobAnswer
 from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.jobs.jobs import Progress
@@ -21,23 +21,23 @@ Checkpoint = Annotated[UploadFile, File(description="A .safetensors checkpoint w
 
 
 @router.get("", responses=responses(503))
-def get_models(serving: StoredServing, request_id: RequestId) -> ModelsAnswer:
+def get_models(store: OpenStore, request_id: RequestId) -> ModelsAnswer:
     """List the registered model versions, oldest first."""
-    models = [ModelVersion.of(known) for known in list_models(serving)]
-    active = find_active(serving).row.version
+    models = [ModelVersion.of(known) for known in list_models(store)]
+    active = find_active(store).row.version
     return ModelsAnswer(request_id=request_id, model_version=active, models=models)
 
 
 @router.get("/active", responses=responses(503))
-def get_active(serving: StoredServing, request_id: RequestId) -> ModelAnswer:
+def get_active(store: OpenStore, request_id: RequestId) -> ModelAnswer:
     """Show the version that is in service."""
-    return ModelAnswer.of_one(find_active(serving), request_id)
+    return ModelAnswer.of_one(find_active(store), request_id)
 
 
 @router.get("/{version}", responses=responses(404, 422, 503))
-def get_model(version: str, serving: StoredServing, request_id: RequestId) -> ModelAnswer:
+def get_model(version: str, store: OpenStore, request_id: RequestId) -> ModelAnswer:
     """Show one registered model version."""
-    return ModelAnswer.of_one(find_model(serving, version), request_id)
+    return ModelAnswer.of_one(find_model(store, version), request_id)
 
 
 @router.get(
@@ -45,9 +45,9 @@ def get_model(version: str, serving: StoredServing, request_id: RequestId) -> Mo
     response_class=FileResponse,
     responses={200: {"content": {"application/octet-stream": {}}}, **responses(404, 422, 503)},
 )
-def get_model_file(version: str, serving: StoredServing) -> FileResponse:
+def get_model_file(version: str, store: OpenStore) -> FileResponse:
     """Return the checkpoint as it was registered, to train from it."""
-    path = find_file(serving, version)
+    path = find_file(store, version)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
@@ -57,40 +57,40 @@ def get_model_file(version: str, serving: StoredServing) -> FileResponse:
     responses={200: {"model": ModelAnswer, "description": "Known already"}, **responses(400, 413, 422, 503)},
 )
 def post_model(
-    checkpoint: Checkpoint, response: Response, serving: StoredServing, request_id: RequestId
+    checkpoint: Checkpoint, response: Response, store: OpenStore, request_id: RequestId
 ) -> ModelAnswer:
     """Register a checkpoint; it is checked and tried first. The same content again answers 200.
 
     It puts back the file of a version that was lost.
     """
-    known, is_new = register(serving, checkpoint.file)
+    known, is_new = register(store, checkpoint.file)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/models/{known.row.version}"
     return ModelAnswer.of_one(known, request_id)
 
 
 @router.delete("/{version}", status_code=204, responses=responses(404, 409, 422, 503))
-def delete_one(version: str, serving: StoredServing) -> None:
+def delete_one(version: str, store: OpenStore) -> None:
     """Delete a version that is not in use, with its file and its embeddings."""
-    delete_model(serving, version)
+    delete_model(store, version)
 
 
 @router.post("/rollback", status_code=202, responses=responses(409, 503))
-def post_rollback(response: Response, serving: ReadyServing, request_id: RequestId) -> JobAnswer:
+def post_rollback(response: Response, store: ReadyStore, request_id: RequestId) -> JobAnswer:
     """Put the version back that was active before; at once, if it has every item's embedding."""
-    return _accepted(queue_rollback(serving), response, request_id)
+    return _accepted(queue_rollback(store), response, request_id)
 
 
 @router.post("/{version}/activate", status_code=202, responses=responses(400, 404, 409, 413, 422, 503))
 def post_activation(
     version: str,
     response: Response,
-    serving: ReadyServing,
+    store: ReadyStore,
     request_id: RequestId,
     how: Annotated[Activation | None, Body()] = None,
 ) -> JobAnswer:
     """Embed the gallery with this version in the background, then switch to it; the job says how far."""
-    job = queue_activation(serving, version, (how or Activation()).wanted())
+    job = queue_activation(store, version, (how or Activation()).wanted())
     return _accepted(job, response, request_id)
 
 
@@ -100,14 +100,12 @@ def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
 
 
 @router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
-def post_evaluation(
-    version: str, response: Response, serving: ReadyServing, request_id: RequestId
-) -> JobAnswer:
+def post_evaluation(version: str, response: Response, store: ReadyStore, request_id: RequestId) -> JobAnswer:
     """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
 
     Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
     again: its job is answered.
     """
-    job = request_evaluation(serving, version)
+    job = request_evaluation(store, version)
     response.headers["Location"] = f"/jobs/{job.id}"
     return JobAnswer.of(Progress(job, 0, []), request_id)

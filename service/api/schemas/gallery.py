@@ -194,7 +194,7 @@ class SearchAnswer(BaseModel):
             gallery_version=answer.gallery_version,
             num_searched=answer.num_searched,
             took_ms=round(took_ms, 3),
-            thresholds=Thresholds(**answer.decisions.thresholds()),
+            thresholds=Thresholds(**answer.thresholds.to_dict()),
             matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
         )
 
@@ -219,9 +219,9 @@ class VerifyAnswer(BaseModel):
             request_id=request_id,
             model_version=verified.model_version,
             score=verified.score,
-            decision=verified.decisions.decide(verified.score),
-            probability=verified.decisions.probability(verified.score),
-            thresholds=Thresholds(**verified.decisions.thresholds()),
+            decision=verified.thresholds.decide(verified.score),
+            probability=verified.thresholds.probability(verified.score),
+            thresholds=Thresholds(**verified.thresholds.to_dict()),
         )
 
 
@@ -330,7 +330,7 @@ def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
         rank=rank,
         identity_id=match.identity_id,
         score=match.score,
-        decision=answer.decisions.decide(match.score),
-        probability=answer.decisions.probability(match.score),
+        decision=answer.thresholds.decide(match.score),
+        probability=answer.thresholds.probability(match.score),
         items=items,
     )

@@ -21,9 +21,9 @@ from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
 from service.api.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
 from service.errors import IdempotencyInProgress
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate
+from service.store.store import Store
 from service.store.tables import KeptAnswer, now
 
 
@@ -192,19 +192,19 @@ def test_a_caller_that_vanishes_half_way_has_done_nothing(client: httpx.Client) 
 def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -> None:
     engine = make_engine(either_settings.database_url)
     migrate(engine)
-    serving = Serving(either_settings, make_sessions(engine))
+    store = Store(either_settings, make_sessions(engine))
     slow, fast = Claim("a", "same"), Claim("a", "same")
     fast.taken_at += timedelta(seconds=20)  # the lease of the first is over by then
-    assert Claims(serving).take(slow) is None
-    other = Claims(serving)
+    assert Claims(store).take(slow) is None
+    other = Claims(store)
     assert other.take(fast) is None
-    with pytest.raises(IdempotencyInProgress), serving.sessions.write.begin() as session:
+    with pytest.raises(IdempotencyInProgress), store.sessions.write.begin() as session:
         keep_answer({"state": {"claim": slow}}, session, 201, "late", None)
-    Claims(serving).settle(slow)
-    with serving.sessions.write.begin() as session:
+    Claims(store).settle(slow)
+    with store.sessions.write.begin() as session:
         keep_answer({"state": {"claim": fast}}, session, 201, "in time", None)
     other.settle(fast)
-    kept = Claims(serving).take(Claim("a", "same"))
+    kept = Claims(store).take(Claim("a", "same"))
     assert kept is not None
     assert kept.body == b"in time"
     engine.dispose()

@@ -26,10 +26,10 @@ from command_line import REID, ROOT, put
 from live_server import TIMEOUT_S, crop, encode, enroll, find_free_port, person, search, serve
 from service.cli.main import app
 from service.cli.packing import Row, find_rows, pack
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
+from service.store.store import Store
 from service.upkeep.backup import backup, read_receipts, restore
 from service.uploads.layouts import Layout
 from training.data.manifests import read_manifest
@@ -380,15 +380,15 @@ def test_a_service_that_starts_for_longer_is_waited_for(settings: Settings, tmp_
 
 def test_receipts_of_erasures_are_printed_as_restore_reads_them(settings: Settings, tmp_path: Path) -> None:
     engine = make_engine(settings.database_url)
-    serving = Serving(settings, make_sessions(engine))
+    store = Store(settings, make_sessions(engine))
     with serve(settings) as client:
         enroll(client, crop(1), crop(2), identity_id="anna")
         enroll(client, crop(3), identity_id="bert")
         assert json.loads(run(client, "erasures").stdout) == []
-        backup(serving, tmp_path / "before.tar")
+        backup(store, tmp_path / "before.tar")
         for name in ("anna", "bert"):
             assert client.delete(f"/identities/{name}", params={"mode": "erase"}).status_code == 200
-        backup(serving, tmp_path / "after.tar")
+        backup(store, tmp_path / "after.tar")
         put(tmp_path / "erasures.json", run(client, "erasures").stdout.encode())
     engine.dispose()
     receipts = read_receipts((tmp_path / "erasures.json").read_text(), "erasures.json")

@@ -14,9 +14,9 @@ from sqlalchemy import create_engine, text
 from archives import packed, tar_of
 from killed_server import start_process, wait_for
 from live_server import crop, enroll, find_free_port, images, search, serve, wait_for_job
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import check
 
 
@@ -209,7 +209,7 @@ def test_an_import_that_is_killed_again_and_again_brings_every_crop_once(either_
         process.kill()
         process.wait()
     engine = make_engine(either_settings.database_url)
-    assert check(Serving(either_settings, make_sessions(engine)), num_recomputed=5).findings == []
+    assert check(Store(either_settings, make_sessions(engine)), num_recomputed=5).findings == []
     engine.dispose()
 
 

@@ -23,10 +23,10 @@ from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
 from service.errors import DatabaseUnavailable
 from service.people.erasure import Receipt, clean, erase_items, reapply
-from service.serving.serving import Serving
 from service.settings import Settings
-from service.store.changes import changing
+from service.store.changes import transaction
 from service.store.database import Sessions, make_engine, make_sessions, migrate, rewrite
+from service.store.store import Store
 from service.store.tables import (
     Attribute,
     Embedding,
@@ -96,7 +96,7 @@ def found_on_disk(settings: Settings, marks: dict[str, bytes]) -> set[str]:
 
 def describe(settings: Settings, *identity_ids: str) -> None:
     """Say something about people, as PATCH /identities does."""
-    with opened(settings) as sessions, changing(sessions) as change:
+    with opened(settings) as sessions, transaction(sessions) as change:
         for identity_id in identity_ids:
             values = {"name": identity_id, "notes": f"notes on {identity_id}", "is_kept": True}
             change.session.execute(update(Identity).where(Identity.id == identity_id).values(values))
@@ -330,7 +330,7 @@ def test_everything_that_mentions_the_erased_goes_and_nothing_else(
     (item,) = enroll(client, crop(1), identity_id="anna")
     enroll(client, crop(2), identity_id="bert")
     enroll(client, crop(3), identity_id="carl")
-    with opened(either_settings) as sessions, changing(sessions) as change:
+    with opened(either_settings) as sessions, transaction(sessions) as change:
         add_mentions(change.session, item["id"])
         change.session.execute(
             update(Item).where(Item.identity.has(id="bert")).values(duplicate_of=item["id"])
@@ -403,7 +403,7 @@ def test_a_start_does_what_is_owed(either_settings: Settings) -> None:
     gone = marks_of(settings, ERASED)
     with opened(settings) as sessions:
         for _ in range(2):  # the second erases nothing, and both are owed
-            with changing(sessions) as change:
+            with transaction(sessions) as change:
                 erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
     assert {name[0] for name in found_on_disk(settings, gone)} >= {"c", "s", "e"}  # in the snapshot at least
     with serve(settings) as client:
@@ -416,17 +416,17 @@ def test_an_erasure_whose_cleaning_must_wait_is_owed_until_it_is_done(settings: 
     with serve(settings) as client, opened(settings) as sessions:
         (item,) = enroll(client, noise(1), identity_id=ERASED)
         gone = marks_of(settings, ERASED)
-        serving = Serving(settings, sessions)
+        store = Store(settings, sessions)
         with uncleanable(settings):
-            with changing(sessions) as change:
+            with transaction(sessions) as change:
                 erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
             with pytest.raises(DatabaseUnavailable, match="are erased"):
-                clean(serving, patience_s=0)
+                clean(store, patience_s=0)
             assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is False
             assert client.get(f"/gallery/{item['id']}").status_code == 404
             enroll(client, noise(2))  # others may write meanwhile
             assert "name" in found_on_disk(settings, gone)
-        clean(serving)
+        clean(store)
         assert found_on_disk(settings, gone) == set()
         assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is True
 
@@ -443,12 +443,12 @@ def test_a_restored_backup_is_rid_of_what_was_erased_after_it(
     of_anna = Receipt(now(), sha256, [first["id"]])
     of_an_item = Receipt(now(), None, [other["id"], new_id()])
     with opened(either_settings) as sessions:
-        serving = Serving(either_settings, sessions)
-        assert reapply(serving, [known]) == []
+        store = Store(either_settings, sessions)
+        assert reapply(store, [known]) == []
         assert client.get(f"/gallery/{first['id']}").status_code == 200
-        own = reapply(serving, [known, of_anna, of_an_item])
+        own = reapply(store, [known, of_anna, of_an_item])
         (again,) = enroll(client, crop(1), identity_id="anna")
-        assert reapply(serving, [known, of_anna, of_an_item]) == []
+        assert reapply(store, [known, of_anna, of_an_item]) == []
         assert client.delete(f"/gallery/{again['id']}").status_code == 204
     assert [(e.reason, e.identity_sha256, e.erased["cleaned"]) for e in own] == [
         ("restored", sha256, True),
@@ -483,7 +483,7 @@ def test_enrolments_beside_erasures_are_erased_or_make_the_identity_anew(
     found = search(client, crop(0), group_by="item", top_k=100)["matches"]
     assert {match["items"][0]["id"] for match in found} == enrolled - erased
     with opened(either_settings) as sessions:
-        assert check(Serving(either_settings, sessions)).findings == []
+        assert check(Store(either_settings, sessions)).findings == []
 
 
 def test_searches_go_on_and_never_show_who_is_erased(client: httpx.Client) -> None:

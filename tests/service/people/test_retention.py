@@ -12,10 +12,10 @@ from sqlalchemy import Engine, func, select
 from live_server import crop, enroll, search, serve
 from service.errors import BadSettings
 from service.people.retention import expire
-from service.serving.serving import Serving
 from service.settings import Settings, read_settings
-from service.store.changes import changing
+from service.store.changes import transaction
 from service.store.database import Sessions, make_sessions
+from service.store.store import Store
 from service.store.tables import Erasure, Identity, Item, new_id
 
 MOMENT = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ DAYS = (-400.0, -1.0, 0.0, 0.99, 1.0, 1.01, 9.99, 10.01, 29.9, 30.1, 4000.0)
 
 def fill(sessions: Sessions, labels: Sequence[tuple[str | None, float | None, float]]) -> None:
     """Add items by camera, and by how many days ago they were seen, if that is known, and enrolled."""
-    with changing(sessions) as change:
+    with transaction(sessions) as change:
         kept = Identity(id="kept", created_at=MOMENT, is_kept=True)
         for number, (camera_id, seen, enrolled) in enumerate(labels):
             item = Item(
@@ -68,8 +68,8 @@ def test_exactly_what_is_too_old_is_erased(
     with sessions.read() as session:
         items = session.scalars(select(Item)).all()
     left = {item.id for item in items if not is_too_old(item, days, by_camera)}
-    serving = Serving(settings, sessions)
-    assert expire(serving, MOMENT) == len(items) - len(left)
+    store = Store(settings, sessions)
+    assert expire(store, MOMENT) == len(items) - len(left)
     with sessions.read() as session:
         rows = session.scalars(select(Item)).all()
         assert {row.id for row in rows} == left
@@ -79,14 +79,14 @@ def test_exactly_what_is_too_old_is_erased(
     assert all(
         (r.reason, r.identity_sha256, r.erased["cleaned"]) == ("retention", None, True) for r in receipts
     )
-    assert expire(serving, MOMENT) == expire(serving, MOMENT - timedelta(days=5000)) == 0
+    assert expire(store, MOMENT) == expire(store, MOMENT - timedelta(days=5000)) == 0
 
 
 def test_many_are_erased_a_page_at_a_time(engine: Engine, tmp_path: Path) -> None:
     sessions = make_sessions(engine)
     fill(sessions, [(None, 5.0, 0.0)] * 1_500 + [(None, 1.0, 0.0)])
-    serving = Serving(Settings(data_dir=tmp_path, retention_days=2), sessions)
-    assert expire(serving, MOMENT) == 1_500
+    store = Store(Settings(data_dir=tmp_path, retention_days=2), sessions)
+    assert expire(store, MOMENT) == 1_500
     with sessions.read() as session:
         receipts = session.scalars(select(Erasure).order_by(Erasure.sequence)).all()
         assert [(len(r.item_ids), r.erased["cleaned"]) for r in receipts] == [(1_000, True), (500, True)]

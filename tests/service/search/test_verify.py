@@ -14,7 +14,7 @@ from PIL import Image
 from live_server import crop, enroll, images, search, serve, upload_model
 from model.checkpoint import DEFAULT_CHECKPOINT, Card, checkpoint_version, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
-from service.serving.thresholds import SHIPPED, decisions_of
+from service.serving.thresholds import SHIPPED, thresholds_of
 from service.settings import Settings
 
 VERIFICATION: dict[str, Any] = {
@@ -111,9 +111,9 @@ def test_until_there_is_an_evaluation_decisions_are_those_of_the_card(
 
 def test_thresholds_lie_between_those_of_the_card_by_the_logarithm_of_the_rate() -> None:
     card = {"verification": VERIFICATION}
-    halfway = decisions_of("x", card, None, 10**-2.5)
-    assert halfway.thresholds() == {"match": 0.5, "unsure": 0.3, "source": "card"}
-    loosest = decisions_of("x", card, None, 1e-1)
+    halfway = thresholds_of("x", card, None, 10**-2.5)
+    assert halfway.to_dict() == {"match": 0.5, "unsure": 0.3, "source": "card"}
+    loosest = thresholds_of("x", card, None, 1e-1)
     assert (loosest.match, loosest.unsure) == (0.2, 0.2)
     assert [loosest.decide(score) for score in (0.2, 0.19)] == ["match", "unknown"]
 
@@ -123,9 +123,9 @@ def test_an_evaluation_on_too_few_pairs_for_the_rate_is_not_believed() -> None:
     rows = [dict(row, cosine=row["cosine"] / 2) for row in VERIFICATION["thresholds"]]
     found = {"evaluated_at": "now", **VERIFICATION, "thresholds": rows}
     few, enough = ({**found, "num_different_pairs": num} for num in (9_999, 10_000))
-    assert decisions_of("x", card, few, 1e-3).source == "card"
-    assert decisions_of("x", card, enough, 1e-3).match == 0.3
-    nothing = decisions_of("x", {}, few, 1e-3)
+    assert thresholds_of("x", card, few, 1e-3).source == "card"
+    assert thresholds_of("x", card, enough, 1e-3).match == 0.3
+    nothing = thresholds_of("x", {}, few, 1e-3)
     assert (nothing.source, nothing.decide(0.99), nothing.probability(0.99)) == ("none", None, None)
     assert nothing.evaluated_at == "now"
 
@@ -141,7 +141,7 @@ def test_the_checkpoint_that_ships_has_the_thresholds_of_its_model_card() -> Non
             line.startswith(f"| {rate} | {row['cosine']:.3f} |") and f"| {missed:.1f} % |" in line
             for line in text.splitlines()
         ), row
-    found = decisions_of(version, {}, None, 1e-3)
+    found = thresholds_of(version, {}, None, 1e-3)
     assert (found.match, found.unsure, found.source) == (0.476, 0.343, "card")
     same, different = found.probability(0.654), found.probability(0.084)  # the medians of its table
     assert same is not None

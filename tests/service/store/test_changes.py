@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select
 
 from live_server import activate, crop, enroll, search, serve, upload_model
 from service.settings import Settings
-from service.store.changes import changing, newest_change
+from service.store.changes import newest_change, transaction
 from service.store.database import make_sessions
 from service.store.tables import Change
 
@@ -23,7 +23,7 @@ def test_numbers_have_no_gaps_whatever_fails(engine: Engine) -> None:
     sessions = make_sessions(engine)
 
     def change(number: int) -> None:
-        with suppress(ZeroDivisionError), changing(sessions) as changing_now:
+        with suppress(ZeroDivisionError), transaction(sessions) as changing_now:
             for _ in range(number % 3):
                 changing_now.note("removed", number)
             assert 1 / (number % 4)
@@ -47,14 +47,14 @@ def test_a_follower_never_passes_a_change_that_commits_late(engine: Engine) -> N
     has_number, may_commit = Event(), Event()
 
     def write_slowly() -> None:
-        with changing(sessions) as change:
+        with transaction(sessions) as change:
             change.note("removed", 100)
             change.session.flush()
             has_number.set()
             may_commit.wait()
 
     def write_fast() -> None:
-        with changing(sessions) as change:
+        with transaction(sessions) as change:
             change.note("removed", 200)
 
     def follow() -> None:
@@ -82,7 +82,7 @@ def test_a_follower_never_passes_a_change_that_commits_late(engine: Engine) -> N
 
 def test_a_change_that_fails_leaves_nothing(engine: Engine) -> None:
     sessions = make_sessions(engine)
-    with pytest.raises(ZeroDivisionError), changing(sessions) as change:
+    with pytest.raises(ZeroDivisionError), transaction(sessions) as change:
         assert 1 / (change.note("removed", 1) - 1)
     with sessions.read() as session:
         assert newest_change(session) == 0

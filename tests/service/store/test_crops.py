@@ -14,20 +14,20 @@ import pytest
 from sqlalchemy import update
 
 from live_server import TIMEOUT_S, crop, enroll, serve
-from service.serving.serving import Serving
 from service.settings import Settings
-from service.store.changes import changing
+from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.store.tables import Change, DoomedCrop, Job, JobFile, now
 from service.upkeep.orphans import FORGOTTEN, MOST_LEFT_BY_CRASHES, sweep
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Serving]:
+def opened(settings: Settings) -> Iterator[Store]:
     """The gallery beside a server that may run."""
     engine = make_engine(settings.database_url)
-    yield Serving(settings, make_sessions(engine))
+    yield Store(settings, make_sessions(engine))
     engine.dispose()
 
 
@@ -108,7 +108,7 @@ def test_a_server_lets_go_of_crops_that_killed_requests_have_left(either_setting
     day_ago = now() - timedelta(days=1)
     for path in (store.path(item["sha256"]), orphan, unfinished):
         os.utime(path, (day_ago.timestamp(), day_ago.timestamp()))
-    with opened(either_settings) as serving, changing(serving.sessions) as change:
+    with opened(either_settings) as gallery, transaction(gallery.sessions) as change:
         change.session.execute(update(Change).values(at=day_ago - timedelta(days=1)))
     with serve(either_settings) as client:
         wait_until_gone(orphan)
@@ -124,8 +124,8 @@ def test_only_crops_of_nothing_are_let_go_and_only_those_of_this_gallery(either_
     older = lay(store, b"of another gallery")
     os.utime(older, (0, 0))
     pending, failed, doomed, orphan = (lay(store, name) for name in (b"pending", b"failed", b"doomed", b"?"))
-    with opened(either_settings) as serving:
-        with changing(serving.sessions) as change:
+    with opened(either_settings) as gallery:
+        with transaction(gallery.sessions) as change:
             job = Job(id="job", kind="import", state="running", done=0, total=2, created_at=now())
             change.session.add(job)
             change.session.flush()
@@ -136,9 +136,9 @@ def test_only_crops_of_nothing_are_let_go_and_only_those_of_this_gallery(either_
                     )
                 )
             change.session.add(DoomedCrop(sha256=doomed.name))
-        assert sweep(serving, now()) == 0
+        assert sweep(gallery, now()) == 0
         assert {older.name, pending.name, failed.name, orphan.name} < files_in(either_settings)
-        assert sweep(serving, now() + FORGOTTEN) == 2
+        assert sweep(gallery, now() + FORGOTTEN) == 2
         assert {failed.name, orphan.name}.isdisjoint(files_in(either_settings))
         assert {older.name, pending.name} < files_in(either_settings)
 
@@ -150,6 +150,6 @@ def test_so_many_crops_of_nothing_that_the_database_may_be_wrong_are_left_alone(
     for number in range(MOST_LEFT_BY_CRASHES + 1):
         lay(store, b"%d" % number)
     num_files = len(files_in(settings))
-    with opened(settings) as serving:
-        assert sweep(serving, now() + 2 * FORGOTTEN) == 0
+    with opened(settings) as gallery:
+        assert sweep(gallery, now() + 2 * FORGOTTEN) == 0
     assert len(files_in(settings)) == num_files

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from service.errors import CropMissing
-from service.store.changes import changing
+from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import Sessions, make_engine, make_sessions, migrate
 from service.store.tables import Identity, Item, Table, new_id, now
@@ -25,7 +25,7 @@ def sessions(engine: Engine) -> Sessions:
 
 
 def add_item(sessions: Sessions, captured_at: datetime | None = None) -> Item:
-    with changing(sessions) as change:
+    with transaction(sessions) as change:
         item = Item(
             slot=change.note("added"),
             id=new_id(),
@@ -78,7 +78,7 @@ def test_foreign_keys_are_enforced(sessions: Sessions) -> None:
 
 def test_a_slot_is_never_used_twice(sessions: Sessions) -> None:
     first = add_item(sessions)
-    with changing(sessions) as change:
+    with transaction(sessions) as change:
         change.session.delete(change.session.get_one(Item, first.slot))
         change.note("removed", first.slot)
     assert add_item(sessions).slot == first.slot + 2
@@ -100,7 +100,7 @@ def test_many_writers_that_read_first_all_get_their_turn(sessions: Sessions) -> 
     add_item(sessions)
 
     def count_up(_: int) -> None:
-        with changing(sessions) as change:
+        with transaction(sessions) as change:
             item = change.session.get_one(Item, 1)
             item.width += 1
 

@@ -17,10 +17,10 @@ from sqlalchemy import text
 from archives import tar_of
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_for_job
 from service.errors import BadBackup, BadSettings, CropMissing, NotEmpty
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
+from service.store.store import Store
 from service.store.tables import Job, JobFile, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
 from service.upkeep.backup import Contents, backup, open_gallery, read_receipts, restore
@@ -31,24 +31,24 @@ MakeSettings = Callable[..., Settings]
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Serving]:
+def opened(settings: Settings) -> Iterator[Store]:
     engine = make_engine(settings.database_url)
     migrate(engine)
-    yield Serving(settings, make_sessions(engine))
+    yield Store(settings, make_sessions(engine))
     engine.dispose()
 
 
 def back_up(settings: Settings, path: Path, **options: bool) -> Contents:
-    serving = open_gallery(settings)
+    store = open_gallery(settings)
     try:
-        return backup(serving, path, **options)
+        return backup(store, path, **options)
     finally:
-        serving.sessions.engine.dispose()
+        store.sessions.engine.dispose()
 
 
 def findings(settings: Settings) -> list[Any]:
-    with opened(settings) as serving:
-        return check(serving, num_recomputed=10).findings
+    with opened(settings) as store:
+        return check(store, num_recomputed=10).findings
 
 
 def seen(client: httpx.Client) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def test_a_backup_of_a_busy_server_is_whole(either_settings: Settings, tmp_path:
     for number in range(6):
         target = Settings(data_dir=tmp_path / f"restored {number}")
         restore(target, tmp_path / f"{number}.tar")
-        with opened(target) as serving, serving.sessions.read() as session:
+        with opened(target) as store, store.sessions.read() as session:
             rows = session.execute(text("SELECT id, sha256 FROM items")).all()
             assert stay <= {row[0] for row in rows}
-            assert all(serving.crops.has(row[1]) for row in rows)
+            assert all(store.crops.has(row[1]) for row in rows)
             embedded = session.execute(text("SELECT count(*) FROM embeddings")).scalar_one()
             assert embedded == len(rows)
 
@@ -264,7 +264,7 @@ def test_items_deleted_while_crops_are_read_are_not_in_the_backup(
     assert (contents.num_items, contents.num_crops, contents.num_missing) == (2, 2, 0)
     target = Settings(data_dir=tmp_path / "target")
     restore(target, tmp_path / "backup.tar")
-    with opened(target) as serving, serving.sessions.read() as session:
+    with opened(target) as store, store.sessions.read() as session:
         left = {row[0] for row in session.execute(text("SELECT id FROM items"))}
         assert left == {items[0]["id"], items[4]["id"]}
         assert session.execute(text("SELECT count(*) FROM identities")).scalar_one() == 2
@@ -352,14 +352,14 @@ def test_jobs_that_have_not_ended_stay_behind_and_others_with_their_errors_do_no
         answer = client.post("/gallery", files={"archive": ("a", archive)}, data={"layout": "folders"})
         job = wait_for_job(client, answer.headers["location"])
         assert (job["state"], job["num_failed"]) == ("succeeded", 1)
-    with opened(settings) as serving, serving.sessions.write.begin() as session:
+    with opened(settings) as store, store.sessions.write.begin() as session:
         for state in ("queued", "running"):
             session.add(Job(id=state, kind="import", state=state, done=0, total=1, created_at=now()))
             session.flush()
             session.add(JobFile(job_id=state, position=0, name="x", sha256="0" * 64, label={}))
     back_up(settings, tmp_path / "backup.tar")
     restore(other_settings, tmp_path / "backup.tar")
-    with opened(other_settings) as serving, serving.sessions.read() as session:
+    with opened(other_settings) as store, store.sessions.read() as session:
         assert session.execute(text("SELECT id, state FROM jobs")).all() == [(job["id"], "succeeded")]
         assert session.execute(text("SELECT name FROM job_files")).all() == [("anna/2.jpg",)]
 

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Connection, text
 
 from live_server import activate, crop, enroll, search, serve, upload_model
-from service.serving.serving import Serving
 from service.settings import Settings
-from service.store.changes import changing
+from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import Problem, Report, check
 
 
@@ -30,7 +30,7 @@ def connect(settings: Settings) -> Iterator[Connection]:
 def check_gallery(settings: Settings, *, repair: bool = False) -> Report:
     engine = make_engine(settings.database_url)
     try:
-        return check(Serving(settings, make_sessions(engine)), repair=repair)
+        return check(Store(settings, make_sessions(engine)), repair=repair)
     finally:
         engine.dispose()
 
@@ -126,7 +126,7 @@ def test_a_spoilt_snapshot_and_a_gap_in_the_log_are_told(settings: Settings) -> 
         assert problems(check_gallery(settings, repair=repair)) == [Problem.snapshot]
     assert check_gallery(settings).findings == []
     engine = make_engine(settings.database_url)
-    with changing(make_sessions(engine)) as change:
+    with transaction(make_sessions(engine)) as change:
         change.session.execute(text("DELETE FROM changes WHERE sequence = 2"))
     engine.dispose()
     assert problems(check_gallery(settings)) == [Problem.log]

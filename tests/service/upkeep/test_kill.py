@@ -2,9 +2,9 @@
 
 from killed_server import torment
 from live_server import find_free_port
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import check
 
 
@@ -14,7 +14,7 @@ def test_what_was_answered_is_true_after_five_kills(either_settings: Settings) -
     assert ledger.tried["POST gallery 201"] > 10, ledger.tried
     assert ledger.tried["DELETE gallery 204"] > 3, ledger.tried
     engine = make_engine(either_settings.database_url)
-    report = check(Serving(either_settings, make_sessions(engine)))
+    report = check(Store(either_settings, make_sessions(engine)))
     engine.dispose()
     assert report.findings == []
     assert report.num_items >= len(ledger.alive)

@@ -11,9 +11,9 @@ from PIL import Image
 from live_server import TIMEOUT_S, crop, upload_model, wait_for_job
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from service.serving.serving import Serving
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
+from service.store.store import Store
 from service.upkeep.check import check
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost
 
@@ -73,7 +73,7 @@ def test_a_network_takes_over_and_is_taken_back_while_eight_clients_work(
         for phase in phases:
             assert abs(load.seen.rank1(phase, version) - expected) < 0.04, phase  # one query, by its rounding
     engine = make_engine(settings.database_url)
-    report = check(Serving(settings, make_sessions(engine)))
+    report = check(Store(settings, make_sessions(engine)))
     engine.dispose()
     assert report.findings == []
 

@@ -15,6 +15,7 @@ from interrupted import Process
 from live_server import activate, crop, enroll, search, serve, upload_model, wait_until
 from service.errors import ModelInUse, ModelNotFound
 from service.gallery import enrolment as gallery
+from service.gallery.items import delete_item, list_items
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
 from service.index.filters import Filter
@@ -22,8 +23,8 @@ from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
 from service.people.erasure import erase_identity
+from service.serving.priority import BACKFILL_WAITS_S, ENROLMENT_WAITS_S
 from service.serving.replica import Replica
-from service.serving.serving import ENROLMENT_GIVES_WAY_S, GIVE_WAY_S
 from service.settings import Settings
 from service.store.tables import Embedding, Job
 from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
@@ -51,14 +52,14 @@ def one(either_settings: Settings) -> Iterator[Process]:
 @pytest.fixture
 def two(one: Process) -> Iterator[Process]:
     """Another process on the same gallery."""
-    process = Process(one.settings)
+    process = Process(one.store.settings)
     yield process
     process.end()
 
 
 def add(process: Process, checkpoint: Path) -> str:
     with checkpoint.open("rb") as file:
-        return register(process, file)[0].row.version
+        return register(process.store, file)[0].row.version
 
 
 def add_again(process: Process, checkpoint: Path) -> None:
@@ -66,50 +67,50 @@ def add_again(process: Process, checkpoint: Path) -> None:
 
 
 def cancel(process: Process, job: Job) -> None:
-    jobs.cancel(process, job.id)
+    jobs.cancel(process.store, job.id)
 
 
 def switch(process: Process, version: str, *, allow_missing: bool = False) -> None:
     """Activate a version."""
-    job = queue_activation(process, version, Wanted(allow_missing=allow_missing))
+    job = queue_activation(process.store, version, Wanted(allow_missing=allow_missing))
     work(process)
     assert job_of(process, job.id).state == "succeeded"
 
 
 def work(process: Process) -> None:
     """Do the activation that is due, to its end."""
-    worker = Worker(process, KIND, run_activation)
+    worker = Worker(process.store, KIND, partial(run_activation, process))
     worker.run_due()
     worker.wait()
     process.nothing_more()
 
 
 def job_of(process: Process, job_id: str) -> Job:
-    return jobs.find_job(process, job_id).row
+    return jobs.find_job(process.store, job_id).row
 
 
 def test_an_activation_that_is_cancelled_goes_on_later_from_where_it_was(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
-    job = queue_activation(one, version, Wanted())
-    assert find_model(two, version).state == "backfilling"
+    job = queue_activation(one.store, version, Wanted())
+    assert find_model(two.store, version).state == "backfilling"
     one.arrange(SECOND_PAGE, "before", partial(cancel, two, job))
     work(one)
     assert job_of(one, job.id).state == "cancelled"
     assert one.refresh().version == two.refresh().version == first
-    known = find_model(two, version)
+    known = find_model(two.store, version)
     assert (known.state, known.num_embedded) == ("registered", 32)
-    with one.sessions.write.begin() as session:
+    with one.store.sessions.write.begin() as session:
         made = Embedding.model_version == version
         values = session.scalar(select(Embedding.values).where(made).order_by(Embedding.slot).limit(1)) or b""
         marked = values[:-2] + bytes([values[-2] ^ 1, values[-1]])
         session.execute(update(Embedding).where(made, Embedding.values == values).values(values=marked))
-    later = queue_activation(two, version, Wanted())
+    later = queue_activation(two.store, version, Wanted())
     work(two)
     assert (job_of(two, later.id).state, job_of(two, later.id).done) == ("succeeded", NUM_ITEMS)
     assert one.refresh().version == version
-    with one.sessions.read() as session:
+    with one.store.sessions.read() as session:
         assert session.scalar(select(Embedding.slot).where(made, Embedding.values == marked))
 
 
@@ -117,15 +118,15 @@ def test_a_version_is_ready_when_only_the_switch_was_not_made(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
-    job = queue_activation(one, version, Wanted())
+    job = queue_activation(one.store, version, Wanted())
     one.arrange(CUT_OVER, "before", partial(cancel, two, job))
     work(one)
     assert job_of(one, job.id).state == "cancelled"
     assert one.refresh().version == two.refresh().version == first
-    known = find_model(two, version)
+    known = find_model(two.store, version)
     assert (known.state, known.coverage) == ("ready", 1.0)
     gallery.enroll(one, [BytesIO(crop(100))], [Label()])
-    assert find_model(two, version).state == "registered"
+    assert find_model(two.store, version).state == "registered"
 
 
 def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
@@ -133,9 +134,9 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
 ) -> None:
     version = add(one, another_checkpoint)
     lost = gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0]
-    one.crops.path(lost.sha256).unlink()
-    job = queue_activation(one, version, Wanted())
-    one.arrange(SECOND_PAGE, "before", lambda: gallery.remove(two, lost.id))
+    one.store.crops.path(lost.sha256).unlink()
+    job = queue_activation(one.store, version, Wanted())
+    one.arrange(SECOND_PAGE, "before", lambda: delete_item(two.store, lost.id))
     work(one)
     assert (job_of(one, job.id).state, job_of(one, job.id).error) == ("succeeded", None)
     assert len(two.refresh().index) == NUM_ITEMS
@@ -147,12 +148,12 @@ def test_a_backfill_gives_way_to_searches_but_not_for_ever(
     process, num = Process(settings), FEW + CROPS_AT_ONCE
     gallery.enroll(process, [BytesIO(crop(seed)) for seed in range(num)], [Label()] * num)
     first, version = process.current().version, add(process, another_checkpoint)
-    with process.searching():
+    with process.priority.search():
         started_s = time.monotonic()
         switch(process, version)
         took_s = time.monotonic() - started_s
-    assert took_s > num / CROPS_AT_ONCE * GIVE_WAY_S
-    with process.sessions.write.begin() as session:
+    assert took_s > num / CROPS_AT_ONCE * BACKFILL_WAITS_S
+    with process.store.sessions.write.begin() as session:
         session.execute(delete(Embedding).where(Embedding.model_version == first))
     started_s = time.monotonic()
     switch(process, first)
@@ -161,26 +162,26 @@ def test_a_backfill_gives_way_to_searches_but_not_for_ever(
 
 
 def test_an_enrolment_gives_way_to_searches_for_a_moment(one: Process) -> None:
-    with one.searching():
+    with one.priority.search():
         started_s = time.monotonic()
         gallery.enroll(one, [BytesIO(crop(100))], [Label()])
         took_s = time.monotonic() - started_s
     started_s = time.monotonic()
     gallery.enroll(one, [BytesIO(crop(101))], [Label()])
     assert time.monotonic() - started_s < took_s
-    assert took_s >= ENROLMENT_GIVES_WAY_S
+    assert took_s >= ENROLMENT_WAITS_S
 
 
 def test_embeddings_that_are_searched_are_never_dropped(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     with pytest.raises(ModelInUse):
-        drop_embeddings(one, one.current().version)
+        drop_embeddings(one.store, one.current().version)
     version = add(one, another_checkpoint)
     switch(one, version)
     with pytest.raises(ModelInUse):
-        drop_embeddings(two, version)
-    third = Process(one.settings)
+        drop_embeddings(two.store, version)
+    third = Process(one.store.settings)
     assert len(third.current().index) == NUM_ITEMS
     third.end()
 
@@ -190,8 +191,8 @@ def test_a_version_that_is_registered_while_it_is_deleted_has_its_file(
 ) -> None:
     version = add(one, another_checkpoint)
     one.arrange(2, "after", partial(add_again, two, another_checkpoint))
-    delete_model(one, version)
-    known = find_model(two, version)
+    delete_model(one.store, version)
+    known = find_model(two.store, version)
     assert (known.state, known.failure) == ("registered", None)
 
 
@@ -200,7 +201,7 @@ def test_what_was_left_out_is_found_by_every_process_once_its_crop_is_back(
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
     switch(one, version)
-    lost = one.crops.path(gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0].sha256)
+    lost = one.store.crops.path(gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0].sha256)
     lost.rename(tmp_path / "lost")
     switch(one, first, allow_missing=True)
     assert len(two.refresh().index) == NUM_ITEMS
@@ -209,7 +210,7 @@ def test_what_was_left_out_is_found_by_every_process_once_its_crop_is_back(
     (tmp_path / "lost").rename(lost)
     switch(one, first)
     assert len(one.refresh().index) == len(two.refresh().index) == NUM_ITEMS + 1
-    third = Process(one.settings)  # which begins with the snapshot
+    third = Process(one.store.settings)  # which begins with the snapshot
     assert len(third.refresh().index) == NUM_ITEMS + 1
     third.end()
 
@@ -222,14 +223,14 @@ def test_a_rollback_takes_the_index_that_is_still_in_memory(
     slots = set(one.current().index.slots().tolist())
     switch(one, version)
     assert two.refresh().version == version
-    corrected, removed, *_ = gallery.list_items(one, Selection(), 2)[0]
+    corrected, removed, *_ = list_items(one.store, Selection(), 2)[0]
     new = gallery.enroll(one, [BytesIO(crop(100))], [Label(camera_id="door")]).items[0]
-    correct_item(one, corrected.id, {"identity_id": "anna", "camera_id": "yard", "track_id": "t"})
-    gallery.remove(one, removed.id)
+    correct_item(one.store, corrected.id, {"identity_id": "anna", "camera_id": "yard", "track_id": "t"})
+    delete_item(one.store, removed.id)
     roll_back(one)
     for process, replica in kept.items():
         assert process.refresh().replica is replica
-        with process.sessions.read() as session:
+        with process.store.sessions.read() as session:
             anew = Replica.load(session, replica.version, size)
         assert contents(replica) == contents(anew)
         assert contents(replica).keys() == slots - {removed.slot} | {new.slot}
@@ -237,7 +238,7 @@ def test_a_rollback_takes_the_index_that_is_still_in_memory(
 
 def roll_back(process: Process) -> None:
     """Go back to the version before this one."""
-    job = queue_rollback(process)
+    job = queue_rollback(process.store)
     work(process)
     assert job_of(process, job.id).state == "succeeded"
 
@@ -260,16 +261,16 @@ def test_what_is_erased_is_in_no_index_that_is_kept_for_a_rollback(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, kept, version = one.current().version, one.current().replica, add(one, another_checkpoint)
-    before, after = gallery.list_items(one, Selection(), 2)[0]
-    erase_identity(two, before.identity.id)
+    before, after = list_items(one.store, Selection(), 2)[0]
+    erase_identity(two.store, before.identity.id)
     switch(one, version)
-    one.let_go_of_erased()  # nothing: it was still in service then
+    one.discard_erased()  # nothing: it was still in service then
     roll_back(one)
     assert one.refresh().replica is kept
     slots = set(kept.index.slots().tolist())
     switch(one, version)
-    erase_identity(two, after.identity.id)
-    one.let_go_of_erased()
+    erase_identity(two.store, after.identity.id)
+    one.discard_erased()
     assert one.take_former_replica(first) is None
     roll_back(one)
     assert contents(one.refresh().replica).keys() == slots - {after.slot}
@@ -293,16 +294,18 @@ def test_a_version_that_a_job_works_with_says_so_and_is_not_deleted(
 ) -> None:
     version = add(one, another_checkpoint)
     job = (
-        request_evaluation(one, version) if kind == "evaluation" else queue_activation(one, version, Wanted())
+        request_evaluation(one.store, version)
+        if kind == "evaluation"
+        else queue_activation(one.store, version, Wanted())
     )
-    assert find_model(one, version).state == state
+    assert find_model(one.store, version).state == state
     with pytest.raises(ModelInUse, match=f"/jobs/{job.id}"):
-        delete_model(one, version)
-    jobs.cancel(one, job.id)
-    assert find_model(one, version).state == "registered"
-    delete_model(one, version)
+        delete_model(one.store, version)
+    jobs.cancel(one.store, job.id)
+    assert find_model(one.store, version).state == "registered"
+    delete_model(one.store, version)
     with pytest.raises(ModelNotFound):
-        find_model(one, version)
+        find_model(one.store, version)
 
 
 def test_a_version_must_be_compared_and_not_worse_where_that_is_asked_for(

@@ -1,0 +1,56 @@
+"""Which work embeds next: searches go before enrolments, and enrolments before backfills."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition, Lock
+
+BACKFILL_WAITS_S = 0.2
+"""A backfill waits at most this long for searches, in seconds, so that it makes progress under any load."""
+
+ENROLMENT_WAITS_S = 0.1
+"""An enrolment waits at most this long for searches, in seconds, because a camera waits for its answer."""
+
+
+class Priority:
+    """The scheduler of one process, for the threads that share its cores to embed crops."""
+
+    def __init__(self) -> None:
+        self._searches = Condition()
+        self._num_searches = 0
+        self._enrolment = Lock()
+
+    @contextmanager
+    def search(self) -> Iterator[None]:
+        """Let enrolments and backfills wait while the caller embeds the crops of a search."""
+        with self._searches:
+            self._num_searches += 1
+        try:
+            yield
+        finally:
+            with self._searches:
+                self._num_searches -= 1
+                self._searches.notify_all()
+
+    @contextmanager
+    def enrolment(self) -> Iterator[None]:
+        """Wait until no other enrolment of this process embeds or stores, then for searches.
+
+        One enrolment at a time, so that a search shares the cores with at most one of them.
+        """
+        with self._enrolment:
+            self._wait_for_searches(ENROLMENT_WAITS_S)
+            yield
+
+    @contextmanager
+    def no_enrolment(self) -> Iterator[None]:
+        """Hold back the enrolments of this process, as a cut-over to another model version must."""
+        with self._enrolment:
+            yield
+
+    def before_backfill(self) -> None:
+        """Wait for searches before a backfill embeds its next crops."""
+        self._wait_for_searches(BACKFILL_WAITS_S)
+
+    def _wait_for_searches(self, at_most_s: float) -> None:
+        with self._searches:
+            self._searches.wait_for(lambda: not self._num_searches, at_most_s)

@@ -1,0 +1,99 @@
+"""The database and the crops of one gallery, and the transaction by which both change."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import Event, Lock
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.errors import ServiceError
+from service.settings import Settings
+from service.store.changes import Transaction, transaction
+from service.store.crops import CropStore
+from service.store.database import Sessions
+from service.store.doomed import needed_crops
+from service.store.tables import DoomedCrop
+
+CROPS_AT_ONCE = 500
+
+
+def _follow_nothing() -> None:
+    """Follow no change: nothing in this process keeps an index."""
+
+
+class Store:
+    """The database, the crops on the disk, and the settings of one gallery, in one process.
+
+    Attributes:
+        settings: the settings of this process.
+        sessions: makes the sessions of the database.
+        crops: the bytes of the crops, by their SHA-256.
+        is_open: whether the tables are up to date, so that requests may use them.
+        stopping: set when the process goes down; long work then raises `Stopped` or returns.
+        has_job: set when a job has been queued, so that the job begins at once.
+        follow: brings the index of this process up to date; `Serving` sets it.
+    """
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self.settings = settings
+        self.sessions = sessions
+        self.crops = CropStore(settings.crops_dir)
+        self.is_open = False
+        self.stopping = Event()
+        self.has_job = Event()
+        self.follow: Callable[[], object] = _follow_nothing
+        self._turn = Lock()
+
+    def read(self) -> Session:
+        """Return a session that reads; use it as a context manager."""
+        return self.sessions.read()
+
+    def write(self) -> AbstractContextManager[Session]:
+        """Open a transaction on tables that no index follows, such as jobs; leaving it commits."""
+        return self.sessions.write.begin()
+
+    @contextmanager
+    def change(self) -> Iterator[Transaction]:
+        """Open a transaction that changes the gallery; leaving it commits and does what follows a commit.
+
+        The transaction is alone among those of all processes on the database. Threads of one process queue
+        for it here, because SQLite makes a waiting writer poll.
+
+        After the commit doomed crops are deleted, and the index is brought up to date. Errors of this are
+        swallowed, because the change is committed: a background task deletes the crops later, and every
+        search refreshes the index.
+        """
+        with self._alone() as change:
+            yield change
+        with suppress(ServiceError, SQLAlchemyError, OSError):
+            self.purge_doomed()
+        if change.changes_items:
+            with suppress(ServiceError, SQLAlchemyError):
+                self.follow()
+
+    @contextmanager
+    def hold_back(self) -> Iterator[None]:
+        """Let no other thread of this process change the gallery."""
+        with self._turn:
+            yield
+
+    def purge_doomed(self) -> None:
+        """Delete the bytes of doomed crops, except of those that an item or a job needs again."""
+        while True:
+            with self.read() as session:
+                if session.scalar(select(DoomedCrop.sha256).limit(1)) is None:
+                    return
+            with self._alone() as change:
+                doomed = change.session.scalars(select(DoomedCrop).limit(CROPS_AT_ONCE)).all()
+                needed = needed_crops(change.session, [crop.sha256 for crop in doomed])
+                for crop in doomed:
+                    if crop.sha256 not in needed:
+                        self.crops.remove(crop.sha256)
+                    change.session.delete(crop)
+
+    @contextmanager
+    def _alone(self) -> Iterator[Transaction]:
+        with self._turn, transaction(self.sessions) as change:
+            yield change
