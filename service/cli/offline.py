@@ -118,9 +118,9 @@ def _open_gallery() -> "Store":
     Raises:
         ServiceError: a setting has no usable value, or there is no gallery.
     """
-    from service.store.store import Store
     from service.settings import read_settings
     from service.store.database import make_engine, make_sessions, migrate, require_file
+    from service.store.store import Store
 
     settings = read_settings()
     require_file(settings.database_url)

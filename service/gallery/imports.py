@@ -26,10 +26,10 @@ from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, N
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata, Label
-from service.jobs.jobs import Cancelled, Stopped, advance
+from service.jobs.jobs import Cancelled, Stopped, add_job, advance
 from service.serving.serving import Serving
 from service.store.doomed import doom
-from service.store.tables import Job, JobFile, new_id, now
+from service.store.tables import Job, JobFile
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
 from service.uploads.requests import read_upload
@@ -208,18 +208,15 @@ def _queue(
     before_commit: BeforeAnswer,
 ) -> Job:
     """Write down the job and what it is to enrol; crops that cannot be enrolled are let go."""
-    job = Job(
-        id=new_id(),
-        kind=KIND,
-        options={"on_duplicate": on_duplicate, "num_skipped": num_skipped},
-        state="queued",
-        done=sum(file.error is not None for file in files),
-        total=len(files),
-        created_at=now(),
-    )
     with serving.store.change() as change:
         session = change.session
-        session.add(job)
+        job = add_job(
+            change,
+            KIND,
+            options={"on_duplicate": on_duplicate, "num_skipped": num_skipped},
+            done=sum(file.error is not None for file in files),
+            total=len(files),
+        )
         session.flush()
         session.add_all(
             JobFile(
@@ -237,8 +234,7 @@ def _queue(
             if file.sha256 and not file.error and not serving.store.crops.has(file.sha256):
                 raise CropMissing("a crop went away while it was stored; send the request again")
         before_commit(session, job)
-    serving.store.has_job.set()
-    return job
+        return job
 
 
 def run_import(serving: Serving, job: Job) -> None:

@@ -3,7 +3,7 @@
 Whoever looks can tell work that goes on from work whose process has died, and take that up where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,9 +12,10 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
+from service.store.changes import Transaction
 from service.store.doomed import doom
 from service.store.store import Store
-from service.store.tables import Job, JobFile, now
+from service.store.tables import Job, JobFile, new_id, now
 
 RUNNING = ("queued", "running")
 LEASE = timedelta(seconds=10)
@@ -48,6 +49,41 @@ class Progress:
     row: Job
     num_failed: int
     errors: list[FileError]
+
+
+def add_job(
+    change: Transaction,
+    kind: str,
+    model_version: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    done: int = 0,
+    total: int = 0,
+) -> Job:
+    """Queue a job; it begins after the commit.
+
+    Args:
+        change: the transaction.
+        kind: which worker does the job.
+        model_version: the model version that the job works with, if it works with one.
+        options: what the worker needs to know, fit for JSON.
+        done: how many of the files are done already.
+        total: how many files there are.
+    """
+    job = Job(
+        id=new_id(),
+        kind=kind,
+        model_version=model_version,
+        state="queued",
+        done=done,
+        total=total,
+        created_at=now(),
+    )
+    if options is not None:
+        job.options = dict(options)
+    change.session.add(job)
+    change.adds_job = True
+    return job
 
 
 def find_job(store: Store, job_id: str) -> Progress:

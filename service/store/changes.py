@@ -21,11 +21,18 @@ ACTIVATIONS = ("activated", "compatible")
 
 
 class Transaction:
-    """A transaction that changes the gallery, alone among all that do; `session` is its session."""
+    """A transaction that changes the gallery, alone among all that do.
+
+    Attributes:
+        session: the session of the transaction.
+        changes_items: whether an index has to follow what the transaction has noted.
+        adds_job: whether the transaction queues a job.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.changes_items = False
+        self.adds_job = False
         self._newest = session.scalars(select(Gallery.newest_change).with_for_update()).one()
 
     @property

@@ -61,9 +61,9 @@ class Store:
         The transaction is alone among those of all processes on the database. Threads of one process queue
         for it here, because SQLite makes a waiting writer poll.
 
-        After the commit doomed crops are deleted, and the index is brought up to date. Errors of this are
-        swallowed, because the change is committed: a background task deletes the crops later, and every
-        search refreshes the index.
+        After the commit doomed crops are deleted, the index is brought up to date, and a new job begins.
+        Errors of this are swallowed, because the change is committed: a background task deletes the crops
+        later, and every search refreshes the index.
         """
         with self._alone() as change:
             yield change
@@ -72,6 +72,8 @@ class Store:
         if change.changes_items:
             with suppress(ServiceError, SQLAlchemyError):
                 self.follow()
+        if change.adds_job:
+            self.has_job.set()
 
     @contextmanager
     def hold_back(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ from service.errors import (
     NothingToRollBackTo,
     ServiceError,
 )
-from service.jobs.jobs import RUNNING, advance, finish, require
+from service.jobs.jobs import RUNNING, add_job, advance, finish, require
 from service.serving.embedding import embed_in_batches, load_registered
 from service.serving.generation import Generation
 from service.serving.replica import Replica
@@ -42,7 +42,7 @@ from service.serving.thresholds import find_thresholds
 from service.store.changes import ActiveModel, Transaction, active_model, newest_change
 from service.store.database import pages
 from service.store.store import Store
-from service.store.tables import Embedding, Item, Job, Model, new_id, now
+from service.store.tables import Embedding, Item, Job, Model, now
 from service.uploads.requests import decode
 from service.versions.backfill import FEW, Backfill, Pace, is_embedded, num_left
 from service.versions.evaluation import comparison_of, worse_beyond
@@ -87,9 +87,7 @@ def queue_activation(store: Store, version: str, wanted: Wanted) -> Job:
         row = change.session.get(Model, version)
         if row is None:
             raise ModelNotFound(version)
-        job = _queue(change, row, wanted)
-    store.has_job.set()
-    return job
+        return _queue(change, row, wanted)
 
 
 def queue_rollback(store: Store) -> Job:
@@ -105,9 +103,7 @@ def queue_rollback(store: Store) -> Job:
         row = change.session.scalar(before)
         if row is None:
             raise NothingToRollBackTo
-        job = _queue(change, row, Wanted(), is_rollback=True)
-    store.has_job.set()
-    return job
+        return _queue(change, row, Wanted(), is_rollback=True)
 
 
 def _queue(change: Transaction, row: Model, wanted: Wanted, *, is_rollback: bool = False) -> Job:
@@ -115,25 +111,17 @@ def _queue(change: Transaction, row: Model, wanted: Wanted, *, is_rollback: bool
     running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
     if running is not None:
         raise ActivationRunning(running)
-    is_served = active_model(session) == ActiveModel(row.version, row.version)
-    if not is_served:
+    is_active = active_model(session) == ActiveModel(row.version, row.version)
+    if not is_active:
         _check_possible(session, row, wanted)
-    job = Job(
-        id=new_id(),
-        kind=KIND,
-        model_version=row.version,
-        options={
-            "strategy": wanted.strategy,
-            "allow_missing": wanted.allow_missing,
-            "is_rollback": is_rollback,
-        },
-        state="succeeded" if is_served else "queued",
-        done=0,
-        total=0,
-        created_at=now(),
-        finished_at=now() if is_served else None,
-    )
-    session.add(job)
+    options = {
+        "strategy": wanted.strategy,
+        "allow_missing": wanted.allow_missing,
+        "is_rollback": is_rollback,
+    }
+    job = add_job(change, KIND, row.version, options)
+    if is_active:
+        job.state, job.finished_at = "succeeded", job.created_at
     return job
 
 

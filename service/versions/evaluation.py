@@ -17,13 +17,13 @@ from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import ModelNotFound, TooFewLabels
-from service.jobs.jobs import RUNNING, Stopped, advance, finish
+from service.jobs.jobs import RUNNING, Stopped, add_job, advance, finish
 from service.serving.embedding import load_registered
 from service.serving.priority import Priority
 from service.store.changes import active_model
 from service.store.database import pages
 from service.store.store import Store
-from service.store.tables import Embedding, Item, Job, Model, new_id, now
+from service.store.tables import Embedding, Item, Job, Model, now
 from service.versions.backfill import Backfill, Pace
 from service.versions.judging import (
     MAX_QUERIES,
@@ -86,18 +86,8 @@ def request_evaluation(store: Store, version: str) -> Job:
             raise ModelNotFound(version)
         job = change.session.scalar(waiting.limit(1))
         if job is None:
-            job = Job(
-                id=new_id(),
-                kind=KIND,
-                model_version=version,
-                state="queued",
-                done=0,
-                total=0,
-                created_at=now(),
-            )
-            change.session.add(job)
-    store.has_job.set()
-    return job
+            job = add_job(change, KIND, version)
+        return job
 
 
 def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
