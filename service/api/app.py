@@ -45,7 +45,7 @@ from service.store.store import Store
 from service.store.tables import now
 from service.upkeep.orphans import sweep
 from service.upkeep.startup import start
-from service.versions import activation, evaluation
+from service.versions import activation, activation_queue, evaluation
 
 logger = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ def create_app(
     serving = Serving(store)
     claims = Claims(store)
     workers = (
-        Worker(store, activation.KIND, partial(activation.run_activation, serving)),
+        Worker(store, activation_queue.KIND, partial(activation.run_activation, serving)),
         Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
         Worker(store, imports.KIND, partial(imports.run_import, serving), passing=(ServiceError,)),
     )

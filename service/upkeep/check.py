@@ -13,24 +13,19 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from model.data.images import UNLIMITED
 from service.errors import CropMissing, ImageError
-from service.serving.embedding import embed_in_batches, to_half
+from service.serving.embedding import to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
+from service.serving.stored import compare, embed_stored
 from service.store.changes import Transaction, active_model
 from service.store.database import pages
 from service.store.store import Store
 from service.store.tables import Change, Embedding, Gallery, Item
 from service.upkeep.orphans import find_strays, let_go
-from service.uploads.requests import decode
-
-LIKE = 0.99
-"""The least cosine of an embedding with the same one made anew, perhaps by another processor."""
 
 SETTLED_S = 600
 """A crop that is younger may belong to an enrolment that is under way."""
@@ -82,17 +77,17 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
         ServiceError: the active network cannot be loaded.
     """
     serving = Serving(store)
-    findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(serving)]
+    findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(store)]
     with serving.store.read() as session:
         slots = session.scalars(select(Item.slot).order_by(Item.slot)).all()
     generation = serving.load_active()  # after the slots: what comes meanwhile is looked at by the next check
     generation.index.close()
     sample = sorted(random.sample(slots, min(num_recomputed, len(slots))))
-    wrong = dict(_wrong_embeddings(serving, generation, slots))
-    wrong |= dict.fromkeys(_unlike(serving, generation, sample, wrong), "is not what the network makes")
-    findings += _crop_findings(serving, slots)
-    findings += _embedding_findings(serving, generation, wrong, repair=repair)
-    orphans, num_young = _orphan_findings(serving, repair=repair)
+    wrong = dict(_wrong_embeddings(store, generation, slots))
+    wrong |= dict.fromkeys(_find_unlike(store, generation, sample, wrong), "is not what the network makes")
+    findings += _crop_findings(store, slots)
+    findings += _embedding_findings(store, generation, wrong, repair=repair)
+    orphans, num_young = _orphan_findings(store, repair=repair)
     return Report(len(slots), len(sample), [*findings, *orphans], num_young)
 
 
@@ -107,8 +102,8 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
         yield Finding(Problem.snapshot, reason, repair)
 
 
-def _log_findings(serving: Serving) -> Iterator[Finding]:
-    with serving.store.read() as session:
+def _log_findings(store: Store) -> Iterator[Finding]:
+    with store.read() as session:
         newest = session.scalars(select(Gallery.newest_change)).one()
         first, last, num = session.execute(
             select(func.min(Change.sequence), func.max(Change.sequence), func.count()).select_from(Change)
@@ -119,21 +114,21 @@ def _log_findings(serving: Serving) -> Iterator[Finding]:
         )
 
 
-def _crop_findings(serving: Serving, slots: Sequence[int]) -> Iterator[Finding]:
+def _crop_findings(store: Store, slots: Sequence[int]) -> Iterator[Finding]:
     for page in pages(slots):
-        with serving.store.read() as session:
+        with store.read() as session:
             items = session.execute(
                 select(Item.id, Item.sha256).where(Item.slot.in_(page), Item.has_crop)
             ).all()
         for item_id, sha256 in items:
             try:
-                serving.store.crops.get(sha256)
+                store.crops.get(sha256)
             except CropMissing as error:
                 yield Finding(Problem.crop, f"item {item_id}: {error}")
 
 
 def _wrong_embeddings(
-    serving: Serving, generation: Generation, slots: Sequence[int]
+    store: Store, generation: Generation, slots: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
     """Find items whose stored embedding is absent, misshapen or not finite, or not the one in the index.
 
@@ -142,7 +137,7 @@ def _wrong_embeddings(
     num_bytes = 2 * generation.index.embedding_size
     indexed = set(generation.index.slots().tolist())
     for page in pages(slots):
-        with serving.store.read() as session:
+        with store.read() as session:
             stored = _embeddings(session, generation.replica.version, page)
         for slot in page:
             values = stored.get(slot)
@@ -161,79 +156,64 @@ def _embeddings(session: Session, version: str, slots: Sequence[int]) -> dict[in
     return {row[0]: row[1] for row in session.execute(statement)}
 
 
-def _unlike(
-    serving: Serving, generation: Generation, sample: Sequence[int], wrong: dict[int, str]
+def _find_unlike(
+    store: Store, generation: Generation, sample: Sequence[int], wrong: dict[int, str]
 ) -> Iterator[int]:
-    """Find items of a sample whose stored embedding is not like the one that the network makes."""
+    """Find items of a sample whose stored embedding is not what the network makes now."""
     for page in pages([slot for slot in sample if slot not in wrong]):
-        made = _embed(serving, generation, page)
-        with serving.store.read() as session:
+        made = _embed(store, generation, page)
+        with store.read() as session:
             stored = _embeddings(session, generation.replica.version, list(made))
-        for slot, embedding_D in made.items():
-            if slot in stored:
-                cosine = np.frombuffer(stored[slot], "<f2").astype(np.float32) @ embedding_D.astype(
-                    np.float32
-                )
-                if not cosine >= LIKE:
-                    yield slot
+        for slot, made_D in made.items():
+            if slot in stored and not compare(stored[slot], made_D).is_same:
+                yield slot
 
 
-def _embed(serving: Serving, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float16]]:
-    """Return new embeddings of those items whose crop is whole; few images are in memory at a time."""
-    with serving.store.read() as session:
-        rows = session.execute(
-            select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
-        ).all()
-    whole: list[int] = []
-
-    def images() -> Iterator[Image.Image]:
-        for slot, sha256 in rows:
-            try:
-                image, _ = decode(serving.store.crops.get(sha256), UNLIMITED)
-            except (CropMissing, ImageError):
-                continue  # told as a crop
-            whole.append(slot)
-            yield image
-
-    embeddings_ND = to_half(embed_in_batches(generation.gallery_embedder, images()))
-    return dict(zip(whole, embeddings_ND, strict=True))
+def _embed(store: Store, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    """Embed those of the items whose crop is whole; a broken crop has a finding of its own."""
+    with store.read() as session:
+        kept = select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
+        sha256s = dict(session.execute(kept).tuples().all())
+    return embed_stored(store, generation.gallery_embedder, sha256s, (CropMissing, ImageError))
 
 
 def _embedding_findings(
-    serving: Serving, generation: Generation, wrong: dict[int, str], *, repair: bool
+    store: Store, generation: Generation, wrong: dict[int, str], *, repair: bool
 ) -> list[Finding]:
     findings = []
     for page in pages(wrong):
-        made = _embed(serving, generation, page) if repair else {}
+        made = _embed(store, generation, page) if repair else {}
         if made:
-            with serving.store.change() as change:
+            with store.change() as change:
                 _store(change, generation.replica.version, made)
-        with serving.store.read() as session:
+        with store.read() as session:
             items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
         findings += [
             Finding(Problem.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
             for slot, item_id in items
         ]
     if any(finding.repaired for finding in findings):
-        with serving.store.change() as change:
+        with store.change() as change:
             change.note("rebuilt")  # every index is built anew
     return findings
 
 
-def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float16]]) -> None:
+def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float32]]) -> None:
     """Store embeddings of the items that are still there."""
     alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
     for slot in alive:
-        change.session.merge(Embedding(slot=slot, model_version=version, values=made[slot].tobytes()))
+        change.session.merge(
+            Embedding(slot=slot, model_version=version, values=to_half(made[slot]).tobytes())
+        )
 
 
-def _orphan_findings(serving: Serving, *, repair: bool) -> tuple[list[Finding], int]:
+def _orphan_findings(store: Store, *, repair: bool) -> tuple[list[Finding], int]:
     """Find crops of nothing, and how many more are too young to tell."""
-    strays = list(find_strays(serving.store))
+    strays = list(find_strays(store))
     settled = [path for path, written_s in strays if time.time() - written_s >= SETTLED_S]
-    unfinished = list(serving.store.crops.unfinished())
+    unfinished = list(store.crops.unfinished())
     if repair:
-        let_go(serving.store, [path.name for path in settled])
+        let_go(store, [path.name for path in settled])
         for path in unfinished:
             path.unlink(missing_ok=True)
     findings = [Finding(Problem.orphan, str(path), repair) for path in (*settled, *unfinished)]

@@ -1,162 +1,59 @@
-"""Put another model version in service while the old one answers, or the one before back.
+"""Activation: put another model version in service while the active one answers, or roll back.
 
-The gallery is embedded again from its stored crops, the index is built and verified, and only the last
-stragglers and the cut-over keep others from changing the gallery. Whatever fails before that changes nothing.
-A job says how far it is; who dies on the way is followed by another process, or by itself started anew.
+The version embeds the gallery from the stored crops. The new index is built and verified. Only the last
+stragglers and the cut-over hold back changes of the gallery. A failure before the cut-over changes nothing.
+The work is a job, so another process, or this one after a restart, continues the work of a process that died.
 """
 
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import structlog
-from PIL import Image
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from model.data.images import UNLIMITED
 from model.embedder import Embedder
-from service.errors import (
-    ActivationRunning,
-    CropMissing,
-    CropsNotKept,
-    ItemsMissing,
-    ModelInUse,
-    ModelNotFound,
-    NotBetter,
-    NotCompatible,
-    NotEvaluated,
-    NothingToRollBackTo,
-    ServiceError,
-)
-from service.jobs.jobs import RUNNING, add_job, advance, finish, require
-from service.serving.embedding import embed_in_batches, load_registered
+from service.errors import ItemsMissing, ModelInUse, ModelNotFound, ServiceError
+from service.jobs.jobs import RUNNING, advance, finish, require
+from service.serving.embedding import load_registered
 from service.serving.generation import Generation
 from service.serving.replica import Replica
 from service.serving.serving import Serving
+from service.serving.stored import compare, embed_stored
 from service.serving.thresholds import find_thresholds
 from service.store.changes import ActiveModel, Transaction, active_model, newest_change
 from service.store.database import pages
 from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, now
-from service.uploads.requests import decode
-from service.versions.backfill import FEW, Backfill, Pace, is_embedded, num_left
-from service.versions.evaluation import comparison_of, worse_beyond
-from service.versions.registry import drop_embeddings, find_file
+from service.versions.backfill import Backfill, Pace, count_left, is_embedded
+from service.versions.registry import delete_embeddings, find_file
 
 logger = structlog.get_logger(__name__)
 
-KIND = "activation"
-ROUNDS = 10
-SAMPLE = 16
-LIKE = 0.99
-"""The least cosine of an embedding with the same one made anew, perhaps by another processor."""
+MAX_ROUNDS = 10
+"""Rounds of embedding what was enrolled during the round before, until few items are left."""
 
-Strategy = Literal["backfill", "compatible"]
+MAX_STRAGGLERS = 8
+"""Items that may be left to the cut-over, which embeds them while it holds back changes."""
 
+SAMPLE_SIZE = 16
+"""Items whose stored embedding is compared with one that the network makes now."""
 
-@dataclass(frozen=True)
-class Wanted:
-    """How to activate: embed all first, or at once what is compatible; whether items may be left out; and
-    whether the version must not be worse than the active one.
-    """
-
-    strategy: Strategy = "backfill"
-    allow_missing: bool = False
-    require_better: bool = False
-
-
-def queue_activation(store: Store, version: str, wanted: Wanted) -> Job:
-    """Write down that a registered version is to be activated, and return the job.
-
-    Raises:
-        ModelNotFound: there is no such version.
-        ActivationRunning: another activation is under way.
-        CropsNotKept: it cannot embed items whose crop was never kept.
-        NotCompatible: its card does not promise what the strategy needs.
-        NotEvaluated: it must not be worse than the active one, and has not been compared with it.
-        NotBetter: it is worse, by more than chance explains.
-    """
-    if wanted.require_better:
-        _check_better(store, version)
-    with store.change() as change:
-        row = change.session.get(Model, version)
-        if row is None:
-            raise ModelNotFound(version)
-        return _queue(change, row, wanted)
-
-
-def queue_rollback(store: Store) -> Job:
-    """Write down that the version that was active before this one is to be activated, and return the job.
-
-    Raises:
-        NothingToRollBackTo: no other version has been active.
-        ActivationRunning: an activation is under way.
-        CropsNotKept: some items have no embedding of it, and no crop.
-    """
-    with store.change() as change:
-        before = select(Model).where(Model.state == "retired").order_by(Model.activated_at.desc()).limit(1)
-        row = change.session.scalar(before)
-        if row is None:
-            raise NothingToRollBackTo
-        return _queue(change, row, Wanted(), is_rollback=True)
-
-
-def _queue(change: Transaction, row: Model, wanted: Wanted, *, is_rollback: bool = False) -> Job:
-    session = change.session
-    running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
-    if running is not None:
-        raise ActivationRunning(running)
-    is_active = active_model(session) == ActiveModel(row.version, row.version)
-    if not is_active:
-        _check_possible(session, row, wanted)
-    options = {
-        "strategy": wanted.strategy,
-        "allow_missing": wanted.allow_missing,
-        "is_rollback": is_rollback,
-    }
-    job = add_job(change, KIND, row.version, options)
-    if is_active:
-        job.state, job.finished_at = "succeeded", job.created_at
-    return job
-
-
-def _check_better(store: Store, version: str) -> None:
-    with store.read() as session:
-        active = active_model(session)
-        if session.get(Model, version) is None or active is None or active.version == version:
-            return
-        comparison = comparison_of(session, version)
-    if comparison is None:
-        raise NotEvaluated(version, active.version)
-    if worse_beyond(comparison):
-        raise NotBetter(version, comparison)
-
-
-def _check_possible(session: Session, row: Model, wanted: Wanted) -> None:
-    active = active_model(session)
-    if wanted.strategy == "compatible" and active and active.version != row.version:
-        promised = (row.card.get("compatible_with") or {}).get("version")
-        if promised != active.version:
-            raise NotCompatible(row.version, active.version, promised)
-    lost = select(func.count()).select_from(Item).where(~Item.has_crop, ~is_embedded(row.version))
-    num = session.scalar(lost) or 0
-    if num and not wanted.allow_missing:
-        raise CropsNotKept(row.version, num)
+MAX_MISSING_TOLD = 1_000
+"""Ids of items without a crop that the result of a job names."""
 
 
 def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
-    """Do an activation from where it is, to its end.
+    """Do an activation from the point where the job is, to its end, and return its result.
 
     Raises:
-        Cancelled: it is not wanted any more.
+        Cancelled: the job was cancelled.
         Stopped: the process is going down.
-        ServiceError: the network, its file, a crop or the count at the end is not as it must be; the version
-            that was serving goes on.
+        ServiceError: the network, its file, a crop or the count at the end is not as it must be; the active
+            version stays in service.
     """
     version, options = job.model_version or "", job.options or {}
     with serving.store.read() as session:
@@ -166,51 +63,54 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
     find_file(serving.store, version)
     embedder = serving.loaded().get(version) or load_registered(serving.store, version)
     if options.get("strategy") == "compatible" and current.version != version:
-        current = _switch_queries(serving, job.id, embedder, current)
+        _switch_queries(serving, job.id, embedder, current)
     activation = _Activation(serving, job.id, embedder, allow_missing=bool(options.get("allow_missing")))
     activation.embed_all()
     former = serving.take_former_replica(version if options.get("is_rollback") else None)
     result = activation.cut_over(former or activation.build())
-    prune(serving.store)
+    delete_old_embeddings(serving.store)
     return result
 
 
-def mark_active(change: Transaction, version: str, stand_in: str | None = None) -> None:
-    """Make this version, and no other, the active one; the embeddings of `stand_in` are searched for now."""
+def mark_active(change: Transaction, version: str, gallery_version: str | None = None) -> None:
+    """Make this version, and no other, the active one.
+
+    Args:
+        change: the transaction.
+        version: the model version that embeds queries from the commit on.
+        gallery_version: the compatible version whose embeddings are searched until the gallery is embedded
+            by `version`; None if the gallery is embedded already.
+    """
     session = change.session
     session.execute(update(Model).where(Model.state == "active").values(state="retired", stand_in=None))
-    values = {"state": "active", "activated_at": now(), "stand_in": stand_in}
+    values = {"state": "active", "activated_at": now(), "stand_in": gallery_version}
     session.execute(update(Model).where(Model.version == version).values(values))
-    change.note("compatible" if stand_in else "activated")
+    change.note("compatible" if gallery_version else "activated")
 
 
-def prune(store: Store) -> None:
-    """Delete the embeddings of all but the versions that were active last."""
+def delete_old_embeddings(store: Store) -> None:
+    """Delete the embeddings of all versions but those that were active last and those that a job needs."""
     with store.read() as session:
-        active = active_model(session)
-        been = select(Model.version).where(Model.activated_at.is_not(None))
-        newest = been.order_by(Model.activated_at.desc()).limit(store.settings.keep_versions)
-        kept = {*session.scalars(newest), *(active or ())}
-        at_work = select(Job.model_version).where(Job.state.in_(RUNNING))
-        kept |= set(session.scalars(at_work))
-        versions = session.scalars(select(Model.version).where(Model.version.not_in(kept - {None}))).all()
+        activated = select(Model.version).where(Model.activated_at.is_not(None))
+        last = activated.order_by(Model.activated_at.desc()).limit(store.settings.keep_versions)
+        needed = select(Job.model_version).where(Job.state.in_(RUNNING))
+        kept = {*session.scalars(last), *session.scalars(needed), *(active_model(session) or ())} - {None}
+        versions = session.scalars(select(Model.version).where(Model.version.not_in(kept))).all()
     for version in versions:
         with suppress(ModelInUse, ModelNotFound):
-            drop_embeddings(store, version)
+            delete_embeddings(store, version)
 
 
-def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> Generation:
-    """Embed queries with a compatible network from now on, against the embeddings that there are."""
-    searched = current.gallery_embedder
+def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> None:
+    """Let a compatible network embed queries from now on; the index keeps its embeddings."""
+    gallery_embedder = current.gallery_embedder
     with serving.swapping():
         with serving.store.change() as change:
             require(change.session, job_id)
-            mark_active(change, embedder.version, searched.version)
+            mark_active(change, embedder.version, gallery_embedder.version)
             thresholds = find_thresholds(change.session, embedder.version, serving.store.settings.target_fmr)
-        generation = Generation(embedder, current.replica, thresholds, searched)
-        serving.replace(generation)
+        serving.replace(Generation(embedder, current.replica, thresholds, gallery_embedder))
     logger.info("queries are embedded by a compatible network", model_version=embedder.version)
-    return generation
 
 
 class _Activation:
@@ -218,46 +118,47 @@ class _Activation:
 
     def __init__(self, serving: Serving, job_id: str, embedder: Embedder, *, allow_missing: bool) -> None:
         self._serving = serving
+        self._store = serving.store
         self._job_id = job_id
         self._version = embedder.version
         self._embedder = embedder
         self._allow_missing = allow_missing
-        pace = Pace(serving.store.settings.backfill_share, serving.store.stopping)
-        self._backfill = Backfill(serving.store, serving.priority, embedder, pace)
+        pace = Pace(self._store.settings.backfill_share, self._store.stopping)
+        self._backfill = Backfill(self._store, serving.priority, embedder, pace)
         self._done = self._total = 0
 
     def embed_all(self) -> None:
         """Embed every item that has no embedding of this version.
 
         Raises:
-            ItemsMissing: some have no crop any more, and must not be left out.
+            ItemsMissing: the crops of some items are gone, and these items must not be left out.
         """
-        with self._serving.store.read() as session:
-            self._total, left = num_left(session, self._version)
+        with self._store.read() as session:
+            self._total, left = count_left(session, self._version)
         self._done = self._total - left
-        with self._serving.store.change() as change:
-            self._tell(change.session, 0)
-        self._backfill.run(self._tell)
-        with self._serving.store.read() as session:
-            self._still_missing(session)
+        with self._store.change() as change:
+            self._advance(change.session, 0)
+        self._backfill.run(self._advance)
+        with self._store.read() as session:
+            self._find_missing(session)
 
-    def _tell(self, session: Session, num: int) -> None:
+    def _advance(self, session: Session, num: int) -> None:
         self._done += num
         self._total = max(self._total, self._done)
         advance(session, self._job_id, self._done, self._total)
 
     def build(self) -> Replica:
-        """Build the index and verify it: every item is there, and embeddings are what the network makes.
+        """Build the index, and verify it: every item is there, and a sample is what the network makes.
 
-        Embeddings that are spoilt are made anew.
+        Spoilt embeddings, which the index refuses, are deleted and made again.
         """
         replica, lacking = self._load()
         if lacking:
-            logger.warning("spoilt embeddings are made anew", items=len(lacking))
-            with self._serving.store.change() as change:
-                _forget(change.session, self._version, lacking)
+            logger.warning("spoilt embeddings are made again", items=len(lacking))
+            with self._store.change() as change:
+                _delete_embeddings(change.session, self._version, lacking)
             self._backfill.last = 0
-            self._backfill.run(self._tell)
+            self._backfill.run(self._advance)
             replica.index.close()
             replica, lacking = self._load()
         if lacking:
@@ -266,78 +167,65 @@ class _Activation:
         return replica
 
     def _load(self) -> tuple[Replica, Collection[int]]:
-        """Return the index of what is embedded, and the slots of items that should be in it and are not."""
-        with self._serving.store.read() as session:
+        """Return the index of all embeddings, and the slots of items that it lacks."""
+        with self._store.read() as session:
             sequence = newest_change(session)
-        self._backfill.run(self._tell)
-        with self._serving.store.read() as session:
-            size, kind = self._embedder.embedding_size, self._serving.store.settings.index
+        self._backfill.run(self._advance)
+        with self._store.read() as session:
+            size, kind = self._embedder.embedding_size, self._store.settings.index
             replica = Replica.load(session, self._version, size, kind, sequence)
             alive = set(session.scalars(select(Item.slot).where(Item.slot <= sequence)))
         return replica, sorted(alive - set(replica.index.slots().tolist()) - self._backfill.missing.keys())
 
     def _compare_sample(self, replica: Replica) -> None:
-        """Embed some items anew and compare.
+        """Embed a sample of the items again, and compare.
 
         Raises:
-            ServiceError: if a stored embedding is not what the network makes.
+            ServiceError: a stored embedding is not what the network makes.
         """
         slots = replica.index.slots().tolist()
-        sample = random.sample(slots, min(SAMPLE, len(slots)))
-        with self._serving.store.read() as session:
+        sample = random.sample(slots, min(SAMPLE_SIZE, len(slots)))
+        with self._store.read() as session:
             statement = select(Item.id, Item.sha256, Embedding.values).join(
                 Embedding, (Embedding.slot == Item.slot) & (Embedding.model_version == self._version)
             )
             rows = session.execute(statement.where(Item.slot.in_(sample))).all()
-        kept: list[tuple[str, bytes]] = []
-        made_ND = embed_in_batches(self._embedder, self._images(rows, kept))
-        for (item_id, values), made_D in zip(kept, made_ND, strict=True):
-            stored_D = np.frombuffer(values, "<f2").astype(np.float32)
-            length = float(np.linalg.norm(stored_D))
-            cosine = float(stored_D @ made_D) / max(length, 1e-12)
-            if not (cosine >= LIKE and abs(length - 1) <= 1 - LIKE):
+        stored = {item_id: values for item_id, _, values in rows}
+        made = embed_stored(self._store, self._embedder, {item_id: sha256 for item_id, sha256, _ in rows})
+        for item_id, made_D in made.items():
+            likeness = compare(stored[item_id], made_D)
+            if not likeness.is_same:
                 raise ServiceError(
                     f"the stored embedding of item {item_id} by {self._version} is not what the network "
-                    f"makes (cosine {cosine:.3f}, length {length:.3f}): not switched; delete the version and "
-                    "register it again"
+                    f"makes (cosine {likeness.cosine:.3f}, length {likeness.length:.3f}): not switched; "
+                    "delete the version and register it again"
                 )
 
-    def _images(
-        self, rows: Iterable[Row[str, str, bytes]], kept: list[tuple[str, bytes]]
-    ) -> Iterator[Image.Image]:
-        """Decode the crops that are still there; `kept` gets the ids and stored embeddings of those."""
-        for item_id, sha256, values in rows:
-            with suppress(CropMissing):
-                image, _ = decode(self._serving.store.crops.get(sha256), UNLIMITED)
-                kept.append((item_id, values))
-                yield image
-
     def cut_over(self, replica: Replica) -> dict[str, Any]:
-        """Switch to the index, with what came while it was built."""
-        serving = self._serving
-        for _ in range(ROUNDS):
-            if self._catch_up(replica) <= FEW:  # so few may be left to what keeps others waiting
+        """Switch to the index, with the items that were enrolled while the index was built."""
+        for _ in range(MAX_ROUNDS):
+            if self._catch_up(replica) <= MAX_STRAGGLERS:
                 break
-        with serving.priority.no_enrolment():  # no enrolment of this process is embedded meanwhile
+        with self._serving.priority.no_enrolment():
             self._catch_up(replica, is_resting=False)
-            with serving.swapping():
-                with serving.store.change() as change:
+            with self._serving.swapping():
+                with self._store.change() as change:
                     started_s = time.monotonic()
                     result = self._switch(change, replica)
                     thresholds = find_thresholds(
-                        change.session, self._version, serving.store.settings.target_fmr
+                        change.session, self._version, self._store.settings.target_fmr
                     )
-                serving.replace(Generation(self._embedder, replica, thresholds, self._embedder))
+                self._serving.replace(Generation(self._embedder, replica, thresholds, self._embedder))
                 held_s = time.monotonic() - started_s
         logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
         return result
 
     def _catch_up(self, replica: Replica, *, is_resting: bool = True) -> int:
-        """Embed what came, bring it to the index, and return how many items that were."""
-        with self._serving.store.read() as session:
+        """Embed new items, bring the index up to date, and return how many items were embedded."""
+        with self._store.read() as session:
             newest = newest_change(session)
-        num = self._backfill.run(self._tell, is_resting=is_resting)
-        with self._serving.store.read() as session:
+        num = self._backfill.run(self._advance, is_resting=is_resting)
+        with self._store.read() as session:
             replica.catch_up(session, newest)
         return num
 
@@ -345,34 +233,34 @@ class _Activation:
         session = change.session
         self._done += self._backfill.finish(session)
         replica.catch_up(session, change.newest)
-        missing = self._still_missing(session)
+        missing = self._find_missing(session)
         num_items = session.scalar(select(func.count()).select_from(Item)) or 0
         if len(replica.index) != num_items - len(missing):
             raise ServiceError(
                 f"{num_items} items have {len(replica.index)} embeddings of {self._version}: not switched"
             )
-        result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:1_000]}
-        self._tell(session, 0)
+        result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:MAX_MISSING_TOLD]}
+        self._advance(session, 0)
         mark_active(change, self._version)
-        replica.sequence = change.newest  # it has what others find by building theirs anew
+        replica.sequence = change.newest  # other processes rebuild their index for this change
         finish(session, self._job_id, "succeeded", None, result)
         return result
 
-    def _still_missing(self, session: Session) -> list[str]:
-        """Return the ids of the items without a crop that were not deleted meanwhile.
+    def _find_missing(self, session: Session) -> list[str]:
+        """Return the ids of the items whose crop is gone, without the items that were deleted since.
 
         Raises:
-            ItemsMissing: there are some, and none may be left out.
+            ItemsMissing: there are such items, and they must not be left out.
         """
         missing: list[str] = []
         for page in pages(self._backfill.missing):
-            wanted = Item.slot.in_(page) & ~is_embedded(self._version)
-            missing += session.scalars(select(Item.id).where(wanted))
+            not_embedded = Item.slot.in_(page) & ~is_embedded(self._version)
+            missing += session.scalars(select(Item.id).where(not_embedded))
         if missing and not self._allow_missing:
             raise ItemsMissing(self._version, missing)
         return missing
 
 
-def _forget(session: Session, version: str, slots: Collection[int]) -> None:
+def _delete_embeddings(session: Session, version: str, slots: Collection[int]) -> None:
     for page in pages(slots):
         session.execute(delete(Embedding).where(Embedding.model_version == version, Embedding.slot.in_(page)))

@@ -1,50 +1,51 @@
-"""Embed items with a version that they have no embedding of, from their stored crops.
+"""Backfill: embed the items that have no embedding of a model version, from their stored crops.
 
-It goes page by page, each page its own transaction; "items without an embedding of this version" is the whole
-queue, so what was done before a crash is not done again.
+A backfill goes page by page, and each page is a transaction of its own. The items without an embedding of the
+version are the whole queue, so nothing that was done before a crash is done again.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
-from model.data.images import UNLIMITED
 from model.embedder import Embedder
-from service.errors import CropMissing, NotFinite, ServiceError
+from service.errors import ImageError, NotFinite, ServiceError
 from service.jobs.jobs import Stopped
-from service.serving.embedding import embed_in_batches, to_half
+from service.serving.embedding import to_half
 from service.serving.priority import Priority
+from service.serving.stored import CROPS_AT_ONCE, embed_stored
 from service.store.changes import newest_change
 from service.store.database import pages
 from service.store.store import Store
 from service.store.tables import Embedding, Item
-from service.uploads.requests import decode
 
 ITEMS_PER_PAGE = 32
-CROPS_AT_ONCE = 2
-"""Between so many crops the backfill rests and gives way: a search waits for few of them."""
 
-FEW = 8
-"""So many crops are embedded without rest: somebody may wait for them."""
+MAX_UNTHROTTLED = 8
+"""A backfill of at most this many crops does not rest, because something waits for it: a rollback, or the
+enrolments that a cut-over holds back."""
 
 MAX_LAG_S = 1.0
-"""How much of its share, lost to others, a backfill may catch up at once."""
+"""How much of its share of the processor, lost to others, a backfill may make up for at once, in seconds."""
 
-Told = Callable[[Session, int], None]
-"""Is told, in each page's transaction, how many items the page had."""
+Advance = Callable[[Session, int], None]
+"""Notes progress: called in the transaction of each page, with the number of items of that page."""
 
 
 class Pace:
-    """Lets work take its share of the time that it would take alone, and no more.
+    """Keeps work to a share of the time that the work would take alone.
 
-    What it loses to others it does not rest for: beside searches it still gets its share, if it can.
+    Time that the work loses to others counts as rest. So the work gets its share beside searches too.
+
+    Args:
+        share: of the processor, above 0 and at most 1.
+        stopping: ends every rest.
     """
 
     def __init__(self, share: float, stopping: Event) -> None:
@@ -54,18 +55,35 @@ class Pace:
         self._due_s = time.monotonic()
 
     def rest(self, num: int, took_s: float) -> None:
-        """Wait after work on `num` crops until the share is kept again."""
+        """Wait after work on `num` crops, which took `took_s` seconds, until the share is kept again."""
         self._fastest_s = min(self._fastest_s, took_s / num)
         moment_s = time.monotonic()
         self._due_s = max(self._due_s, moment_s - MAX_LAG_S) + num * self._fastest_s / self._share
         self._stopping.wait(max(0.0, self._due_s - moment_s))
 
 
+@dataclass(frozen=True)
+class PendingItem:
+    """An item that has no embedding of the version yet."""
+
+    slot: int
+    id: str
+    sha256: str
+
+
 @dataclass
 class Backfill:
-    """Makes the embeddings of one version; `missing` has the ids, by slot, of items whose crop is gone.
+    """Makes the embeddings of one model version.
 
-    It goes through the slots once: what is enrolled meanwhile has greater ones.
+    A backfill goes through the slots once, because an item that is enrolled later has a greater slot.
+
+    Attributes:
+        store: the items and their crops.
+        priority: which work embeds next.
+        embedder: the network of the version.
+        pace: the share of the processor.
+        missing: the ids, by slot, of items whose crop is gone.
+        last: the last slot that was looked at.
     """
 
     store: Store
@@ -75,14 +93,19 @@ class Backfill:
     missing: dict[int, str] = field(default_factory=dict)
     last: int = 0
 
-    def run(self, tell: Told, only: ColumnElement[bool] | None = None, *, is_resting: bool = True) -> int:
-        """Embed what is new and has no embedding, of the items that are meant; return how many that were.
+    def run(
+        self, advance: Advance, only: ColumnElement[bool] | None = None, *, is_resting: bool = True
+    ) -> int:
+        """Embed the items after `last` that have no embedding, and return how many there were.
 
-        It keeps to its share of the processor, unless they are few or others wait for it to end.
+        Args:
+            advance: notes the progress.
+            only: a condition on the items; by default all items are embedded.
+            is_resting: whether to keep to the pace. `MAX_UNTHROTTLED` crops or fewer never do.
 
         Raises:
             Stopped: the process is going down.
-            ServiceError: a crop is no image, or its embedding not finite.
+            ServiceError: a crop is no image, or an embedding is not finite.
         """
         num = 0
         while True:
@@ -93,10 +116,10 @@ class Backfill:
                 break
             if self.store.stopping.is_set():
                 raise Stopped
-            embeddings = self._embed(page, is_resting=is_resting and num + len(page) > FEW)
+            embeddings = self._embed(page, is_resting=is_resting and num + len(page) > MAX_UNTHROTTLED)
             with self.store.change() as change:
-                keep(change.session, self.embedder.version, embeddings)
-                tell(change.session, len(page))
+                add_embeddings(change.session, self.embedder.version, embeddings)
+                advance(change.session, len(page))
             self.last = page[-1].slot
             num += len(page)
         if only is None:
@@ -104,14 +127,14 @@ class Backfill:
         return num
 
     def finish(self, session: Session) -> int:
-        """Embed what is left in the caller's transaction, alone among all who change the gallery."""
+        """Embed all items that are left, in a transaction that holds back all other changes."""
         page = self._page(session, None, limit=None)
-        keep(session, self.embedder.version, self._embed(page, is_resting=False))
+        add_embeddings(session, self.embedder.version, self._embed(page, is_resting=False))
         return len(page)
 
     def _page(
         self, session: Session, only: ColumnElement[bool] | None, limit: int | None
-    ) -> Sequence["Waiting"]:
+    ) -> Sequence[PendingItem]:
         statement = (
             select(Item.slot, Item.id, Item.sha256)
             .where(Item.slot > self.last, ~is_embedded(self.embedder.version))
@@ -119,69 +142,60 @@ class Backfill:
             .order_by(Item.slot)
             .limit(limit)
         )
-        return [Waiting(*row) for row in session.execute(statement)]
+        return [PendingItem(*row) for row in session.execute(statement)]
 
-    def _embed(self, page: Sequence["Waiting"], *, is_resting: bool) -> dict[int, NDArray[np.float16]]:
-        """Return the embeddings of the stored crops by slot, but for those that are missing or deleted."""
+    def _embed(self, page: Sequence[PendingItem], *, is_resting: bool) -> dict[int, NDArray[np.float16]]:
+        """Return the embeddings by slot; items whose crop is gone have none."""
         embeddings: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(page), CROPS_AT_ONCE):
             if is_resting:
                 self.priority.before_backfill()
             started_s = time.monotonic()
-            few = page[start : start + CROPS_AT_ONCE]
-            found: list[Waiting] = []
-            try:
-                made_ND = to_half(embed_in_batches(self.embedder, self._images(few, found)))
-            except NotFinite as error:
-                raise ServiceError(f"item {found[error.position].id}: {error}") from error
-            embeddings |= {item.slot: made_D for item, made_D in zip(found, made_ND, strict=True)}
-            if found and is_resting:
-                self.pace.rest(len(found), time.monotonic() - started_s)
+            items = page[start : start + CROPS_AT_ONCE]
+            made = self._embed_few(items)
+            embeddings |= made
+            if made and is_resting:
+                self.pace.rest(len(made), time.monotonic() - started_s)
         return embeddings
 
-    def _images(self, page: Sequence["Waiting"], found: list["Waiting"]) -> Iterator[Image.Image]:
-        for item in page:
-            try:
-                image, _ = decode(self.store.crops.get(item.sha256), UNLIMITED)
-            except CropMissing:
-                with self.store.read() as session:
-                    if session.scalar(select(Item.slot).where(Item.slot == item.slot)) is not None:
-                        self.missing[item.slot] = item.id
-                continue
-            except ServiceError as error:
-                raise ServiceError(f"item {item.id}: {error}") from error
-            found.append(item)
-            yield image
+    def _embed_few(self, items: Sequence[PendingItem]) -> dict[int, NDArray[np.float16]]:
+        try:
+            made = embed_stored(self.store, self.embedder, {item.slot: item.sha256 for item in items})
+        except (NotFinite, ImageError) as error:
+            detail = error.detail if isinstance(error, ImageError) else str(error)
+            raise ServiceError(f"item {items[error.position].id}: {detail}") from error
+        for item in items:
+            if item.slot not in made and self._is_alive(item.slot):
+                self.missing[item.slot] = item.id
+        return {slot: to_half(made_D) for slot, made_D in made.items()}
+
+    def _is_alive(self, slot: int) -> bool:
+        with self.store.read() as session:
+            return session.scalar(select(Item.slot).where(Item.slot == slot)) is not None
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """An item that is to be embedded."""
+def add_embeddings(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
+    """Store embeddings by slot, of those items that still exist and have none of this version.
 
-    slot: int
-    id: str
-    sha256: str
-
-
-def keep(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
-    """Store embeddings of the items that are still there and have none; alone among those who change them."""
+    The transaction must hold back all other changes of the gallery.
+    """
     for page in pages(embeddings):
-        wanted = Item.slot.in_(page) & ~is_embedded(version)
+        lacking = Item.slot.in_(page) & ~is_embedded(version)
         session.add_all(
             Embedding(slot=slot, model_version=version, values=embeddings[slot].tobytes())
-            for slot in session.scalars(select(Item.slot).where(wanted))
+            for slot in session.scalars(select(Item.slot).where(lacking))
         )
     session.flush()
 
 
 def is_embedded(version: str) -> ColumnElement[bool]:
-    """Tell items that have an embedding of a version."""
+    """Return the SQL condition that an item has an embedding of this version."""
     embedding = select(Embedding.slot).where(Embedding.slot == Item.slot, Embedding.model_version == version)
     return embedding.exists()
 
 
-def num_left(session: Session, version: str) -> tuple[int, int]:
-    """Return how many items there are, and how many of them have no embedding of a version."""
+def count_left(session: Session, version: str) -> tuple[int, int]:
+    """Return the number of items, and the number of items without an embedding of this version."""
     left = func.count().filter(~is_embedded(version))
     total, num = session.execute(select(func.count(), left).select_from(Item)).one()
     return total, num

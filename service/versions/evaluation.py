@@ -1,6 +1,6 @@
 """Judge a model version on the gallery's own labelled items, beside the active one: a job.
 
-Both versions are judged on the same items, by the protocol of `judging.py`. Embeddings that the
+Both versions are judged on the same items, by the protocol of `metrics.py`. Embeddings that the
 candidate lacks are made from the crops, a page at a time, and kept: an activation has them already. So a
 crash loses nothing but the last page, and any process goes on.
 """
@@ -25,14 +25,14 @@ from service.store.database import pages
 from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, now
 from service.versions.backfill import Backfill, Pace
-from service.versions.judging import (
+from service.versions.metrics import (
     MAX_QUERIES,
     NOWHERE,
     compare,
     draw_identities,
+    evaluate,
     find_queries,
-    judge,
-    places_of,
+    viewpoints_of,
 )
 
 logger = structlog.get_logger(__name__)
@@ -59,17 +59,17 @@ class Labelled:
     slots: list[int]
     hashes: list[str]
     identity_keys: NDArray[np.int64]
-    places: NDArray[np.int64]
+    viewpoints: NDArray[np.int64]
     num_all: int
 
     def only(self, kept: NDArray[np.bool_]) -> "Labelled":
         """Return the kept items."""
-        places = np.flatnonzero(kept).tolist()
+        viewpoints = np.flatnonzero(kept).tolist()
         return Labelled(
-            [self.slots[place] for place in places],
-            [self.hashes[place] for place in places],
+            [self.slots[place] for place in viewpoints],
+            [self.hashes[place] for place in viewpoints],
             self.identity_keys[kept],
-            self.places[kept],
+            self.viewpoints[kept],
             self.num_all,
         )
 
@@ -106,10 +106,10 @@ def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
     return None
 
 
-def worse_beyond(comparison: dict[str, Any]) -> bool:
+def is_worse(comparison: dict[str, Any]) -> bool:
     """Tell whether a version is worse than the active one in rank-1 or mAP, by more than chance explains.
 
-    >>> worse_beyond({"difference": {"rank1": {"high": 0.5}, "mAP": {"high": -0.1}}})
+    >>> is_worse({"difference": {"rank1": {"high": 0.5}, "mAP": {"high": -0.1}}})
     True
     """
     return any(interval["high"] < 0 for interval in comparison["difference"].values())
@@ -151,13 +151,13 @@ def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
     judged = labelled.only(np.array(has_all, bool))
     judged = judged.only(_is_query(judged))
     _check_enough(judged)
-    judgements = {}
+    results = {}
     for place, one in enumerate(versions):
         rows_ND = np.stack([embeddings[one][slot] for slot in judged.slots])
         tell_more = partial(_tell_more, tell, num_items + place * min(num_items, MAX_QUERIES))
-        judgements[one] = judge(rows_ND, judged.identity_keys, judged.places, tell=tell_more)
+        results[one] = evaluate(rows_ND, judged.identity_keys, judged.viewpoints, tell=tell_more)
     evaluated_at = now().isoformat(timespec="microseconds")
-    found = {one: {"evaluated_at": evaluated_at, **judgements[one].to_dict()} for one in versions}
+    found = {one: {"evaluated_at": evaluated_at, **results[one].to_dict()} for one in versions}
     result = {
         "model_version": version,
         "active_version": active_version,
@@ -166,7 +166,7 @@ def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
         "num_labelled": labelled.num_all,
         "num_left_out": has_all.count(False),
         "versions": found,
-        "difference": compare(judgements[version], judgements[active_version]),
+        "difference": compare(results[version], results[active_version]),
     }
     with store.change() as change:
         advanced(change.session, total)
@@ -182,7 +182,7 @@ def _tell_more(tell: Tell, before: int, done: int) -> None:
 def _is_query(labelled: Labelled) -> NDArray[np.bool_]:
     """Say which items are still not alone: an identity may have lost what it had elsewhere."""
     is_query = np.zeros(len(labelled.slots), bool)
-    is_query[find_queries(labelled.identity_keys, labelled.places)] = True
+    is_query[find_queries(labelled.identity_keys, labelled.viewpoints)] = True
     return is_query
 
 
@@ -190,11 +190,13 @@ def find_labelled(session: Session) -> Labelled:
     """Return the items to judge by; of very many, those of identities drawn by chance."""
     rows = session.execute(_candidates().order_by(Item.slot)).all()
     keys = np.array([row.identity_key for row in rows], np.int64)
-    places = places_of(keys, _codes([row.camera_id for row in rows]), _codes([row.track_id for row in rows]))
-    is_labelled = places != NOWHERE
+    viewpoints = viewpoints_of(
+        keys, _codes([row.camera_id for row in rows]), _codes([row.track_id for row in rows])
+    )
+    is_labelled = viewpoints != NOWHERE
     num_all = int(is_labelled.sum())
     slots, hashes = [row.slot for row in rows], [row.sha256 for row in rows]
-    found = Labelled(slots, hashes, keys, places, num_all).only(is_labelled)
+    found = Labelled(slots, hashes, keys, viewpoints, num_all).only(is_labelled)
     return found.only(draw_identities(found.identity_keys, MAX_ITEMS))
 
 
@@ -220,7 +222,7 @@ def _codes(names: Sequence[str | None]) -> NDArray[np.int64]:
 
 def _check_enough(labelled: Labelled) -> None:
     num_identities = len(np.unique(labelled.identity_keys))
-    num_queries = len(find_queries(labelled.identity_keys, labelled.places))
+    num_queries = len(find_queries(labelled.identity_keys, labelled.viewpoints))
     if num_identities < MIN_IDENTITIES or num_queries < MIN_QUERIES:
         raise TooFewLabels(
             f"to judge a network takes {MIN_IDENTITIES} or more identities with items of two cameras, or of "

@@ -143,14 +143,14 @@ def delete_model(store: Store, version: str) -> None:
         ModelNotFound: there is none.
         ModelInUse: it is active, searched in place of the active one, or a job works with it.
     """
-    drop_embeddings(store, version)
+    delete_embeddings(store, version)
     with store.change() as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
         path.unlink(missing_ok=True)  # before the commit: after it somebody may register it again
 
 
-def drop_embeddings(store: Store, version: str) -> None:
+def delete_embeddings(store: Store, version: str) -> None:
     """Delete the embeddings of a version that is not in use, many at a time.
 
     Raises:

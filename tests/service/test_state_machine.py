@@ -58,7 +58,8 @@ from service.people.erasure import erase_identity
 from service.search.search import Query, search
 from service.settings import Settings
 from service.store.tables import Embedding, Item, Job
-from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
+from service.versions.activation import run_activation
+from service.versions.activation_queue import KIND, ActivationOptions, queue_activation, queue_rollback
 from service.versions.registry import delete_model, list_models, register
 
 EVERYTHING = Query(top_k=1_000, group_by="item", among=Selection(), min_score=-1.0)
@@ -210,31 +211,33 @@ class Machine(RuleBasedStateMachine):
 
     @rule(by=who, number=networks_by_number, meanwhile=st.none() | meanwhiles)
     def activate(self, by: int, number: int, meanwhile: Meanwhile | None) -> None:
-        self.activate_by(by, number, Wanted())
+        self.activate_by(by, number, ActivationOptions())
         if self.truth.job_id and meanwhile:
             self.work(1 - by, meanwhile)
 
     @rule(by=who, number=networks_by_number, meanwhile=meanwhiles)
     def activate_without_what_is_missing(self, by: int, number: int, meanwhile: Meanwhile) -> None:
-        self.activate_by(by, number, Wanted(allow_missing=True))
+        self.activate_by(by, number, ActivationOptions(allow_missing=True))
         if self.truth.job_id:
             self.work(by, meanwhile)
 
-    def activate_by(self, by: int, number: int, wanted: Wanted) -> None:
+    def activate_by(self, by: int, number: int, wanted: ActivationOptions) -> None:
         version = self.networks.versions[number]
         self.queue(version, wanted, lambda: queue_activation(self.processes[by].store, version, wanted))
 
     @rule(by=who, meanwhile=st.none() | meanwhiles)
     def roll_back(self, by: int, meanwhile: Meanwhile | None) -> None:
         if self.truth.been[:-1]:
-            self.queue(self.truth.been[-2], Wanted(), lambda: queue_rollback(self.processes[by].store))
+            self.queue(
+                self.truth.been[-2], ActivationOptions(), lambda: queue_rollback(self.processes[by].store)
+            )
         else:
             with pytest.raises(NothingToRollBackTo):
                 queue_rollback(self.processes[by].store)
         if self.truth.job_id and meanwhile:
             self.work(by, meanwhile)
 
-    def queue(self, version: str, wanted: Wanted, ask: Callable[[], Job]) -> None:
+    def queue(self, version: str, wanted: ActivationOptions, ask: Callable[[], Job]) -> None:
         truth = self.truth
         if version not in truth.registered:
             with pytest.raises(ModelNotFound):

@@ -11,7 +11,7 @@ from service.api.schemas.gallery import JobAnswer
 from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.jobs.jobs import Progress
 from service.store.tables import Job
-from service.versions.activation import queue_activation, queue_rollback
+from service.versions.activation_queue import queue_activation, queue_rollback
 from service.versions.evaluation import request_evaluation
 from service.versions.registry import delete_model, find_active, find_file, find_model, list_models, register
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from service.versions.activation import Strategy, Wanted
+from service.versions.activation_queue import ActivationOptions, Strategy
 from service.versions.registry import KnownModel
 
 State = Literal["registered", "evaluating", "backfilling", "ready", "active", "retired", "failed"]
@@ -26,9 +26,9 @@ class Activation(BaseModel):
     allow_missing: bool = False
     require_better: bool = False
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> ActivationOptions:
         """Return what is wanted."""
-        return Wanted(self.strategy, self.allow_missing, self.require_better)
+        return ActivationOptions(self.strategy, self.allow_missing, self.require_better)
 
 
 class ModelVersion(BaseModel):

@@ -28,7 +28,7 @@ from live_server import (
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Embedding, Job, now
-from service.versions.evaluation import comparison_of, worse_beyond
+from service.versions.evaluation import comparison_of, is_worse
 
 NUM_PEOPLE, NUM_CAMERAS = 12, 3
 
@@ -106,12 +106,12 @@ def test_a_version_that_is_worse_has_an_interval_below_zero(
     spoil(either_settings, version)
     result = evaluate(client, version)["result"]
     assert result["difference"]["mAP"]["high"] < 0
-    assert worse_beyond(result)
+    assert is_worse(result)
     with comparing(either_settings, version) as comparison:
         assert comparison == result
     with comparing(either_settings, old) as comparison:
         assert comparison is None
-    assert not worse_beyond(evaluate(client, old)["result"])
+    assert not is_worse(evaluate(client, old)["result"])
     enroll_people(client, num=2, first=50)
     with comparing(either_settings, version) as comparison:
         assert comparison is None, "the gallery has become another one"

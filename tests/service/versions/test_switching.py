@@ -25,12 +25,14 @@ from service.people.corrections import correct_item
 from service.people.erasure import erase_identity
 from service.serving.priority import BACKFILL_WAITS_S, ENROLMENT_WAITS_S
 from service.serving.replica import Replica
+from service.serving.stored import CROPS_AT_ONCE
 from service.settings import Settings
 from service.store.tables import Embedding, Job
-from service.versions.activation import KIND, Wanted, queue_activation, queue_rollback, run_activation
-from service.versions.backfill import CROPS_AT_ONCE, FEW
+from service.versions.activation import run_activation
+from service.versions.activation_queue import KIND, ActivationOptions, queue_activation, queue_rollback
+from service.versions.backfill import MAX_UNTHROTTLED
 from service.versions.evaluation import request_evaluation
-from service.versions.registry import delete_model, drop_embeddings, find_model, register
+from service.versions.registry import delete_embeddings, delete_model, find_model, register
 
 NUM_ITEMS = 40
 """Two pages of a backfill: 32 and 8."""
@@ -72,7 +74,7 @@ def cancel(process: Process, job: Job) -> None:
 
 def switch(process: Process, version: str, *, allow_missing: bool = False) -> None:
     """Activate a version."""
-    job = queue_activation(process.store, version, Wanted(allow_missing=allow_missing))
+    job = queue_activation(process.store, version, ActivationOptions(allow_missing=allow_missing))
     work(process)
     assert job_of(process, job.id).state == "succeeded"
 
@@ -93,7 +95,7 @@ def test_an_activation_that_is_cancelled_goes_on_later_from_where_it_was(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
-    job = queue_activation(one.store, version, Wanted())
+    job = queue_activation(one.store, version, ActivationOptions())
     assert find_model(two.store, version).state == "backfilling"
     one.arrange(SECOND_PAGE, "before", partial(cancel, two, job))
     work(one)
@@ -106,7 +108,7 @@ def test_an_activation_that_is_cancelled_goes_on_later_from_where_it_was(
         values = session.scalar(select(Embedding.values).where(made).order_by(Embedding.slot).limit(1)) or b""
         marked = values[:-2] + bytes([values[-2] ^ 1, values[-1]])
         session.execute(update(Embedding).where(made, Embedding.values == values).values(values=marked))
-    later = queue_activation(two.store, version, Wanted())
+    later = queue_activation(two.store, version, ActivationOptions())
     work(two)
     assert (job_of(two, later.id).state, job_of(two, later.id).done) == ("succeeded", NUM_ITEMS)
     assert one.refresh().version == version
@@ -118,7 +120,7 @@ def test_a_version_is_ready_when_only_the_switch_was_not_made(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
-    job = queue_activation(one.store, version, Wanted())
+    job = queue_activation(one.store, version, ActivationOptions())
     one.arrange(CUT_OVER, "before", partial(cancel, two, job))
     work(one)
     assert job_of(one, job.id).state == "cancelled"
@@ -135,7 +137,7 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
     version = add(one, another_checkpoint)
     lost = gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0]
     one.store.crops.path(lost.sha256).unlink()
-    job = queue_activation(one.store, version, Wanted())
+    job = queue_activation(one.store, version, ActivationOptions())
     one.arrange(SECOND_PAGE, "before", lambda: delete_item(two.store, lost.id))
     work(one)
     assert (job_of(one, job.id).state, job_of(one, job.id).error) == ("succeeded", None)
@@ -145,7 +147,7 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
 def test_a_backfill_gives_way_to_searches_but_not_for_ever(
     settings: Settings, another_checkpoint: Path
 ) -> None:
-    process, num = Process(settings), FEW + CROPS_AT_ONCE
+    process, num = Process(settings), MAX_UNTHROTTLED + CROPS_AT_ONCE
     gallery.enroll(process, [BytesIO(crop(seed)) for seed in range(num)], [Label()] * num)
     first, version = process.current().version, add(process, another_checkpoint)
     with process.priority.search():
@@ -176,11 +178,11 @@ def test_embeddings_that_are_searched_are_never_dropped(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     with pytest.raises(ModelInUse):
-        drop_embeddings(one.store, one.current().version)
+        delete_embeddings(one.store, one.current().version)
     version = add(one, another_checkpoint)
     switch(one, version)
     with pytest.raises(ModelInUse):
-        drop_embeddings(two.store, version)
+        delete_embeddings(two.store, version)
     third = Process(one.store.settings)
     assert len(third.current().index) == NUM_ITEMS
     third.end()
@@ -296,7 +298,7 @@ def test_a_version_that_a_job_works_with_says_so_and_is_not_deleted(
     job = (
         request_evaluation(one.store, version)
         if kind == "evaluation"
-        else queue_activation(one.store, version, Wanted())
+        else queue_activation(one.store, version, ActivationOptions())
     )
     assert find_model(one.store, version).state == state
     with pytest.raises(ModelInUse, match=f"/jobs/{job.id}"):

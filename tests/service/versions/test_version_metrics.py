@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.calibration import NUM_BINS, PairScores, cosine_bins
-from service.versions.judging import (
+from service.versions.metrics import (
     NOWHERE,
-    Judgement,
+    EvaluationResult,
     compare,
     draw_identities,
+    evaluate,
     find_queries,
-    judge,
-    places_of,
+    viewpoints_of,
 )
 from training.metrics.ranking import evaluate_embeddings
 
@@ -28,11 +28,11 @@ Ints = NDArray[np.int64]
 def draw(seed: int, num: int = 60, noise: float = 0.5) -> tuple[NDArray[np.float32], Ints, Ints]:
     """Return embeddings of items around people, whose they are, and where they were seen."""
     rng = np.random.default_rng(seed)
-    keys, places = rng.integers(0, num // 6, num), rng.integers(0, 3, num)
-    keys[:4], places[:4] = (0, 0, 1, 1), (0, 1, 0, 1)
+    keys, viewpoints = rng.integers(0, num // 6, num), rng.integers(0, 3, num)
+    keys[:4], viewpoints[:4] = (0, 0, 1, 1), (0, 1, 0, 1)
     people = rng.normal(size=(num, 8))
     embeddings = people[keys] + noise * rng.normal(size=(num, 8))
-    return embeddings.astype(np.float32), keys, places
+    return embeddings.astype(np.float32), keys, viewpoints
 
 
 def loop_places(keys: list[int], cameras: list[int], tracks: list[int]) -> list[int]:
@@ -48,11 +48,11 @@ def loop_places(keys: list[int], cameras: list[int], tracks: list[int]) -> list[
     return found
 
 
-def loop_judge(embeddings: NDArray[np.float32], keys: Ints, places: Ints) -> dict[str, Any]:
+def loop_judge(embeddings: NDArray[np.float32], keys: Ints, viewpoints: Ints) -> dict[str, Any]:
     unit = [row / np.linalg.norm(row) for row in embeddings]
     rows, same, different = [], [], []
     for q in range(len(keys)):
-        gallery = [g for g in range(len(keys)) if keys[g] != keys[q] or places[g] != places[q]]
+        gallery = [g for g in range(len(keys)) if keys[g] != keys[q] or viewpoints[g] != viewpoints[q]]
         matches = [g for g in gallery if keys[g] == keys[q]]
         if not matches:
             continue
@@ -72,7 +72,7 @@ codes = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(-1
 @given(codes)
 def test_places_are_those_of_a_loop(items: list[tuple[int, int, int]]) -> None:
     columns = [[item[place] for item in items] for place in range(3)]
-    found = places_of(*(np.array(column, np.int64) for column in columns))
+    found = viewpoints_of(*(np.array(column, np.int64) for column in columns))
     assert found.tolist() == loop_places(*columns)
 
 
@@ -80,7 +80,7 @@ def test_places_are_those_of_a_loop(items: list[tuple[int, int, int]]) -> None:
 @examples(max_examples=40, deadline=None)
 def test_queries_are_judged_as_a_loop_judges_them(seed: int, noise: float) -> None:
     data = draw(seed, 40, noise)
-    found, wanted = judge(*data), loop_judge(*data)
+    found, wanted = evaluate(*data), loop_judge(*data)
     ranks, precisions, penalties = (np.array(column) for column in zip(*wanted["rows"], strict=True))
     np.testing.assert_array_equal(found.first_ranks + 1, ranks)
     np.testing.assert_allclose(found.average_precisions, precisions)
@@ -96,44 +96,47 @@ def test_queries_are_judged_as_a_loop_judges_them(seed: int, noise: float) -> No
 @examples(max_examples=20, deadline=None)
 def test_figures_are_those_of_training_on_the_same_protocol(seed: int) -> None:
     """Training searches a gallery that holds the query, and leaves it out as of its own camera."""
-    embeddings, keys, places = draw(seed, 120)
-    wanted = evaluate_embeddings(embeddings, embeddings, keys, keys, places, places).percent()
-    found = judge(embeddings, keys, places).metrics()
+    embeddings, keys, viewpoints = draw(seed, 120)
+    wanted = evaluate_embeddings(embeddings, embeddings, keys, keys, viewpoints, viewpoints).percent()
+    found = evaluate(embeddings, keys, viewpoints).metrics()
     for name in ("rank1", "rank5", "mAP", "mINP"):
         assert found[name] == pytest.approx(wanted[name], abs=1e-3)
 
 
 def test_a_network_that_embeds_all_alike_finds_nobody() -> None:
-    _, keys, places = draw(1)
-    found = judge(np.ones((len(keys), 8), np.float16), keys, places)
+    _, keys, viewpoints = draw(1)
+    found = evaluate(np.ones((len(keys), 8), np.float16), keys, viewpoints)
     assert found.metrics()["rank1"] == 0
     assert found.scores.calibrate().slope == 0
 
 
 def test_half_precision_and_length_change_nothing_to_speak_of() -> None:
-    embeddings, keys, places = draw(2, 300)
-    whole, half = judge(embeddings, keys, places), judge(3 * embeddings.astype(np.float16), keys, places)
+    embeddings, keys, viewpoints = draw(2, 300)
+    whole, half = (
+        evaluate(embeddings, keys, viewpoints),
+        evaluate(3 * embeddings.astype(np.float16), keys, viewpoints),
+    )
     assert whole.metrics()["mAP"] == pytest.approx(half.metrics()["mAP"], abs=0.5)
 
 
 def test_of_too_many_queries_whole_identities_are_drawn_and_the_gallery_stays() -> None:
-    embeddings, keys, places = draw(3, 300)
-    few = judge(embeddings, keys, places, max_queries=60)
+    embeddings, keys, viewpoints = draw(3, 300)
+    few = evaluate(embeddings, keys, viewpoints, max_queries=60)
     assert 30 < len(few.first_ranks) <= 60
     assert few.num_gallery == 300
-    every = find_queries(keys, places)
+    every = find_queries(keys, viewpoints)
     for key in set(few.identity_keys.tolist()):
         assert (few.identity_keys == key).sum() == (keys[every] == key).sum()
-    again = judge(embeddings, keys, places, max_queries=60)
+    again = evaluate(embeddings, keys, viewpoints, max_queries=60)
     np.testing.assert_array_equal(again.identity_keys, few.identity_keys)
     assert draw_identities(np.zeros(5, np.int64), 2).all()
 
 
-def judgement(keys: Ints, hits: NDArray[np.bool_]) -> Judgement:
+def judgement(keys: Ints, hits: NDArray[np.bool_]) -> EvaluationResult:
     """Return what became of queries that were found at once or not at all."""
     found = hits.astype(np.float64)
     nothing = np.zeros(NUM_BINS, np.int64)
-    return Judgement(keys, np.where(hits, 0, 9), found, found, PairScores(nothing, nothing), len(keys))
+    return EvaluationResult(keys, np.where(hits, 0, 9), found, found, PairScores(nothing, nothing), len(keys))
 
 
 def test_the_interval_is_that_of_resampled_identities() -> None:
@@ -155,26 +158,26 @@ def test_the_interval_is_that_of_resampled_identities() -> None:
 
 
 def test_the_same_against_itself_differs_by_nothing() -> None:
-    one = judge(*draw(4))
+    one = evaluate(*draw(4))
     assert compare(one, one) == {name: {"value": 0, "low": 0, "high": 0} for name in ("rank1", "mAP")}
     with pytest.raises(ValueError, match="same queries"):
-        compare(one, judge(*draw(5)))
+        compare(one, evaluate(*draw(5)))
 
 
 @pytest.mark.parametrize("spoilt", [0.0, np.nan, np.inf])
 def test_an_embedding_without_a_cosine_is_refused(spoilt: float) -> None:
-    embeddings, keys, places = draw(6)
+    embeddings, keys, viewpoints = draw(6)
     embeddings[3] = spoilt
     with pytest.raises(ValueError, match="cosine"):
-        judge(embeddings, keys, places)
+        evaluate(embeddings, keys, viewpoints)
 
 
 def test_one_identity_or_no_match_is_refused() -> None:
-    embeddings, keys, places = draw(7)
+    embeddings, keys, viewpoints = draw(7)
     with pytest.raises(ValueError, match="only one identity"):
-        judge(embeddings, np.zeros_like(keys), places)
+        evaluate(embeddings, np.zeros_like(keys), viewpoints)
     with pytest.raises(ValueError, match="no query"):
-        judge(embeddings, keys, np.zeros_like(places))
+        evaluate(embeddings, keys, np.zeros_like(viewpoints))
 
 
 @given(st.integers(0, 10_000))

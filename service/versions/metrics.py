@@ -31,7 +31,7 @@ def _ignore(_: int) -> None:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvaluationResult:
     """What became of each query (Q), and the cosines of all pairs; first ranks count from 0."""
 
     identity_keys: Ints
@@ -69,7 +69,7 @@ class Judgement:
         }
 
 
-def places_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) -> Ints:
+def viewpoints_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) -> Ints:
     """Return where each item (N) was seen, as a number to compare within its identity; NOWHERE: not judged.
 
     An identity that two or more cameras have seen is judged by cameras: the place of an item is its camera,
@@ -82,14 +82,14 @@ def places_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) -> Int
         track_codes: the same of tracks.
 
     >>> keys, cameras, tracks = [7, 7, 7, 8, 8, 9], [1, 2, -1, 1, 1, 1], [5, 5, 6, 3, 4, 5]
-    >>> places_of(*map(np.array, (keys, cameras, tracks))).tolist()
+    >>> viewpoints_of(*map(np.array, (keys, cameras, tracks))).tolist()
     [1, 2, -1, 3, 4, -1]
     """
     _, people = np.unique(identity_keys, return_inverse=True)
     by_camera = _num_codes(people, camera_codes)[people] > 1
     by_track = _num_codes(people, track_codes)[people] > 1
-    places: Ints = np.where(by_camera, camera_codes, np.where(by_track, track_codes, NOWHERE))
-    return places
+    viewpoints: Ints = np.where(by_camera, camera_codes, np.where(by_track, track_codes, NOWHERE))
+    return viewpoints
 
 
 def _num_codes(people: Ints, codes: Ints) -> Ints:
@@ -117,21 +117,21 @@ def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
     return np.isin(people, order[:num_taken])
 
 
-def find_queries(identity_keys: Ints, places: Ints) -> Ints:
+def find_queries(identity_keys: Ints, viewpoints: Ints) -> Ints:
     """Return which items (Q) have another one of their identity elsewhere, to be found."""
     _, people = np.unique(identity_keys, return_inverse=True)
-    has_match = _num_codes(people, places)[people] > 1
-    return np.flatnonzero(has_match & (places >= 0))
+    has_match = _num_codes(people, viewpoints)[people] > 1
+    return np.flatnonzero(has_match & (viewpoints >= 0))
 
 
-def judge(
+def evaluate(
     embeddings_ND: NDArray[np.floating],
     identity_keys: Ints,
-    places: Ints,
+    viewpoints: Ints,
     *,
     max_queries: int = MAX_QUERIES,
     tell: Callable[[int], None] = _ignore,
-) -> Judgement:
+) -> EvaluationResult:
     """Search for every item that has a match; `tell` hears how many queries are done.
 
     The gallery of a query is all other items except those of its own identity in its own place; its matches
@@ -142,7 +142,7 @@ def judge(
     Args:
         embeddings_ND: float16 or float32, of any length.
         identity_keys: whose the items are.
-        places: as `places_of` gives them; none is NOWHERE.
+        viewpoints: as `viewpoints_of` gives them; none is NOWHERE.
         max_queries: at most, but for two identities.
         tell: is called every few hundred queries.
 
@@ -150,7 +150,7 @@ def judge(
         ValueError: an embedding is zero or not finite, or there is no query or no pair of different people.
     """
     gallery_ND = _unit_rows(embeddings_ND)
-    queries = find_queries(identity_keys, places)
+    queries = find_queries(identity_keys, viewpoints)
     queries = queries[draw_identities(identity_keys[queries], max_queries)]
     if not len(queries) or (identity_keys == identity_keys[0]).all():
         raise ValueError("there is no query with a match, or only one identity")
@@ -169,13 +169,13 @@ def judge(
             scores_CN, bins_CN, queries[rows], low[rows], high[rows], strict=True
         ):
             own = order[first:end]
-            matches = own[places[own] != places[query]]
+            matches = own[viewpoints[own] != viewpoints[query]]
             np.subtract.at(different, bins_N[own], 1)
             np.add.at(same, bins_N[matches], 1)
-            found.append(_judge_query(scores_N, own, matches))
+            found.append(_rank_query(scores_N, own, matches))
         tell(len(found))
     first_ranks, precisions, penalties = zip(*found, strict=True)
-    return Judgement(
+    return EvaluationResult(
         identity_keys=identity_keys[queries],
         first_ranks=np.array(first_ranks, np.int64),
         average_precisions=np.array(precisions),
@@ -185,7 +185,7 @@ def judge(
     )
 
 
-def _judge_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tuple[int, float, float]:
+def _rank_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tuple[int, float, float]:
     """Return first rank, AP and INP of a query; `scores_N` is spoilt."""
     right = np.sort(scores_N[matches])[::-1]
     scores_N[own] = -np.inf
@@ -195,7 +195,7 @@ def _judge_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tu
     return int(ranks[0]) - 1, float(np.mean(hits / ranks)), len(right) / float(ranks[-1])
 
 
-def compare(candidate: Judgement, reference: Judgement) -> dict[str, dict[str, float]]:
+def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[str, dict[str, float]]:
     """Return how much better the candidate is in rank1 and mAP: `value`, and the interval `low` to `high`.
 
     In percent. The 95 % interval is a paired bootstrap over identities: the queries of one are alike, so

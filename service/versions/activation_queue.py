@@ -1,0 +1,122 @@
+"""Queue activations and rollbacks, after everything has been checked that can be checked before the work."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.errors import (
+    ActivationRunning,
+    CropsNotKept,
+    ModelNotFound,
+    NotBetter,
+    NotCompatible,
+    NotEvaluated,
+    NothingToRollBackTo,
+)
+from service.jobs.jobs import RUNNING, add_job
+from service.store.changes import ActiveModel, Transaction, active_model
+from service.store.store import Store
+from service.store.tables import Item, Job, Model
+from service.versions.backfill import is_embedded
+from service.versions.evaluation import comparison_of, is_worse
+
+KIND = "activation"
+
+Strategy = Literal["backfill", "compatible"]
+
+
+@dataclass(frozen=True)
+class ActivationOptions:
+    """How to activate a model version.
+
+    Attributes:
+        strategy: `backfill` embeds the gallery first; `compatible` lets a version that was trained to be
+            compatible with the active one embed queries at once.
+        allow_missing: whether items whose crop is gone may be left out.
+        require_better: whether an evaluation must show that the version is not worse than the active one.
+    """
+
+    strategy: Strategy = "backfill"
+    allow_missing: bool = False
+    require_better: bool = False
+
+
+def queue_activation(store: Store, version: str, options: ActivationOptions) -> Job:
+    """Queue the activation of a registered version, and return the job.
+
+    Raises:
+        ModelNotFound: there is no such version.
+        ActivationRunning: another activation is under way.
+        CropsNotKept: the version cannot embed items whose crop was never kept.
+        NotCompatible: the card of the version does not promise what the strategy needs.
+        NotEvaluated: the version must not be worse than the active one, and was not compared with it.
+        NotBetter: the version is worse than the active one, by more than chance explains.
+    """
+    if options.require_better:
+        _check_better(store, version)
+    with store.change() as change:
+        row = change.session.get(Model, version)
+        if row is None:
+            raise ModelNotFound(version)
+        return _queue(change, row, options)
+
+
+def queue_rollback(store: Store) -> Job:
+    """Queue the activation of the version that was active before the present one, and return the job.
+
+    Raises:
+        NothingToRollBackTo: no other version has been active.
+        ActivationRunning: an activation is under way.
+        CropsNotKept: some items have no embedding of that version, and no crop.
+    """
+    with store.change() as change:
+        before = select(Model).where(Model.state == "retired").order_by(Model.activated_at.desc()).limit(1)
+        row = change.session.scalar(before)
+        if row is None:
+            raise NothingToRollBackTo
+        return _queue(change, row, ActivationOptions(), is_rollback=True)
+
+
+def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_rollback: bool = False) -> Job:
+    session = change.session
+    running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
+    if running is not None:
+        raise ActivationRunning(running)
+    is_active = active_model(session) == ActiveModel(row.version, row.version)
+    if not is_active:
+        _check_possible(session, row, options)
+    kept = {
+        "strategy": options.strategy,
+        "allow_missing": options.allow_missing,
+        "is_rollback": is_rollback,
+    }
+    job = add_job(change, KIND, row.version, kept)
+    if is_active:
+        job.state, job.finished_at = "succeeded", job.created_at
+    return job
+
+
+def _check_better(store: Store, version: str) -> None:
+    with store.read() as session:
+        active = active_model(session)
+        if session.get(Model, version) is None or active is None or active.version == version:
+            return
+        comparison = comparison_of(session, version)
+    if comparison is None:
+        raise NotEvaluated(version, active.version)
+    if is_worse(comparison):
+        raise NotBetter(version, comparison)
+
+
+def _check_possible(session: Session, row: Model, options: ActivationOptions) -> None:
+    active = active_model(session)
+    if options.strategy == "compatible" and active and active.version != row.version:
+        promised = (row.card.get("compatible_with") or {}).get("version")
+        if promised != active.version:
+            raise NotCompatible(row.version, active.version, promised)
+    lost = select(func.count()).select_from(Item).where(~Item.has_crop, ~is_embedded(row.version))
+    num = session.scalar(lost) or 0
+    if num and not options.allow_missing:
+        raise CropsNotKept(row.version, num)
