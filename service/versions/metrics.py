@@ -130,9 +130,9 @@ def evaluate(
     viewpoints: Ints,
     *,
     max_queries: int = MAX_QUERIES,
-    tell: Callable[[int], None] = _ignore,
+    on_progress: Callable[[int], None] = _ignore,
 ) -> EvaluationResult:
-    """Search for every item that has a match; `tell` hears how many queries are done.
+    """Search for every item that has a match among the others, and measure the rankings.
 
     The gallery of a query is all other items except those of its own identity in its own place; its matches
     are those of its identity elsewhere. A match that ties with someone else's item ranks behind it. Pairs
@@ -144,7 +144,7 @@ def evaluate(
         identity_keys: whose the items are.
         viewpoints: as `viewpoints_of` gives them; none is NOWHERE.
         max_queries: at most, but for two identities.
-        tell: is called every few hundred queries.
+        on_progress: called every few hundred queries with the number of queries that are done.
 
     Raises:
         ValueError: an embedding is zero or not finite, or there is no query or no pair of different people.
@@ -173,7 +173,7 @@ def evaluate(
             np.subtract.at(different, bins_N[own], 1)
             np.add.at(same, bins_N[matches], 1)
             found.append(_rank_query(scores_N, own, matches))
-        tell(len(found))
+        on_progress(len(found))
     first_ranks, precisions, penalties = zip(*found, strict=True)
     return EvaluationResult(
         identity_keys=identity_keys[queries],

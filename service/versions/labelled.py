@@ -1,0 +1,95 @@
+"""The labelled items of a gallery: the items by which model versions are evaluated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from service.errors import TooFewLabels
+from service.store.tables import Item
+from service.versions.metrics import NOWHERE, draw_identities, find_queries, viewpoints_of
+
+MAX_ITEMS = 100_000
+"""Labelled items of an evaluation; of more, the items of identities drawn by chance are taken."""
+
+MIN_IDENTITIES = 2
+MIN_QUERIES = 10
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled items in the order of their slots.
+
+    Attributes:
+        slots: of the N items.
+        identity_keys: (N,), whose the items are.
+        viewpoints: (N,), the cameras or tracks of the items; see `viewpoints_of`.
+        num_all: how many labelled items the gallery has in all.
+    """
+
+    slots: list[int]
+    identity_keys: NDArray[np.int64]
+    viewpoints: NDArray[np.int64]
+    num_all: int
+
+    def only(self, is_kept: NDArray[np.bool_]) -> "Labelled":
+        """Return the items where `is_kept` (N,) is true."""
+        slots = [self.slots[place] for place in np.flatnonzero(is_kept).tolist()]
+        return Labelled(slots, self.identity_keys[is_kept], self.viewpoints[is_kept], self.num_all)
+
+    def queries(self) -> "Labelled":
+        """Return the items that have another item of their identity at another viewpoint."""
+        is_query = np.zeros(len(self.slots), bool)
+        is_query[find_queries(self.identity_keys, self.viewpoints)] = True
+        return self.only(is_query)
+
+
+def find_labelled(session: Session) -> Labelled:
+    """Return the labelled items of the gallery, at most `MAX_ITEMS` of them."""
+    rows = session.execute(_candidates().order_by(Item.slot)).all()
+    keys = np.array([row.identity_key for row in rows], np.int64)
+    cameras, tracks = _codes([row.camera_id for row in rows]), _codes([row.track_id for row in rows])
+    viewpoints = viewpoints_of(keys, cameras, tracks)
+    is_labelled = viewpoints != NOWHERE
+    found = Labelled([row.slot for row in rows], keys, viewpoints, int(is_labelled.sum())).only(is_labelled)
+    return found.only(draw_identities(found.identity_keys, MAX_ITEMS))
+
+
+def require_enough(labelled: Labelled) -> None:
+    """Check that there are enough items for an evaluation.
+
+    Raises:
+        TooFewLabels: there are not; the message says how many are needed.
+    """
+    num_identities = len(np.unique(labelled.identity_keys))
+    num_queries = len(find_queries(labelled.identity_keys, labelled.viewpoints))
+    if num_identities < MIN_IDENTITIES or num_queries < MIN_QUERIES:
+        raise TooFewLabels(
+            f"an evaluation needs {MIN_IDENTITIES} or more identities with items of two cameras, or of two "
+            f"tracks, and {MIN_QUERIES} or more such items; the gallery has {num_identities} and "
+            f"{num_queries} with crops or embeddings: enrol more, or give items of the gallery their "
+            "identity and camera"
+        )
+
+
+def _candidates() -> Select[int, int, str | None, str | None]:
+    """Select the items of identities with two cameras or two tracks."""
+    several = (
+        select(Item.identity_key)
+        .group_by(Item.identity_key)
+        .having(
+            or_(func.count(func.distinct(Item.camera_id)) > 1, func.count(func.distinct(Item.track_id)) > 1)
+        )
+    )
+    columns = (Item.slot, Item.identity_key, Item.camera_id, Item.track_id)
+    return select(*columns).where(Item.identity_key.in_(several))
+
+
+def _codes(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return a number for each name, and -1 where there is none."""
+    numbers: dict[str, int] = {}
+    codes = [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names]
+    return np.array(codes, np.int64)
