@@ -43,7 +43,7 @@ from service.settings import MEBIBYTE, Settings
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.store.tables import now
-from service.upkeep.orphans import sweep
+from service.upkeep.orphans import purge_orphans
 from service.upkeep.startup import start
 from service.versions import activation, activation_queue, evaluation
 
@@ -120,7 +120,7 @@ def create_app(
         expire(store, now())
 
     def clear() -> None:
-        sweep(store, now())
+        purge_orphans(store, now())
 
     async def pause(hurry: Event) -> None:
         """Wait for a tick, or until there is a hurry."""

@@ -131,7 +131,7 @@ def _open_gallery() -> "Store":
 
 def _print_report(report: "Report") -> None:
     for finding in report.findings:
-        say(out, f"{finding.problem}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+        say(out, f"{finding.kind}: {finding.detail}{' - repaired' if finding.repaired else ''}")
     if report.num_young:
         say(
             out,

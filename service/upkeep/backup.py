@@ -1,9 +1,9 @@
-"""One file that holds a gallery: its tables, crops and networks; made beside a running server.
+"""Backup and restore: one file holds the tables, the crops and the networks of a gallery.
 
-The tables are copied in one read transaction into an SQLite file, from whatever database, and restored into
-whatever database: so a gallery can be moved. Crops are read after that: items that a server has deleted in
-between are taken out of the copy too. The last member has the SHA-256 of every other: a file without it, or
-with anything that differs from it, is torn.
+A backup is made beside a running server. One read transaction copies the tables of any database into an
+SQLite file, and a restore copies them into any database, so a gallery can move between databases. The crops
+are read after the tables. An item that the server deletes in between is deleted from the copy too. The last
+member of the file holds the SHA-256 of every other member, so a torn or damaged file is recognised.
 """
 
 import json
@@ -48,7 +48,7 @@ CROPS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Contents:
-    """How much a backup holds, or how much of it was restored."""
+    """How much a backup holds, or how much of a backup was restored."""
 
     num_items: int
     num_crops: int
@@ -58,11 +58,17 @@ class Contents:
 
 
 def backup(store: Store, path: Path, *, replace: bool = False, allow_missing: bool = False) -> Contents:
-    """Write a gallery to one file, which appears whole or not at all; without crops that are gone if allowed.
+    """Write a gallery to one file, which appears whole or not at all.
+
+    Args:
+        store: the gallery.
+        path: the file to write.
+        replace: whether an existing file is replaced.
+        allow_missing: whether a backup is made although crops are gone from the disk.
 
     Raises:
-        BadBackup: the file is there already, and is not to be replaced.
-        CropMissing: a crop or the file of a network is gone from the disk; `reid check` tells them all.
+        BadBackup: the file exists, and must not be replaced.
+        CropMissing: a crop or the file of a network is gone from the disk; `reid check` lists all of them.
     """
     if path.exists() and not replace:
         raise BadBackup(f"{path} is there already; choose another name, or replace it with --force")
@@ -81,11 +87,11 @@ def backup(store: Store, path: Path, *, replace: bool = False, allow_missing: bo
 
 
 def open_gallery(settings: Settings) -> Store:
-    """Open a gallery as it is, to be backed up; nothing is made, nor brought up to date.
+    """Open a gallery for a backup; nothing is created, and the schema stays as it is.
 
     Raises:
-        BadSettings: there is no such file.
-        BadBackup: there is no gallery in it, or its schema is not that of this program.
+        BadSettings: there is no such database file.
+        BadBackup: the database holds no gallery, or has a schema of another version of this program.
     """
     require_file(settings.database_url)
     engine = make_engine(settings.database_url)
@@ -101,7 +107,7 @@ def open_gallery(settings: Settings) -> Store:
 
 
 def _copy_out(source: Engine, path: Path) -> None:
-    """Copy the tables, as they are at one moment, into a new SQLite file."""
+    """Copy the tables, all as of one moment, into a new SQLite file."""
     with _opened(path) as target, one_moment(source) as reader, target.begin() as writer:
         copy_tables(reader, writer)
 
@@ -117,10 +123,10 @@ def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Con
                 if not allow_missing:
                     raise CropMissing(f"{error}; {MISSING_HINT}") from error
                 num_missing += 1
-        _take_out(session, gone)
+        _delete_items(session, gone)
         session.commit()
         if gone:
-            rewrite(engine, patience_s=0)  # they may have been erased
+            rewrite(engine, patience_s=0)  # the items may have been erased, so the file must not keep traces
         for model in session.scalars(select(Model).order_by(Model.version)).all():
             path = store.settings.models_dir / model.filename
             if not path.exists():
@@ -148,13 +154,19 @@ def _crops(session: Session) -> Sequence[str]:
 
 
 def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> bool:
-    """Write a crop; tell whether it was there, or has gone with all its items since the tables were copied.
+    """Write a crop, and tell whether that was possible.
+
+    False if the crop was deleted together with all its items since the tables were copied.
 
     Raises:
-        CropMissing: it is not, though an item of the copy that shows it is.
+        CropMissing: the crop is gone, although an item of the copy still needs the crop.
     """
     slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
-    for is_last in (False, False, True):  # a new item may bring it back just after it was not found
+    for is_last in (
+        False,
+        False,
+        True,
+    ):  # a new item may bring the crop back just after the crop was not found
         try:
             writer.add(f"crops/{sha256}", store.crops.get(sha256))
         except CropMissing:
@@ -169,7 +181,7 @@ def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> boo
     raise AssertionError("the last try returns or raises")
 
 
-def _take_out(session: Session, sha256s: Iterable[str]) -> None:
+def _delete_items(session: Session, sha256s: Iterable[str]) -> None:
     """Delete the items of crops that have gone since the tables were copied."""
     for sha256 in sha256s:
         shown = Item.sha256 == sha256, Item.has_crop
@@ -193,13 +205,18 @@ def _contents(session: Session, num_erased: int = 0) -> Contents:
 
 
 def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) -> Contents:
-    """Put what a backup holds into an empty data folder and database, but for what receipts say is erased.
+    """Restore a backup into an empty data folder and database.
 
-    Rows come last and all at once: a restore that is cut short can be done again.
+    The rows are written last and in one transaction, so an interrupted restore can be repeated.
+
+    Args:
+        settings: the data folder and the database to restore into.
+        path: the backup.
+        receipts: erasures after the backup; their items are not restored.
 
     Raises:
-        BadBackup: the file is torn, or of a newer version of this program; nothing is written.
-        NotEmpty: there is a gallery already; nothing is written.
+        BadBackup: the file is torn, or written by a newer version of this program; nothing is written.
+        NotEmpty: the data folder or the database holds a gallery; nothing is written.
     """
     verify(path)
     engine = make_engine(settings.database_url)
@@ -225,10 +242,10 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
 
 
 def _extract_tables(path: Path, copy: Path) -> None:
-    """Put the tables of a backup into a file, at the schema of this program.
+    """Extract the tables of a backup into a file, and migrate them to the schema of this program.
 
     Raises:
-        BadBackup: they are of a newer one.
+        BadBackup: the tables have a newer schema.
     """
     for name, file in members(path):
         if name == TABLES:
@@ -244,7 +261,7 @@ def _extract_tables(path: Path, copy: Path) -> None:
 
 
 def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[Receipt]) -> int:
-    """Erase from the copied tables what receipts say, and return how many items."""
+    """Erase the items of the receipts from the copied tables, and return how many items were erased."""
     own = settings.model_copy(update={"data_dir": folder / "data"})
     applied = reapply(Store(own, make_sessions(source)), receipts)
     return sum(int(erasure.erased["items"]) for erasure in applied)
@@ -264,10 +281,10 @@ def _require_empty(session: Session) -> None:
 
 
 def _write_files(settings: Settings, path: Path, wanted: set[str]) -> None:
-    """Write networks, and the crops that are wanted.
+    """Write the networks, and the wanted crops.
 
     Raises:
-        NotEmpty: there are files of another gallery.
+        NotEmpty: the data folder has files of another gallery.
     """
     crops = CropStore(settings.crops_dir)
     for stored in crops.paths():
@@ -294,7 +311,7 @@ def _write_model(path: Path, data: bytes) -> None:
 
 
 def _copy_in(source: Engine, target: Engine) -> None:
-    """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits it."""
+    """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits."""
     immediate = target.execution_options(sqlite_begin="IMMEDIATE")
     with source.connect() as reader, immediate.begin() as writer:
         writer.execute(select(Gallery).with_for_update())
@@ -305,7 +322,7 @@ def _copy_in(source: Engine, target: Engine) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Engine]:
-    """Open an SQLite file with every table."""
+    """Open an SQLite file, and create every table."""
     engine = make_engine(f"sqlite:///{path}")
     try:
         migrate(engine)
@@ -315,22 +332,22 @@ def _opened(path: Path) -> Iterator[Engine]:
 
 
 def read_receipts(content: str, name: str) -> list[Receipt]:
-    """Read receipts: one, a list of them, or what GET /erasures answers.
+    """Read receipts from JSON: one receipt, a list of receipts, or an answer of GET /erasures.
 
     Raises:
-        BadBackup: they are none.
+        BadBackup: the content is none of these.
     """
     try:
-        told = json.loads(content)
-        if isinstance(told, dict):
-            told = told.get("erasures", [told])
+        receipts = json.loads(content)
+        if isinstance(receipts, dict):
+            receipts = receipts.get("erasures", [receipts])
         return [
             Receipt(
                 datetime.fromisoformat(one["at"]).astimezone(UTC),
                 one["identity_sha256"],
                 [str(item) for item in one["item_ids"]],
             )
-            for one in told
+            for one in receipts
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise BadBackup(f"{name} holds no receipts of erasures: {error!r}") from error

@@ -1,6 +1,6 @@
-"""The file of a backup: a tar, written member by member, and verified as a whole before anything is restored.
+"""The file of a backup: a tar, written member by member, and verified as a whole before a restore.
 
-Its members are plain files with names of known forms; the last one has the SHA-256 of every other.
+The members are plain files with names of known forms. The last member holds the SHA-256 of every other.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CHUNK = 1024 * 1024
 
 @dataclass
 class Writer:
-    """Writes members of a tar and remembers their SHA-256."""
+    """Writes members of a tar; `sums` holds their SHA-256 by name."""
 
     archive: tarfile.TarFile
     sums: dict[str, str] = field(default_factory=dict)
@@ -48,17 +48,17 @@ class Writer:
 
 
 def verify(path: Path) -> None:
-    """Read all of a backup and compare it with what it says of itself.
+    """Read a whole backup and compare every member with its SHA-256 in the last member.
 
     Raises:
-        BadBackup: if it differs in anything.
+        BadBackup: a member differs, is missing, or does not belong in a backup.
     """
     found: dict[str, str] = {}
     sums: bytes | None = None
     try:
         for name, file in members(path):
             if sums is not None:
-                raise BadBackup(f"{path} goes on behind its end")
+                raise BadBackup(f"{path} has members after its end")
             if name in found or not KNOWN.fullmatch(name):
                 raise BadBackup(f"{path}: {name[:100]!r} does not belong in a backup, or is there twice")
             if name == SUMS:
@@ -70,8 +70,8 @@ def verify(path: Path) -> None:
     if sums is None:
         raise BadBackup(f"{path} is torn: its end is missing")
     if sums != sums_of(found):
-        told, read = sums.splitlines(), sums_of(found).splitlines()
-        wrong = next((line for line in read if line not in told), told[-1] if told else b"")
+        listed, read = sums.splitlines(), sums_of(found).splitlines()
+        wrong = next((line for line in read if line not in listed), listed[-1] if listed else b"")
         raise BadBackup(f"{path} is damaged: see {wrong[66:166].decode('utf-8', 'replace')}")
     for name, digest in found.items():
         if name.startswith("crops/") and name != f"crops/{digest}":
@@ -88,7 +88,7 @@ def _digest(file: IO[bytes]) -> str:
 
 
 def sums_of(digests: dict[str, str]) -> bytes:
-    """Return what the last member says, as `sha256sum -c` reads it."""
+    """Return the content of the last member, in the format of `sha256sum -c`."""
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
 
 
@@ -96,7 +96,7 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Return the members of a backup, one after the other.
 
     Raises:
-        BadBackup: it is no tar, is torn, or holds other things than files.
+        BadBackup: the file is no tar, is torn, or holds other things than plain files.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -106,8 +106,8 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     raise BadBackup(f"{path}: {info.name[:100]!r} is no plain file")
                 yield info.name, content
             if any(map(any, iter(partial(file.read, CHUNK), b""))):
-                raise BadBackup(f"{path} is torn: there is something behind its end")
+                raise BadBackup(f"{path} is torn: there are bytes after its end")
     except FileNotFoundError:
-        raise BadBackup(f"{path} is not there") from None
+        raise BadBackup(f"{path} does not exist") from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise BadBackup(f"{path} is torn, or no backup: {error}") from error

@@ -1,8 +1,8 @@
-"""What `reid check` does: hold SQL, crops, embeddings and the snapshot against each other.
+"""`reid check`: compare the database, the crops, the embeddings and the snapshot with each other.
 
-It only reads, beside a running service too, unless it is told to repair. What can be made again from what is
-whole is repaired: embeddings from crops, the snapshot from the database. What cannot, a crop that is gone, is
-reported and left as it is.
+The check only reads, unless a repair is asked for, so it may run beside a service. A repair makes embeddings
+from crops again, and deletes a bad snapshot, because the database can replace it. A crop that is gone cannot
+be made again: it is reported.
 """
 
 import random
@@ -25,14 +25,14 @@ from service.store.changes import Transaction, active_model
 from service.store.database import pages
 from service.store.store import Store
 from service.store.tables import Change, Embedding, Gallery, Item
-from service.upkeep.orphans import find_strays, let_go
+from service.upkeep.orphans import delete_orphans, find_orphans
 
-SETTLED_S = 600
-"""A crop that is younger may belong to an enrolment that is under way."""
+MIN_AGE_S = 600
+"""A younger crop without an item may belong to an enrolment that is under way, in seconds."""
 
 
-class Problem(StrEnum):
-    """What can be wrong."""
+class FindingKind(StrEnum):
+    """What can be wrong with a gallery."""
 
     log = "the change log"
     crop = "a crop is gone or has changed"
@@ -43,16 +43,23 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; `repaired` if it is so no more."""
+    """One thing that is wrong, or was wrong and is `repaired`."""
 
-    problem: Problem
+    kind: FindingKind
     detail: str
     repaired: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """How much was looked at, and what was found; `num_young` crops of nothing may yet get their items."""
+    """The result of a check.
+
+    Attributes:
+        num_items: how many items were checked.
+        num_recomputed: how many of them were embedded again.
+        findings: what is wrong.
+        num_young: how many crops without an item are so young that a request may be about to add it.
+    """
 
     num_items: int
     num_recomputed: int
@@ -61,17 +68,17 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing is wrong, or nothing any more."""
+        """Tell whether nothing is wrong, or everything that was wrong is repaired."""
         return all(finding.repaired for finding in self.findings)
 
 
 def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> Report:
-    """Compare everything with everything.
+    """Check a gallery.
 
     Args:
-        store: of a gallery whose schema is up to date; it need not be in service.
-        num_recomputed: how many items, drawn by chance, are embedded anew and compared.
-        repair: what can be rebuilt.
+        store: the gallery; its schema is up to date. It need not be in service.
+        num_recomputed: how many items, drawn by chance, are embedded again and compared.
+        repair: whether to make again what can be made again.
 
     Raises:
         ServiceError: the active network cannot be loaded.
@@ -80,7 +87,7 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
     findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(store)]
     with serving.store.read() as session:
         slots = session.scalars(select(Item.slot).order_by(Item.slot)).all()
-    generation = serving.load_active()  # after the slots: what comes meanwhile is looked at by the next check
+    generation = serving.load_active()  # after the slots, so that the index has every one
     generation.index.close()
     sample = sorted(random.sample(slots, min(num_recomputed, len(slots))))
     wrong = dict(_wrong_embeddings(store, generation, slots))
@@ -99,7 +106,7 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     if reason:
         if repair:
             serving.snapshots.remove()
-        yield Finding(Problem.snapshot, reason, repair)
+        yield Finding(FindingKind.snapshot, reason, repair)
 
 
 def _log_findings(store: Store) -> Iterator[Finding]:
@@ -110,7 +117,7 @@ def _log_findings(store: Store) -> Iterator[Finding]:
         ).one()
     if num and (last != newest or last - first + 1 != num):
         yield Finding(
-            Problem.log, f"has {num} numbers from {first} to {last}, and should have all up to {newest}"
+            FindingKind.log, f"has {num} numbers from {first} to {last}, and should have all up to {newest}"
         )
 
 
@@ -124,7 +131,7 @@ def _crop_findings(store: Store, slots: Sequence[int]) -> Iterator[Finding]:
             try:
                 store.crops.get(sha256)
             except CropMissing as error:
-                yield Finding(Problem.crop, f"item {item_id}: {error}")
+                yield Finding(FindingKind.crop, f"item {item_id}: {error}")
 
 
 def _wrong_embeddings(
@@ -132,7 +139,7 @@ def _wrong_embeddings(
 ) -> Iterator[tuple[int, str]]:
     """Find items whose stored embedding is absent, misshapen or not finite, or not the one in the index.
 
-    Items that have gone meanwhile are among them; who tells of them looks whether they are still there.
+    Items that were deleted during the check are among them; the caller leaves these out.
     """
     num_bytes = 2 * generation.index.embedding_size
     indexed = set(generation.index.slots().tolist())
@@ -189,17 +196,17 @@ def _embedding_findings(
         with store.read() as session:
             items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
         findings += [
-            Finding(Problem.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
+            Finding(FindingKind.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
             for slot, item_id in items
         ]
     if any(finding.repaired for finding in findings):
         with store.change() as change:
-            change.note("rebuilt")  # every index is built anew
+            change.note("rebuilt")  # every process builds its index again
     return findings
 
 
 def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float32]]) -> None:
-    """Store embeddings of the items that are still there."""
+    """Store embeddings of the items that still exist."""
     alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
     for slot in alive:
         change.session.merge(
@@ -208,13 +215,13 @@ def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float32
 
 
 def _orphan_findings(store: Store, *, repair: bool) -> tuple[list[Finding], int]:
-    """Find crops of nothing, and how many more are too young to tell."""
-    strays = list(find_strays(store))
-    settled = [path for path, written_s in strays if time.time() - written_s >= SETTLED_S]
+    """Find orphans, and count those that are too young to tell."""
+    found = list(find_orphans(store))
+    old = [path for path, written_s in found if time.time() - written_s >= MIN_AGE_S]
     unfinished = list(store.crops.unfinished())
     if repair:
-        let_go(store, [path.name for path in settled])
+        delete_orphans(store, [path.name for path in old])
         for path in unfinished:
             path.unlink(missing_ok=True)
-    findings = [Finding(Problem.orphan, str(path), repair) for path in (*settled, *unfinished)]
-    return findings, len(strays) - len(settled)
+    findings = [Finding(FindingKind.orphan, str(path), repair) for path in (*old, *unfinished)]
+    return findings, len(found) - len(old)

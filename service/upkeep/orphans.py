@@ -1,7 +1,7 @@
-"""Crops on the disk that nothing refers to: what a request leaves that was killed before its commit.
+"""Orphans: crops on the disk that no item and no job needs, left by requests that were killed before commit.
 
-The service lets them go by itself, and `reid check --repair` on demand. A crop is noted as doomed first, so
-an enrolment of the same bytes that comes in between keeps it, or puts it back.
+The service purges orphans by itself, and `reid check --repair` does so on demand. An orphan is first noted as
+doomed. So an enrolment of the same bytes, if one comes in between, keeps the crop or writes it again.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,18 +19,19 @@ from service.store.tables import Change, DoomedCrop, Item
 
 logger = structlog.get_logger(__name__)
 
-FORGOTTEN = timedelta(hours=1)
-"""No request, not even with a large archive, takes so long from its first crop to its commit."""
+MIN_AGE = timedelta(hours=1)
+"""No request takes so long from its first crop to its commit, not even with a large archive."""
 
-MOST_LEFT_BY_CRASHES = 1_000
-MOST_SHARE = 0.1
-"""More crops of nothing than both of these are no leftovers: the database may be an old or a wrong one."""
+MAX_ORPHANS = 1_000
+MAX_SHARE = 0.1
+"""More orphans than `MAX_ORPHANS`, and more than this share of the items, were not left by crashes. The
+database may then be an old one, or that of another gallery."""
 
 
-def find_strays(store: Store) -> Iterator[tuple[Path, float]]:
-    """Find crops that no item, job or note refers to, and when each was written; one query a page.
+def find_orphans(store: Store) -> Iterator[tuple[Path, float]]:
+    """Find crops that no item, job or note needs, each with the time it was written, in seconds since 1970.
 
-    Young ones may belong to requests under way.
+    A young one may belong to a request under way.
     """
     for page in pages(store.crops.paths()):
         if store.stopping.is_set():
@@ -46,18 +47,18 @@ def find_strays(store: Store) -> Iterator[tuple[Path, float]]:
             yield paths[name], written_s
 
 
-def let_go(store: Store, sha256s: Collection[str]) -> None:
-    """Delete crops, but for those that something refers to by now."""
+def delete_orphans(store: Store, sha256s: Collection[str]) -> None:
+    """Delete crops from the disk, except those that an item or a job needs."""
     for page in pages(sha256s):
         with store.change() as change:
             doom(change.session, page)
 
 
-def sweep(store: Store, moment: datetime) -> int:
-    """Let go of what killed requests have left, if it is old at this moment; return how many crops went.
+def purge_orphans(store: Store, moment: datetime) -> int:
+    """Delete the orphans that are older than `MIN_AGE` at this moment, and return how many there were.
 
-    Crops from before the gallery's first change are of another gallery, and are left alone. So are all if
-    they are too many.
+    Crops from before the first change of the gallery stay, because they belong to another gallery. All
+    orphans stay if there are too many of them.
     """
     for path in store.crops.unfinished():
         path.unlink(missing_ok=True)
@@ -66,16 +67,17 @@ def sweep(store: Store, moment: datetime) -> int:
         num_items = session.scalar(select(func.count()).select_from(Item)) or 0
     if began is None:
         return 0
-    last_s = (moment - FORGOTTEN).timestamp()
-    strays = [path.name for path, written_s in find_strays(store) if began.timestamp() < written_s < last_s]
-    if len(strays) > max(MOST_LEFT_BY_CRASHES, MOST_SHARE * num_items):
+    last_s = (moment - MIN_AGE).timestamp()
+    orphans = [path.name for path, written_s in find_orphans(store) if began.timestamp() < written_s < last_s]
+    if len(orphans) > max(MAX_ORPHANS, MAX_SHARE * num_items):
         logger.warning(
-            "many crops belong to nothing; if this is their database, `reid check --repair` removes them",
-            num_crops=len(strays),
+            "many crops belong to no item; if the database is the right one, delete these crops with "
+            "`reid check --repair`",
+            num_crops=len(orphans),
         )
         return 0
-    let_go(store, strays)
-    return len(strays)
+    delete_orphans(store, orphans)
+    return len(orphans)
 
 
 def _used(session: Session, sha256s: Collection[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""From an empty or existing data directory to the first Generation; runs in a thread beside the server."""
+"""The start: from an empty or existing data folder to the first generation, in a thread beside the server."""
 
 import time
 
@@ -17,20 +17,20 @@ from service.store.failures import told
 from service.store.store import Store
 from service.store.workspace import RESTORING, remove_abandoned
 from service.versions.activation import mark_active
-from service.versions.registry import register_shipped, remove_unfinished
+from service.versions.registry import purge_unfinished, register_shipped
 
 logger = structlog.get_logger(__name__)
 
 
 def start(serving: Serving, engine: Engine) -> Generation | None:
-    """Migrate the database, load the active network and rebuild its index; the caller puts it in service.
+    """Migrate the database, load the active network and its index; the caller puts them in service.
 
     Returns:
-        None if the file of the active network is lost: `serving` says so, and files can be registered. Try
-        again until it is there.
+        The first generation. None if the file of the active network is lost: networks can be registered
+        then, and the caller tries again until the file is there.
 
     Raises:
-        ServiceError: if there is no network that can be served; the message says what to do.
+        ServiceError: there is no network that can be served; the message says what to do.
     """
     try:
         return _start(serving, engine)
@@ -45,7 +45,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.store.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(settings.models_dir)
+    purge_unfinished(settings.models_dir)
     remove_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
@@ -69,7 +69,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
 
 
 def _finish_erasures(store: Store) -> None:
-    """Do what a crash has left undone of deletions and erasures."""
+    """Finish the deletions and erasures that a crash has interrupted."""
     try:
         clean(store)
     except DatabaseUnavailable as error:
@@ -77,7 +77,7 @@ def _finish_erasures(store: Store) -> None:
 
 
 def _activate_first(serving: Serving) -> None:
-    """Register and activate the checkpoint that ships, if the gallery is new."""
+    """Register and activate the shipped checkpoint, if the gallery is new."""
     with serving.store.read() as session:
         if active_model(session):
             return

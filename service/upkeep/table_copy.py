@@ -1,7 +1,7 @@
-"""Every row of a gallery from one database to another, of either kind.
+"""Copy every row of a gallery from one database to another, of either kind.
 
-What only a running service needs is left behind: kept answers, crops that are doomed, jobs that have not
-ended, and the files that they had yet to enrol.
+Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, and
+the files that these jobs had yet to enrol.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
 
 @contextmanager
 def one_moment(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that sees the database as it is now, whatever others change meanwhile."""
+    """Open a transaction that sees the database as of now, whatever others change during it."""
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with engine.connect() as connection:
@@ -28,7 +28,7 @@ def one_moment(engine: Engine) -> Iterator[Connection]:
 
 
 def copy_tables(source: Connection, target: Connection) -> None:
-    """Copy everything into a new database, whose one row says that it is a gallery of its own."""
+    """Copy all rows into a new database; its one row of `Gallery`, with an id of its own, is updated."""
     copies = sa.MetaData()
     for original in Table.metadata.sorted_tables:
         table = _with_plain_nulls(original, copies)
@@ -42,7 +42,7 @@ def copy_tables(source: Connection, target: Connection) -> None:
 
 
 def last_key(connection: Connection) -> int:
-    """Return the greatest key that an identity has ever had."""
+    """Return the greatest key that an identity has ever had; the identity may be deleted."""
     if connection.dialect.name == "postgresql":
         statement = f"SELECT last_value FROM {_key_sequence(connection)}"  # noqa: S608 - a name of the database
     else:
@@ -51,7 +51,7 @@ def last_key(connection: Connection) -> int:
 
 
 def set_last_key(connection: Connection, key: int) -> None:
-    """Let new identities have greater keys than this one."""
+    """Let new identities get greater keys than this one, so that no key is used twice."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.setval(_key_sequence(connection), max(key, 1))))
         return
@@ -65,7 +65,7 @@ def _key_sequence(connection: Connection) -> str:
 
 
 def _with_plain_nulls(original: sa.Table, copies: sa.MetaData) -> sa.Table:
-    """Return the table with JSON columns in which nothing is NULL, and not JSON's own null."""
+    """Return the table with JSON columns that write None as NULL, not as the null of JSON."""
     table = original.to_metadata(copies)
     for column in table.columns:
         if isinstance(column.type, sa.JSON):

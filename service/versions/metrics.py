@@ -1,7 +1,7 @@
-"""How well embeddings tell people apart, on the labelled items of a gallery: pure functions, no I/O.
+"""Metrics of a model version on the labelled items of a gallery: pure functions, no I/O.
 
-Each item is searched for among the others by the cross-camera protocol of Market-1501, one item out. Shape
-legend: N items, D embedding, Q queries, C a chunk of queries, I identities.
+Each item is a query, and the other items are its gallery, by the cross-camera protocol of Market-1501. Shape
+legend: N items, D embedding, Q queries, C a chunk of queries, I identities, R resamples.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NOWHERE = -1
+"""The viewpoint of an item that takes no part in an evaluation."""
+
 MAX_QUERIES = 5_000
 CHUNK_SCORES = 4_000_000
-"""How many cosines are held at a time: 50 MB with all that is made of them."""
+"""Cosines that are held at a time: 50 MB with everything that is computed from them."""
 
 NUM_RESAMPLES = 2_000
 RESAMPLES_AT_ONCE = 1_000_000
@@ -32,7 +34,16 @@ def _ignore(_: int) -> None:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What became of each query (Q), and the cosines of all pairs; first ranks count from 0."""
+    """The result of an evaluation.
+
+    Attributes:
+        identity_keys: (Q,), whose the queries are.
+        first_ranks: (Q,), the rank of the first match of each query, from 0.
+        average_precisions: (Q,), from 0 to 1.
+        inverse_penalties: (Q,), from 0 to 1; their mean is mINP.
+        scores: the cosines of all pairs of a query and an item of its gallery.
+        num_gallery: how many items there are in all.
+    """
 
     identity_keys: Ints
     first_ranks: Ints
@@ -52,7 +63,7 @@ class EvaluationResult:
         return {name: round(100 * float(np.mean(column)), 3) for name, column in columns.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all there is to tell, ready for JSON."""
+        """Return counts, metrics, quantiles and thresholds, ready for JSON."""
         quantiles = {
             kind: {str(quantile): cosine for quantile, cosine in zip(QUANTILES, cosines, strict=True)}
             for kind, cosines in self.scores.quantiles().items()
@@ -70,16 +81,16 @@ class EvaluationResult:
 
 
 def viewpoints_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) -> Ints:
-    """Return where each item (N) was seen, as a number to compare within its identity; NOWHERE: not judged.
+    """Return the viewpoint of each item (N,), a number to compare within one identity, or NOWHERE.
 
-    An identity that two or more cameras have seen is judged by cameras: the place of an item is its camera,
-    and items without one are not judged. Of the others, those with two or more tracks are judged by tracks:
-    the place is the track, and items without one are not judged. Nor are those of any other identity.
+    The viewpoint of an item is its camera if two or more cameras have seen its identity. Otherwise the
+    viewpoint is its track, if the identity has two or more tracks. Items without that camera or track, and
+    items of other identities, take no part: NOWHERE.
 
     Args:
-        identity_keys: whose the items are.
-        camera_codes: a number for each camera, -1 where it is not known.
-        track_codes: the same of tracks.
+        identity_keys: (N,), whose the items are.
+        camera_codes: (N,), a number for each camera, -1 where the camera is unknown.
+        track_codes: (N,), a number for each track, -1 where the track is unknown.
 
     >>> keys, cameras, tracks = [7, 7, 7, 8, 8, 9], [1, 2, -1, 1, 1, 1], [5, 5, 6, 3, 4, 5]
     >>> viewpoints_of(*map(np.array, (keys, cameras, tracks))).tolist()
@@ -93,7 +104,7 @@ def viewpoints_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) ->
 
 
 def _num_codes(people: Ints, codes: Ints) -> Ints:
-    """Return how many different codes each person has, those that are not known left out."""
+    """Return how many different known codes each person has."""
     if not len(codes):
         return np.zeros(0, np.int64)
     width = int(codes.max()) + 2
@@ -102,9 +113,9 @@ def _num_codes(people: Ints, codes: Ints) -> Ints:
 
 
 def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
-    """Choose items (N): all, or those of identities drawn by chance, at most `most` items but two identities.
+    """Return which items (N,) are chosen: all, or the items of identities drawn by chance.
 
-    The same identities give the same choice.
+    At most `most` items are chosen, but at least two identities. The same identities give the same choice.
 
     >>> draw_identities(np.repeat([1, 2, 3], 4), 8).sum()
     np.int64(8)
@@ -118,7 +129,7 @@ def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
 
 
 def find_queries(identity_keys: Ints, viewpoints: Ints) -> Ints:
-    """Return which items (Q) have another one of their identity elsewhere, to be found."""
+    """Return the places (Q,) of items that have another item of their identity at another viewpoint."""
     _, people = np.unique(identity_keys, return_inverse=True)
     has_match = _num_codes(people, viewpoints)[people] > 1
     return np.flatnonzero(has_match & (viewpoints >= 0))
@@ -134,20 +145,20 @@ def evaluate(
 ) -> EvaluationResult:
     """Search for every item that has a match among the others, and measure the rankings.
 
-    The gallery of a query is all other items except those of its own identity in its own place; its matches
-    are those of its identity elsewhere. A match that ties with someone else's item ranks behind it. Pairs
-    are those of queries and their galleries. Of more than `max_queries` queries, those of identities drawn by
-    chance are taken; the gallery stays whole.
+    The gallery of a query is all other items, without those of its identity at its own viewpoint. Its matches
+    are the items of its identity at other viewpoints. A match that ties with an item of somebody else ranks
+    behind that item. If there are more than `max_queries` queries, those of identities drawn by chance are
+    taken, and the gallery stays whole.
 
     Args:
-        embeddings_ND: float16 or float32, of any length.
-        identity_keys: whose the items are.
-        viewpoints: as `viewpoints_of` gives them; none is NOWHERE.
-        max_queries: at most, but for two identities.
+        embeddings_ND: (N, D), float16 or float32, of any length.
+        identity_keys: (N,), whose the items are.
+        viewpoints: (N,), from `viewpoints_of`; none is NOWHERE.
+        max_queries: the most queries, if these are of two identities or more.
         on_progress: called every few hundred queries with the number of queries that are done.
 
     Raises:
-        ValueError: an embedding is zero or not finite, or there is no query or no pair of different people.
+        ValueError: an embedding is zero or not finite, no item has a match, or all are of one identity.
     """
     gallery_ND = _unit_rows(embeddings_ND)
     queries = find_queries(identity_keys, viewpoints)
@@ -186,7 +197,7 @@ def evaluate(
 
 
 def _rank_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tuple[int, float, float]:
-    """Return first rank, AP and INP of a query; `scores_N` is spoilt."""
+    """Return first rank, AP and INP of a query; `scores_N` is overwritten."""
     right = np.sort(scores_N[matches])[::-1]
     scores_N[own] = -np.inf
     rivals = np.sort(scores_N[scores_N >= right[-1]])
@@ -196,16 +207,16 @@ def _rank_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tup
 
 
 def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[str, dict[str, float]]:
-    """Return how much better the candidate is in rank1 and mAP: `value`, and the interval `low` to `high`.
+    """Return by how much the candidate is better in rank1 and mAP: `value` between `low` and `high`.
 
-    In percent. The 95 % interval is a paired bootstrap over identities: the queries of one are alike, so
-    identities are drawn, with replacement and 2,000 times, each with all of its queries.
+    All are in percent. The 95 % interval is a paired bootstrap. It resamples identities, each with all of its queries, 2,000 times
+    with replacement, because the queries of one identity are correlated.
 
     Raises:
-        ValueError: the two were not judged on the same queries.
+        ValueError: the two results are not of the same queries.
     """
     if not np.array_equal(candidate.identity_keys, reference.identity_keys):
-        raise ValueError("the two were not judged on the same queries")
+        raise ValueError("the two results are not of the same queries")
     hits = (candidate.first_ranks < 1).astype(np.float64) - (reference.first_ranks < 1)
     precisions = candidate.average_precisions - reference.average_precisions
     gains_Q2 = 100 * np.stack([hits, precisions], axis=1)
@@ -219,7 +230,7 @@ def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[st
 
 
 def _resampled_means(gains_Q2: Floats, identity_keys: Ints) -> Floats:
-    """Return the mean gains of each resample of the identities: (NUM_RESAMPLES, 2)."""
+    """Return the mean gains of each resample of the identities, (NUM_RESAMPLES, 2)."""
     _, people, counts = np.unique(identity_keys, return_inverse=True, return_counts=True)
     num = len(counts)
     sums_I2 = np.stack([np.bincount(people, column, num) for column in gains_Q2.T], axis=1)

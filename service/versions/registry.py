@@ -1,4 +1,4 @@
-"""The model versions this gallery knows: checkpoint files by content hash, and a row for each."""
+"""The registry of model versions: a checkpoint file named by its content hash, and a row, for each."""
 
 import os
 import secrets
@@ -27,16 +27,22 @@ from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, now
 
 UNFINISHED_S = 3600
-"""No upload of a checkpoint takes so long."""
+"""No upload of a checkpoint takes this long, in seconds."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A registered version as it is now.
+    """A registered model version as of now.
 
-    `state` is, of these, the first that holds: active; failed, and `failure` says why its file cannot be
-    used; backfilling or evaluating, while such a job is under way; retired, if it was active once; ready,
-    when every item has an embedding of it; registered.
+    Attributes:
+        row: its row in the database.
+        state: the first of these that holds: active; failed; backfilling or evaluating, while such a job is
+            under way; retired, if the version was active once; ready, if every item has an embedding of the
+            version; registered.
+        failure: why the file of the version cannot be used, if it cannot.
+        num_embedded: how many items have an embedding of the version.
+        coverage: the share of the items that have one, from 0 to 1.
+        num_bytes: the size of the file.
     """
 
     row: Model
@@ -48,10 +54,10 @@ class KnownModel:
 
 
 def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
-    """Check a checkpoint, keep it, and tell whether it was new.
+    """Check a checkpoint and register it, and tell whether it is new.
 
     Raises:
-        UnfitCheckpoint: if it is no network we can serve; nothing is kept.
+        UnfitCheckpoint: the checkpoint is no network that can be served; nothing is kept.
     """
     directory = store.settings.models_dir
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
@@ -67,10 +73,10 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
 
 
 def register_shipped(store: Store, path: Path) -> Model:
-    """Register the checkpoint that comes with the program, if it is not known yet.
+    """Register the checkpoint that ships with the program, unless it is registered.
 
     Raises:
-        UnfitCheckpoint: if it is no network of ours.
+        UnfitCheckpoint: the file is no checkpoint, or does not exist.
     """
     temporary = store.settings.models_dir / f".{secrets.token_hex(8)}.safetensors"
     try:
@@ -78,15 +84,15 @@ def register_shipped(store: Store, path: Path) -> Model:
             _copy_durably(file, temporary)
         known, _ = _keep(store, temporary)
     except FileNotFoundError as error:
-        raise UnfitCheckpoint(f"the default checkpoint {path} is not there") from error
+        raise UnfitCheckpoint(f"the default checkpoint {path} does not exist") from error
     else:
         return known.row
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(models_dir: Path) -> None:
-    """Delete what uploads have left behind that a crash cut short; another process may be at a newer one."""
+def purge_unfinished(models_dir: Path) -> None:
+    """Delete the files of interrupted uploads; a young file may be an upload of another process."""
     for path in models_dir.glob(".*.safetensors"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > UNFINISHED_S:
@@ -104,7 +110,7 @@ def find_model(store: Store, version: str) -> KnownModel:
     """Return one registered version.
 
     Raises:
-        ModelNotFound: there is none.
+        ModelNotFound: there is no such version.
     """
     with store.read() as session:
         return _find(store, session, version)
@@ -114,7 +120,7 @@ def find_active(store: Store) -> KnownModel:
     """Return the active version.
 
     Raises:
-        NotReady: there is none yet.
+        NotReady: no version is active yet.
     """
     with store.read() as session:
         active = active_model(session)
@@ -124,11 +130,11 @@ def find_active(store: Store) -> KnownModel:
 
 
 def find_file(store: Store, version: str) -> Path:
-    """Return the file of a version, which is whole.
+    """Return the path of the checkpoint of a version.
 
     Raises:
         ModelNotFound: there is no such version.
-        ModelFileLost: its file is gone or has changed.
+        ModelFileLost: the file is gone or has changed.
     """
     known = find_model(store, version)
     if known.failure:
@@ -140,22 +146,24 @@ def delete_model(store: Store, version: str) -> None:
     """Delete a version that is not in use: its embeddings, its row and its file.
 
     Raises:
-        ModelNotFound: there is none.
-        ModelInUse: it is active, searched in place of the active one, or a job works with it.
+        ModelNotFound: there is no such version.
+        ModelInUse: the version is active, its embeddings are searched, or a job needs it.
     """
     delete_embeddings(store, version)
     with store.change() as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
-        path.unlink(missing_ok=True)  # before the commit: after it somebody may register it again
+        path.unlink(
+            missing_ok=True
+        )  # before the commit, because afterwards somebody may register the version again
 
 
 def delete_embeddings(store: Store, version: str) -> None:
     """Delete the embeddings of a version that is not in use, many at a time.
 
     Raises:
-        ModelNotFound: there is none.
-        ModelInUse: it is, or has come to be: somebody activates or evaluates it.
+        ModelNotFound: there is no such version.
+        ModelInUse: the version is in use, or an activation or evaluation of it has been queued since.
     """
     some = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
     while True:
@@ -188,7 +196,7 @@ def _find(store: Store, session: Session, version: str) -> KnownModel:
 
 
 def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownModel]:
-    """Say of versions how they are."""
+    """Return the versions of these rows with their states."""
     num_items = session.scalar(select(func.count()).select_from(Item)) or 0
     versions = [row.version for row in rows]
     counted = select(Embedding.model_version, func.count()).where(Embedding.model_version.in_(versions))
@@ -213,7 +221,7 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
 
 
 def _file_fault(path: Path, version: str) -> tuple[str | None, int]:
-    """Say why the file of a version cannot be used, and how many bytes it has."""
+    """Return why the file of a version cannot be used, if it cannot, and its size in bytes."""
     try:
         found = path.stat()
         is_whole = _hashed(path, found.st_mtime_ns, found.st_size, found.st_ino) == version
@@ -224,12 +232,12 @@ def _file_fault(path: Path, version: str) -> tuple[str | None, int]:
 
 @lru_cache(maxsize=256)
 def _hashed(path: Path, _mtime_ns: int, _size: int, _inode: int) -> str:
-    """Return the version of a file, which is not read again while it looks the same."""
+    """Return the version of a file; the file is read again only when its time, size or inode changes."""
     return checkpoint_version(path)
 
 
 def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
-    """Move a file to its place by version, and make its row unless there is one."""
+    """Move a file to the name of its version, and add its row unless there is one."""
     try:
         checkpoint = load_checkpoint(temporary)
     except ModelError as error:

@@ -20,7 +20,7 @@ from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.store.tables import Change, DoomedCrop, Job, JobFile, now
-from service.upkeep.orphans import FORGOTTEN, MOST_LEFT_BY_CRASHES, sweep
+from service.upkeep.orphans import MAX_ORPHANS, MIN_AGE, purge_orphans
 
 
 @contextmanager
@@ -136,9 +136,9 @@ def test_only_crops_of_nothing_are_let_go_and_only_those_of_this_gallery(either_
                     )
                 )
             change.session.add(DoomedCrop(sha256=doomed.name))
-        assert sweep(gallery, now()) == 0
+        assert purge_orphans(gallery, now()) == 0
         assert {older.name, pending.name, failed.name, orphan.name} < files_in(either_settings)
-        assert sweep(gallery, now() + FORGOTTEN) == 2
+        assert purge_orphans(gallery, now() + MIN_AGE) == 2
         assert {failed.name, orphan.name}.isdisjoint(files_in(either_settings))
         assert {older.name, pending.name} < files_in(either_settings)
 
@@ -147,9 +147,9 @@ def test_so_many_crops_of_nothing_that_the_database_may_be_wrong_are_left_alone(
     with serve(settings) as client:
         enroll(client, crop(1))
     store = CropStore(settings.crops_dir)
-    for number in range(MOST_LEFT_BY_CRASHES + 1):
+    for number in range(MAX_ORPHANS + 1):
         lay(store, b"%d" % number)
     num_files = len(files_in(settings))
     with opened(settings) as gallery:
-        assert sweep(gallery, now() + 2 * FORGOTTEN) == 0
+        assert purge_orphans(gallery, now() + 2 * MIN_AGE) == 0
     assert len(files_in(settings)) == num_files

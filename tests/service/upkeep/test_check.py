@@ -16,7 +16,7 @@ from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
-from service.upkeep.check import Problem, Report, check
+from service.upkeep.check import FindingKind, Report, check
 
 
 @contextmanager
@@ -35,8 +35,8 @@ def check_gallery(settings: Settings, *, repair: bool = False) -> Report:
         engine.dispose()
 
 
-def problems(report: Report) -> list[Problem]:
-    return [finding.problem for finding in report.findings]
+def problems(report: Report) -> list[FindingKind]:
+    return [finding.kind for finding in report.findings]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_crops_that_are_gone_or_changed_are_named_and_nothing_is_wiped(filled: F
     store.path(changed).write_bytes(crop(77))
     for repair in (False, True):
         report = check_gallery(settings, repair=repair)
-        assert problems(report) == [Problem.crop, Problem.crop]
+        assert problems(report) == [FindingKind.crop, FindingKind.crop]
         assert not report.is_clean
         assert all(item_id in f.detail for item_id, f in zip(ids[:2], report.findings, strict=True))
     assert search(client, crop(0))["num_searched"] == 6
@@ -86,7 +86,7 @@ def test_embeddings_that_are_absent_or_wrong_are_made_anew_and_found_by_a_runnin
             statement = text('UPDATE embeddings SET "values" = :wrong WHERE slot = :slot')
             connection.execute(statement, {"wrong": wrong, "slot": slots[item_id]})
     spoilt = check_gallery(settings)
-    assert problems(spoilt) == [Problem.embedding] * 4
+    assert problems(spoilt) == [FindingKind.embedding] * 4
     assert {re.findall("[0-9a-f]{32}", finding.detail)[0] for finding in spoilt.findings} == set(ids[:4])
     assert check_gallery(settings, repair=True).is_clean
     assert check_gallery(settings).findings == []
@@ -103,7 +103,7 @@ def test_a_crop_of_nobody_is_removed_only_when_it_is_old_and_asked_for(filled: F
     report = check_gallery(settings)
     assert (report.findings, report.num_young) == ([], 1)
     os.utime(path, times=(0, 0))
-    assert problems(check_gallery(settings)) == [Problem.orphan]
+    assert problems(check_gallery(settings)) == [FindingKind.orphan]
     assert path.exists()
     assert check_gallery(settings, repair=True).is_clean
     assert not path.exists()
@@ -112,7 +112,7 @@ def test_a_crop_of_nobody_is_removed_only_when_it_is_old_and_asked_for(filled: F
     unfinished.write_bytes(b"nob")
     assert check_gallery(settings).findings == []
     os.utime(unfinished, times=(0, 0))
-    assert problems(check_gallery(settings)) == [Problem.orphan]
+    assert problems(check_gallery(settings)) == [FindingKind.orphan]
     assert check_gallery(settings, repair=True).is_clean
     assert not unfinished.exists()
 
@@ -123,10 +123,10 @@ def test_a_spoilt_snapshot_and_a_gap_in_the_log_are_told(settings: Settings) -> 
     (path,) = settings.snapshots_dir.glob("index-*")
     path.write_bytes(path.read_bytes()[:-1])
     for repair in (False, False, True):  # to look changes nothing
-        assert problems(check_gallery(settings, repair=repair)) == [Problem.snapshot]
+        assert problems(check_gallery(settings, repair=repair)) == [FindingKind.snapshot]
     assert check_gallery(settings).findings == []
     engine = make_engine(settings.database_url)
     with transaction(make_sessions(engine)) as change:
         change.session.execute(text("DELETE FROM changes WHERE sequence = 2"))
     engine.dispose()
-    assert problems(check_gallery(settings)) == [Problem.log]
+    assert problems(check_gallery(settings)) == [FindingKind.log]
