@@ -1,6 +1,6 @@
 """From scored items to ranked matches: pure functions, no I/O.
 
-A score is a cosine. Ties are broken by id, so that equal galleries give equal answers.
+A score is a cosine. Ties are broken by id, so equal galleries give equal answers.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 ITEMS_PER_MATCH = {"identity": 5, "track": 5, "camera": 1, "item": 1}
-"""How many items a match shows, by what it is."""
+"""How many items a match shows, by the kind of group."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An item, whose it is, how like the query, and the group it is ranked in."""
+    """An item with its identity, its score, and the key of the group that it is ranked in."""
 
     item_id: str
     identity_id: str
@@ -25,7 +25,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Match:
-    """A group of items by its best ones; identity and score are those of the first."""
+    """A group of items with its best items; identity and score are those of the best one."""
 
     identity_id: str
     score: float
@@ -33,7 +33,7 @@ class Match:
 
 
 def fuse(embeddings_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean of the embeddings, of length 1 again.
+    """Return the L2-normalised mean (D,) of embeddings (Q, D).
 
     >>> fuse(np.array([[1, 0], [0, 1]], np.float32)).round(3).tolist()
     [0.7070000171661377, 0.7070000171661377]
@@ -43,7 +43,7 @@ def fuse(embeddings_QD: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def rank_items(items: Sequence[Scored], top_k: int, min_score: float) -> list[Match]:
-    """Return the top_k items as one match each.
+    """Return the `top_k` best items, each as a match of its own.
 
     >>> items = [Scored("b", "x", 0.5, 1), Scored("a", "x", 0.5, 1)]
     >>> [match.items[0].item_id for match in rank_items(items, 2, -1.0)]
@@ -57,7 +57,7 @@ def rank_items(items: Sequence[Scored], top_k: int, min_score: float) -> list[Ma
 
 
 def rank_groups(items: Sequence[Scored], top_k: int, items_each: int, min_score: float) -> list[Match]:
-    """Return the top_k groups, each with its best items.
+    """Return the `top_k` best groups, each with its `items_each` best items.
 
     >>> items = [Scored("a", "x", 0.5, 1), Scored("b", "y", 0.9, 2), Scored("c", "x", 0.7, 1)]
     >>> [(m.identity_id, m.score, len(m.items)) for m in rank_groups(items, 10, 5, -1.0)]

@@ -1,4 +1,4 @@
-"""What happens on POST /search: embed, search the index, look up what the database knows, rank."""
+"""Search: embed the query crops, search the index, read the rows of the hits, rank."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +21,21 @@ from service.store.tables import Item, Rejection
 from service.uploads.requests import decode_uploads
 
 MAX_VARIABLES = 10_000
-"""How many slots one statement may name; SQLite takes 32,766 variables."""
+"""Slots that one statement names; SQLite takes at most 32,766 variables."""
 
 MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Query:
-    """How to search: how many matches, of what, among which items, and how like at least."""
+    """How to search.
+
+    Attributes:
+        top_k: how many matches.
+        group_by: what a match is.
+        among: the items to search.
+        min_score: the least cosine of a match.
+    """
 
     top_k: int
     group_by: Literal["identity", "track", "camera", "item"]
@@ -38,7 +45,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked matches, the rows of their items by id, and how they were found."""
+    """Ranked matches, and how they were found.
+
+    Attributes:
+        model_version: the version that embedded the query.
+        gallery_version: the version whose embeddings were searched.
+        num_searched: how many items the filter let through.
+        thresholds: what the scores mean.
+        matches: the best one first.
+        items: the rows of the items of the matches, by id.
+    """
 
     model_version: str
     gallery_version: str
@@ -49,7 +65,7 @@ class Answer:
 
 
 def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answer:
-    """Find who the uploads, crops of one person, show.
+    """Find the identities that are most like the uploads, crops of one person.
 
     Raises:
         ImageError: one of the images is refused.
@@ -64,7 +80,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         hits = _search_index(generation.index, query_D, query, only)
         rows = _rows(serving, hits)
         if len(rows) == len(hits.slots):
-            break  # else items were deleted meanwhile: the next try finds others in their place
+            break  # else items were deleted during the search, and the next try finds others in their place
         serving.refresh()
     matches = _rank(hits, rows, query)
     shown = {scored.item_id for match in matches for scored in match.items}
@@ -76,7 +92,15 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
 def embed_people(
     serving: Serving, people: Mapping[str, Sequence[BinaryIO]]
 ) -> tuple[Generation, list[NDArray[np.float32]], list[ImageInfo]]:
-    """Embed crops with the active network, fused by the field of the form, and bring its index up to date.
+    """Embed crops with the active network, and bring its index up to date.
+
+    Args:
+        serving: the generation in service.
+        people: the crops of each person, by the field of the form.
+
+    Returns:
+        The generation, one embedding (D,) for each person, and what is known of each crop.
+
 
     Raises:
         ImageError: one of the images is refused.
@@ -101,7 +125,7 @@ def embed_people(
 
 
 def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:
-    """Select the identities that someone has said these very crops do not show."""
+    """Select the identities from which somebody has rejected these very crops."""
     return (
         select(Rejection.identity_key)
         .join(Item, Item.slot == Rejection.slot)
@@ -116,7 +140,7 @@ def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Quer
 
 
 def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
-    """Return the rows of the hits by slot; those deleted meanwhile are not there."""
+    """Return the rows of the hits by slot; an item that was deleted since has none."""
     slots = hits.slots.tolist()
     rows: dict[int, Item] = {}
     with serving.store.read() as session:

@@ -209,8 +209,8 @@ def _rank_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tup
 def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[str, dict[str, float]]:
     """Return by how much the candidate is better in rank1 and mAP: `value` between `low` and `high`.
 
-    All are in percent. The 95 % interval is a paired bootstrap. It resamples identities, each with all of its queries, 2,000 times
-    with replacement, because the queries of one identity are correlated.
+    All are in percent. The 95 % interval is a paired bootstrap. It resamples identities, each with all of its
+    queries, 2,000 times with replacement, because the queries of one identity are correlated.
 
     Raises:
         ValueError: the two results are not of the same queries.

@@ -299,7 +299,7 @@ def test_workers_that_cannot_start_end_with_the_reason(make_env: MakeEnv, tmp_pa
     env = make_env(tmp_path / "data") | {"REID_DEFAULT_CHECKPOINT": str(tmp_path / "absent.safetensors")}
     done = reid("serve", "--port", "0", "--workers", "2", env=env)
     assert done.returncode == 1
-    assert "absent.safetensors is not there" in done.stdout + done.stderr
+    assert "absent.safetensors does not exist" in done.stdout + done.stderr
 
 
 def test_a_market1501_name_is_read_from_its_beginning() -> None:
