@@ -9,8 +9,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from threading import Event
+from typing import Any
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -54,6 +55,14 @@ TICK_S = 0.5
 PEEK_S = 0.05
 TIDY_S = 60.0
 CLEAR_S = 3600.0
+
+DESCRIPTION: dict[str, Any] = {
+    "title": "reid-gallery",
+    "version": API_VERSION,
+    "summary": "Person re-identification gallery: enrol person crops, and find out who is on another one.",
+    "generate_unique_id_function": lambda route: route.name,
+}
+"""What FastAPI is told of the service, for its OpenAPI document."""
 
 
 def _ignore(_: object) -> None:
@@ -156,26 +165,33 @@ def create_app(
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
-    app: FastAPI = FastAPIOffline(
-        redoc_url=None,
-        title="reid-gallery",
-        version=API_VERSION,
-        summary="Person re-identification gallery: enrol person crops, and find out who is on another one.",
-        lifespan=lifespan,
-        generate_unique_id_function=lambda route: route.name,
-    )
+    app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
+    _add_routes(app)
+    app.openapi = _document  # type: ignore[method-assign]  # as FastAPI documents it
+    app.mount("/web", page.files)
+    add_problem_handlers(app)
+    app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
+    app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    """Add every endpoint; those of the API refuse fields that they do not have."""
     for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, page):
         app.include_router(resource.router)
-    app.mount("/web", page.files)
-    add_problem_handlers(app)
-    app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
-    app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
+
+
+@cache
+def _document() -> dict[str, Any]:
+    """Return the OpenAPI document; no setting changes it, so a process builds it once for all its apps."""
+    app = FastAPI(**DESCRIPTION)
+    _add_routes(app)
     document_problems(app)
-    return app
+    return app.openapi()
 
 
 def _max_body_bytes(settings: Settings) -> dict[str, int]:
