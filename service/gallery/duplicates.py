@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
 from service.gallery.metadata import Label
-from service.index.filters import Filter
-from service.index.index import GalleryIndex
+from service.index import Filter, GalleryIndex
 from service.store.tables import Item
 
 OnDuplicate = Literal["return", "store", "reject"]
@@ -47,7 +46,7 @@ def near_duplicates(
         best, best_score = None, least
         if label.camera_id is not None:
             only = Filter(camera_ids=frozenset([label.camera_id]))
-            hits = index.search_items(embeddings_ND[place], 1, only)
+            hits = index.search(embeddings_ND[place], 1, only)
             if len(hits.slots) and hits.scores[0] >= best_score:
                 best, best_score = int(hits.slots[0]), float(hits.scores[0])
             for other in range(place):

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service.index.filters import Filter, Sighting
+from service.index import Filter, Sighting
 from service.store.tables import Attribute, Identity, Item
 
 

@@ -1,7 +1,7 @@
-"""What the index knows of its items beside their embeddings: one array a property, row i of each is one item.
+"""The properties of the indexed items, one column each: row i of every column belongs to the same item.
 
-Searches read columns while rows are added, without a lock: new rows are only ever written behind the end that
-a search knows, and whatever else changes is changed in a copy.
+Searches read columns without a lock while items are added. An addition writes only behind the last row that
+an earlier search reads, and every other change is made in a copy.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -19,19 +19,22 @@ Mask = NDArray[np.bool_]
 Grouping = Literal["identity", "track", "camera"]
 Value = TypeVar("Value", bound=Hashable)
 
-Test = Callable[[slice], Mask]
-"""Marks those of some rows that it lets through."""
+RowTest = Callable[[slice], Mask]
+"""Tests a range of rows: the mask is true for the rows that pass."""
 
-FEW_CODES = 6
-"""Up to so many, comparing with each is faster than looking each row up."""
+MAX_COMPARED_CODES = 6
+"""A test for at most 6 codes compares rows with each code; a test for more codes looks rows up in a table."""
 
 NO_TIME = np.iinfo(np.int64).min
-"""The time of an item without one, in the column of times: before everything."""
+"""Stands for an unknown time in the column `times`."""
 
 
 @dataclass(frozen=True)
 class Column(Generic[Value]):
-    """Values as small numbers: row i has `values[codes[i]]`. `values` and `code_of` only ever grow."""
+    """A column of repeated values, stored once each: the value of row i is `values[codes[i]]`.
+
+    `values` and `code_of` are shared between a column and its successors, and only ever grow.
+    """
 
     codes: Codes
     values: list[Value]
@@ -39,19 +42,19 @@ class Column(Generic[Value]):
 
     @classmethod
     def of(cls, codes: Codes, values: list[Value]) -> "Column[Value]":
-        """Make a column of codes and what they stand for."""
+        """Make a column from (N,) codes and the value of each code."""
         return cls(codes, values, {value: code for code, value in enumerate(values)})
 
     def appended(self, values: Sequence[Value]) -> "Column[Value]":
-        """Return the column with these values behind."""
+        """Return the column followed by `values`."""
         return replace(self, codes=appended(self.codes, self._encoded(values)))
 
     def changed(self, rows: Ints, values: Sequence[Value]) -> "Column[Value]":
-        """Return the column with other values in these rows."""
+        """Return a column in which `rows` have the new `values`."""
         return replace(self, codes=changed(self.codes, rows, self._encoded(values)))
 
     def kept(self, rows: Ints) -> "Column[Value]":
-        """Return a column of these rows alone, which has forgotten the values that no row has."""
+        """Return a column that has only these rows; values that no row has are dropped."""
         used, codes = np.unique(self.codes[rows], return_inverse=True)
         return Column.of(codes.astype(np.int32), [self.values[code] for code in used.tolist()])
 
@@ -60,20 +63,20 @@ class Column(Generic[Value]):
         return [self.values[code] for code in self.codes[rows].tolist()]
 
     def codes_of(self, values: Collection[Value]) -> Ints:
-        """Return the codes of these values, as far as some row has had them."""
+        """Return the codes of these values; values without a code are left out."""
         codes = np.fromiter(map(self.code_of.get, values, repeat(-1)), np.int64, len(values))
         return codes[codes >= 0]
 
-    def test_for(self, codes: Ints) -> Test:
-        """Return what marks those of some rows that have one of these codes.
+    def test_for(self, codes: Ints) -> RowTest:
+        """Return a test that passes the rows with one of these codes.
 
         >>> column = Column.of(np.array([0, 1, 0, 2], np.int32), ["a", "b", "c"])
         >>> column.test_for(np.array([0, 2]))(slice(1, 4)).tolist()
         [False, True, True]
         """
-        if len(codes) <= FEW_CODES:
-            few = codes.tolist()
-            return lambda rows: _is_any(self.codes[rows], few)
+        if len(codes) <= MAX_COMPARED_CODES:
+            compared = codes.tolist()
+            return lambda rows: _is_any(self.codes[rows], compared)
         is_wanted = np.zeros(len(self.values), np.bool_)
         is_wanted[codes] = True
         return lambda rows: is_wanted.take(self.codes[rows])
@@ -92,7 +95,19 @@ class Column(Generic[Value]):
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of an index; `slots` ascend, `is_alive` is false where an item was removed."""
+    """All columns of an index, N rows each.
+
+    To add a property, add a column here, its values to `Rows` and to `GalleryIndex.update`, its array to
+    file.py, and its conditions to filters.py.
+
+    Attributes:
+        slots: (N,) ascending; the number under which the caller knows the item.
+        times: (N,) microseconds since 1970, or NO_TIME.
+        is_alive: (N,) false for a deleted item.
+        identities: the key of the item's identity.
+        cameras: None for an item without a camera.
+        tracks: None for an item without a track.
+    """
 
     slots: Ints
     times: Ints
@@ -103,7 +118,7 @@ class Columns:
 
     @classmethod
     def empty(cls) -> "Columns":
-        """Return columns without a row."""
+        """Return columns without rows."""
         ints, codes = np.empty(0, np.int64), np.empty(0, np.int32)
         alive = np.empty(0, np.bool_)
         return cls(ints, ints, alive, Column.of(codes, []), Column.of(codes, []), Column.of(codes, []))
@@ -119,7 +134,7 @@ class Columns:
         captured_ats: Sequence[datetime | None],
         track_ids: Sequence[str | None],
     ) -> "Columns":
-        """Return the columns with these rows behind."""
+        """Return the columns followed by new rows; value i of each sequence belongs to slot i."""
         return Columns(
             slots=appended(self.slots, slots),
             times=appended(self.times, times(captured_ats)),
@@ -129,8 +144,29 @@ class Columns:
             tracks=self.tracks.appended(track_ids),
         )
 
+    def changed(
+        self,
+        rows: Ints,
+        identity_keys: Sequence[int],
+        camera_ids: Sequence[str | None],
+        captured_ats: Sequence[datetime | None],
+        track_ids: Sequence[str | None],
+    ) -> "Columns":
+        """Return columns in which these rows have new properties; value i of each sequence is for rows[i]."""
+        return replace(
+            self,
+            times=changed(self.times, rows, times(captured_ats)),
+            identities=self.identities.changed(rows, identity_keys),
+            cameras=self.cameras.changed(rows, camera_ids),
+            tracks=self.tracks.changed(rows, track_ids),
+        )
+
+    def deleted(self, rows: Ints) -> "Columns":
+        """Return columns in which these rows are marked as deleted."""
+        return replace(self, is_alive=changed(self.is_alive, rows, False))
+
     def kept(self, rows: Ints) -> "Columns":
-        """Return columns of these rows alone."""
+        """Return columns that have only these rows."""
         return Columns(
             slots=self.slots[rows],
             times=self.times[rows],
@@ -141,7 +177,10 @@ class Columns:
         )
 
     def rows_of(self, slots: Sequence[int] | Ints) -> tuple[Ints, Mask]:
-        """Return the row of each slot, and which of them are there and alive."""
+        """Return the row of each slot, and a mask that is true for slots present and not deleted.
+
+        The row is meaningless where the mask is false.
+        """
         wanted = np.asarray(slots, np.int64).reshape(-1)
         rows = np.searchsorted(self.slots, wanted)
         is_there = rows < len(self)
@@ -150,9 +189,10 @@ class Columns:
         return rows, is_there
 
     def groups(self, by: Grouping, rows: Ints) -> Ints:
-        """Return a number for the group of each of these rows.
+        """Return the number of the group of each row.
 
-        Items without a track are groups of their own, below zero; those without a camera are one group.
+        Each item without a track is a group of its own, with a negative number. All items without a camera
+        form one group.
         """
         groups = self._grouping(by).codes[rows].astype(np.int64)
         if by == "track":
@@ -161,7 +201,7 @@ class Columns:
         return groups
 
     def in_groups(self, by: Grouping, groups: Ints) -> Mask:
-        """Mark the rows of these groups."""
+        """Return an (N,) mask that is true for the rows of these groups."""
         mask = self._grouping(by).test_for(groups[groups >= 0])(slice(None))
         mask[-1 - groups[groups < 0]] = True
         return mask
@@ -183,9 +223,9 @@ def _is_any(codes_N: Codes, codes: Sequence[int]) -> Mask:
 
 
 def appended(column: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    """Return a column with new rows behind; where there is room, in the memory behind the old one's end.
+    """Return `column` followed by `new`, in the same memory if `new` fits behind the column.
 
-    Only the newest column may be added to, or two would write to the same rows.
+    Call this only on the newest column: two appends to one column would write to the same memory.
     """
     num, end = len(column), len(column) + len(new)
     memory = column if column.base is None else column.base
@@ -197,19 +237,19 @@ def appended(column: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
 
 
 def changed(column: NDArray[Any], rows: Ints, new: NDArray[Any] | bool) -> NDArray[Any]:
-    """Return a copy of a column with other values in these rows."""
+    """Return a copy of `column` in which `rows` have the new values."""
     column = column.copy()
     column[rows] = new
     return column
 
 
 def times(captured_ats: Sequence[datetime | None]) -> Ints:
-    """Return times as microseconds since 1970."""
+    """Convert times to (N,) microseconds since 1970, or NO_TIME for None."""
     return np.fromiter(map(microseconds, captured_ats), np.int64, len(captured_ats))
 
 
 def microseconds(time: datetime | None) -> int:
-    """Return the microseconds since 1970.
+    """Convert a time to microseconds since 1970, or NO_TIME for None.
 
     >>> microseconds(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
     1000000

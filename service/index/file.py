@@ -1,7 +1,7 @@
-"""An index as one file: a line that names it, a header in JSON, and the arrays one after the other.
+"""The file of an index: a line that names the format, a header in JSON, then the arrays one after the other.
 
-Whoever writes and reads it sees to checksums and to a rename that is all or nothing; here a file that is cut
-off, too long or not ours is refused.
+Reading refuses a file that is cut off, too long, or of another format. Checksums and atomic renames are left
+to the caller.
 """
 
 import json
@@ -11,21 +11,22 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.ann import AnnIndex
 from service.index.columns import Column, Columns
-from service.index.vectors import CHUNK, Approximate, Embeddings
+from service.index.vectors import CHUNK, Embeddings
 
 MAGIC = b"reid-gallery index 1\n"
 CODED = ("identities", "cameras", "tracks")
 
 
-def write(path: Path, columns: Columns, embeddings: Embeddings, structure: Approximate | None) -> None:
-    """Write an index to a file; zeros stand for the embeddings of dead rows."""
-    serialized = np.empty(0, np.uint8) if structure is None else structure.to_bytes()
-    header = {
+def write(path: Path, columns: Columns, embeddings: Embeddings, ann: AnnIndex | None) -> None:
+    """Write an index to a file; the embeddings of deleted rows are written as zeros."""
+    serialized = np.empty(0, np.uint8) if ann is None else ann.to_bytes()
+    header = {  # the ANN index is named "structure" in version 1 of the format
         "embedding_size": embeddings.size,
         "num_rows": len(columns),
         **{name: column.values for name, column in zip(CODED, _coded(columns), strict=True)},
-        "structure": None if structure is None else [structure.kind, structure.num_trained],
+        "structure": None if ann is None else [ann.kind, ann.num_trained],
         "structure_bytes": len(serialized),
     }
     encoded = json.dumps(header).encode()
@@ -43,27 +44,28 @@ def write(path: Path, columns: Columns, embeddings: Embeddings, structure: Appro
         file.write(serialized.data)
 
 
-def read(path: Path) -> tuple[Columns, Embeddings, Approximate | None]:
-    """Read an index from a file.
+def read(path: Path) -> tuple[Columns, Embeddings, AnnIndex | None]:
+    """Read what `write` wrote.
 
     Raises:
-        ValueError: if the file is torn or no index.
+        ValueError: the file is damaged, or not an index.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{path} is no index")
+            raise ValueError(f"{path} is not an index file")
         try:
             return _read(file, path.stat().st_size)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, Approximate | None]:
+def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, AnnIndex | None]:
     header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), num_bytes)))
     num, size = int(header["num_rows"]), int(header["embedding_size"])
-    num_structure = int(header["structure_bytes"])
-    if num < 0 or size < 1 or file.tell() + num * (8 + 8 + 1 + 3 * 4 + 2 * size) + num_structure != num_bytes:
-        raise ValueError("it is not as long as its header says")
+    num_ann_bytes = int(header["structure_bytes"])
+    if num < 0 or size < 1 or file.tell() + num * (8 + 8 + 1 + 3 * 4 + 2 * size) + num_ann_bytes != num_bytes:
+        raise ValueError("the file is not as long as its header says")
     capacity = num + num // 4
     slots, times, is_alive, *codes = (
         _filled(file, np.empty(capacity, kind)[:num]) for kind in ("<i8", "<i8", "?", "<i4", "<i4", "<i4")
@@ -73,19 +75,19 @@ def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, Approxim
     )
     columns = Columns(slots, times, is_alive, identities, cameras, tracks)
     if (np.diff(slots) <= 0).any():
-        raise ValueError("its slots do not ascend")
-    embeddings = Embeddings(size, capacity)
+        raise ValueError("the slots do not ascend")
+    embeddings = Embeddings.empty(size, capacity)
     for start in range(0, num, CHUNK):
         chunk_ND = np.empty((min(CHUNK, num - start), size), "<f2")
         embeddings = embeddings.appended(_filled(file, chunk_ND))
-    serialized = _filled(file, np.empty(num_structure, np.uint8))
+    serialized = _filled(file, np.empty(num_ann_bytes, np.uint8))
     if header["structure"] is None:
         return columns, embeddings, None
     kind, num_trained = header["structure"]
-    structure = Approximate.from_bytes(kind, num_trained, serialized)
-    if structure.num_rows > num or structure.faiss_index.d != size:
-        raise ValueError("its structure is of other rows")
-    return columns, embeddings, structure
+    ann = AnnIndex.from_bytes(kind, num_trained, serialized)
+    if ann.num_rows > num or ann.faiss_index.d != size:
+        raise ValueError("the ANN index has more rows or another embedding size than the file")
+    return columns, embeddings, ann
 
 
 def _arrays(columns: Columns) -> list[NDArray[Any]]:
@@ -98,7 +100,7 @@ def _coded(columns: Columns) -> tuple[Column[Any], ...]:
 
 def _column(codes: NDArray[np.int32], values: list[Any]) -> Column[Any]:
     if len(codes) and not (codes.min() >= 0 and codes.max() < len(values)):
-        raise ValueError("it has codes that stand for nothing")
+        raise ValueError("a code has no value")
     return Column.of(codes, values)
 
 

@@ -1,4 +1,8 @@
-"""Which items to search: a filter, and the rows it lets through, worked out before any search."""
+"""The filter of a search, and the rows that a filter passes, computed before the search.
+
+To filter by another property, add fields to `Filter` and their tests to `row_mask`: `_code_tests` for
+membership in a set of values, `_range_tests` for a range of numbers or times.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from service.index.columns import NO_TIME, Column, Columns, Mask, Test, microseconds
+from service.index.columns import NO_TIME, Column, Columns, Ints, Mask, RowTest, microseconds
 
 CHUNK = 65_536
-"""Rows that are tested at a time: all tests find them in the processor's cache."""
+"""Rows tested at a time: few enough to stay in the processor's cache from the first test to the last."""
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """Where and when someone was seen; what that camera saw within so many seconds of it is near."""
+    """A camera and a time at which somebody was seen.
+
+    An item is near the sighting if it is of the same camera and at most `within_s` seconds earlier or later.
+    """
 
     camera_id: str
     captured_at: datetime
@@ -23,34 +30,43 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which items to search: all of these must hold, and an empty field says nothing.
+    """The items to search: an item passes if it meets the condition of every field.
 
-    An item without a camera (or track) is in none and is never excluded by one; an item without a time is
-    outside every window and near no sighting. `identity_keys` is None for everybody; empty, it is nobody.
+    The default of a field is no condition. An item without a camera never passes `camera_ids` and is never
+    excluded by `excluded_camera_ids`; the same holds for tracks. An item without a time is outside every
+    window, and near no sighting.
+
+    Attributes:
+        camera_ids: pass only items of these cameras.
+        excluded_camera_ids: pass no items of these cameras.
+        captured_after: pass only items captured at this time or later. Times carry a time zone.
+        captured_before: pass only items captured before this time.
+        identity_keys: pass only items of these identities; None passes all identities, an empty set none.
+        excluded_identity_keys: pass no items of these identities.
+        track_ids: pass only items of these tracks.
+        excluded_track_ids: pass no items of these tracks.
+        excluded_sighting: pass no items near this sighting.
     """
 
     camera_ids: frozenset[str] = frozenset()
     excluded_camera_ids: frozenset[str] = frozenset()
     captured_after: datetime | None = None
-    """At this time or later."""
     captured_before: datetime | None = None
-    """Before this time."""
     identity_keys: frozenset[int] | None = None
     excluded_identity_keys: frozenset[int] = frozenset()
     track_ids: frozenset[str] = frozenset()
     excluded_track_ids: frozenset[str] = frozenset()
     excluded_sighting: Sighting | None = None
-    """Not what is near this one."""
 
 
-def passing(columns: Columns, only: Filter) -> Mask:
-    """Mark the rows that are alive and that a filter lets through."""
+def row_mask(columns: Columns, only: Filter) -> Mask:
+    """Return an (N,) mask that is true for the rows that are not deleted and that the filter passes."""
     mask = columns.is_alive.copy()
     tests = [
-        *_tests(columns.identities, only.identity_keys, only.excluded_identity_keys),
-        *_tests(columns.cameras, only.camera_ids or None, only.excluded_camera_ids),
-        *_tests(columns.tracks, only.track_ids or None, only.excluded_track_ids),
-        *_time_tests(columns, only.captured_after, only.captured_before),
+        *_code_tests(columns.identities, only.identity_keys, only.excluded_identity_keys),
+        *_code_tests(columns.cameras, only.camera_ids or None, only.excluded_camera_ids),
+        *_code_tests(columns.tracks, only.track_ids or None, only.excluded_track_ids),
+        *_range_tests(columns.times, _time(only.captured_after), _time(only.captured_before), NO_TIME),
     ]
     if only.excluded_sighting is not None:
         tests.append(_sighting_test(columns, only.excluded_sighting))
@@ -61,36 +77,45 @@ def passing(columns: Columns, only: Filter) -> Mask:
     return mask
 
 
-def _tests(column: Column[Any], wanted: frozenset[Any] | None, unwanted: frozenset[Any]) -> list[Test]:
+def _code_tests(
+    column: Column[Any], wanted: frozenset[Any] | None, unwanted: frozenset[Any]
+) -> list[RowTest]:
+    """Return tests that pass wanted values, or all values if `wanted` is None, except unwanted ones."""
     if wanted is not None:
         return [column.test_for(column.codes_of(wanted - unwanted if unwanted else wanted))]
     if not unwanted:
         return []
-    is_out = column.test_for(column.codes_of(unwanted))
-    return [lambda rows: ~is_out(rows)]
+    is_unwanted = column.test_for(column.codes_of(unwanted))
+    return [lambda rows: ~is_unwanted(rows)]
 
 
-def _time_tests(columns: Columns, after: datetime | None, before: datetime | None) -> list[Test]:
-    tests: list[Test] = []
-    if after is not None:
-        first = microseconds(after)
-        tests.append(lambda rows: columns.times[rows] >= first)
-    if before is not None:
-        end = microseconds(before)
-        tests.append(lambda rows: columns.times[rows] < end)
-        if after is None:
-            tests.append(lambda rows: columns.times[rows] != NO_TIME)
+def _range_tests(values_N: Ints, first: int | None, end: int | None, missing: int) -> list[RowTest]:
+    """Return tests that pass the values from `first` to before `end`; None is no bound.
+
+    `missing` stands for an unknown value. It must be below every other value, and it passes no bound.
+    """
+    tests: list[RowTest] = []
+    if first is not None:
+        tests.append(lambda rows: values_N[rows] >= first)
+    if end is not None:
+        tests.append(lambda rows: values_N[rows] < end)
+        if first is None:
+            tests.append(lambda rows: values_N[rows] != missing)
     return tests
 
 
-def _sighting_test(columns: Columns, sighting: Sighting) -> Test:
-    """Return what lets through all but what the camera saw near that time, both ends included."""
+def _time(bound: datetime | None) -> int | None:
+    return None if bound is None else microseconds(bound)
+
+
+def _sighting_test(columns: Columns, sighting: Sighting) -> RowTest:
+    """Return a test that fails the rows near the sighting; both ends of its time window count as near."""
     seen, within = microseconds(sighting.captured_at), round(sighting.within_s * 1_000_000)
     first, last = max(seen - within, NO_TIME + 1), min(seen + within, np.iinfo(np.int64).max)
-    is_there = columns.cameras.test_for(columns.cameras.codes_of([sighting.camera_id]))
+    is_same_camera = columns.cameras.test_for(columns.cameras.codes_of([sighting.camera_id]))
 
     def test(rows: slice) -> Mask:
         times = columns.times[rows]
-        return ~(is_there(rows) & (times >= first) & (times <= last))
+        return ~(is_same_camera(rows) & (times >= first) & (times <= last))
 
     return test

@@ -1,58 +1,53 @@
-"""The embeddings of one model version, searchable: a cache of the `embeddings` table.
+"""The embeddings of one model version in memory, searchable by similarity and filter.
 
-A search takes the current `State` once and works with it to its end, so it never waits and never sees half a
-change. A change makes another state, which shares nearly everything with the one before, and replaces that
-one reference; changes exclude one another. Rows of removed items stay, marked dead, until a fifth of all are;
-then a thread makes a state without them. The same thread builds the approximate structures. Rows that came
-after a structure was built are searched exactly, and so are the rows of a filter that leaves few.
+A search takes the current `State` once and uses it from start to end. It holds no lock and sees each change
+whole or not at all. A change makes a new `State`, which shares most of its memory with the former one, and
+then replaces the reference. One lock lets changes happen one at a time.
+
+The rows of deleted items stay, marked as deleted, until they are a fifth of all rows. A background thread
+then copies the index without them. The same thread builds and extends the ANN index. Rows newer than the ANN
+index are always scored exactly.
+
+Shape suffixes: N items, D dimensions of an embedding.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.index import file as index_file
-from service.index.columns import Columns, Grouping, Ints, changed, times
-from service.index.filters import Filter, Sighting, passing
-from service.index.state import MIN_ASKED, Hits, State
-from service.index.vectors import Approximate, Embeddings, Floats, Structure
-
-__all__ = ["Filter", "GalleryIndex", "Hits", "IndexKind", "Rows", "Sighting"]
-
-IndexKind = Literal["auto", "exact", "hnsw", "ivf"]
-
-AUTO_STRUCTURE: Structure = "ivf"
-"""What `auto` takes when exact search takes too long: tests/benchmarks/index.py compares them."""
-
-TOO_LONG_S = 0.020
-"""An exact search that takes longer makes `auto` build a structure."""
-
-MIN_MEASURED = 50_000
-"""From this many rows on, `auto` measures how long an exact search takes."""
-
-MIN_STRUCTURE = 10_000
-"""Fewer rows are always searched exactly."""
-
-MAX_UNKNOWN = 0.05
-"""A structure that does not know more than this share of the rows is extended..."""
-
-MAX_GROWTH = 4
-"""... and trained again when there are so many times more than it was trained on."""
-
-MAX_DEAD = 0.20
-MIN_DEAD = 1_000
+from service.index.ann import AnnIndex
+from service.index.columns import Columns, Grouping, Ints
+from service.index.filters import Filter, row_mask
+from service.index.maintenance import (
+    MAX_EXACT_S,
+    MIN_ROWS_FOR_ANN,
+    IndexKind,
+    Maintenance,
+    is_compaction_due,
+    is_training_due,
+)
+from service.index.state import Hits, State
+from service.index.vectors import Embeddings, Floats
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Items to add: row i of every field is one item. `slots` ascend; embeddings are (N, D)."""
+    """Items to add: entry i of every field belongs to item i.
+
+    Attributes:
+        slots: ascending numbers under which the caller knows the items.
+        identity_keys: the key of each item's identity.
+        camera_ids: None for an item without a camera.
+        captured_ats: times with a time zone; None for an item without a time.
+        track_ids: None for an item without a track.
+        embeddings_ND: (N, D) float16, finite.
+    """
 
     slots: Sequence[int]
     identity_keys: Sequence[int]
@@ -63,37 +58,41 @@ class Rows:
 
 
 class GalleryIndex:
-    """Search by inner product over embeddings of one size; safe to use from many threads.
+    """Search by inner product over embeddings of one size; every method may be called from any thread.
 
-    The answers of kind "exact" are exact; the others trade a little of that for speed with many items.
+    Args:
+        embedding_size: the number of dimensions, D.
+        kind: "exact" scores every row. "hnsw" and "ivf" build an ANN index of that kind from 10,000 rows on:
+            searches are faster, and may miss some of the true best items. "auto" is exact until an exact
+            search takes longer than `max_exact_s`, and then builds an ANN index.
+        max_exact_s: the seconds that an exact search may take under "auto".
     """
 
     def __init__(
-        self, embedding_size: int, kind: IndexKind = "exact", too_long_s: float = TOO_LONG_S
+        self, embedding_size: int, kind: IndexKind = "exact", max_exact_s: float = MAX_EXACT_S
     ) -> None:
         self.embedding_size = embedding_size
         self.kind = kind
-        self.too_long_s = too_long_s
-        self._changing = Lock()
-        self._state = State(Columns.empty(), Embeddings(embedding_size), 0, None)
+        self._maintenance = Maintenance(kind, max_exact_s)
+        self._change_lock = Lock()
+        self._state = State(Columns.empty(), Embeddings.empty(embedding_size), 0, None)
         self._closed = Event()
-        self._rebuilding: Thread | None = None
-        self._num_measured = 0
+        self._thread: Thread | None = None
 
     def __len__(self) -> int:
         state = self._state
         return len(state.columns) - state.num_dead
 
     def slots(self) -> Ints:
-        """Return the slots that are in the index, ascending."""
+        """Return the slots of all items, ascending."""
         columns = self._state.columns
         return columns.slots[columns.is_alive]
 
     def embeddings(self, slots: Sequence[int] | Ints) -> NDArray[np.float16]:
-        """Return the embeddings of these slots, (N, D).
+        """Return the embeddings of these items, (N, D).
 
         Raises:
-            ValueError: if one of them is not in the index.
+            ValueError: a slot is not in the index.
         """
         state = self._state
         rows, is_there = state.columns.rows_of(slots)
@@ -101,50 +100,78 @@ class GalleryIndex:
             raise ValueError(f"slots that are not in the index: {np.asarray(slots)[~is_there][:5].tolist()}")
         return state.embeddings.rows_ND[rows]
 
-    def add(self, rows: Rows) -> None:
-        """Add items whose slots are above all that are in the index.
+    def matching(self, only: Filter) -> tuple[Columns, Ints, NDArray[np.float16]]:
+        """Return the data of the items that a filter passes, for computations beyond search.
+
+        Returns:
+            The columns of all rows, the numbers of the rows that pass, and the embeddings of all rows,
+            (N, D). All three come from the same state; copy rows before changing them.
+        """
+        state = self._state
+        return state.columns, np.flatnonzero(row_mask(state.columns, only)), state.embeddings.rows_ND
+
+    def search(self, query_D: Floats, k: int, only: Filter) -> Hits:
+        """Find the k items most similar to a query, and all items that tie with the k-th.
+
+        Args:
+            query_D: (D,) float32, finite.
+            k: at least 1.
+            only: the items to search.
+
+        Returns:
+            The hits, best first; fewer than k if the filter passes fewer items.
 
         Raises:
-            ValueError: if shapes differ, a value is not finite, or slots do not ascend.
+            ValueError: the query has another shape, or a value that is not finite.
+        """
+        query_1D = self._checked(query_D[None], 1)
+        state = self._state
+        return state.topk(query_1D, k, row_mask(state.columns, only))
+
+    def search_groups(
+        self, query_D: Floats, k: int, items_each: int, only: Filter, by: Grouping = "identity"
+    ) -> Hits:
+        """Find the k groups most similar to a query, and the best items of each.
+
+        The score of a group is the score of its best item. Each item without a track is a group of its own.
+        All items without a camera form one group.
+
+        Args:
+            query_D: (D,) float32, finite.
+            k: how many groups, at least 1; groups that tie with the k-th are included.
+            items_each: how many items of each group, at least 1; items that tie with the last are included.
+            only: the items to search.
+            by: what the items of a group have in common.
+
+        Returns:
+            The hits of all these groups together, best first; `group_keys` tells the groups apart.
+
+        Raises:
+            ValueError: the query has another shape, or a value that is not finite.
+        """
+        query_1D = self._checked(query_D[None], 1)
+        state = self._state
+        return state.topk_groups(query_1D, k, items_each, row_mask(state.columns, only), by)
+
+    def add(self, rows: Rows) -> None:
+        """Add items whose slots are greater than every slot in the index.
+
+        Raises:
+            ValueError: the fields differ in length, the embeddings have another shape or a value that is not
+                finite, or the slots do not ascend. The index is unchanged.
         """
         slots = np.asarray(rows.slots, np.int64)
         self._checked(rows.embeddings_ND, len(slots))
         properties = (rows.identity_keys, rows.camera_ids, rows.captured_ats, rows.track_ids)
         if any(len(values) != len(slots) for values in properties):
             raise ValueError("expected as many identities, cameras, times and tracks as slots")
-        with self._changing:
+        with self._change_lock:
             state = self._state
             if (np.diff(np.concatenate([state.columns.slots[-1:], slots])) <= 0).any():
                 raise ValueError("expected slots that ascend from the last one in the index")
             columns = state.columns.appended(slots, *properties)
             embeddings = state.embeddings.appended(rows.embeddings_ND)
-            self._replace(replace(state, columns=columns, embeddings=embeddings))
-
-    def remove(self, slots: Sequence[int] | Ints) -> int:
-        """Remove these slots, as far as they are there, and return how many were."""
-        with self._changing:
-            state = self._state
-            rows, is_there = state.columns.rows_of(slots)
-            rows = np.unique(rows[is_there])
-            if len(rows):
-                columns = replace(state.columns, is_alive=changed(state.columns.is_alive, rows, False))
-                self._replace(replace(state, columns=columns, num_dead=state.num_dead + len(rows)))
-            return len(rows)
-
-    def forget(self, slots: Sequence[int] | Ints) -> None:
-        """Remove these slots, and keep nothing in memory of all that were ever removed, when this returns.
-
-        No row, no name of a camera or track, and no structure, which approximates embeddings, is left, but
-        for searches that run. Changes wait meanwhile; another structure is built in the background.
-        """
-        with self._changing:
-            state = self._state
-            gone, is_there = state.columns.rows_of(slots)
-            is_alive = changed(state.columns.is_alive, gone[is_there], False)
-            rows = np.flatnonzero(is_alive)
-            if len(rows) < len(is_alive):
-                columns, embeddings = state.columns.kept(rows), self._copied(state, rows)
-                self._replace(State(columns, embeddings, 0, None, state.numbering + 1))
+            self._publish(replace(state, columns=columns, embeddings=embeddings))
 
     def update(
         self,
@@ -154,174 +181,156 @@ class GalleryIndex:
         captured_ats: Sequence[datetime | None],
         track_ids: Sequence[str | None],
     ) -> None:
-        """Correct what is known of these items; slots that are not there are ignored.
+        """Replace the properties of items, not their embeddings; a slot that is not in the index is ignored.
+
+        Args:
+            slots: the items to update, in any order; no slot twice.
+            identity_keys: the new key of each item's identity.
+            camera_ids: the new camera of each item, or None.
+            captured_ats: the new time of each item, with a time zone, or None.
+            track_ids: the new track of each item, or None.
 
         Raises:
-            ValueError: if there are not as many of each.
+            ValueError: the arguments differ in length.
         """
         properties = (identity_keys, camera_ids, captured_ats, track_ids)
         if any(len(values) != len(slots) for values in properties):
             raise ValueError("expected as many identities, cameras, times and tracks as slots")
-        with self._changing:
+        with self._change_lock:
             columns = self._state.columns
             rows, is_there = columns.rows_of(slots)
             if not is_there.any():
                 return
-            known, rows = np.flatnonzero(is_there).tolist(), rows[is_there]
-            columns = replace(
-                columns,
-                identities=columns.identities.changed(rows, [identity_keys[i] for i in known]),
-                cameras=columns.cameras.changed(rows, [camera_ids[i] for i in known]),
-                times=changed(columns.times, rows, times([captured_ats[i] for i in known])),
-                tracks=columns.tracks.changed(rows, [track_ids[i] for i in known]),
+            there = np.flatnonzero(is_there).tolist()
+            columns = columns.changed(
+                rows[is_there],
+                [identity_keys[i] for i in there],
+                [camera_ids[i] for i in there],
+                [captured_ats[i] for i in there],
+                [track_ids[i] for i in there],
             )
-            self._replace(replace(self._state, columns=columns))
+            self._publish(replace(self._state, columns=columns))
 
-    def search_items(self, query_D: Floats, k: int, only: Filter) -> Hits:
-        """Find the k best items, and all that tie with the k-th."""
-        query_1D = self._checked(query_D[None], 1)
-        state = self._state
-        return state.best_items(query_1D, k, passing(state.columns, only))
+    def delete(self, slots: Sequence[int] | Ints) -> int:
+        """Delete items, and return how many there were; a slot that is not in the index is ignored.
 
-    def search_groups(
-        self, query_D: Floats, k: int, items_each: int, only: Filter, by: Grouping = "identity"
-    ) -> Hits:
-        """Find the items of the k best groups: the `items_each` best of each and what ties with them.
-
-        A group is as good as its best item. All groups that tie with the k-th are included, and no others; a
-        group's first `items_each` hits are its best, there may be more. Items without a track are groups of
-        their own; those without a camera are one group.
+        No later search finds the items. Their data stays in memory until the index is compacted.
         """
-        query_1D = self._checked(query_D[None], 1)
-        state = self._state
-        mask = passing(state.columns, only)
-        return state.best_groups(query_1D, k, items_each, mask, by)
+        with self._change_lock:
+            state = self._state
+            rows, is_there = state.columns.rows_of(slots)
+            rows = np.unique(rows[is_there])
+            if len(rows):
+                num_dead = state.num_dead + len(rows)
+                self._publish(replace(state, columns=state.columns.deleted(rows), num_dead=num_dead))
+            return len(rows)
 
-    def living(self, only: Filter) -> tuple[Columns, Ints, NDArray[np.float16]]:
-        """Return the columns, the rows that a filter lets through, and all embeddings (N, D), of one time."""
-        state = self._state
-        return state.columns, np.flatnonzero(passing(state.columns, only)), state.embeddings.rows_ND
+    def erase(self, slots: Sequence[int] | Ints) -> None:
+        """Delete items, and erase the data of all deleted items from memory before returning.
+
+        Embeddings are erased, and camera and track names that no other item has. The ANN index is discarded,
+        because its codes approximate embeddings, and built again in the background. Other changes wait until
+        this one has ended. A search that already runs keeps its state until the search ends.
+        """
+        with self._change_lock:
+            state = self._state
+            rows, is_there = state.columns.rows_of(slots)
+            columns = state.columns.deleted(rows[is_there])
+            alive = np.flatnonzero(columns.is_alive)
+            if len(alive) < len(columns):
+                columns, embeddings = columns.kept(alive), state.embeddings.kept(alive)
+                self._publish(State(columns, embeddings, 0, None, state.layout_version + 1))
 
     def write(self, path: Path) -> None:
-        """Write everything to one file, as it is now; searches and changes go on."""
+        """Write the current state to a file; searches and changes go on."""
         state = self._state
-        index_file.write(path, state.columns, state.embeddings, state.structure)
+        index_file.write(path, state.columns, state.embeddings, state.ann)
 
     @classmethod
     def read(cls, path: Path, kind: IndexKind = "exact") -> "GalleryIndex":
-        """Read what `write` has written; a structure of another kind is left out.
+        """Read what `write` wrote; an ANN index of another kind is ignored.
 
         Raises:
-            ValueError: if the file is torn or no index.
+            ValueError: the file is damaged, or not an index.
+            OSError: the file cannot be read.
         """
-        columns, embeddings, structure = index_file.read(path)
+        columns, embeddings, ann = index_file.read(path)
         index = cls(embeddings.size, kind)
-        if structure is not None and (kind == "exact" or structure.kind != index._structure_kind()):
-            structure = None
-        with index._changing:
-            num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
-            index._replace(State(columns, embeddings, num_dead, structure))
+        if ann is not None and (kind == "exact" or ann.kind != index._maintenance.ann_kind):
+            ann = None
+        with index._change_lock:
+            index._publish(State(columns, embeddings, _num_dead(columns), ann))
         return index
 
-    def settle(self) -> None:
-        """Wait until nothing is left to be done in the background."""
-        while (thread := self._rebuilding) is not None:
+    def wait(self) -> None:
+        """Wait until the background thread has nothing left to do."""
+        while (thread := self._thread) is not None:
             thread.join()
 
     def close(self) -> None:
-        """Stop what is done in the background and wait until it has; searches and changes still work."""
+        """Stop the background thread and wait until it has ended; searches and changes still work."""
         self._closed.set()
-        self.settle()
+        self.wait()
 
-    def _replace(self, state: State) -> None:
-        """Let searches that begin from now on see this state; under the lock."""
+    def _publish(self, state: State) -> None:
+        """Give this state to all later searches; the caller holds the lock."""
         self._state = state
-        if self._rebuilding is None and not self._closed.is_set() and self._is_due(state):
-            thread = Thread(target=self._rebuild, name="rebuild-index")
-            thread.start()  # it begins by waiting for the lock that we hold
-            self._rebuilding = thread
+        if self._thread is None and not self._closed.is_set() and self._maintenance.is_due(state):
+            thread = Thread(target=self._maintain, name="rebuild-index")
+            thread.start()  # the thread first waits for the lock that the caller holds
+            self._thread = thread
 
-    def _rebuild(self) -> None:
-        """Do what is due until nothing is; runs in a thread of its own."""
+    def _maintain(self) -> None:
+        """Do the upkeep that is due, until none is; the background thread runs this."""
         try:
             while True:
-                with self._changing:
+                with self._change_lock:
                     state = self._state
-                    if self._closed.is_set() or not self._is_due(state):
-                        self._rebuilding = None
+                    if self._closed.is_set() or not self._maintenance.is_due(state):
+                        self._thread = None
                         return
-                if _is_due_for_compaction(state):
+                if is_compaction_due(state):
                     self._compact(state)
-                elif self.kind == "auto" and state.structure is None and not self._is_slow(state):
-                    self._num_measured = len(state.columns)
-                else:
-                    self._structure(state)
+                elif self._maintenance.is_ann_needed(state):
+                    self._build_ann(state)
         except BaseException:
-            self._rebuilding = None  # the next change tries again
+            self._thread = None  # the next change tries again
             raise
 
-    def _is_due(self, state: State) -> bool:
-        num = len(state.columns)
-        if _is_due_for_compaction(state):
-            return True
-        if self.kind == "exact" or num < MIN_STRUCTURE:
-            return False
-        if state.structure is None:
-            return self.kind != "auto" or num > max(MIN_MEASURED, 1.1 * self._num_measured)
-        return num - state.structure.num_rows > MAX_UNKNOWN * num
+    def _build_ann(self, state: State) -> None:
+        """Build or extend the ANN index; changes made during the build need no other ANN index.
 
-    def _is_slow(self, state: State) -> bool:
-        """Measure an exact search."""
-        query_1D = state.embeddings.rows_ND[:1].astype(np.float32)
-        everything = np.ones(len(state.columns), np.bool_)
-        seconds = []
-        for _ in range(5):
-            started_s = time.perf_counter()
-            state.embeddings.best(query_1D, MIN_ASKED, everything)
-            seconds.append(time.perf_counter() - started_s)
-        return float(np.median(seconds)) > self.too_long_s
-
-    def _structure(self, state: State) -> None:
-        """Build or extend the structure; rows keep their numbers, so it fits whatever has changed since."""
-        rows_ND, old = state.embeddings.rows_ND, state.structure
-        if old is None or len(rows_ND) > MAX_GROWTH * old.num_trained:
-            structure = Approximate.build(self._structure_kind(), rows_ND, self._closed)
+        Additions come after its rows, and deleted rows are masked out of every search.
+        """
+        rows_ND = state.embeddings.rows_ND
+        if state.ann is None or is_training_due(state.ann, len(rows_ND)):
+            ann = AnnIndex.build(self._maintenance.ann_kind, rows_ND, self._closed)
         else:
-            structure = old.extended(rows_ND, self._closed)
-        with self._changing:
-            if self._state.numbering == state.numbering:
-                self._state = replace(self._state, structure=structure)
+            ann = state.ann.extended(rows_ND, self._closed)
+        with self._change_lock:
+            if self._state.layout_version == state.layout_version:
+                self._state = replace(self._state, ann=ann)
 
     def _compact(self, state: State) -> None:
-        """Leave dead rows out.
+        """Copy the index without the rows that were deleted in `state`.
 
-        Only this and `forget` give rows other numbers. Embeddings of rows never change, so they are copied
-        while changes go on; the columns, and rows that have come meanwhile, are taken from the newest state.
+        The embeddings are copied without the lock, because the embedding of a row never changes. The columns,
+        and rows added during the copy, come from the newest state. Only this method and `erase` move items to
+        other rows.
         """
         rows = np.flatnonzero(state.columns.is_alive)
-        embeddings = self._copied(state, rows)
-        structure = None
-        if state.structure is not None and len(rows) >= MIN_STRUCTURE:
-            structure = Approximate.build(self._structure_kind(), embeddings.rows_ND, self._closed)
-        with self._changing:
-            now = self._state
-            if now.numbering != state.numbering:
+        embeddings = state.embeddings.kept(rows)
+        ann = None
+        if state.ann is not None and len(rows) >= MIN_ROWS_FOR_ANN:
+            ann = AnnIndex.build(self._maintenance.ann_kind, embeddings.rows_ND, self._closed)
+        with self._change_lock:
+            newest = self._state
+            if newest.layout_version != state.layout_version:
                 return
-            new = np.arange(len(state.columns), len(now.columns))
-            columns = now.columns.kept(np.concatenate([rows, new]))
-            embeddings = embeddings.appended(now.embeddings.rows_ND[new])
-            num_dead = len(columns) - int(np.count_nonzero(columns.is_alive))
-            self._state = State(columns, embeddings, num_dead, structure, now.numbering + 1)
-
-    def _copied(self, state: State, rows: Ints) -> Embeddings:
-        """Return the embeddings of these rows alone, in memory of their own."""
-        embeddings = Embeddings(self.embedding_size, len(rows) + len(rows) // 4)
-        for chunk in np.array_split(rows, max(1, len(rows) // 4096)):
-            embeddings = embeddings.appended(state.embeddings.rows_ND[chunk])
-        return embeddings
-
-    def _structure_kind(self) -> Structure:
-        return self.kind if self.kind in ("hnsw", "ivf") else AUTO_STRUCTURE
+            added = np.arange(len(state.columns), len(newest.columns))
+            columns = newest.columns.kept(np.concatenate([rows, added]))
+            embeddings = embeddings.appended(newest.embeddings.rows_ND[added])
+            self._state = State(columns, embeddings, _num_dead(columns), ann, newest.layout_version + 1)
 
     def _checked(self, embeddings_ND: NDArray[np.float16] | Floats, num: int) -> Floats:
         if embeddings_ND.shape != (num, self.embedding_size):
@@ -332,5 +341,5 @@ class GalleryIndex:
         return checked
 
 
-def _is_due_for_compaction(state: State) -> bool:
-    return state.num_dead > max(MIN_DEAD, MAX_DEAD * len(state.columns))
+def _num_dead(columns: Columns) -> int:
+    return len(columns) - int(np.count_nonzero(columns.is_alive))

@@ -1,31 +1,40 @@
-"""What one search of the index sees, and how it finds the best items and groups in it.
+"""One immutable state of the index, and the search for the best items and groups in it.
 
-A state never changes: searches of one state give one answer, whatever is changed meanwhile.
+A search works on one state from start to end, so a change made during the search does not affect its answer.
+
+Shape suffixes: D dimensions of an embedding.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from service.index.ann import AnnIndex
 from service.index.columns import Columns, Grouping, Ints, Mask
-from service.index.vectors import Approximate, Embeddings, Floats
+from service.index.vectors import Embeddings, Floats
 
-FEW = 1 / 32
-"""The share of rows up to which a filter's are better all looked at: as fast as a structure, and exact."""
+MAX_EXACT_SHARE = 1 / 32
+"""If a filter passes at most this share of the rows, they are all scored: as fast as ANN, and exact."""
 
-MIN_ASKED = 256
-"""How many items to look for at least when searching groups: looking for more costs little."""
+MIN_TOPK_ROWS = 256
+"""Fewest rows to ask for in one round of a group search, because more rows cost little more time."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The best items, scores descending, with everything that ties with the last one asked for.
+    """The items that a search found, best first; H is the number of hits.
 
-    `group_keys` are equal for items of one group, and mean nothing else.
+    Items that tie with the last requested one are included, so H may exceed the number requested.
+
+    Attributes:
+        slots: (H,) the slot of each item.
+        group_keys: (H,) equal for items of the same group; the values have no other meaning. A search for
+            items makes each item a group of its own.
+        scores: (H,) inner products with the query, descending.
+        num_searched: how many items passed the filter.
     """
 
     slots: Ints
-    identity_keys: Ints
     group_keys: Ints
     scores: Floats
     num_searched: int
@@ -33,97 +42,106 @@ class Hits:
 
 @dataclass(frozen=True)
 class State:
-    """Row i of the columns is row i of the embeddings; dead rows count.
+    """Columns and embeddings of the same rows, deleted rows included.
 
-    Rows keep their numbers from one state to the next while `numbering` is the same.
+    Attributes:
+        columns: the properties of the items.
+        embeddings: row i belongs to row i of `columns`.
+        num_dead: how many rows belong to deleted items.
+        ann: ANN index over the first rows, or None if every search is exact.
+        layout_version: two states with the same number have the same item in each row that both have.
     """
 
     columns: Columns
     embeddings: Embeddings
     num_dead: int
-    structure: Approximate | None
-    numbering: int = 0
+    ann: AnnIndex | None
+    layout_version: int = 0
 
-    def best(self, query_1D: Floats, k: int, mask: Mask) -> tuple[Ints, Floats]:
-        """Return the k best of the marked rows, or all if they are fewer, best first; perhaps not quite."""
-        structure = self.structure
-        few = FEW * len(self.columns)
-        if structure is None or k > few or np.count_nonzero(mask) <= few:
-            return self.embeddings.best(query_1D, k, mask)
-        unknown = structure.num_rows + np.flatnonzero(mask[structure.num_rows :])
-        rows = np.concatenate([structure.candidates(query_1D, k, mask), unknown])
-        return self.embeddings.best_of(rows, query_1D, k)
-
-    def best_items(self, query_1D: Floats, k: int, mask: Mask) -> Hits:
-        """Find the k best of the marked items, and all that tie with the k-th."""
-        asked = k + 1
+    def topk(self, query_1D: Floats, k: int, mask: Mask) -> Hits:
+        """Find the k best marked items, and all items that tie with the k-th."""
+        num_requested = k + 1
         while True:
-            rows, scores = self.best(query_1D, asked, mask)
-            if len(rows) < asked or scores[-1] < scores[k - 1]:
+            rows, scores = self._topk_rows(query_1D, num_requested, mask)
+            if len(rows) < num_requested or scores[-1] < scores[k - 1]:
                 break
-            asked *= 4
+            num_requested *= 4
         keep = slice(0, k) if len(rows) <= k else scores >= scores[k - 1]
         rows = rows[keep]
         return self._hits(rows, scores[keep], self.columns.slots[rows], mask)
 
-    def best_groups(self, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping) -> Hits:
-        """Find the items of the k best groups among the marked items; see GalleryIndex.search_groups."""
-        rows, scores, groups = self._best_groups(query_1D, k, items_each, mask, by)
+    def topk_groups(self, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping) -> Hits:
+        """Find the k best groups of marked items; `GalleryIndex.search_groups` describes the answer."""
+        rows, scores, groups = self._rows_of_topk_groups(query_1D, k, items_each, mask, by)
         if items_each > 1:
             mask_of_groups = mask & self.columns.in_groups(by, np.unique(groups))
             num = int(np.count_nonzero(mask_of_groups))
-            rows, scores = self.embeddings.best(query_1D, num, mask_of_groups)
+            rows, scores = self.embeddings.topk(query_1D, num, mask_of_groups)
             groups = self.columns.groups(by, rows)
-        keep = _best_of_each(groups, scores, items_each)
+        keep = _topk_of_each_group(groups, scores, items_each)
         return self._hits(rows[keep], scores[keep], groups[keep], mask)
 
-    def _best_groups(
+    def _topk_rows(self, query_1D: Floats, k: int, mask: Mask) -> tuple[Ints, Floats]:
+        """Return the k best marked rows and their scores, best first; all rows if they are fewer.
+
+        With an ANN index, some of the true k best rows may be missing. The scores are exact in any case.
+        """
+        ann = self.ann
+        max_exact = MAX_EXACT_SHARE * len(self.columns)
+        if ann is None or k > max_exact or np.count_nonzero(mask) <= max_exact:
+            return self.embeddings.topk(query_1D, k, mask)
+        newer_rows = ann.num_rows + np.flatnonzero(mask[ann.num_rows :])
+        rows = np.concatenate([ann.candidates(query_1D, k, mask), newer_rows])
+        return self.embeddings.topk_among(rows, query_1D, k)
+
+    def _rows_of_topk_groups(
         self, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping
     ) -> tuple[Ints, Floats, Ints]:
-        """Return rows, scores and groups of the items that show which groups are the k best, ties included.
+        """Return rows of the k best groups, with their scores and groups; each group's best row is included.
 
-        In each round the best items are found of what is left; groups whose best item is above the last of
-        them are certain, and left out of the next round. So the items of one group cost one round, however
-        many.
+        The search works in rounds. A round fetches the best of the remaining rows. A group whose best row is
+        better than the last row fetched has its final score, and its rows leave the search. So a group of
+        thousands of rows delays the search by at most one round.
         """
-        left = mask.copy()
-        asked = max(k * items_each + 1, MIN_ASKED)
+        remaining = mask.copy()
+        num_requested = max(k * items_each + 1, MIN_TOPK_ROWS)
         found: list[tuple[Ints, Floats, Ints]] = []
-        best_scores: list[float] = []
+        group_scores: list[float] = []
         while True:
-            rows, scores = self.best(query_1D, asked, left)
-            is_last = len(rows) < asked
-            certain = scores > (float("-inf") if is_last else scores[-1])
-            rows, scores = rows[certain], scores[certain]
+            rows, scores = self._topk_rows(query_1D, num_requested, remaining)
+            is_last_round = len(rows) < num_requested
+            is_final = scores > (float("-inf") if is_last_round else scores[-1])
+            rows, scores = rows[is_final], scores[is_final]
             groups = self.columns.groups(by, rows)
             found.append((rows, scores, groups))
-            new, firsts = np.unique(groups, return_index=True)
-            best_scores += scores[np.sort(firsts)].tolist()
-            if is_last or len(best_scores) >= k:
+            new_groups, first_hits = np.unique(groups, return_index=True)
+            group_scores += scores[np.sort(first_hits)].tolist()
+            if is_last_round or len(group_scores) >= k:
                 break
-            left &= ~self.columns.in_groups(by, new)
-            asked *= 2
+            remaining &= ~self.columns.in_groups(by, new_groups)
+            num_requested *= 2
         rows, scores, groups = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if len(best_scores) >= k:
-            chosen = np.unique(groups[scores >= best_scores[k - 1]])
-            is_chosen = np.isin(groups, chosen)
-            rows, scores, groups = rows[is_chosen], scores[is_chosen], groups[is_chosen]
+        if len(group_scores) >= k:
+            best_groups = np.unique(groups[scores >= group_scores[k - 1]])
+            is_best = np.isin(groups, best_groups)
+            rows, scores, groups = rows[is_best], scores[is_best], groups[is_best]
         return rows, scores, groups
 
     def _hits(self, rows: Ints, scores: Floats, groups: Ints, mask: Mask) -> Hits:
-        identity_keys = np.array(self.columns.identities.decoded(rows), np.int64)
-        return Hits(self.columns.slots[rows], identity_keys, groups, scores, int(np.count_nonzero(mask)))
+        return Hits(self.columns.slots[rows], groups, scores, int(np.count_nonzero(mask)))
 
 
-def _best_of_each(groups: Ints, scores: Floats, num: int) -> Mask:
-    """Mark the `num` first rows of each group and those that tie with the last of them; scores descend.
+def _topk_of_each_group(groups: Ints, scores: Floats, k: int) -> Mask:
+    """Mark the first k hits of each group, and the hits that tie with the k-th.
 
-    >>> _best_of_each(np.array([1, 1, 2, 1]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 2).tolist()
+    `scores` must descend.
+
+    >>> _topk_of_each_group(np.array([1, 1, 2, 1]), np.array([0.9, 0.8, 0.7, 0.6], np.float32), 2).tolist()
     [True, True, True, False]
     """
     order = np.argsort(groups, kind="stable")
     _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    lasts = order[starts + np.minimum(sizes, num) - 1]
+    kth_hits = order[starts + np.minimum(sizes, k) - 1]
     threshold = np.empty(len(scores), np.float32)
-    threshold[order] = np.repeat(scores[lasts], sizes)
+    threshold[order] = np.repeat(scores[kth_hits], sizes)
     return np.asarray(scores >= threshold)

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from service.errors import TooManyIdentities
 from service.gallery.items import find_identity
 from service.gallery.selection import Selection, to_filter
-from service.index.columns import NO_TIME, Columns, Ints
+from service.index import NO_TIME, Columns
 from service.serving.generation import Generation
 from service.store.store import Store
 from service.store.tables import Identity, Item, Rejection
@@ -34,6 +34,7 @@ MAX_FRAME = 64
 """Two of a frame with more identities are not written down as pairs, which would be too many."""
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def suggest(
             select(Rejection.identity_key, Item.identity_key).join(Item, Item.slot == Rejection.slot)
         )
         no_pairs = [(a, b) for a, b in rejected]
-    columns, rows, rows_ND = generation.index.living(only)
+    columns, rows, rows_ND = generation.index.matching(only)
     with _turn:
         people = People.of(columns, rows, rows_ND)
         if key is None and len(people) > MAX_IDENTITIES:

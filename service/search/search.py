@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from model.data.images import ImageInfo
 from service.errors import ImageError
 from service.gallery.selection import Selection, to_filter
-from service.index.index import Filter, GalleryIndex, Hits
+from service.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.serving.embedding import embed_in_batches
 from service.serving.generation import Generation
@@ -135,7 +135,7 @@ def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:
 
 def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Query, only: Filter) -> Hits:
     if query.group_by == "item":
-        return index.search_items(query_D, query.top_k, only)
+        return index.search(query_D, query.top_k, only)
     return index.search_groups(query_D, query.top_k, ITEMS_PER_MATCH[query.group_by], only, query.group_by)
 
 

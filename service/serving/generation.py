@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from model.embedder import Embedder
-from service.index.index import GalleryIndex
+from service.index import GalleryIndex
 from service.serving.replica import Replica
 from service.serving.thresholds import Thresholds
 from service.store.changes import ActiveModel

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from service.index.index import GalleryIndex, IndexKind, Rows
+from service.index import GalleryIndex, IndexKind, Rows
 from service.store.changes import newest_change
 from service.store.tables import Change, Embedding, Item
 
@@ -98,9 +98,9 @@ class Replica:
         alive = session.execute(_items(self.version).where(Item.slot.in_(slots))).all()
         gone = sorted(set(slots) - {row[0] for row in alive})
         if "erased" in kinds:
-            self.index.forget(gone)
+            self.index.erase(gone)
         else:
-            self.index.remove(gone)
+            self.index.delete(gone)
         if updated := [row for row in alive if row[0] <= self._last_slot]:
             known, identity_keys, camera_ids, captured_ats, track_ids, _ = zip(*updated, strict=True)
             self.index.update(known, identity_keys, camera_ids, captured_ats, track_ids)

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from model.files import sync_dir, write_atomically
-from service.index.index import GalleryIndex, IndexKind
+from service.index import GalleryIndex, IndexKind
 from service.serving.replica import Replica
 
 logger = structlog.get_logger(__name__)

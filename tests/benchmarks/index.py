@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from service.index.filters import Filter, passing
-from service.index.index import GalleryIndex, IndexKind, Rows
+from service.index import Filter, GalleryIndex, IndexKind, Rows
+from service.index.filters import row_mask
 
 SIZE = 512
 NUM_QUERIES = 200
@@ -76,12 +76,12 @@ class Drawn:
 
 
 def build(kind: IndexKind, drawn: Drawn) -> tuple[GalleryIndex, float, float]:
-    """Return an index, the seconds until it had everything and its structure, and its bytes an item."""
+    """Return an index, the seconds until it had everything and its ANN index, and its bytes an item."""
     started_s = time.perf_counter()
     index = GalleryIndex(SIZE, kind)
     for start in range(0, len(drawn.items_ND), CHUNK):
         index.add(drawn.rows(start))
-    index.settle()
+    index.wait()
     seconds = time.perf_counter() - started_s
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index"
@@ -91,7 +91,7 @@ def build(kind: IndexKind, drawn: Drawn) -> tuple[GalleryIndex, float, float]:
 
 def truth(drawn: Drawn, only: Filter, index: GalleryIndex) -> list[set[int]]:
     """Return the slots of the best 10 items of each query, by exact search in fp32."""
-    numbers = np.flatnonzero(passing(index._state.columns, only))
+    numbers = np.flatnonzero(row_mask(index._state.columns, only))
     best: list[list[tuple[float, int]]] = [[] for _ in drawn.queries_QD]
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK]
@@ -161,7 +161,7 @@ def print_table(num: int, kinds: list[IndexKind]) -> None:
 
 def searching(index: GalleryIndex, only: Filter) -> Callable[[Floats], object]:
     """Return a search for the best ten items."""
-    return lambda query_D: index.search_items(query_D, 10, only)
+    return lambda query_D: index.search(query_D, 10, only)
 
 
 def print_filters(index: GalleryIndex) -> None:
@@ -184,7 +184,7 @@ def print_filters(index: GalleryIndex) -> None:
         seconds = []
         for _ in range(20):
             started_s = time.perf_counter()
-            passing(columns, only)
+            row_mask(columns, only)
             seconds.append(time.perf_counter() - started_s)
         print(f"filter, {name}: {timing(seconds)} ms")
 

@@ -23,8 +23,7 @@ import httpx
 import numpy as np
 
 from live_server import crop, enroll, search, wait_until_ready
-from service.index.filters import Filter
-from service.index.index import GalleryIndex, Rows
+from service.index import Filter, GalleryIndex, Rows
 
 NUM_CLIENTS, NUM_SEARCHES = 8, 400
 NUM_ITEMS, SIZE = 100_000, 512

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service.errors import InvalidRequest
 from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
 from service.gallery.selection import Selection
-from service.index.filters import Sighting
+from service.index import Sighting
 
 MAX_NAMES = 1000
 MAX_SECONDS = 1e9

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live_server import crop, enroll
-from service.index.columns import Columns
+from service.index import Columns
 from service.people.suggestions import BLOCK, MAX_FRAME, People, apart, best_pairs
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

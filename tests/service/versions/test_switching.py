@@ -18,7 +18,7 @@ from service.gallery import enrolment as gallery
 from service.gallery.items import delete_item, list_items
 from service.gallery.metadata import Label
 from service.gallery.selection import Selection
-from service.index.filters import Filter
+from service.index import Filter
 from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
@@ -247,7 +247,7 @@ def roll_back(process: Process) -> None:
 
 def contents(replica: Replica) -> dict[int, tuple[object, ...]]:
     """Return all that an index holds, by slot."""
-    columns, rows, embeddings_ND = replica.index.living(Filter())
+    columns, rows, embeddings_ND = replica.index.matching(Filter())
     known = zip(
         columns.identities.decoded(rows),
         columns.cameras.decoded(rows),
@@ -284,7 +284,7 @@ def test_an_index_in_memory_that_lacks_something_is_built_anew(
     kept, version = one.current().replica, add(one, another_checkpoint)
     before = contents(kept)
     switch(one, version)
-    assert kept.index.remove([7]) == 1
+    assert kept.index.delete([7]) == 1
     roll_back(one)
     assert one.refresh().replica is kept
     assert contents(kept) == before
