@@ -180,7 +180,7 @@ def _embed(store: Store, generation: Generation, slots: Sequence[int]) -> dict[i
     """Embed those of the items whose crop is whole; a broken crop has a finding of its own."""
     with store.read() as session:
         kept = select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
-        sha256s = dict(session.execute(kept).tuples().all())
+        sha256s = {row.slot: row.sha256 for row in session.execute(kept)}
     return embed_stored(store, generation.gallery_embedder, sha256s, (CropMissing, ImageError))
 
 
