@@ -108,6 +108,11 @@ def upload_model(client: httpx.Client, path: Path) -> httpx.Response:
     return client.post("/models", files={"checkpoint": (path.name, path.read_bytes())})
 
 
+def model_states(client: httpx.Client) -> dict[str, str]:
+    """Return the state of each model version."""
+    return {known["version"]: known["state"] for known in client.get("/models").json()["models"]}
+
+
 def activate(client: httpx.Client, version: str, **how: Any) -> dict[str, Any]:
     """Activate a version and return its job when it has ended."""
     answer = client.post(f"/models/{version}/activate", json=how)
