@@ -1,4 +1,4 @@
-"""What happens on POST /verify: are these crops of one person, or of this identity?"""
+"""Verification: do these crops show one person, or this identity?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "val
 
 @dataclass(frozen=True)
 class Verified:
-    """How alike, by which model version, and what its scores mean."""
+    """The score of a verification, the model version that embedded the crops, and what its scores mean."""
 
     model_version: str
     score: float
@@ -30,7 +30,7 @@ class Verified:
 
 
 def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence[BinaryIO]) -> Verified:
-    """Compare crops of one person with crops of another one, or of the same.
+    """Compare crops of one person with other crops of one person.
 
     Raises:
         ImageError: one of the images is refused.
@@ -41,19 +41,22 @@ def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence
 
 
 def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: str) -> Verified:
-    """Compare crops of one person with an identity: with the mean embedding of all its items.
+    """Compare crops of one person with the mean embedding of all items of an identity.
+
+    The embeddings of the items are those that searches use. During a compatible swap these are embeddings of
+    the version before, while the crops are embedded by the new version.
 
     Raises:
         ImageError: one of the images is refused.
         IdentityNotFound: there is no such identity.
-        InvalidRequest: it has no items.
+        InvalidRequest: the identity has no items.
         NotReady: no network is serving yet.
     """
     with serving.store.read() as session:
         find_identity(session, identity_id)
     generation, (query_D,), _ = embed_people(serving, {"images": uploads})
     with serving.store.read() as session:
-        items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.version)
+        items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.replica.version)
     if not len(items_ND):
         raise InvalidRequest(f"identity {identity_id[:64]!r} has no items to compare with", [_NO_ITEMS])
     return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.thresholds)

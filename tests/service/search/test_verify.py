@@ -11,11 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from interrupted import Process
 from live_server import crop, enroll, images, search, serve, upload_model
 from model.checkpoint import DEFAULT_CHECKPOINT, Card, checkpoint_version, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
+from service.gallery.enrolment import enroll as enroll_crops
+from service.gallery.metadata import Label
+from service.search.verify import verify_identity
 from service.serving.thresholds import SHIPPED, thresholds_of
 from service.settings import Settings
+from service.versions.activation import mark_active
+from service.versions.registry import register
 
 VERIFICATION: dict[str, Any] = {
     "thresholds": [
@@ -62,6 +68,22 @@ def test_an_identity_is_compared_by_the_mean_of_its_items(
     answer = shared_client.post("/verify", files=images(crop(5, 2)), data=form).json()
     wanted = float(embed(tiny_checkpoint, crop(5, 2)) @ embed(tiny_checkpoint, crop(5), crop(5, 1), crop(6)))
     assert answer["score"] == pytest.approx(wanted, abs=0.01)
+
+
+def test_during_a_compatible_swap_an_identity_is_compared_by_the_embeddings_of_the_gallery(
+    settings: Settings, tiny_checkpoint: Path, another_checkpoint: Path
+) -> None:
+    process = Process(settings)
+    enroll_crops(process, [BytesIO(crop(5))], [Label("anna")])
+    with another_checkpoint.open("rb") as file:
+        version = register(process.store, file)[0].row.version
+    with process.store.change() as change:
+        mark_active(change, version, process.current().version)
+    verified = verify_identity(process, [BytesIO(crop(5))], "anna")
+    assert verified.model_version == version
+    wanted = float(embed(another_checkpoint, crop(5)) @ embed(tiny_checkpoint, crop(5)))
+    assert verified.score == pytest.approx(wanted, abs=0.01)
+    process.end()
 
 
 def test_what_cannot_be_compared_is_refused(shared_client: httpx.Client) -> None:
