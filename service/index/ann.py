@@ -1,8 +1,8 @@
 """Approximate nearest neighbours: FAISS indexes that propose rows, whose scores are then computed exactly.
 
 To add a kind of index, name it in `AnnKind`, write a function that trains an empty FAISS index and one that
-returns its search parameters, and enter both in `_METHODS`. The setting `REID_INDEX` (service/settings.py)
-must accept the name; the tests of every kind are in tests/service/index/test_ann.py.
+returns its search parameters, and enter both in `_METHODS`. Then let the setting `REID_INDEX` accept the
+name, and give the kind a minimum recall in tests/support/indexed_items.py, which runs the tests of all kinds.
 """
 
 import os

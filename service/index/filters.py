@@ -1,7 +1,9 @@
 """The filter of a search, and the rows that a filter passes, computed before the search.
 
-To filter by another property, add fields to `Filter` and their tests to `row_mask`: `_code_tests` for
-membership in a set of values, `_range_tests` for a range of numbers or times.
+To filter by another property of items, add a column to `Columns`, fields to `Filter`, and their tests to
+`row_mask`: `_code_tests` for membership in a set of values, `_range_tests` for a range of numbers or times. A
+condition on identities, such as a range of an attribute, needs no column: the caller looks up the identities
+that meet the condition, and passes their `identity_keys`.
 """
 
 from dataclasses import dataclass

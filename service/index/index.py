@@ -298,9 +298,10 @@ class GalleryIndex:
             raise
 
     def _build_ann(self, state: State) -> None:
-        """Build or extend the ANN index; changes made during the build need no other ANN index.
+        """Build or extend the ANN index, without the lock, and put it into the newest state.
 
-        Additions come after its rows, and deleted rows are masked out of every search.
+        The ANN index fits the newest state if no item has moved to another row: added rows come after the
+        rows of the ANN index, and a search masks deleted rows.
         """
         rows_ND = state.embeddings.rows_ND
         if state.ann is None or is_training_due(state.ann, len(rows_ND)):

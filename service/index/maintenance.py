@@ -35,8 +35,10 @@ MAX_GROWTH_WITHOUT_TRAINING = 4
 """An ANN index is trained again when there are more than this many times the rows that it was trained on."""
 
 MAX_DEAD_SHARE = 0.20
+"""Share of the rows that deleted items may take before the index is compacted."""
+
 MIN_DEAD_ROWS = 1_000
-"""The index is compacted when both are exceeded."""
+"""The index is not compacted for fewer rows of deleted items than this, whatever their share."""
 
 
 class Maintenance:
@@ -50,7 +52,9 @@ class Maintenance:
     @property
     def ann_kind(self) -> AnnKind:
         """Return the kind of ANN index to build."""
-        return self.kind if self.kind in ("hnsw", "ivf") else AUTO_ANN_KIND
+        if self.kind == "auto" or self.kind == "exact":
+            return AUTO_ANN_KIND
+        return self.kind
 
     def is_due(self, state: State) -> bool:
         """Tell whether to compact, to measure an exact search, or to build or extend the ANN index."""

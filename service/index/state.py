@@ -97,7 +97,9 @@ class State:
     def _rows_of_topk_groups(
         self, query_1D: Floats, k: int, items_each: int, mask: Mask, by: Grouping
     ) -> tuple[Ints, Floats, Ints]:
-        """Return rows of the k best groups, with their scores and groups; each group's best row is included.
+        """Return rows of the k best groups, their scores and their groups; ties with the k-th are included.
+
+        The best row of each group is among the rows, others may be missing.
 
         The search works in rounds. A round fetches the best of the remaining rows. A group whose best row is
         better than the last row fetched has its final score, and its rows leave the search. So a group of

@@ -91,7 +91,7 @@ def build(kind: IndexKind, drawn: Drawn) -> tuple[GalleryIndex, float, float]:
 
 def truth(drawn: Drawn, only: Filter, index: GalleryIndex) -> list[set[int]]:
     """Return the slots of the best 10 items of each query, by exact search in fp32."""
-    numbers = np.flatnonzero(row_mask(index._state.columns, only))
+    _, numbers, _ = index.matching(only)
     best: list[list[tuple[float, int]]] = [[] for _ in drawn.queries_QD]
     for start in range(0, len(numbers), CHUNK):
         chunk = numbers[start : start + CHUNK]
@@ -166,7 +166,7 @@ def searching(index: GalleryIndex, only: Filter) -> Callable[[Floats], object]:
 
 def print_filters(index: GalleryIndex) -> None:
     """Print how long it takes to work out which rows filters let through."""
-    columns = index._state.columns
+    columns, _, _ = index.matching(Filter())
     people = frozenset(range(0, len(columns.identities.values), 2))
     filters = {
         "one camera": ONE_PERCENT,

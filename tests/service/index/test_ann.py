@@ -48,9 +48,8 @@ def test_every_kind_finds_nearly_all_before_and_after_deletions_and_additions(
     for wanted in ([0, 1], [0, 1, 2, 3, 4, 5]):
         only = Filter(camera_ids=frozenset(f"camera {number}" for number in wanted))
         passing = [number for number in left if number % 7 in wanted]
-        assert (
-            recall(index, embeddings_ND, only, passing) >= least - 0.07
-        )  # fewer than 10 are of the identity
+        # most of the 10 best are of other identities, which are harder to find
+        assert recall(index, embeddings_ND, only, passing) >= least - 0.07
         hits = index.search(embeddings_ND[0].astype(np.float32), 50, only)
         assert hits.num_searched == len(passing)
         assert {(slot - 1) % 7 for slot in hits.slots.tolist()} <= set(wanted)
@@ -103,10 +102,8 @@ def test_changes_during_a_rebuild_are_not_lost(kind: IndexKind) -> None:
 
 def test_auto_builds_an_ann_index_once_an_exact_search_takes_too_long(tmp_path: Path) -> None:
     embeddings_ND = clustered(60_000)
-    fast, slow = (
-        GalleryIndex(CLUSTERED_SIZE, "auto", max_exact_s=60),
-        GalleryIndex(CLUSTERED_SIZE, "auto", max_exact_s=0),
-    )
+    fast = GalleryIndex(CLUSTERED_SIZE, "auto", max_exact_s=60)
+    slow = GalleryIndex(CLUSTERED_SIZE, "auto", max_exact_s=0)
     exact = GalleryIndex(CLUSTERED_SIZE)
     sizes = []
     for index in (exact, fast, slow):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, and_, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
+from indexed_items import EPOCH, SIZE, embedding
 from service.gallery.selection import Selection, conditions, to_filter
 from service.index import Filter, GalleryIndex, Grouping, Hits, Rows, Sighting
 from service.store.database import make_engine, migrate
 from service.store.tables import Attribute, Embedding, Identity, Item, Model, now
 
-SIZE = 8
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 VERSION = "tiny"
 
 
@@ -103,13 +102,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine.dispose()
 
 
-def embedding(seed: int) -> NDArray[np.float16]:
-    values_D = np.random.default_rng(seed).standard_normal(SIZE)
-    return (values_D / np.linalg.norm(values_D)).astype(np.float16)
-
-
 def fill(session: Session, index: GalleryIndex, entries: list[Entry]) -> None:
-    """Put items into the database and the index; some are removed again, and some corrected."""
+    """Put items into the database and the index, delete a fifth, and update properties that were wrong."""
     session.execute(
         insert(Model).values(version=VERSION, filename="", card={}, state="active", created_at=now())
     )
