@@ -24,7 +24,7 @@ from model.architectures import build_network
 from model.calibration import check_verification
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
-from model.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
+from model.interop.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
 from model.layers import ReidNetwork
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color, Preprocess
 

@@ -19,7 +19,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, RuntimeUnavailable
-from model.graphs import ForeignNetwork, openvino_core, reason
+from model.interop.graphs import ForeignNetwork, openvino_core, reason
 from model.layers import ReidNetwork
 from model.preprocess import Pixels, Preprocess
 

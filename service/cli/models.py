@@ -164,8 +164,8 @@ def import_official(
     ] = Feature.pooled,
 ) -> None:
     """Make a checkpoint of ours of one that the RGA authors' code has trained; no service is needed."""
-    from model import official
     from model.errors import ModelError
+    from model.interop import official
 
     try:
         version = official.import_official(file, output, branch=branch.value, feature=feature.value)
@@ -198,7 +198,7 @@ def import_onnx(
     network comes from.
     """
     from model.errors import ModelError
-    from model.foreign import import_foreign
+    from model.interop.foreign import import_foreign
 
     means, stds = _three("--mean", mean), _three("--std", std)
     with errors_as_sentences(), TemporaryDirectory() as folder:

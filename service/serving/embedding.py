@@ -12,7 +12,7 @@ from sqlalchemy import select
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
-from model.trial import try_out
+from model.interop.trial import try_out
 from service.errors import NotFinite, ServiceError, UnfitCheckpoint
 from service.settings import Settings
 from service.store.store import Store

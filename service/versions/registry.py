@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from model.checkpoint import checkpoint_version, load_checkpoint
 from model.errors import ModelError
 from model.files import sync_dir
-from model.trial import try_apart
+from model.interop.trial import try_apart
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
 from service.jobs.jobs import RUNNING
 from service.serving.embedding import load_embedder

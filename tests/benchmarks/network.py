@@ -25,7 +25,7 @@ from rich.table import Table
 from model.architectures import build_network
 from model.checkpoint import DEFAULT_CHECKPOINT, Card, Checkpoint, load_checkpoint
 from model.embedder import Embedder
-from model.graphs import openvino_core
+from model.interop.graphs import openvino_core
 from model.preprocess import Pixels
 from model.runtime import Floats, OpenVinoRuntime, TorchRuntime, cpu_has_bf16
 from references import use_full_affinity

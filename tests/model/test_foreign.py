@@ -25,11 +25,11 @@ from live_server import person
 from model.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, load_checkpoint, save_foreign
 from model.embedder import Embedder, normalise_rows
 from model.errors import CheckpointError
-from model.foreign import import_foreign
-from model.graphs import MAX_GRAPH_BYTES
+from model.interop.foreign import import_foreign
+from model.interop.graphs import MAX_GRAPH_BYTES
+from model.interop.trial import try_apart, try_out
 from model.preprocess import Color
 from model.runtime import DEVICES, Floats, cpu_has_bf16
-from model.trial import try_apart, try_out
 from training.visualize import attention_maps
 from training.weights.foreign import open_network
 from training.weights.initial import find_initial

@@ -14,8 +14,8 @@ from authors import make_authors, save_authors
 from model.architectures import build_network
 from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
-from model.official import BRANCHES, import_official
-from model.state_dicts import read_state_dict
+from model.interop.official import BRANCHES, import_official
+from model.interop.state_dicts import read_state_dict
 from references import DATA, AuthorsAttention, AuthorsNetwork
 
 LEFT_OUT = {"rgasc": "", "rgas": "_channel.", "rgac": "_spatial."}

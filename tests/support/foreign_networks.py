@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from model.checkpoint import FOREIGN, Card, save_foreign
-from model.graphs import openvino_core
+from model.interop.graphs import openvino_core
 from model.runtime import convert
 
 HEIGHT, WIDTH, SIZE = 64, 32, 12

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
-from model.graphs import openvino_core
+from model.interop.graphs import openvino_core
 from model.preprocess import Preprocess
 
 Floats = NDArray[np.float32]

@@ -11,9 +11,9 @@ from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
 from model.attention import RelationAttention, RelationAwareGlobalAttention
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import CheckpointError
+from model.interop.state_dicts import read_state_dict
 from model.layers import ReidNetwork
 from model.resizing import Grid, bound_grids, resize_relations
-from model.state_dicts import read_state_dict
 from training.weights.osnet import read_osnet_weights
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.architectures import build_network
-from model.graphs import openvino_core
+from model.interop.graphs import openvino_core
 from model.osnet import OsBlock
 
 INPUT_CONSTANTS = 2

@@ -4,7 +4,7 @@ Such a graph is untrusted. It is read from memory, so that its weights are those
 as OpenVINO writes it, so that no reader of another format is asked, some of which open files that a network
 names. The parser (pugixml) expands no entities, and OpenVINO checks where each constant lies. A layer must
 have a size, and not a huge one; there may be no loops, which need not end, and no memory between two crops.
-All this does not hinder OpenVINO from dying of a graph that is made for it: see `model/trial.py`.
+All this does not hinder OpenVINO from dying of a graph that is made for it: see `model/interop/trial.py`.
 """
 
 import functools

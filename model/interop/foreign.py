@@ -13,9 +13,9 @@ from model.checkpoint import FOREIGN, MAX_CHECKPOINT_BYTES, Card, load_checkpoin
 from model.embedder import Embedder
 from model.errors import CheckpointError
 from model.files import write_atomically
-from model.graphs import check_layers, openvino_core, reason
+from model.interop.graphs import check_layers, openvino_core, reason
+from model.interop.trial import try_out
 from model.preprocess import Color
-from model.trial import try_out
 
 
 def import_foreign(

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.architectures import build_network
 from model.checkpoint import Card, make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
-from model.state_dicts import read_state_dict
+from model.interop.state_dicts import read_state_dict
 
 BRANCHES = {"rgasc": "rga_sc_resnet50", "rgas": "rga_s_resnet50", "rgac": "rga_c_resnet50"}
 """The authors' names of their networks, and ours."""

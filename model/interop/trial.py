@@ -12,7 +12,7 @@ from PIL import Image
 from model.checkpoint import FOREIGN, load_checkpoint, read_card
 from model.embedder import Embedder
 from model.errors import CheckpointError, ModelError
-from model.graphs import reason
+from model.interop.graphs import reason
 
 SAME = 1e-5
 """Embeddings of different images differ by more than this part of their largest number."""
@@ -30,7 +30,7 @@ def try_apart(path: Path) -> None:
     """
     if read_card(path).architecture != FOREIGN:
         return
-    command = [sys.executable, "-m", "model.trial", str(path)]
+    command = [sys.executable, "-m", "model.interop.trial", str(path)]
     try:
         done = subprocess.run(  # noqa: S603 - our own words, and a file named by us
             command, capture_output=True, text=True, timeout=LONGEST_TRIAL_S, check=False

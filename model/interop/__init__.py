@@ -1,0 +1,1 @@
+"""Networks of other programs, as checkpoints of ours: ONNX, OpenVINO IR, and torch's own files."""
