@@ -98,7 +98,7 @@ class Columns:
     """All columns of an index, N rows each.
 
     To add a property, add a column here, its values to `Rows` and to `GalleryIndex.update`, its array to
-    file.py, and its conditions to filters.py.
+    file.py under another `MAGIC`, and its conditions to filters.py.
 
     Attributes:
         slots: (N,) ascending; the number under which the caller knows the item.

@@ -16,6 +16,8 @@ from service.index.columns import Column, Columns
 from service.index.vectors import CHUNK, Embeddings
 
 MAGIC = b"reid-gallery index 1\n"
+"""Names the format and its version; `read` refuses a file of another version."""
+
 CODED = ("identities", "cameras", "tracks")
 
 

@@ -82,7 +82,7 @@ def row_mask(columns: Columns, only: Filter) -> Mask:
 def _code_tests(
     column: Column[Any], wanted: frozenset[Any] | None, unwanted: frozenset[Any]
 ) -> list[RowTest]:
-    """Return tests that pass wanted values, or all values if `wanted` is None, except unwanted ones."""
+    """Return tests that pass the values in `wanted`, or all if it is None, but none of `unwanted`."""
     if wanted is not None:
         return [column.test_for(column.codes_of(wanted - unwanted if unwanted else wanted))]
     if not unwanted:

@@ -49,7 +49,7 @@ class State:
         embeddings: row i belongs to row i of `columns`.
         num_dead: how many rows belong to deleted items.
         ann: ANN index over the first rows, or None if every search is exact.
-        layout_version: two states with the same number have the same item in each row that both have.
+        layout_version: changes when items move to other rows. An ANN index fits the states of one version.
     """
 
     columns: Columns
@@ -101,9 +101,9 @@ class State:
 
         The best row of each group is among the rows, others may be missing.
 
-        The search works in rounds. A round fetches the best of the remaining rows. A group whose best row is
-        better than the last row fetched has its final score, and its rows leave the search. So a group of
-        thousands of rows delays the search by at most one round.
+        The search works in rounds. A round fetches the best of the remaining rows. If the best row of a group
+        scores higher than the last row fetched, the score of the group is final, and the next rounds skip its
+        rows. So a group of thousands of rows delays the search by at most one round.
         """
         remaining = mask.copy()
         num_requested = max(k * items_each + 1, MIN_TOPK_ROWS)
