@@ -77,8 +77,8 @@ def restore(
     """
     _prepare(data_dir)
     from service.settings import read_settings
-    from service.upkeep.backup import read_receipts
-    from service.upkeep.backup import restore as restore_gallery
+    from service.upkeep.restore import read_receipts
+    from service.upkeep.restore import restore as restore_gallery
 
     paths = erasures or []
     with _errors_as_sentences("not restored"):

@@ -1,4 +1,4 @@
-"""Backup and restore: one file holds the tables, the crops and the networks of a gallery.
+"""Backup: one file holds the tables, the crops and the networks of a gallery.
 
 A backup is made beside a running server. One read transaction copies the tables of any database into an
 SQLite file, and a restore copies them into any database, so a gallery can move between databases. The crops
@@ -13,19 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from model.files import sync_dir, write_atomically
-from service.errors import BadBackup, CropMissing, NotEmpty
+from model.files import sync_dir
+from service.errors import BadBackup, CropMissing
 from service.gallery.items import delete_empty_identities
-from service.people.erasure import Receipt, reapply
 from service.settings import Settings
-from service.store.crops import CropStore
 from service.store.database import (
     known_schemas,
     make_engine,
@@ -36,14 +32,13 @@ from service.store.database import (
     schema_of,
 )
 from service.store.store import Store
-from service.store.tables import Gallery, Identity, Item, Model, new_id, now
-from service.store.workspace import BACKING_UP, RESTORING, workspace
-from service.upkeep.backup_file import ABOUT, CHUNK, KNOWN, SUMS, TABLES, Writer, members, sums_of, verify
+from service.store.tables import Gallery, Item, Model, now
+from service.store.workspace import BACKING_UP, workspace
+from service.upkeep.backup_file import ABOUT, SUMS, TABLES, Writer, sums_of
 from service.upkeep.table_copy import copy_tables, one_moment
 
 FORMAT = 1
 MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"
-CROPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -108,14 +103,14 @@ def open_gallery(settings: Settings) -> Store:
 
 def _copy_out(source: Engine, path: Path) -> None:
     """Copy the tables, all as of one moment, into a new SQLite file."""
-    with _opened(path) as target, one_moment(source) as reader, target.begin() as writer:
+    with opened(path) as target, one_moment(source) as reader, target.begin() as writer:
         copy_tables(reader, writer)
 
 
 def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Contents:
-    with _opened(copy) as engine, Session(engine) as session:
+    with opened(copy) as engine, Session(engine) as session:
         gone, num_missing = [], 0
-        for sha256 in _crops(session):
+        for sha256 in crops_of(session):
             try:
                 if not _write_crop(store, writer, session, sha256):
                     gone.append(sha256)
@@ -132,7 +127,7 @@ def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Con
             if not path.exists():
                 raise CropMissing(f"the file of model version {model.version} is gone: {path}")
             writer.add_file(f"models/{model.filename}", path)
-        contents = replace_fields(_contents(session), num_missing=num_missing)
+        contents = replace_fields(contents_of(session), num_missing=num_missing)
         newest = session.scalars(select(Gallery.newest_change)).one()
     about = {
         "format": FORMAT,
@@ -149,7 +144,8 @@ def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Con
     return contents
 
 
-def _crops(session: Session) -> Sequence[str]:
+def crops_of(session: Session) -> Sequence[str]:
+    """Return the hashes of the crops that items keep, in order."""
     return session.scalars(select(Item.sha256).where(Item.has_crop).distinct().order_by(Item.sha256)).all()
 
 
@@ -192,7 +188,9 @@ def _delete_items(session: Session, sha256s: Iterable[str]) -> None:
         delete_empty_identities(session, {row.identity_key for row in rows})
 
 
-def _contents(session: Session, num_erased: int = 0) -> Contents:
+def contents_of(session: Session, num_erased: int = 0) -> Contents:
+    """Count what the tables hold."""
+
     def count(statement: Select[int]) -> int:
         return session.scalar(statement) or 0
 
@@ -204,124 +202,8 @@ def _contents(session: Session, num_erased: int = 0) -> Contents:
     )
 
 
-def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) -> Contents:
-    """Restore a backup into an empty data folder and database.
-
-    The rows are written last and in one transaction, so an interrupted restore can be repeated.
-
-    Args:
-        settings: the data folder and the database to restore into.
-        path: the backup.
-        receipts: erasures after the backup; their items are not restored.
-
-    Raises:
-        BadBackup: the file is torn, or written by a newer version of this program; nothing is written.
-        NotEmpty: the data folder or the database holds a gallery; nothing is written.
-    """
-    verify(path)
-    engine = make_engine(settings.database_url)
-    try:
-        migrate(engine)
-        with Session(engine) as session:
-            _require_empty(session)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with workspace(settings.data_dir, RESTORING) as folder:
-            copy = folder / TABLES
-            _extract_tables(path, copy)
-            with _opened(copy) as source:
-                num_erased = _erase(settings, folder, source, receipts)
-                with Session(source) as session:
-                    _check_models(session, path)
-                    wanted = set(_crops(session))
-                    contents = _contents(session, num_erased)
-                _write_files(settings, path, wanted)
-                _copy_in(source, engine)
-    finally:
-        engine.dispose()
-    return contents
-
-
-def _extract_tables(path: Path, copy: Path) -> None:
-    """Extract the tables of a backup into a file, and migrate them to the schema of this program.
-
-    Raises:
-        BadBackup: the tables have a newer schema.
-    """
-    for name, file in members(path):
-        if name == TABLES:
-            with copy.open("wb") as target:
-                while chunk := file.read(CHUNK):
-                    target.write(chunk)
-    engine = make_engine(f"sqlite:///{copy}")
-    with engine.connect() as connection:
-        revision = schema_of(connection)
-    engine.dispose()
-    if revision not in known_schemas():
-        raise BadBackup(f"{path} was written by a newer version of this program (schema {revision})")
-
-
-def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[Receipt]) -> int:
-    """Erase the items of the receipts from the copied tables, and return how many items were erased."""
-    own = settings.model_copy(update={"data_dir": folder / "data"})
-    applied = reapply(Store(own, make_sessions(source)), receipts)
-    return sum(int(erasure.erased["items"]) for erasure in applied)
-
-
-def _check_models(session: Session, path: Path) -> None:
-    for model in session.scalars(select(Model)):
-        if not KNOWN.fullmatch(f"models/{model.filename}"):
-            raise BadBackup(f"{path} is damaged: a network has the file name {model.filename[:100]!r}")
-
-
-def _require_empty(session: Session) -> None:
-    for table in (Item, Identity, Model):
-        if session.scalar(select(func.count()).select_from(table)):
-            name = table.__tablename__
-            raise NotEmpty(f"the database has {name} already; restore into an empty one, or choose another")
-
-
-def _write_files(settings: Settings, path: Path, wanted: set[str]) -> None:
-    """Write the networks, and the wanted crops.
-
-    Raises:
-        NotEmpty: the data folder has files of another gallery.
-    """
-    crops = CropStore(settings.crops_dir)
-    for stored in crops.paths():
-        if stored.name not in wanted:
-            raise NotEmpty(f"the data folder has crops of another gallery, as {stored}; give an empty one")
-    page: list[bytes] = []
-    for name, file in members(path):
-        folder, _, base = name.partition("/")
-        if folder == "models":
-            _write_model(settings.models_dir / base, file.read())
-        elif folder == "crops" and base in wanted:
-            page.append(file.read())
-        if len(page) == CROPS_AT_ONCE:
-            crops.put_all(partial(bytes, data) for data in page)
-            page.clear()
-    crops.put_all(partial(bytes, data) for data in page)
-
-
-def _write_model(path: Path, data: bytes) -> None:
-    if not path.exists():
-        write_atomically(path, data)
-    elif path.read_bytes() != data:
-        raise NotEmpty(f"{path} is there already, and is not the one of the backup")
-
-
-def _copy_in(source: Engine, target: Engine) -> None:
-    """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits."""
-    immediate = target.execution_options(sqlite_begin="IMMEDIATE")
-    with source.connect() as reader, immediate.begin() as writer:
-        writer.execute(select(Gallery).with_for_update())
-        _require_empty(Session(writer))
-        copy_tables(reader, writer)
-        writer.execute(update(Gallery).values(id=new_id()))
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[Engine]:
+def opened(path: Path) -> Iterator[Engine]:
     """Open an SQLite file, and create every table."""
     engine = make_engine(f"sqlite:///{path}")
     try:
@@ -329,25 +211,3 @@ def _opened(path: Path) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
-
-
-def read_receipts(content: str, name: str) -> list[Receipt]:
-    """Read receipts from JSON: one receipt, a list of receipts, or an answer of GET /erasures.
-
-    Raises:
-        BadBackup: the content is none of these.
-    """
-    try:
-        receipts = json.loads(content)
-        if isinstance(receipts, dict):
-            receipts = receipts.get("erasures", [receipts])
-        return [
-            Receipt(
-                datetime.fromisoformat(one["at"]).astimezone(UTC),
-                one["identity_sha256"],
-                [str(item) for item in one["item_ids"]],
-            )
-            for one in receipts
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadBackup(f"{name} holds no receipts of erasures: {error!r}") from error

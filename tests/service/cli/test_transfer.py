@@ -30,7 +30,8 @@ from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions, migrate
 from service.store.store import Store
-from service.upkeep.backup import backup, read_receipts, restore
+from service.upkeep.backup import backup
+from service.upkeep.restore import read_receipts, restore
 from service.uploads.layouts import Layout
 from training.data.manifests import read_manifest
 

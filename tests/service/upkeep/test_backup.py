@@ -23,9 +23,10 @@ from service.store.database import make_engine, make_sessions, migrate
 from service.store.store import Store
 from service.store.tables import Job, JobFile, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
-from service.upkeep.backup import Contents, backup, open_gallery, read_receipts, restore
+from service.upkeep.backup import Contents, backup, open_gallery
 from service.upkeep.backup_file import SUMS
 from service.upkeep.check import check
+from service.upkeep.restore import read_receipts, restore
 
 MakeSettings = Callable[..., Settings]
 
