@@ -104,7 +104,7 @@ class Checkpoint:
         return Preprocess(self.card.height, self.card.width, self.card.mean, self.card.std)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read, check and build the network of a file, on the CPU in float32.
 
     OpenVINO has read a foreign one, but not compiled it yet.
@@ -112,6 +112,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is absent, too large, torn, not ours, or does not fit its own card.
     """
+    path = Path(path)
     content = _read(path)
     card = _read_card(path, content)
     try:
@@ -119,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
     if card.architecture != FOREIGN:
-        return Checkpoint(make_network(path, card, tensors), card, _version(content))
+        return Checkpoint(make_network(card, tensors, path.name), card, _version(content))
     try:
         foreign = make_foreign(tensors, card.height, card.width, card.embedding_size)
     except CheckpointError as error:
@@ -127,7 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(foreign, card, _version(content))
 
 
-def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
+def save_checkpoint(path: str | Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
     """Write a network and its card, whole or not at all, and return the version.
 
     ``half`` stores floating-point weights as fp16, half the size.
@@ -139,34 +140,35 @@ def save_checkpoint(path: Path, network: nn.Module, card: Card, *, half: bool = 
     return _write(path, tensors, card)
 
 
-def save_foreign(path: Path, graph: bytes, weights: bytes, card: Card) -> str:
+def save_foreign(path: str | Path, graph: bytes, weights: bytes, card: Card) -> str:
     """Write the XML and the weights of an OpenVINO IR and their card as a checkpoint; return the version."""
     contents = {GRAPH: graph, WEIGHTS: weights}
     tensors = {name: torch.from_numpy(np.array(bytearray(part))) for name, part in contents.items()}
     return _write(path, tensors, card)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], card: Card) -> str:
+def _write(path: str | Path, tensors: dict[str, Tensor], card: Card) -> str:
     content = save(tensors, metadata={CARD_KEY: json.dumps(card.to_dict(), sort_keys=True)})
     write_atomically(path, content)
     return _version(content)
 
 
-def checkpoint_version(path: Path) -> str:
+def checkpoint_version(path: str | Path) -> str:
     """Return the version of a file without building its network.
 
     Raises:
         CheckpointError: the file is absent or too large.
     """
-    return _version(_read(path))
+    return _version(_read(Path(path)))
 
 
-def read_card(path: Path) -> Card:
+def read_card(path: str | Path) -> Card:
     """Read and check the card of a file without a look at its network.
 
     Raises:
         CheckpointError: the file is absent or too large, or has no usable card.
     """
+    path = Path(path)
     return _read_card(path, _read(path))
 
 
@@ -264,7 +266,7 @@ def _parse_color(path: Path, name: str, value: object) -> Color:
     return red, green, blue
 
 
-def make_network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetwork:
+def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNetwork:
     """Build the network of a card with the weights of a file, checked, in eval mode and float32.
 
     Raises:
@@ -281,17 +283,17 @@ def make_network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetw
                 pooling=card.pooling,
             )
     except (UnknownArchitecture, ValueError) as error:
-        raise CheckpointError(f"the card of {path.name} cannot be built: {error}") from error
+        raise CheckpointError(f"the card of {source} cannot be built: {error}") from error
     if network.embedding_size != card.embedding_size:
         raise CheckpointError(
-            f"the card of {path.name} says {card.embedding_size} dimensions, {card.architecture} has "
+            f"the card of {source} says {card.embedding_size} dimensions, {card.architecture} has "
             f"{network.embedding_size}"
         )
     wanted = network.state_dict()
-    _compare_shapes(path, wanted, tensors)
+    _compare_shapes(source, wanted, tensors)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path.name} has a weight that is not finite in {name}")
+            raise CheckpointError(f"{source} has a weight that is not finite in {name}")
     network.load_state_dict(
         {name: tensors[name].to(meta.dtype) for name, meta in wanted.items()}, assign=True
     )
@@ -299,10 +301,10 @@ def make_network(path: Path, card: Card, tensors: dict[str, Tensor]) -> ReidNetw
     return network.eval()
 
 
-def _compare_shapes(path: Path, wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+def _compare_shapes(source: str, wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     if problems := shape_problems(wanted, tensors):
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path.name} does not fit its card: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{source} does not fit its card: {'; '.join(problems[:3])}{more}")
 
 
 def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:

@@ -31,7 +31,7 @@ class Embedder:
         checkpoint: Checkpoint,
         device: str = "auto",
         precision: str = "auto",
-        cache_dir: Path | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         self.version = checkpoint.version
         self.embedding_size = checkpoint.card.embedding_size

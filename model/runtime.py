@@ -44,7 +44,9 @@ def cpu_has_bf16() -> bool:
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def make_runtime(checkpoint: Checkpoint, device: str, precision: str, cache_dir: Path | None) -> Runtime:
+def make_runtime(
+    checkpoint: Checkpoint, device: str, precision: str, cache_dir: str | Path | None
+) -> Runtime:
     """Choose the engine: CUDA where there is one, else OpenVINO; ``torch-cpu`` is torch on the processor.
 
     ``auto`` precision is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a processor.
@@ -112,9 +114,9 @@ class OpenVinoRuntime:
     size, even for many crops.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, precision: str, cache_dir: str | Path | None) -> None:
         self.name = f"openvino-{precision}"
-        graphs = _converted(checkpoint, precision, cache_dir)
+        graphs = _converted(checkpoint, precision, None if cache_dir is None else Path(cache_dir))
         hints = (["f32"] if precision == "fp32" else ["f32", "bf16"])[-len(graphs) :]
         self._compiled = [_compile(graph, hint) for graph, hint in zip(graphs, hints, strict=True)]
         self._requests = threading.local()

@@ -19,8 +19,8 @@ from model.preprocess import Color
 
 
 def import_foreign(
-    path: Path,
-    out: Path,
+    path: str | Path,
+    out: str | Path,
     *,
     height: int,
     width: int,
@@ -38,6 +38,7 @@ def import_foreign(
         CheckpointError: it is no such network, its shapes do not fit, it fails on trial, ``out`` is there
             already, or it cannot be written.
     """
+    path, out = Path(path), Path(out)
     if out.exists():
         raise CheckpointError(f"{out} is there already: remove it, or give another --out")
     graph = _read(path)

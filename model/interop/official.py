@@ -33,7 +33,7 @@ _LAYERS = {
 }
 
 
-def import_official(path: Path, out: Path, *, branch: str, feature: str = "pooled") -> str:
+def import_official(path: str | Path, out: str | Path, *, branch: str, feature: str = "pooled") -> str:
     """Write the network of an authors' checkpoint (.pth.tar) as one of ours, and return its version.
 
     Nothing of the file is run. ``feature`` as in ``build_network``: the authors' evaluation judges both,
@@ -42,6 +42,7 @@ def import_official(path: Path, out: Path, *, branch: str, feature: str = "poole
     Raises:
         CheckpointError: the file is not theirs, ``out`` is there already, or it cannot be written.
     """
+    path, out = Path(path), Path(out)
     if out.exists():
         raise CheckpointError(f"{out} is there already: remove it, or give another --out")
     tensors = _without_prefix(read_state_dict(path))
@@ -61,7 +62,7 @@ def import_official(path: Path, out: Path, *, branch: str, feature: str = "poole
         feature=feature,
         recipe=f"{path.name} (SHA-256 {_digest(path)}) of the RGA authors' code, {branch}",
     )
-    network = make_network(path, card, _renamed(ours, tensors))
+    network = make_network(card, _renamed(ours, tensors), path.name)
     try:
         return save_checkpoint(out, network, card)
     except OSError as error:

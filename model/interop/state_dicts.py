@@ -11,7 +11,7 @@ from torch import Tensor
 from model.errors import CheckpointError
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict, or what lies under ``state_dict`` in a training checkpoint, onto the CPU.
 
     Raises:

@@ -20,7 +20,7 @@ SAME = 1e-5
 LONGEST_TRIAL_S = 120
 
 
-def try_apart(path: Path) -> None:
+def try_apart(path: str | Path) -> None:
     """Try a foreign network in another process: a graph can be made so that OpenVINO dies of it.
 
     Networks of ours are built of our own code, and are not tried here.
@@ -28,6 +28,7 @@ def try_apart(path: Path) -> None:
     Raises:
         CheckpointError: as ``load_checkpoint`` and ``try_out``, or the process has died or takes too long.
     """
+    path = Path(path)
     if read_card(path).architecture != FOREIGN:
         return
     command = [sys.executable, "-m", "model.interop.trial", str(path)]
@@ -70,7 +71,7 @@ def try_out(embedder: Embedder) -> None:
         raise CheckpointError("the network makes the same embedding of every image")
 
 
-def main(path: Path) -> None:
+def main(path: str | Path) -> None:
     """Load and try a checkpoint; say what is wrong with it, and end with status 1."""
     try:
         try_out(Embedder(load_checkpoint(path)))
@@ -80,4 +81,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])
