@@ -1,25 +1,21 @@
-"""create_app(settings): builds the whole service; nothing happens at import.
+"""create_app(settings) builds the whole service; importing this module does nothing.
 
-The server answers from the first moment, /livez with 200 and everything else with a 503 problem, while the
-network and the index are loaded beside it.
+The server answers from the first moment. While the network and the index are loaded, /livez answers 200 and
+everything else a 503 problem.
 """
 
 import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache, partial
-from threading import Event
 from typing import Any
 
-import structlog
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
-from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.edge import Edge
+from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
+from service.api.middleware import BodyLimit, RequestId, RequestLog
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.routes import (
     enrolment,
@@ -34,27 +30,18 @@ from service.api.routes import (
     verify,
 )
 from service.api.routes.dependencies import refuse_unknown_fields
+from service.api.slashes import EncodedSlashes
 from service.errors import ServiceError
 from service.gallery import imports
 from service.jobs.workers import Worker
-from service.people.retention import expire
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.settings import MEBIBYTE, Settings
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
-from service.store.tables import now
-from service.upkeep.orphans import purge_orphans
-from service.upkeep.startup import start
 from service.versions import activation, activation_queue, evaluation
 
-logger = structlog.get_logger(__name__)
-
 API_VERSION = "1"
-TICK_S = 0.5
-PEEK_S = 0.05
-TIDY_S = 60.0
-CLEAR_S = 3600.0
 
 DESCRIPTION: dict[str, Any] = {
     "title": "reid-gallery",
@@ -74,94 +61,26 @@ def create_app(
     on_ready: Callable[[Generation], None] = _ignore,
     on_failed: Callable[[str], None] = _ignore,
 ) -> FastAPI:
-    """Build the service; once it runs, `on_ready` or else `on_failed` is called in the event loop."""
+    """Build the service.
+
+    Args:
+        settings: the settings of this process.
+        on_ready: called in the event loop once the service can search.
+        on_failed: called in the event loop with the reason, if the service cannot start.
+    """
     engine = make_engine(settings.database_url)
     store = Store(settings, make_sessions(engine))
     serving = Serving(store)
     claims = Claims(store)
-    workers = (
-        Worker(store, activation_queue.KIND, partial(activation.run_activation, serving)),
-        Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
-        Worker(store, imports.KIND, partial(imports.run_import, serving), passing=(ServiceError,)),
-    )
-
-    following: list[asyncio.Task[None]] = []
-
-    async def load() -> None:
-        try:
-            generation = await asyncio.to_thread(start, serving, engine)
-            while generation is None and not store.stopping.is_set():
-                await asyncio.sleep(TICK_S)
-                generation = await asyncio.to_thread(start, serving, engine)
-        except Exception as error:
-            reason = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
-            is_expected = isinstance(error, ServiceError)
-            logger.log(logging.ERROR, "start failed", reason=reason, exc_info=not is_expected)
-            serving.fail(f"the service could not start: {reason}")
-            on_failed(reason)
-        else:
-            if generation is None:
-                return
-            serving.replace(generation)
-            on_ready(generation)
-            works = ((beat, TICK_S), (follow, TICK_S), (tidy, TIDY_S), (clear, CLEAR_S))
-            following.extend(asyncio.create_task(repeat(*work)) for work in works)
-            following.append(asyncio.create_task(repeat(do_jobs, TICK_S, store.has_job)))
-
-    def beat() -> None:
-        for worker in workers:
-            worker.keep_alive()
-        claims.keep_alive()
-
-    def follow() -> None:
-        store.purge_doomed()
-        serving.refresh()
-        serving.discard_erased()
-        serving.save_snapshot()
-
-    def do_jobs() -> None:
-        store.has_job.clear()
-        for worker in workers:
-            worker.run_due()
-
-    def tidy() -> None:
-        claims.drop_old()
-        expire(store, now())
-
-    def clear() -> None:
-        purge_orphans(store, now())
-
-    async def pause(hurry: Event) -> None:
-        """Wait for a tick, or until there is a hurry."""
-        until_s = time.monotonic() + TICK_S
-        while time.monotonic() < until_s and not hurry.is_set():
-            await asyncio.sleep(PEEK_S)
-
-    async def repeat(work: Callable[[], None], every_s: float, hurry: Event = store.stopping) -> None:
-        """Do this again and again, also while nobody asks for anything."""
-        trouble, due_s = "", 0.0
-        while not store.stopping.is_set():
-            await pause(hurry)
-            if time.monotonic() < due_s:
-                continue
-            due_s = time.monotonic() + every_s - TICK_S
-            try:
-                await asyncio.to_thread(work)
-                trouble = ""
-            except (ServiceError, SQLAlchemyError, OSError) as error:
-                if trouble != (trouble := str(error)):
-                    logger.warning("cannot follow the gallery", reason=trouble)
+    background = Background(serving, claims, _workers(serving))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
+        loading = asyncio.create_task(background.load(engine, on_ready, on_failed))
         yield
         store.stopping.set()
-        store.has_job.set()  # wakes the loop that waits for a job, which watches this event alone
         await loading
-        await asyncio.gather(*following)
-        for worker in workers:
-            await asyncio.to_thread(worker.wait)
+        await asyncio.to_thread(background.stop)
         await asyncio.to_thread(serving.close)
         engine.dispose()
 
@@ -171,9 +90,26 @@ def create_app(
     app.openapi = _document  # type: ignore[method-assign]  # as FastAPI documents it
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
-    app.add_middleware(Edge, max_body_bytes=_max_body_bytes(settings))
+    _add_middleware(app, serving, claims)
     return app
+
+
+def _workers(serving: Serving) -> tuple[Worker, ...]:
+    store = serving.store
+    return (
+        Worker(store, activation_queue.KIND, partial(activation.run_activation, serving)),
+        Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
+        Worker(store, imports.KIND, partial(imports.run_import, serving), passing=(ServiceError,)),
+    )
+
+
+def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
+    """Add the middleware; the one that is added last is the outermost."""
+    app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
+    app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
+    app.add_middleware(EncodedSlashes)
+    app.add_middleware(RequestLog)
+    app.add_middleware(RequestId)
 
 
 def _add_routes(app: FastAPI) -> None:

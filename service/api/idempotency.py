@@ -149,7 +149,7 @@ def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 
 class Idempotency:
-    """Wraps the app, inside the Edge; what has no key passes."""
+    """Answers a repeated POST by its Idempotency-Key; a request without a key passes through."""
 
     def __init__(self, app: ASGIApp, claims: Claims, require_ready: Callable[[], object]) -> None:
         self._app = app

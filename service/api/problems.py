@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas.gallery import Problem
+from service.api.slashes import restore_slashes
 from service.errors import InvalidRequest, ServiceError
-from service.gallery.metadata import SLASH_IN_NAME
 from service.store.failures import explain
 
 logger = structlog.get_logger(__name__)
@@ -38,12 +38,12 @@ HTTP_CODES = {
 
 
 def problem(request_id: str, status: int, code: str, title: str, detail: str, **members: Any) -> JSONResponse:
-    """Return a problem document as a response; a slash in a name is shown as such."""
+    """Return a problem document as a response."""
     body = {
         "type": f"urn:reid-gallery:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail.replace(repr(SLASH_IN_NAME)[1:-1], "/"),
+        "detail": restore_slashes(detail),
         "code": code,
         "request_id": request_id,
         **members,

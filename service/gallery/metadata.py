@@ -9,8 +9,6 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_NAME = 255
-SLASH_IN_NAME = "\x1f"
-"""Stands in paths for a slash that was percent-encoded, as no name can have it."""
 
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyStore, RequestId
-from service.api.routes.identities import IdentityId
 from service.api.schemas.erasures import ErasureAnswer, ErasureReceipt, ErasuresAnswer
 from service.api.schemas.fields import cursor_of, number_of_cursor
+from service.api.slashes import IdentityId
 from service.people.erasure import delete_identity as delete_with_items
 from service.people.erasure import erase_identity, list_erasures
 

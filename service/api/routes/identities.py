@@ -3,8 +3,7 @@
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query, Response
-from pydantic import AfterValidator
+from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
@@ -32,9 +31,9 @@ from service.api.schemas.identities import (
     TimelineVisit,
     given,
 )
+from service.api.slashes import IdentityId
 from service.errors import InvalidRequest
 from service.gallery.items import list_items
-from service.gallery.metadata import SLASH_IN_NAME
 from service.gallery.selection import Selection
 from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
 from service.people.identities import Known, create, describe, find, list_identities, timeline
@@ -44,12 +43,6 @@ from service.store.tables import Operation
 router = APIRouter(tags=["identities"])
 
 _ITSELF = {"loc": ["body", "source_ids"], "msg": "has the identity to merge into", "type": "value_error"}
-
-IdentityId = Annotated[
-    str,
-    Path(description="Percent-encoded: a slash in it is %2F."),
-    AfterValidator(lambda identity_id: identity_id.replace(SLASH_IN_NAME, "/")),
-]
 
 
 @router.post("/identities", status_code=201, responses=responses(400, 409, 413, 422, 503))

@@ -1,0 +1,151 @@
+"""What a server does beside its requests: the start, and the tasks that are repeated until shutdown."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.api.idempotency import Claims
+from service.errors import ServiceError
+from service.jobs.workers import Worker
+from service.people.retention import expire
+from service.serving.generation import Generation
+from service.serving.serving import Serving
+from service.store.tables import now
+from service.upkeep.orphans import purge_orphans
+from service.upkeep.startup import start
+
+logger = structlog.get_logger(__name__)
+
+TICK_S = 0.5
+"""Pause between two runs of a task that others wait for, in seconds."""
+
+MINUTE_S = 60.0
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work that is repeated.
+
+    Attributes:
+        name: names the task in the log.
+        work: is called again and again, in a thread of its own.
+        every_s: the pause between two calls, in seconds.
+        wake: ends a pause early when it is set; `work` clears it.
+    """
+
+    name: str
+    work: Callable[[], None]
+    every_s: float
+    wake: Event
+
+
+class Background:
+    """The tasks of one server. A task that fails is logged and runs again after its pause."""
+
+    def __init__(self, serving: Serving, claims: Claims, workers: Sequence[Worker]) -> None:
+        self._serving = serving
+        self._store = serving.store
+        self._claims = claims
+        self._workers = workers
+        self._threads: list[Thread] = []
+
+    async def load(
+        self, engine: Engine, on_ready: Callable[[Generation], None], on_failed: Callable[[str], None]
+    ) -> None:
+        """Load the first generation, put it in service, and start the tasks.
+
+        While the file of the active network is lost, the load is tried again every `TICK_S`.
+        """
+        try:
+            generation = await asyncio.to_thread(start, self._serving, engine)
+            while generation is None and not self._store.stopping.is_set():
+                await asyncio.sleep(TICK_S)
+                generation = await asyncio.to_thread(start, self._serving, engine)
+        except Exception as error:
+            is_expected = isinstance(error, ServiceError)
+            reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            logger.log(logging.ERROR, "start failed", reason=reason, exc_info=not is_expected)
+            self._serving.fail(f"the service could not start: {reason}")
+            on_failed(reason)
+            return
+        if generation is not None:
+            self._serving.replace(generation)
+            on_ready(generation)
+            self.start(self.tasks())
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks of a server."""
+        stopping = self._store.stopping
+        return [
+            Task("keep_alive", self.keep_alive, TICK_S, stopping),
+            Task("follow", self.follow, TICK_S, stopping),
+            Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
+            Task("expire", self.expire, MINUTE_S, stopping),
+            Task("purge", self.purge, HOUR_S, stopping),
+        ]
+
+    def start(self, tasks: Sequence[Task]) -> None:
+        """Start a thread for each task."""
+        for task in tasks:
+            thread = Thread(target=self._repeat, args=(task,), name=f"background-{task.name}")
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End the tasks and the jobs of this process, and wait for their end."""
+        self._store.stopping.set()
+        self._store.has_job.set()
+        for thread in self._threads:
+            thread.join()
+        for worker in self._workers:
+            worker.wait()
+
+    def keep_alive(self) -> None:
+        """Note that the jobs and the requests of this process are under way."""
+        for worker in self._workers:
+            worker.keep_alive()
+        self._claims.keep_alive()
+
+    def follow(self) -> None:
+        """Delete doomed crops, follow the changes of other processes, and keep the snapshot young."""
+        self._store.purge_doomed()
+        self._serving.refresh()
+        self._serving.discard_erased()
+        self._serving.save_snapshot()
+
+    def do_jobs(self) -> None:
+        """Begin the jobs that are due."""
+        self._store.has_job.clear()
+        for worker in self._workers:
+            worker.run_due()
+
+    def expire(self) -> None:
+        """Delete old answers of idempotent requests, and erase items by their age."""
+        self._claims.drop_old()
+        expire(self._store, now())
+
+    def purge(self) -> None:
+        """Delete the crops that killed requests have left."""
+        purge_orphans(self._store, now())
+
+    def _repeat(self, task: Task) -> None:
+        """Run a task until shutdown; a failure that repeats is logged once."""
+        stopping, reason = self._store.stopping, ""
+        task.wake.wait(TICK_S)
+        while not stopping.is_set():
+            try:
+                task.work()
+                reason = ""
+            except (ServiceError, SQLAlchemyError, OSError) as error:
+                if reason != (reason := str(error)):
+                    logger.warning("background task failed, it runs again", task=task.name, reason=reason)
+            except Exception:
+                logger.exception("background task failed, it runs again", task=task.name)
+            task.wake.wait(task.every_s)

@@ -1,0 +1,136 @@
+"""ASGI middleware around the app, outermost first: RequestId, RequestLog, BodyLimit."""
+
+import re
+import time
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import http_problem, service_problem
+from service.errors import ServiceError
+from service.store.tables import new_id
+
+logger = structlog.get_logger(__name__)
+
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+UNLOGGED_PATHS = ("/livez", "/readyz")
+
+
+class RequestId:
+    """Gives each request an id, which its log lines, its answer and the header X-Request-ID carry.
+
+    The id is the caller's own X-Request-ID if that is 1 to 64 letters, digits, dots, dashes or underscores.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if ACCEPTED_ID.fullmatch(sent) else new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+class RequestLog:
+    """Writes one log line for each request, and answers 500 to a request that raised an exception."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.monotonic()
+        status: int | None = None
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            logger.exception("request failed", method=scope["method"], path=_path_to_log(scope))
+            if status is not None:
+                raise
+            request_id = scope["state"]["request_id"]
+            detail = f"this is our fault; the log has it under the request id {request_id}"
+            await service_problem(request_id, ServiceError(detail))(scope, receive, send_and_note)
+        if scope["path"] not in UNLOGGED_PATHS:
+            took_ms = round((time.monotonic() - started_s) * 1000, 1)
+            path = _path_to_log(scope)
+            logger.info("request", method=scope["method"], path=path, status=status, took_ms=took_ms)
+
+
+class BodyLimit:
+    """Answers 413 to a request whose body is longer than its path allows.
+
+    A body whose Content-Length is too long is refused unread. A body without that header is refused at the
+    first byte too many.
+
+    The `max_body_size` of FastAPI 0.165 is not used, for two reasons. FastAPI applies the limit of a route
+    after routing, but Idempotency reads the whole body before. And where an endpoint answers without reading
+    the body, Starlette answers 413 as plain text instead of a problem document.
+
+    Args:
+        app: the app inside.
+        max_body_bytes: the limit of each path; the key "" has the limit of every other path.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: Mapping[str, int]) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._max_body_bytes.get(scope["path"], self._max_body_bytes[""])
+        too_large = f"the request has more than {limit:,} bytes"
+        num_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > limit:
+                raise HTTPException(413, too_large)
+            return message
+
+        if _declared_bytes(scope) > limit:
+            await http_problem(scope["state"]["request_id"], 413, too_large)(scope, receive, send)
+        else:
+            await self._app(scope, receive_limited, send)
+
+
+def _declared_bytes(scope: Scope) -> int:
+    declared = Headers(scope=scope).get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
+
+
+def _path_to_log(scope: Scope) -> str:
+    """Return the path; in place of an identity's id, which may be a person's name, the route's template."""
+    path: str = scope["path"]
+    if not path.startswith("/identities/"):
+        return path
+    return str(getattr(scope.get("route"), "path", "/identities/*"))

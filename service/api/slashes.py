@@ -1,0 +1,54 @@
+"""Slashes within the ids that callers choose: everything that lets `%2F` in a path be part of an id.
+
+A server decodes `%2F` before the path is routed, so `/identities/a%2Fb` would look like the two segments `a`
+and `b`. `EncodedSlashes` therefore puts SUBSTITUTE in the place of each encoded slash, and `IdentityId` puts
+the slash back when the route is found.
+"""
+
+import re
+from typing import Annotated
+from urllib.parse import quote, unquote
+
+from fastapi import Path
+from pydantic import AfterValidator
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+SUBSTITUTE = "\x1f"
+"""U+001F, a control character: no id may contain one."""
+
+ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
+FORBIDDEN = re.compile(rb"%(00|1f)", re.IGNORECASE)
+"""NUL, which PostgreSQL refuses, and SUBSTITUTE itself."""
+
+DEL = b"%7F"
+"""Another control character, so that an id with a forbidden one is not found."""
+
+
+class EncodedSlashes:
+    """Decodes the path of a request again, with SUBSTITUTE in the place of each percent-encoded slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        raw: bytes = scope.get("raw_path", b"")
+        if FORBIDDEN.search(raw) or ENCODED_SLASH.search(raw):
+            raw = ENCODED_SLASH.sub(quote(SUBSTITUTE).encode(), FORBIDDEN.sub(DEL, raw))
+            scope["path"] = unquote(raw.decode("ascii"))
+        await self._app(scope, receive, send)
+
+
+def restore_slashes(text: str) -> str:
+    r"""Put slashes back into an id, or into a message that quotes an id by its `repr`.
+
+    >>> restore_slashes("a\x1fb"), restore_slashes("no identity " + repr("a\x1fb"))
+    ('a/b', "no identity 'a/b'")
+    """
+    return text.replace(SUBSTITUTE, "/").replace(repr(SUBSTITUTE)[1:-1], "/")
+
+
+IdentityId = Annotated[
+    str, Path(description="Percent-encoded: a slash in it is %2F."), AfterValidator(restore_slashes)
+]
+"""The id of an identity, as a segment of a path."""
