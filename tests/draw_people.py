@@ -1,12 +1,16 @@
 """Draw people who do not exist, to try the service with: ``python tests/draw_people.py FOLDER``.
 
-Each gets a folder with a crop from each of three cameras: the same clothes in another pose, light and street.
+Each person gets a folder with one crop from each of three cameras: the same clothes in another pose, light
+and street. `gallery.csv` says who is on each crop, which camera took it, and when. `query.jpg` is one more
+crop of person-3, which the CSV does not name: something to search for.
 """
 
+import csv
 import itertools
 import random
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,9 @@ WIDTH, HEIGHT = 128, 256
 SKINS: list[Color] = [(244, 208, 177), (224, 172, 105), (198, 134, 66), (141, 85, 36), (92, 60, 40)]
 HAIRS: list[Color] = [(28, 24, 22), (74, 48, 32), (130, 90, 50), (214, 180, 120), (160, 160, 160)]
 NUM_PEOPLE, NUM_CAMERAS = 8, 3
+QUERY_PERSON, QUERY_CAMERA = 3, 4
+STREETS = {1: "door", 2: "hall", 3: "yard"}
+MORNING = datetime(2026, 3, 1, 8, tzinfo=UTC)
 CASTS = {1: (1.0, 0.9, 0.7), 2: (0.7, 0.9, 1.0), 3: (0.85, 0.7, 0.95)}
 """What a camera makes of red, green and blue when it photographs."""
 
@@ -79,13 +86,19 @@ def _grey(rng: random.Random) -> Color:
 
 
 def main(folder: Path) -> None:
-    """Write every crop as FOLDER/person-N/camera-M.jpg."""
-    for person in range(1, NUM_PEOPLE + 1):
-        directory = folder / f"person-{person}"
-        directory.mkdir(parents=True, exist_ok=True)
-        for camera in range(1, NUM_CAMERAS + 1):
-            draw_person(person, camera).save(directory / f"camera-{camera}.jpg", quality=95)
-    print(f"{NUM_PEOPLE} people, {NUM_CAMERAS} crops each, in {folder}")
+    """Write every crop as FOLDER/person-N/camera-M.jpg, with a row in FOLDER/gallery.csv, and a query."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_person(QUERY_PERSON, QUERY_CAMERA).save(folder / "query.jpg", quality=95)
+    with (folder / "gallery.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "identity_id", "camera_id", "captured_at", "track_id"])
+        for person, camera in itertools.product(range(1, NUM_PEOPLE + 1), range(1, NUM_CAMERAS + 1)):
+            path = Path(f"person-{person}") / f"camera-{camera}.jpg"
+            (folder / path).parent.mkdir(exist_ok=True)
+            draw_person(person, camera).save(folder / path, quality=95)
+            seen = MORNING + timedelta(minutes=7 * person + 20 * camera)
+            writer.writerow([path.as_posix(), f"person-{person}", STREETS[camera], seen.isoformat(), ""])
+    print(f"{NUM_PEOPLE} people, {NUM_CAMERAS} crops each, and a query.jpg, in {folder}")
 
 
 if __name__ == "__main__":
