@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev serve test lint bench format clean
+.PHONY: help setup dev serve test lint docs bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,7 +35,10 @@ lint: dev ## ruff, mypy, import-linter and the Alembic check
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && export REID_DATA_DIR="$$data" && \
 		$(BIN)/alembic upgrade head && $(BIN)/alembic check
 
-test: lint ## everything that must pass
+docs: dev ## build the documentation into docs/site; a broken link is an error
+	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml
+
+test: lint docs ## everything that must pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 format: dev ## let ruff rewrite what it can
@@ -46,4 +49,4 @@ bench: setup ## time the network against its full-affinity twin on this machine
 	PYTHONPATH=tests:tests/support $(BIN)/python tests/benchmarks/network.py
 
 clean: ## remove the environment and the caches, never the data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/site docs/.cache
