@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from service.api.schemas.gallery import Problem
 from service.api.slashes import restore_slashes
 from service.errors import InvalidRequest, ServiceError
-from service.store.failures import explain
+from service.store.failures import to_service_error
 
 logger = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ def trouble_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONRe
     Raises:
         OSError, SQLAlchemyError: the failure itself, if it is a fault of ours.
     """
-    explained = explain(error)
+    explained = to_service_error(error)
     if explained is None:
         raise error
     logger.warning("request failed", code=explained.code, reason=str(error))

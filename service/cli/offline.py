@@ -103,12 +103,12 @@ def _errors_as_sentences(prefix: str) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from service.errors import ServiceError
-    from service.store.failures import told
+    from service.store.failures import operator_message
 
     try:
         yield
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        say(out, f"{prefix}: {told(error) or error}")
+        say(out, f"{prefix}: {operator_message(error) or error}")
         raise typer.Exit(1) from None
 
 

@@ -25,7 +25,7 @@ from service.serving.embedding import embed_in_batches, to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import Transaction, active_model
-from service.store.doomed import doom
+from service.store.doomed import mark_doomed
 from service.store.tables import Embedding, Identity, Item, new_id, now
 from service.uploads.requests import decode_uploads, read_upload
 
@@ -128,7 +128,7 @@ def _keep(
                 before_commit(change.session, enrolment)
     except BaseException:
         with suppress(SQLAlchemyError), serving.store.change() as change:
-            doom(change.session, {crop.sha256 for crop in new.crops})
+            mark_doomed(change.session, {crop.sha256 for crop in new.crops})
         raise
     return enrolment
 

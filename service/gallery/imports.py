@@ -28,7 +28,7 @@ from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata, Label
 from service.jobs.jobs import Cancelled, Stopped, add_job, advance
 from service.serving.serving import Serving
-from service.store.doomed import doom
+from service.store.doomed import mark_doomed
 from service.store.tables import Job, JobFile
 from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
 from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
@@ -113,7 +113,7 @@ def _undoing(serving: Serving, stored: set[str]) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(SQLAlchemyError), serving.store.change() as change:
-            doom(change.session, stored)
+            mark_doomed(change.session, stored)
         raise
 
 
@@ -229,7 +229,7 @@ def _queue(
             )
             for position, file in enumerate(files)
         )
-        doom(session, {file.sha256 for file in files if file.error and file.sha256})
+        mark_doomed(session, {file.sha256 for file in files if file.error and file.sha256})
         for file in files:
             if file.sha256 and not file.error and not serving.store.crops.has(file.sha256):
                 raise CropMissing("a crop went away while it was stored; send the request again")
@@ -279,7 +279,7 @@ def _enrol_page(serving: Serving, job_id: str) -> bool:
 def _mark(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: Enrolment) -> None:
     """Write down, as they are enrolled, that these files are done."""
     _count(session, job_id, len(files))
-    doom(session, {file.sha256 for file in files if file.sha256})  # but for those that items keep
+    mark_doomed(session, {file.sha256 for file in files if file.sha256})  # but for those that items keep
     positions = [file.position for file in files]
     wanted = JobFile.job_id == job_id, JobFile.position.in_(positions), JobFile.error.is_(None)
     if session.execute(delete(JobFile).where(*wanted)).rowcount != len(files):  # type: ignore[attr-defined]
@@ -292,7 +292,7 @@ def _fail(serving: Serving, file: JobFile, detail: str) -> None:
         statement = update(JobFile).where(JobFile.job_id == file.job_id, JobFile.position == file.position)
         change.session.execute(statement.values(error=detail))
         if file.sha256:
-            doom(change.session, [file.sha256])
+            mark_doomed(change.session, [file.sha256])
 
 
 def _count(session: Session, job_id: str, num: int) -> None:

@@ -10,7 +10,7 @@ from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, Ident
 from service.gallery.selection import Selection, conditions
 from service.store.changes import Transaction
 from service.store.database import pages
-from service.store.doomed import doom
+from service.store.doomed import mark_doomed
 from service.store.store import Store
 from service.store.tables import Embedding, Identity, Item
 
@@ -103,7 +103,7 @@ def delete_slots(
             update(Item).where(Item.duplicate_of.in_([row.id for row in rows])).values(duplicate_of=None)
         )
         session.execute(delete(Item).where(Item.slot.in_(page)))
-        doom(session, {row.sha256 for row in rows})
+        mark_doomed(session, {row.sha256 for row in rows})
         delete_empty_identities(session, {row.identity_key for row in rows})
         for slot in page:
             change.note(kind, slot)

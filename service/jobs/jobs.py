@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
 from service.store.changes import Transaction
-from service.store.doomed import doom
+from service.store.doomed import mark_doomed
 from service.store.store import Store
 from service.store.tables import Job, JobFile, new_id, now
 
@@ -196,7 +196,9 @@ def finish(
 def forget_files(session: Session, job_id: str) -> None:
     """Let go of the crops that a job has not enrolled."""
     pending = JobFile.job_id == job_id, JobFile.error.is_(None)
-    doom(session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256})
+    mark_doomed(
+        session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256}
+    )
     session.execute(delete(JobFile).where(*pending))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import DatabaseUnavailable, ServiceError
 from service.jobs.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
-from service.store.failures import explain
+from service.store.failures import to_service_error
 from service.store.store import Store
 from service.store.tables import Job
 
@@ -81,7 +81,11 @@ class Worker:
         except Stopped:
             put_back(self._store, job.id)
         except (ServiceError, SQLAlchemyError, OSError) as error:
-            trouble = error if isinstance(error, ServiceError) else explain(error) or ServiceError(str(error))
+            trouble = (
+                error
+                if isinstance(error, ServiceError)
+                else to_service_error(error) or ServiceError(str(error))
+            )
             if isinstance(trouble, self._passing):
                 log.warning("job interrupted, it is taken up again", reason=str(trouble))
                 self._store.stopping.wait(RETRY_S)

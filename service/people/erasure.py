@@ -39,7 +39,7 @@ from service.store.tables import (
     Rejection,
     now,
 )
-from service.store.workspace import RESTORING, remove_abandoned
+from service.store.workspace import RESTORING, purge_abandoned
 
 Reason = Literal["requested", "retention", "restored"]
 
@@ -164,7 +164,7 @@ def clean(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = Fals
         if is_asked or owed:
             for path in store.crops.unfinished():
                 path.unlink(missing_ok=True)
-            remove_abandoned(store.settings.data_dir, RESTORING)
+            purge_abandoned(store.settings.data_dir, RESTORING)
             num_snapshots = Snapshots(store.settings.snapshots_dir).remove()
             if not rewrite(store.sessions.engine, patience_s):
                 raise DatabaseUnavailable(OWED if owed else NOT_CLEANED)

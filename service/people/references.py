@@ -13,7 +13,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from service.store.database import pages
-from service.store.doomed import doom
+from service.store.doomed import mark_doomed
 from service.store.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
 
 ITEM_ID = re.compile(rb"[0-9a-f]{32}")
@@ -88,7 +88,7 @@ def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -
     for page in pages(sorted(names)):
         found = session.scalars(select(JobFile.sha256).where(label.in_(page))).all()
         sha256s = {sha256 for sha256 in found if sha256}
-        doom(session, sha256s)
+        mark_doomed(session, sha256s)
         crops |= sha256s
         session.execute(delete(JobFile).where(label.in_(page)))
         num += len(found)

@@ -1,9 +1,12 @@
-"""The change log: who changes the gallery takes the next number, in the order of the commits.
+"""The change log: every change of the gallery has a number, and the numbers grow in the order of the commits.
 
-There is one row that says which number is the newest. A change locks it before it reads anything else and
-lets go with its commit, so changes of all processes on a database come one after the other, numbers have no
-gaps, and none appears after a later one. A sequence or an identity column of PostgreSQL would not do: its
-numbers are drawn before the commit; a slow transaction commits a smaller one late, past which others are.
+The one row of the table `galleries` has the number of the newest change. A transaction that changes the
+gallery locks this row before it reads anything else, and holds the lock until its commit. So the changes of
+all processes on a database happen one after the other, their numbers have no gaps, and no number appears
+after a larger one.
+
+A sequence or an identity column of PostgreSQL draws its numbers before the commit. A slow transaction could
+commit a small number after an index has read past that number, so the index would miss the change.
 """
 
 from collections.abc import Iterator
@@ -17,15 +20,15 @@ from service.store.database import Sessions
 from service.store.tables import Change, Gallery, Model, now
 
 ACTIVATIONS = ("activated", "compatible")
-"""Changes that no index follows at the commit: the process that activates a version swaps by itself."""
+"""Kinds of change that no index follows at the commit: the process that activates a version swaps itself."""
 
 
 class Transaction:
-    """A transaction that changes the gallery, alone among all that do.
+    """A transaction that changes the gallery; no two such transactions overlap.
 
     Attributes:
         session: the session of the transaction.
-        changes_items: whether an index has to follow what the transaction has noted.
+        changes_items: whether an index has to follow the changes of the transaction.
         adds_job: whether the transaction queues a job.
     """
 
@@ -37,11 +40,16 @@ class Transaction:
 
     @property
     def newest(self) -> int:
-        """Return the number of the newest change, the ones of this transaction included."""
+        """Return the number of the newest change, including the changes of this transaction."""
         return self._newest
 
     def note(self, kind: str, slot: int | None = None) -> int:
-        """Write down one change and return its number; what was ``added`` is named by it."""
+        """Add one change to the log and return its number.
+
+        Args:
+            kind: one of the kinds that `Change` lists.
+            slot: of the item that changed. An ``added`` item takes the number of the change as its slot.
+        """
         self._newest += 1
         self.changes_items |= kind not in ACTIVATIONS
         slot = self._newest if kind == "added" else slot
@@ -49,13 +57,13 @@ class Transaction:
         return self._newest
 
     def finish(self) -> None:
-        """Say how far the log goes; before the commit."""
+        """Store the number of the newest change, before the commit."""
         self.session.execute(update(Gallery).values(newest_change=self._newest))
 
 
 @contextmanager
 def transaction(sessions: Sessions) -> Iterator[Transaction]:
-    """Open a transaction that changes the gallery, and commit it unless there is an exception."""
+    """Open a transaction that changes the gallery, and commit unless an exception is raised."""
     with sessions.write.begin() as session:
         change = Transaction(session)
         yield change
@@ -63,14 +71,14 @@ def transaction(sessions: Sessions) -> Iterator[Transaction]:
 
 
 def newest_change(session: Session) -> int:
-    """Return the number of the newest change that is committed."""
+    """Return the number of the newest committed change."""
     return session.scalars(select(Gallery.newest_change)).one()
 
 
 class ActiveModel(NamedTuple):
     """The model version that embeds queries, and the version whose embeddings are searched.
 
-    The two differ only while a compatible version is in service and the gallery is not embedded by it yet.
+    The two differ only while a compatible version embeds queries and the gallery is not embedded by it yet.
     """
 
     version: str
@@ -78,6 +86,9 @@ class ActiveModel(NamedTuple):
 
 
 def active_model(session: Session) -> ActiveModel | None:
-    """Return the active model version, or None before the first start; a change keeps it as it is."""
+    """Return the active model version, or None before the first start.
+
+    Within a `Transaction` no other process can activate a version before the commit.
+    """
     row = session.execute(select(Model.version, Model.stand_in).where(Model.state == "active")).one_or_none()
     return None if row is None else ActiveModel(row.version, row.stand_in or row.version)

@@ -1,4 +1,4 @@
-"""The crops' bytes on disk, each under its SHA-256, written so that a crash leaves a whole file or none."""
+"""The bytes of the crops on the disk, by their SHA-256; after a crash a file is whole or absent."""
 
 import hashlib
 import time
@@ -12,41 +12,43 @@ from service.errors import CropMissing
 
 PARALLEL_WRITES = 8
 UNFINISHED_S = 600
-"""No write of a crop takes so long."""
+"""A temporary file older than this, in seconds, is left from a crash, because no write takes so long."""
+
 MAX_WRITES = 5
+"""Attempts to write one crop while `delete` keeps removing its temporary file."""
 
 
 class CropStore:
-    """Keeps bytes under `root`/ab/cd/<sha256>; equal bytes are kept once."""
+    """Keeps the bytes of crops under `root`/ab/cd/<sha256>; equal bytes are kept once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def put(self, data: bytes) -> str:
-        """Keep the bytes and return their SHA-256; they are on the disk when this returns."""
+        """Store the bytes of a crop on the disk, synced, and return their SHA-256."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
         if not _holds(path, data):
             _write(path, data)
         for directory in (path.parent, path.parent.parent, self._root):
-            sync_dir(directory)  # always: whoever has made them may not have come to it yet
+            sync_dir(directory)  # even if they exist: another thread may not have synced them yet
         return sha256
 
     def put_all(self, readers: Iterable[Callable[[], bytes]]) -> None:
-        """Keep what these return; at once, as each waits for the disk, which can take them together."""
+        """Store the bytes that the readers return, several at once: each write waits for the disk."""
         with ThreadPoolExecutor(PARALLEL_WRITES) as threads:
             for _ in threads.map(lambda read: self.put(read()), readers):
                 pass
 
     def has(self, sha256: str) -> bool:
-        """Tell whether the bytes of this hash are kept."""
+        """Tell whether the crop of this hash is stored."""
         return self.path(sha256).exists()
 
     def get(self, sha256: str) -> bytes:
-        """Return the bytes of this hash.
+        """Return the bytes of the crop of this hash.
 
         Raises:
-            CropMissing: if they are gone or have changed on the disk.
+            CropMissing: the file cannot be read, or its bytes have changed on the disk.
         """
         try:
             data = self.path(sha256).read_bytes()
@@ -56,32 +58,32 @@ class CropStore:
             raise CropMissing(f"the stored crop {sha256} has changed on the disk")
         return data
 
-    def remove(self, sha256: str) -> None:
-        """Delete the bytes of this hash, and what is left of writes of it that were cut short."""
+    def delete(self, sha256: str) -> None:
+        """Delete the crop of this hash, and the temporary files of its interrupted writes."""
         path = self.path(sha256)
-        for left in (path, *path.parent.glob(f".{sha256}.*.tmp")):
+        for file in (path, *path.parent.glob(f".{sha256}.*.tmp")):
             with suppress(FileNotFoundError):
-                left.unlink()
+                file.unlink()
                 sync_dir(path.parent)
 
     def paths(self) -> Iterator[Path]:
-        """Return the files of all crops that are kept."""
+        """Return the files of all stored crops."""
         return self._root.glob("??/??/" + "[0-9a-f]" * 64)
 
     def unfinished(self) -> Iterator[Path]:
-        """Return what writes that were cut short long ago have left: they hold crops that nobody knows of."""
+        """Return the temporary files of interrupted writes; no row of the database refers to their bytes."""
         for path in self._root.glob("??/??/.*.tmp"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > UNFINISHED_S:
                     yield path
 
     def path(self, sha256: str) -> Path:
-        """Return where the bytes of this hash are or would be."""
+        """Return the path of the crop of this hash, stored or not."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Tell whether a file has these bytes; it may be torn, or have been changed by hand."""
+    """Tell whether a file has exactly these bytes; it may be damaged, or changed by hand."""
     try:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
@@ -89,7 +91,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a crop; when `remove` of the same bytes takes the unfinished file away, begin anew."""
+    """Write a crop; write it again if a concurrent `delete` of the same hash removes the temporary file."""
     for tries_left in range(MAX_WRITES - 1, -1, -1):
         try:
             write_atomically(path, data)

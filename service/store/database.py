@@ -1,7 +1,8 @@
-"""The one place that makes an engine, and the two kinds of session: one that reads and one that writes.
+"""The engine of the database, its two kinds of session, and its schema.
 
-On SQLite a transaction that reads first and writes later can be refused half-way, whatever the time-out. So
-writers say BEGIN IMMEDIATE and wait for their turn at the start; readers never wait.
+One kind of session reads and the other writes. SQLite can refuse a transaction that reads first and writes
+later, whatever the time-out. So a writing session begins with BEGIN IMMEDIATE and waits for other writers at
+the start. Reading sessions never wait.
 """
 
 import sqlite3
@@ -33,17 +34,15 @@ SQLITE_PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "
 MIGRATION_LOCK = 0x52454944
 """The key of PostgreSQL's advisory lock that a migration holds."""
 
-
 CHECKPOINT_S = 0.1
-"""How long to wait for readers of SQLite at a time, and how long to let writers go first in between."""
-
+"""How long an attempt to empty SQLite's log waits for readers, and the pause after it, in seconds."""
 
 VALUES_PER_STATEMENT = 5_000
-"""SQLite takes 32,766 variables in a statement."""
+"""Values that one statement may name; SQLite takes at most 32,766 variables in a statement."""
 
 
 def pages(values: Iterable[T]) -> Iterator[list[T]]:
-    """Return values as many at a time as a statement may name.
+    """Return the values in pages of at most `VALUES_PER_STATEMENT`.
 
     >>> [len(page) for page in pages(range(12_000))]
     [5000, 5000, 2000]
@@ -63,7 +62,7 @@ class Sessions:
 
 
 def make_engine(url: str | URL) -> Engine:
-    """Make an engine; an SQLite file gets its folder when it is first opened, and loses nothing committed."""
+    """Make an engine; the first connection to an SQLite file makes the folder of the file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
@@ -75,18 +74,18 @@ def make_engine(url: str | URL) -> Engine:
 
 
 def require_file(url: str) -> None:
-    """Make sure that a database on SQLite is there, where none is to be made.
+    """Check that the file of an SQLite database exists, for commands that must not make a database.
 
     Raises:
-        BadSettings: it is not.
+        BadSettings: the file does not exist.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise BadSettings(f"there is no gallery: {parsed.database} is not there; is the data folder right?")
+        raise BadSettings(f"there is no gallery: {parsed.database} does not exist; is the data folder right?")
 
 
 def make_sessions(engine: Engine) -> Sessions:
-    """Make sessions whose objects can still be read after the session has ended."""
+    """Make the two kinds of session; their objects can be read after the session has ended."""
     writer = engine.execution_options(sqlite_begin="IMMEDIATE")
     return Sessions(
         read=sessionmaker(engine, expire_on_commit=False),
@@ -96,11 +95,18 @@ def make_sessions(engine: Engine) -> Sessions:
 
 
 def rewrite(engine: Engine, patience_s: float) -> bool:
-    """Leave nothing of deleted rows in the database file and its log; tell whether that was possible.
+    """Remove every trace of deleted rows from the database file and its log.
 
-    On SQLite to delete is not enough, with `secure_delete` neither: where rows have moved from page to page
-    there are copies of them. So the file is written anew, which takes as much room again, and the log, which
-    holds what was there before, is emptied; readers may delay that. PostgreSQL reuses the room of the rows.
+    SQLite keeps copies of deleted rows where rows have moved from page to page, with `secure_delete` too. So
+    the file is rewritten, which needs as much room again, and the write-ahead log is emptied, which must wait
+    for readers. PostgreSQL reuses the room of the deleted rows.
+
+    Args:
+        engine: the database.
+        patience_s: how long to wait for readers of SQLite, in seconds.
+
+    Returns:
+        Whether the file was rewritten and the log emptied.
     """
     if engine.dialect.name != "sqlite":
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
@@ -111,7 +117,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
     try:
         cursor = raw.cursor()
         cursor.execute("VACUUM")
-        cursor.execute(f"PRAGMA busy_timeout={round(1000 * CHECKPOINT_S)}")  # writers wait for as long
+        cursor.execute(f"PRAGMA busy_timeout={round(1000 * CHECKPOINT_S)}")  # writers wait as long as this
         deadline_s = time.monotonic() + patience_s
         while True:
             (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -126,7 +132,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction; one process at a time."""
+    """Upgrade the schema to the newest revision, in one transaction; only one process at a time does so."""
     config = _config()
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -136,12 +142,12 @@ def migrate(engine: Engine) -> None:
 
 
 def schema_of(connection: Connection) -> str | None:
-    """Return the revision of the schema that a database has, or None if it has none."""
+    """Return the revision of the schema of a database, or None if the database has no schema."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def known_schemas() -> list[str]:
-    """Return the revisions of the schema that this program knows, newest first."""
+    """Return the schema revisions that this program knows, newest first."""
     return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
 
 
@@ -152,7 +158,7 @@ def _config() -> Config:
 
 
 def _migrations_dir() -> Path:
-    """Return where the revisions are: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the revisions: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"

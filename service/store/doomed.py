@@ -13,14 +13,14 @@ from service.store.database import pages
 from service.store.tables import DoomedCrop, Item, JobFile
 
 
-def doom(session: Session, sha256s: Iterable[str]) -> None:
-    """Note crops whose bytes must be deleted after the commit, unless something still needs them."""
+def mark_doomed(session: Session, sha256s: Iterable[str]) -> None:
+    """Mark crops whose bytes must be deleted after the commit, unless an item or a job needs them."""
     for sha256 in sha256s:
         session.merge(DoomedCrop(sha256=sha256))
 
 
 def needed_crops(session: Session, sha256s: Collection[str]) -> set[str]:
-    """Return those of the crops that an item keeps, or that a job is to enrol."""
+    """Return the crops among these that an item keeps or that a job is to enrol."""
     needed: set[str] = set()
     for page in pages(sha256s):
         needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page), Item.has_crop)))

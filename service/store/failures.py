@@ -1,4 +1,4 @@
-"""Which of our errors a failure of the disk or of the database is: what an operator can do about it."""
+"""Failures of the disk and of the database, as errors of the service that say what an operator can do."""
 
 import errno
 import sqlite3
@@ -23,42 +23,42 @@ DAMAGED_DETAIL = (
 )
 
 
-def explain(error: OSError | SQLAlchemyError) -> ServiceError | None:
-    """Return what a failure means for the caller, or None if it is a fault of ours."""
+def to_service_error(error: OSError | SQLAlchemyError) -> ServiceError | None:
+    """Return the error of the service for a failure, or None if the failure is a defect of this program."""
     if isinstance(error, OSError):
-        return _explain_os(error)
+        return _from_os(error)
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("all connections to the database are busy; send the request again soon")
     if not isinstance(error, DBAPIError):
         return None
     if isinstance(error.orig, sqlite3.DatabaseError):
-        return _explain_sqlite(error.orig)
+        return _from_sqlite(error.orig)
     if error.connection_invalidated or type(error.orig).__name__ == "OperationalError":
         return DatabaseUnavailable("the database does not answer; send the request again soon")
     return None
 
 
-def told(error: Exception) -> str | None:
-    """Return a failure as one sentence for whoever runs the program, or None if it is a fault of ours.
+def operator_message(error: Exception) -> str | None:
+    """Return a failure as one sentence for the operator, or None if the failure is a defect of this program.
 
-    It says more than `explain` says to callers: which file it is, or why there is no database.
+    The sentence names the file, or says why the database cannot be used; callers of the API do not get this.
     """
     if isinstance(error, ServiceError):
         return str(error)
     if isinstance(error, OSError):
-        explained = explain(error)
-        reason = str(explained) if explained else error.strerror
+        service_error = to_service_error(error)
+        reason = str(service_error) if service_error else error.strerror
         return f"{reason}: {error.filename}" if error.filename else reason
     if not isinstance(error, SQLAlchemyError):
         return None
-    explained = explain(error)
-    if isinstance(explained, DatabaseUnavailable) and isinstance(error, DBAPIError):
+    service_error = to_service_error(error)
+    if isinstance(service_error, DatabaseUnavailable) and isinstance(error, DBAPIError):
         reason = str(error.orig).strip().partition("\n")[0]
         return f"the database cannot be used: {reason}; start it, or correct REID_DATABASE_URL"
-    return None if explained is None else str(explained)
+    return None if service_error is None else str(service_error)
 
 
-def _explain_os(error: OSError) -> ServiceError | None:
+def _from_os(error: OSError) -> ServiceError | None:
     if error.errno in FULL:
         return StorageFull(FULL_DETAIL)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE):
@@ -66,7 +66,7 @@ def _explain_os(error: OSError) -> ServiceError | None:
     return None
 
 
-def _explain_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
+def _from_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(DAMAGED_NAMES):
         return DatabaseDamaged(DAMAGED_DETAIL)

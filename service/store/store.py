@@ -19,8 +19,8 @@ from service.store.tables import DoomedCrop
 CROPS_AT_ONCE = 500
 
 
-def _follow_nothing() -> None:
-    """Follow no change: nothing in this process keeps an index."""
+def _no_index() -> None:
+    """Do nothing, because this process keeps no index."""
 
 
 class Store:
@@ -31,7 +31,7 @@ class Store:
         sessions: makes the sessions of the database.
         crops: the bytes of the crops, by their SHA-256.
         is_open: whether the tables are up to date, so that requests may use them.
-        stopping: set when the process goes down; long work then raises `Stopped` or returns.
+        stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
@@ -43,7 +43,7 @@ class Store:
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()
-        self.follow: Callable[[], object] = _follow_nothing
+        self.follow: Callable[[], object] = _no_index
         self._turn = Lock()
 
     def read(self) -> Session:
@@ -56,14 +56,14 @@ class Store:
 
     @contextmanager
     def change(self) -> Iterator[Transaction]:
-        """Open a transaction that changes the gallery; leaving it commits and does what follows a commit.
+        """Open a transaction that changes the gallery; leaving it commits and runs the after-commit work.
 
-        The transaction is alone among those of all processes on the database. Threads of one process queue
-        for it here, because SQLite makes a waiting writer poll.
+        No other transaction on the database, of any process, changes the gallery at the same time. The
+        threads of one process queue here, because SQLite makes a waiting writer poll.
 
         After the commit doomed crops are deleted, the index is brought up to date, and a new job begins.
-        Errors of this are swallowed, because the change is committed: a background task deletes the crops
-        later, and every search refreshes the index.
+        Errors of the after-commit work are swallowed, because the change is committed: a background task
+        deletes the crops later, and every search refreshes the index.
         """
         with self._alone() as change:
             yield change
@@ -77,12 +77,12 @@ class Store:
 
     @contextmanager
     def hold_back(self) -> Iterator[None]:
-        """Let no other thread of this process change the gallery."""
+        """Let no other thread of this process change the gallery until the context ends."""
         with self._turn:
             yield
 
     def purge_doomed(self) -> None:
-        """Delete the bytes of doomed crops, except of those that an item or a job needs again."""
+        """Delete the bytes of doomed crops, except for crops that an item or a job needs again."""
         while True:
             with self.read() as session:
                 if session.scalar(select(DoomedCrop.sha256).limit(1)) is None:
@@ -92,7 +92,7 @@ class Store:
                 needed = needed_crops(change.session, [crop.sha256 for crop in doomed])
                 for crop in doomed:
                     if crop.sha256 not in needed:
-                        self.crops.remove(crop.sha256)
+                        self.crops.delete(crop.sha256)
                     change.session.delete(crop)
 
     @contextmanager

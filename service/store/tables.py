@@ -1,7 +1,8 @@
 """The SQL tables: the truth about the gallery, from which every index can be rebuilt.
 
-An item has two names: `id`, which the API shows and which is never used twice anywhere, and `slot`, the
-number of the change that added it, by which the index knows it. "Models" are networks here: checkpoints.
+An item has two names. The API shows its `id`, which is never used twice in any gallery. The index knows the
+item by its `slot`, which is the number of the change that added the item. A row of `models` is a model
+version: a registered checkpoint.
 """
 
 import secrets
@@ -27,26 +28,26 @@ from sqlalchemy.types import TypeDecorator
 
 
 def new_id() -> str:
-    """Return 32 hex digits that sort by the time they were made (48 bits of milliseconds, 80 of chance)."""
+    """Return 32 hex digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def now() -> datetime:
-    """Return the time, aware, in UTC."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, kept and given back in UTC; SQLite alone would lose the zone."""
+    """An aware time, stored and returned in UTC; SQLite by itself would lose the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Turn an aware time into UTC.
+        """Convert an aware time to UTC.
 
         Raises:
-            ValueError: if the time is naive.
+            ValueError: the time is naive.
         """
         if value is None:
             return None
@@ -55,18 +56,18 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Give the zone back where the database has dropped it."""
+        """Restore the zone where the database has dropped it."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 Number = BigInteger().with_variant(Integer, "sqlite")
-"""Of a change: 64 bits; SQLite's integers have them by themselves, and only those name its rows."""
+"""The number of a change, 64 bits. SQLite's INTEGER has 64 bits, and only an INTEGER can be its row id."""
 
 
 class Table(DeclarativeBase):
-    """Base of all tables; constraints have the same names on every database, for migrations to alter."""
+    """Base of all tables; constraints have equal names everywhere, so that migrations can alter them."""
 
     metadata = MetaData(
         naming_convention={
@@ -80,7 +81,7 @@ class Table(DeclarativeBase):
 
 
 class Model(Table):
-    """A registered checkpoint; `state` is registered, active or retired, and one at most is active."""
+    """A model version; `state` is registered, active or retired, and at most one version is active."""
 
     __tablename__ = "models"
 
@@ -91,16 +92,17 @@ class Model(Table):
     created_at: Mapped[datetime]
     activated_at: Mapped[datetime | None]
     evaluation: Mapped[dict[str, Any] | None]
-    """What the newest evaluation on this gallery found."""
+    """The result of the newest evaluation of this version on this gallery."""
     stand_in: Mapped[str | None] = mapped_column(String(64))
-    """The version whose embeddings are searched while those of this one, active already, are being made."""
+    """The compatible version whose embeddings are searched while this active version embeds the gallery."""
 
 
 class Identity(Table):
-    """A person, as far as the gallery knows: the items that share an identity id.
+    """A person as the gallery knows them: the items that share an identity id.
 
-    One that nobody has asked to keep, by making or describing it, goes with its last item. A key is never
-    used twice; only undoing a merge puts an identity back under the key it had.
+    An identity is deleted with its last item, unless somebody has made or described the identity: then
+    `is_kept` is true. A key is never used twice, except that undoing a merge restores an identity under its
+    old key.
     """
 
     __tablename__ = "identities"
@@ -118,7 +120,7 @@ class Identity(Table):
 
 
 class Attribute(Table):
-    """One thing that people have said of an identity, to search by."""
+    """A name and a value that describe an identity, for filters of searches."""
 
     __tablename__ = "attributes"
     __table_args__ = (Index("ix_attributes_name_value", "name", "value"),)
@@ -131,7 +133,7 @@ class Attribute(Table):
 
 
 class Item(Table):
-    """One enrolled crop; its bytes are in the CropStore under `sha256`."""
+    """One enrolled crop; the CropStore has its bytes under `sha256`."""
 
     __tablename__ = "items"
 
@@ -147,14 +149,14 @@ class Item(Table):
     width: Mapped[int]
     height: Mapped[int]
     duplicate_of: Mapped[str | None] = mapped_column(String(32), index=True)
-    """The id of an earlier item that is nearly the same picture."""
+    """The id of an earlier item of nearly the same picture."""
     has_crop: Mapped[bool] = mapped_column(default=True)
-    """Whether its bytes are kept at all; see REID_KEEP_CROPS."""
+    """Whether the CropStore keeps the bytes; see REID_KEEP_CROPS."""
     identity: Mapped[Identity] = relationship(lazy="joined")
 
 
 class Embedding(Table):
-    """The embedding of one item by one model version: float16, little endian, as long as its card says."""
+    """The embedding of one item by one model version: D float16, little endian; D is on the card."""
 
     __tablename__ = "embeddings"
 
@@ -170,10 +172,11 @@ class Embedding(Table):
 class Change(Table):
     """One change of the gallery, never altered.
 
-    It is added, updated, removed, erased, rebuilt, activated, or compatible: active, but not searched yet.
+    `kind` is added, updated, removed, erased, rebuilt, activated or compatible. A compatible version is
+    active, and its embeddings are not searched yet.
 
-    Sequence numbers have no gaps and grow in the order of the commits; see service/store/changes.py. What has
-    changed is in the other tables: whoever follows the log reads them anew for the slots that it names.
+    Sequence numbers have no gaps and grow in the order of the commits; see service/store/changes.py. The
+    change itself is in the other tables: an index that follows the log reads the rows of the slots in it.
     """
 
     __tablename__ = "changes"
@@ -185,7 +188,7 @@ class Change(Table):
 
 
 class Gallery(Table):
-    """The one row that every change of this gallery waits for; `id` tells it from other databases."""
+    """The one row that every change of the gallery locks; `id` is random, and differs between databases."""
 
     __tablename__ = "galleries"
 
@@ -194,7 +197,7 @@ class Gallery(Table):
 
 
 class DoomedCrop(Table):
-    """A crop whose bytes must go from the disk, unless an item still refers to it."""
+    """A crop whose bytes must be deleted from the disk, unless an item or a job needs them."""
 
     __tablename__ = "doomed_crops"
 
@@ -202,7 +205,7 @@ class DoomedCrop(Table):
 
 
 class Rejection(Table):
-    """Someone has said that an item does not show this identity."""
+    """A statement by a user that an item does not show this identity."""
 
     __tablename__ = "rejections"
 
@@ -220,7 +223,7 @@ class Rejection(Table):
 
 
 class Operation(Table):
-    """A merge, split or relabel, with what it takes to undo it."""
+    """A merge, split, reject or relabel, which can be undone."""
 
     __tablename__ = "operations"
 
@@ -231,7 +234,7 @@ class Operation(Table):
 
 
 class Move(Table):
-    """An operation has given an item from one identity to another."""
+    """An item that an operation has moved from one identity to another."""
 
     __tablename__ = "moves"
 
@@ -250,9 +253,9 @@ class Move(Table):
 
 
 class FormerIdentity(Table):
-    """What an operation has found of an identity that it then changed, made or did away with.
+    """The description of an identity before and after an operation that changed, made or deleted it.
 
-    `before` and `after` say all there is to say of it, and are null where there was no such identity.
+    `before` is null if the operation made the identity, and `after` is null if the operation deleted it.
     """
 
     __tablename__ = "former_identities"
@@ -266,9 +269,9 @@ class FormerIdentity(Table):
 
 
 class Erasure(Table):
-    """A receipt: what has been erased, so that a backup from before can be rid of it too.
+    """A receipt of an erasure, by which the erasure can be repeated on a backup from before.
 
-    It holds no name: item ids are chance, and of the identity id there is the SHA-256.
+    A receipt holds no name: item ids are random, and instead of the identity id there is its SHA-256.
     """
 
     __tablename__ = "erasures"
@@ -282,7 +285,7 @@ class Erasure(Table):
 
 
 class KeptAnswer(Table):
-    """What a request with an Idempotency-Key was answered; no status while it is under way."""
+    """The answer to a request with an Idempotency-Key; `status` is null while the request is in progress."""
 
     __tablename__ = "kept_answers"
 
@@ -298,8 +301,8 @@ class KeptAnswer(Table):
 class Job(Table):
     """Work that outlives its request; `state` is queued, running, succeeded, failed or cancelled.
 
-    Whoever runs it says so every few seconds in `alive_at`: another process on the same database, or the same
-    one started anew, can tell work that goes on from work that has died.
+    The process that runs a job updates `alive_at` every half second. So another process on the same database,
+    or the same one after a restart, can tell a running job from a job whose process has died.
     """
 
     __tablename__ = "jobs"
@@ -320,7 +323,7 @@ class Job(Table):
 
 
 class JobFile(Table):
-    """A crop in the CropStore that a job is to enrol; gone when it is enrolled, kept with its error."""
+    """A crop that a job is to enrol; the row is deleted at the enrolment, or kept with `error`."""
 
     __tablename__ = "job_files"
 

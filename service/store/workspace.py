@@ -1,7 +1,8 @@
-"""Folders for the copy of a gallery that a backup or a restore works with, and what kills leave of them.
+"""Working folders of backups and restores, and the purge of folders that a killed process has left.
 
-Such a copy has names and embeddings in it. Whoever works in a folder holds the lock in it, which ends with
-the process: a folder whose lock is free is abandoned, and goes.
+A working folder holds a copy of the gallery, with names and embeddings. The process that works in a folder
+holds the lock file in it, and the lock ends with the process. So a folder whose lock is free is abandoned,
+and is purged.
 """
 
 import fcntl
@@ -18,8 +19,8 @@ LOCK = "lock"
 
 @contextmanager
 def workspace(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder to work in, which goes at the end; abandoned ones beside it go at once."""
-    remove_abandoned(parent, prefix)
+    """Make a working folder and delete it at the end; purge the abandoned folders beside it first."""
+    purge_abandoned(parent, prefix)
     folder = Path(mkdtemp(prefix=".new-", dir=parent))
     try:
         with (folder / LOCK).open("xb") as lock:
@@ -30,8 +31,8 @@ def workspace(parent: Path, prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the folders that nobody works in any more."""
+def purge_abandoned(parent: Path, prefix: str) -> None:
+    """Delete the working folders in `parent` whose process has ended."""
     for folder in parent.glob(f"{prefix}*"):
         if _is_abandoned(folder):
             with suppress(FileNotFoundError):  # another process was quicker

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.store.database import pages
-from service.store.doomed import doom, needed_crops
+from service.store.doomed import mark_doomed, needed_crops
 from service.store.store import Store
 from service.store.tables import Change, DoomedCrop, Item
 
@@ -51,7 +51,7 @@ def delete_orphans(store: Store, sha256s: Collection[str]) -> None:
     """Delete crops from the disk, except those that an item or a job needs."""
     for page in pages(sha256s):
         with store.change() as change:
-            doom(change.session, page)
+            mark_doomed(change.session, page)
 
 
 def purge_orphans(store: Store, moment: datetime) -> int:

@@ -13,9 +13,9 @@ from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import active_model
 from service.store.database import migrate
-from service.store.failures import told
+from service.store.failures import operator_message
 from service.store.store import Store
-from service.store.workspace import RESTORING, remove_abandoned
+from service.store.workspace import RESTORING, purge_abandoned
 from service.versions.activation import mark_active
 from service.versions.registry import purge_unfinished, register_shipped
 
@@ -35,7 +35,7 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
     try:
         return _start(serving, engine)
     except (OSError, SQLAlchemyError) as error:
-        reason = told(error)
+        reason = operator_message(error)
         if reason is None:
             raise
         raise ServiceError(reason) from error
@@ -46,7 +46,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     settings = serving.store.settings
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     purge_unfinished(settings.models_dir)
-    remove_abandoned(settings.data_dir, RESTORING)
+    purge_abandoned(settings.data_dir, RESTORING)
     migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     _finish_erasures(serving.store)

@@ -54,7 +54,7 @@ def take_unfinished(store: CropStore, path: Path, putting: "Future[str]") -> boo
     """Remove a crop in the very moment in which it is written; tell whether that moment came."""
     while not putting.done():
         if path.parent.exists() and any(name.endswith(".tmp") for name in os.listdir(path.parent)):
-            store.remove(path.name)
+            store.delete(path.name)
             return True
     return False
 

@@ -123,8 +123,8 @@ def test_the_crop_store_keeps_equal_bytes_once(tmp_path: Path) -> None:
     (sha256,) = hashes
     assert store.get(sha256) == b"the same"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [store.path(sha256)]
-    store.remove(sha256)
-    store.remove(sha256)
+    store.delete(sha256)
+    store.delete(sha256)
     assert not store.has(sha256)
 
 
@@ -134,6 +134,6 @@ def test_a_crop_that_is_gone_or_changed_is_noticed(tmp_path: Path) -> None:
     store.path(sha256).write_bytes(b"w0ole")
     with pytest.raises(CropMissing, match="changed"):
         store.get(sha256)
-    store.remove(sha256)
+    store.delete(sha256)
     with pytest.raises(CropMissing, match="cannot be read"):
         store.get(sha256)

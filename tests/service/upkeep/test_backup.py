@@ -304,7 +304,7 @@ def test_files_of_another_gallery_are_not_overwritten(small: tuple[Path, Setting
     stranger = store.put(b"a crop of another gallery")
     with pytest.raises(NotEmpty, match="crops of another gallery"):
         restore(target, path)
-    store.remove(stranger)
+    store.delete(stranger)
     (name,) = [name for name in places(path) if name.startswith("models/")]
     model = target.data_dir / name
     model.parent.mkdir()
