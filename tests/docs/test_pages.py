@@ -82,3 +82,24 @@ def test_each_error_code_has_a_heading_and_each_heading_is_a_code() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MAX_WORDS
+
+
+def test_the_tree_of_the_architecture_is_that_of_the_code() -> None:
+    tree = (
+        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    )
+    folders: list[str] = []
+    named: set[Path] = set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = [*folders[:depth], name]
+        named.add(ROOT.joinpath(*folders))
+    missing = [path for path in named if not path.exists()]
+    assert not missing, f"ARCHITECTURE.md names what is not there: {missing}"
+    packages = {
+        path.parent
+        for room in ("service", "model", "training")
+        for path in (ROOT / room).glob("*/__init__.py")
+    }
+    assert packages <= named, f"ARCHITECTURE.md leaves out {packages - named}"
