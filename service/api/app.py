@@ -99,7 +99,7 @@ def _workers(serving: Serving) -> tuple[Worker, ...]:
     return (
         Worker(store, activation_queue.KIND, partial(activation.run_activation, serving)),
         Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
-        Worker(store, imports.KIND, partial(imports.run_import, serving), passing=(ServiceError,)),
+        Worker(store, imports.KIND, partial(imports.run_import, serving), transient=(ServiceError,)),
     )
 
 

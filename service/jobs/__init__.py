@@ -1,1 +1,1 @@
-"""Work that outlives its request, and the threads that do it."""
+"""Jobs: work that outlives its request, and the threads that do it."""

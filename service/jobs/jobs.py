@@ -1,6 +1,7 @@
-"""Work that outlives its request: who does it says so every half second, and anybody may cancel it.
+"""Jobs: work that outlives its request, that any process may do, and that any caller may cancel.
 
-Whoever looks can tell work that goes on from work whose process has died, and take that up where it was.
+The process that does a job updates `alive_at` every half second. A job that is not updated any more has lost
+its process, so another process claims the job and goes on where it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,15 @@ from service.store.doomed import mark_doomed
 from service.store.store import Store
 from service.store.tables import Job, JobFile, new_id, now
 
-RUNNING = ("queued", "running")
+NOT_ENDED = ("queued", "running")
+"""The states of a job that has not ended."""
+
 LEASE = timedelta(seconds=10)
-"""A job that nobody has kept alive for so long is dead; processes on one database need clocks that agree."""
+"""A job that is not kept alive for this long is dead; processes on one database need clocks that agree."""
 
 CANCELLED = "it was cancelled"
 MAX_ERRORS = 1_000
+"""Failed files that the state of a job lists."""
 
 
 class Cancelled(Exception):
@@ -30,7 +34,7 @@ class Cancelled(Exception):
 
 
 class Stopped(Exception):
-    """The process is going down, so the running job goes back into the queue."""
+    """The process is shutting down, so the running job goes back into the queue."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class FileError:
 
 @dataclass(frozen=True)
 class Progress:
-    """A job, how many of its files have failed, and why: the first thousand of them."""
+    """A job, how many of its files have failed, and the errors of the first `MAX_ERRORS` of them."""
 
     row: Job
     num_failed: int
@@ -60,13 +64,13 @@ def add_job(
     done: int = 0,
     total: int = 0,
 ) -> Job:
-    """Queue a job; it begins after the commit.
+    """Queue a job, which begins after the commit.
 
     Args:
         change: the transaction.
-        kind: which worker does the job.
-        model_version: the model version that the job works with, if it works with one.
-        options: what the worker needs to know, fit for JSON.
+        kind: the kind of worker that does the job.
+        model_version: the model version that the job is for, if any.
+        options: the options of the worker, fit for JSON.
         done: how many of the files are done already.
         total: how many files there are.
     """
@@ -87,34 +91,36 @@ def add_job(
 
 
 def find_job(store: Store, job_id: str) -> Progress:
-    """Return the job of this id.
+    """Return the progress of a job.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is no such job.
     """
     with store.read() as session:
         return _progress(session, job_id)
 
 
 def cancel(store: Store, job_id: str) -> Progress:
-    """Cancel a job that has not ended; what it has enrolled stays, an activation leaves all as it was.
+    """Cancel a job that has not ended.
+
+    Items that an import has enrolled stay. A cancelled activation changes nothing.
 
     Raises:
-        JobNotFound: there is none.
-        JobEnded: it has ended.
+        JobNotFound: there is no such job.
+        JobEnded: the job has ended already.
     """
     with store.change() as change:
         progress = _progress(change.session, job_id)
-        if progress.row.state not in RUNNING:
+        if progress.row.state not in NOT_ENDED:
             raise JobEnded(job_id, progress.row.state)
-        finish(change.session, job_id, "cancelled", CANCELLED)
-        forget_files(change.session, job_id)
+        mark_ended(change.session, job_id, "cancelled", CANCELLED)
+        delete_pending_files(change.session, job_id)
         change.session.refresh(progress.row)
     return progress
 
 
 def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]:
-    """Return jobs in these states, or in any if none is given, the newest first."""
+    """Return jobs in these states, or in any state if none is given, the newest first."""
     statement = select(Job.id).order_by(Job.id.desc()).limit(limit)
     if states:
         statement = statement.where(Job.state.in_(states))
@@ -122,8 +128,8 @@ def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]
         return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
 
 
-def take_up(store: Store, kind: str) -> Job | None:
-    """Take the oldest job of a kind that is queued or whose process has died, if there is one."""
+def claim_job(store: Store, kind: str) -> Job | None:
+    """Claim the oldest job of a kind that is queued or whose process has died, or return None."""
     due = select(Job).where(Job.kind == kind, or_(Job.state == "queued", is_dead()))
     with store.read() as session:
         if session.scalar(due.limit(1)) is None:
@@ -135,36 +141,36 @@ def take_up(store: Store, kind: str) -> Job | None:
         return job
 
 
-def put_back(store: Store, job_id: str) -> None:
-    """Leave a job to whoever is free next."""
+def requeue(store: Store, job_id: str) -> None:
+    """Put a running job back into the queue, for the next free worker of any process."""
     with store.write() as session:
         statement = update(Job).where(Job.id == job_id, Job.state == "running")
         session.execute(statement.values(state="queued", alive_at=None))
 
 
 def keep_alive(store: Store, job_id: str) -> None:
-    """Say that this job is being done."""
+    """Note that this process still does the job."""
     with store.write() as session:
-        statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+        statement = update(Job).where(Job.id == job_id, Job.state.in_(NOT_ENDED))
         session.execute(statement.values(alive_at=now()))
 
 
-def end(
+def end_job(
     store: Store, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
 ) -> None:
-    """End a job, unless it has ended, and let go of what it has not enrolled."""
+    """End a job that has not ended, and delete the files that the job has not enrolled."""
     with store.change() as change:
-        finish(change.session, job_id, state, error, result)
-        forget_files(change.session, job_id)
+        mark_ended(change.session, job_id, state, error, result)
+        delete_pending_files(change.session, job_id)
 
 
 def advance(session: Session, job_id: str, done: int, total: int) -> None:
-    """Say how far a job is.
+    """Store how many of `total` files of a job are done.
 
     Raises:
-        Cancelled: it is not wanted any more.
+        Cancelled: the job was cancelled, or has ended otherwise.
     """
-    statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+    statement = update(Job).where(Job.id == job_id, Job.state.in_(NOT_ENDED))
     values = {
         "state": "running",
         "done": done,
@@ -175,26 +181,34 @@ def advance(session: Session, job_id: str, done: int, total: int) -> None:
         raise Cancelled(CANCELLED)
 
 
-def require(session: Session, job_id: str) -> None:
-    """See to it that a job is still wanted; alone among those who change the gallery, it then stays so.
+def require_running(session: Session, job_id: str) -> None:
+    """Check that a job has not ended; within a `Transaction` it cannot be cancelled before the commit.
 
     Raises:
-        Cancelled: it is not.
+        Cancelled: the job was cancelled, or has ended otherwise.
     """
-    if session.scalar(select(Job.state).where(Job.id == job_id)) not in RUNNING:
+    if session.scalar(select(Job.state).where(Job.id == job_id)) not in NOT_ENDED:
         raise Cancelled(CANCELLED)
 
 
-def finish(
+def mark_ended(
     session: Session, job_id: str, state: str, error: str | None, result: dict[str, Any] | None = None
 ) -> None:
-    """End a job, unless it has ended; `result` is what it found."""
-    statement = update(Job).where(Job.id == job_id, Job.state.in_(RUNNING))
+    """Mark a job that has not ended as ended.
+
+    Args:
+        session: writes.
+        job_id: the job.
+        state: succeeded, failed or cancelled.
+        error: why the job did not succeed.
+        result: the result of the work, fit for JSON.
+    """
+    statement = update(Job).where(Job.id == job_id, Job.state.in_(NOT_ENDED))
     session.execute(statement.values(state=state, error=error, result=result, finished_at=now()))
 
 
-def forget_files(session: Session, job_id: str) -> None:
-    """Let go of the crops that a job has not enrolled."""
+def delete_pending_files(session: Session, job_id: str) -> None:
+    """Delete the files that a job has not enrolled, and doom their crops."""
     pending = JobFile.job_id == job_id, JobFile.error.is_(None)
     mark_doomed(
         session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256}
@@ -203,9 +217,12 @@ def forget_files(session: Session, job_id: str) -> None:
 
 
 def is_dead() -> ColumnElement[bool]:
-    """Tell jobs that run and have not been kept alive; a clock that was set back does not hide them."""
+    """Return the SQL condition for jobs that have not ended and were not kept alive.
+
+    A job whose `alive_at` is in the future is dead too: the clock was set back since.
+    """
     moment = now()
-    return Job.state.in_(RUNNING) & or_(
+    return Job.state.in_(NOT_ENDED) & or_(
         Job.alive_at.is_(None), ~Job.alive_at.between(moment - LEASE, moment + LEASE)
     )
 

@@ -1,4 +1,4 @@
-"""Threads that do jobs: of each kind one at a time in a process, and no job by two processes."""
+"""Threads that do jobs: one job of each kind at a time in a process, and no job in two processes."""
 
 from collections.abc import Callable
 from threading import Lock, Thread
@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import DatabaseUnavailable, ServiceError
-from service.jobs.jobs import Cancelled, Stopped, end, keep_alive, put_back, take_up
+from service.jobs.jobs import Cancelled, Stopped, claim_job, end_job, keep_alive, requeue
 from service.store.failures import to_service_error
 from service.store.store import Store
 from service.store.tables import Job
@@ -16,55 +16,56 @@ from service.store.tables import Job
 logger = structlog.get_logger(__name__)
 
 RETRY_S = 2
+"""Pause before a job or the end of a job is tried again, in seconds."""
 
 Work = Callable[[Job], dict[str, Any] | None]
-"""Does a job, from where it is, and returns what it found.
+"""Does a job, from where an earlier process left it, and returns the result of the job, fit for JSON.
 
-It raises Cancelled when it is not wanted any more, and Stopped once `store.stopping` is set.
+It raises Cancelled when the job was cancelled, and Stopped once `store.stopping` is set.
 """
 
-Troubles = tuple[type[ServiceError], ...]
+ErrorTypes = tuple[type[ServiceError], ...]
 
 
 class Worker:
     """Does the jobs of one kind, the oldest first.
 
     Args:
-        store: what requests share.
-        kind: of the jobs.
-        work: does one.
-        passing: errors that go by themselves: the job is tried again. Any other ends it as failed.
+        store: the database and the crops.
+        kind: the kind of the jobs.
+        work: does one job.
+        transient: errors after which the job is tried again. Any other error ends the job as failed.
     """
 
     def __init__(
-        self, store: Store, kind: str, work: Work, passing: Troubles = (DatabaseUnavailable,)
+        self, store: Store, kind: str, work: Work, transient: ErrorTypes = (DatabaseUnavailable,)
     ) -> None:
         self._store = store
         self._kind = kind
         self._work = work
-        self._passing = passing
+        self._transient = transient
         self._starting = Lock()
         self._thread: Thread | None = None
         self._job_id = ""
 
     def run_due(self) -> None:
-        """Take up a job that nobody does, if this process does none."""
+        """Start the next job that no process does, unless this process does a job of this kind."""
         with self._starting:
             if self._is_busy() or self._store.stopping.is_set():
                 return
-            job = take_up(self._store, self._kind)
+            job = claim_job(self._store, self._kind)
             if job is not None:
                 self._job_id = job.id
                 self._thread = Thread(target=self._run, args=(job,), name=f"{self._kind}-{job.id}")
                 self._thread.start()
 
     def keep_alive(self) -> None:
-        """Say that the job of this process is alive, if there is one; every half second or so."""
+        """Keep the job of this process alive, if there is one; call this every half second or so."""
         if self._is_busy():
             keep_alive(self._store, self._job_id)
 
     def wait(self) -> None:
-        """Wait until no job is under way; after `store.stopping` is set this is soon."""
+        """Wait for the end of the running job, which comes soon after `store.stopping` is set."""
         if self._thread is not None:
             self._thread.join()
 
@@ -79,19 +80,19 @@ class Worker:
         except Cancelled:
             log.info("job cancelled")
         except Stopped:
-            put_back(self._store, job.id)
+            requeue(self._store, job.id)
         except (ServiceError, SQLAlchemyError, OSError) as error:
-            trouble = (
+            failure = (
                 error
                 if isinstance(error, ServiceError)
                 else to_service_error(error) or ServiceError(str(error))
             )
-            if isinstance(trouble, self._passing):
-                log.warning("job interrupted, it is taken up again", reason=str(trouble))
+            if isinstance(failure, self._transient):
+                log.warning("job interrupted, it is taken up again", reason=str(failure))
                 self._store.stopping.wait(RETRY_S)
             else:
-                log.warning("job failed", reason=str(trouble))
-                self._end(job, "failed", str(trouble), trouble.members() or None)
+                log.warning("job failed", reason=str(failure))
+                self._end(job, "failed", str(failure), failure.members() or None)
         except Exception as error:
             log.exception("job failed")
             self._end(job, "failed", f"{type(error).__name__}: {error}")
@@ -100,11 +101,11 @@ class Worker:
             self._end(job, "succeeded", None, result)
 
     def _end(self, job: Job, state: str, error: str | None, result: dict[str, Any] | None = None) -> None:
-        """Write down how a job has ended; on a full disk, say, as soon as it can be written."""
+        """Store the end of a job; on a full disk, for example, as soon as it can be stored."""
         while True:
             try:
-                return end(self._store, job.id, state, error, result)
-            except (SQLAlchemyError, OSError) as trouble:
-                logger.warning("the end of a job cannot be written yet", reason=str(trouble))
+                return end_job(self._store, job.id, state, error, result)
+            except (SQLAlchemyError, OSError) as failure:
+                logger.warning("the end of a job cannot be written yet", reason=str(failure))
                 if self._store.stopping.wait(RETRY_S):
                     return None

@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, func, select, text, update
 
+from service.jobs.jobs import NOT_ENDED
 from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
 
 ROWS_PER_PAGE = 1_000
-NOT_ENDED = ("queued", "running")
 LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
 
 

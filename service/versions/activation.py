@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
 from service.errors import ItemsMissing, ModelInUse, ModelNotFound, ServiceError
-from service.jobs.jobs import RUNNING, advance, finish, require
+from service.jobs.jobs import NOT_ENDED, advance, mark_ended, require_running
 from service.serving.embedding import load_registered
 from service.serving.generation import Generation
 from service.serving.replica import Replica
@@ -93,7 +93,7 @@ def delete_old_embeddings(store: Store) -> None:
     with store.read() as session:
         activated = select(Model.version).where(Model.activated_at.is_not(None))
         last = activated.order_by(Model.activated_at.desc()).limit(store.settings.keep_versions)
-        needed = select(Job.model_version).where(Job.state.in_(RUNNING))
+        needed = select(Job.model_version).where(Job.state.in_(NOT_ENDED))
         kept = {*session.scalars(last), *session.scalars(needed), *(active_model(session) or ())} - {None}
         versions = session.scalars(select(Model.version).where(Model.version.not_in(kept))).all()
     for version in versions:
@@ -106,7 +106,7 @@ def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: 
     gallery_embedder = current.gallery_embedder
     with serving.swapping():
         with serving.store.change() as change:
-            require(change.session, job_id)
+            require_running(change.session, job_id)
             mark_active(change, embedder.version, gallery_embedder.version)
             thresholds = find_thresholds(change.session, embedder.version, serving.store.settings.target_fmr)
         serving.replace(Generation(embedder, current.replica, thresholds, gallery_embedder))
@@ -243,7 +243,7 @@ class _Activation:
         self._advance(session, 0)
         mark_active(change, self._version)
         replica.sequence = change.newest  # other processes rebuild their index for this change
-        finish(session, self._job_id, "succeeded", None, result)
+        mark_ended(session, self._job_id, "succeeded", None, result)
         return result
 
     def _find_missing(self, session: Session) -> list[str]:

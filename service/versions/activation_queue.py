@@ -15,7 +15,7 @@ from service.errors import (
     NotEvaluated,
     NothingToRollBackTo,
 )
-from service.jobs.jobs import RUNNING, add_job
+from service.jobs.jobs import NOT_ENDED, add_job
 from service.store.changes import ActiveModel, Transaction, active_model
 from service.store.store import Store
 from service.store.tables import Item, Job, Model
@@ -81,7 +81,7 @@ def queue_rollback(store: Store) -> Job:
 
 def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_rollback: bool = False) -> Job:
     session = change.session
-    running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(RUNNING)))
+    running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(NOT_ENDED)))
     if running is not None:
         raise ActivationRunning(running)
     is_active = active_model(session) == ActiveModel(row.version, row.version)

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.errors import ModelNotFound
-from service.jobs.jobs import RUNNING, Stopped, add_job, advance, finish
+from service.jobs.jobs import NOT_ENDED, Stopped, add_job, advance, mark_ended
 from service.serving.embedding import load_registered
 from service.serving.priority import Priority
 from service.store.changes import active_model
@@ -37,7 +37,7 @@ def request_evaluation(store: Store, version: str) -> Job:
     Raises:
         ModelNotFound: there is no such version.
     """
-    under_way = select(Job).where(Job.kind == KIND, Job.model_version == version, Job.state.in_(RUNNING))
+    under_way = select(Job).where(Job.kind == KIND, Job.model_version == version, Job.state.in_(NOT_ENDED))
     with store.change() as change:
         if change.session.get(Model, version) is None:
             raise ModelNotFound(version)
@@ -103,7 +103,7 @@ def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
         evaluation.advance(change.session, evaluation.total)
         for one, kept in found.items():
             change.session.execute(update(Model).where(Model.version == one).values(evaluation=kept))
-        finish(change.session, job.id, "succeeded", None, result)
+        mark_ended(change.session, job.id, "succeeded", None, result)
 
 
 @dataclass

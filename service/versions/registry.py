@@ -19,7 +19,7 @@ from model.errors import ModelError
 from model.files import sync_dir
 from model.interop.trial import try_apart
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
-from service.jobs.jobs import RUNNING
+from service.jobs.jobs import NOT_ENDED
 from service.serving.embedding import load_embedder
 from service.store.changes import active_model
 from service.store.database import VALUES_PER_STATEMENT
@@ -182,7 +182,7 @@ def _check_unused(session: Session, version: str) -> Model:
         raise ModelNotFound(version)
     if row.version in (active_model(session) or ()):
         raise ModelInUse(version, "is in service")
-    at_work = select(Job.id).where(Job.model_version == version, Job.state.in_(RUNNING)).limit(1)
+    at_work = select(Job.id).where(Job.model_version == version, Job.state.in_(NOT_ENDED)).limit(1)
     if job_id := session.scalar(at_work):
         raise ModelInUse(version, f"is needed by /jobs/{job_id}")
     return row
@@ -201,7 +201,7 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
     versions = [row.version for row in rows]
     counted = select(Embedding.model_version, func.count()).where(Embedding.model_version.in_(versions))
     embedded = {row[0]: row[1] for row in session.execute(counted.group_by(Embedding.model_version))}
-    working = select(Job.model_version, Job.kind).where(Job.state.in_(RUNNING))
+    working = select(Job.model_version, Job.kind).where(Job.state.in_(NOT_ENDED))
     at_work = {row[0]: row[1] for row in session.execute(working.order_by(Job.kind.desc()))}
     known = []
     for row in rows:

@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         )
         if what == "the process dies":
             with suppress(Died, ServiceError):
-                if (job := jobs.take_up(process.store, KIND)) is not None:
+                if (job := jobs.claim_job(process.store, KIND)) is not None:
                     run_activation(process, job)
         else:
             worker = Worker(process.store, KIND, partial(run_activation, process))
@@ -310,7 +310,7 @@ class Machine(RuleBasedStateMachine):
         """Look at the job, and bring what must be true up to date."""
         truth = self.truth
         job = jobs.find_job(self.processes[0].store, truth.job_id).row
-        if job.state in jobs.RUNNING:
+        if job.state in jobs.NOT_ENDED:
             return
         truth.job_id = ""
         if job.state == "succeeded":
