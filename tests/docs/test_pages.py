@@ -85,21 +85,19 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_tree_of_the_architecture_is_that_of_the_code() -> None:
-    tree = (
-        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
-    )
-    folders: list[str] = []
-    named: set[Path] = set()
-    for line in tree.splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        folders = [*folders[:depth], name]
-        named.add(ROOT.joinpath(*folders))
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(_paths_of(page.partition("```text\n")[2].partition("```")[0]))
     missing = [path for path in named if not path.exists()]
     assert not missing, f"ARCHITECTURE.md names what is not there: {missing}"
-    packages = {
-        path.parent
-        for room in ("service", "model", "training")
-        for path in (ROOT / room).glob("*/__init__.py")
-    }
-    assert packages <= named, f"ARCHITECTURE.md leaves out {packages - named}"
+    inits = [init for room in ("service", "model", "training") for init in (ROOT / room).glob("*/__init__.py")]
+    left_out = {init.parent for init in inits} - named
+    assert not left_out, f"ARCHITECTURE.md leaves out {left_out}"
+
+
+def _paths_of(tree: str) -> Iterator[Path]:
+    """Return the path of each line of a tree, whose folders are indented by two spaces each."""
+    folders: list[str] = []
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folders = [*folders[: (len(line) - len(line.lstrip())) // 2], name]
+        yield ROOT.joinpath(*folders)
