@@ -89,7 +89,7 @@ def test_the_tree_of_the_architecture_is_that_of_the_code() -> None:
     named = set(_paths_of(page.partition("```text\n")[2].partition("```")[0]))
     missing = [path for path in named if not path.exists()]
     assert not missing, f"ARCHITECTURE.md names what is not there: {missing}"
-    inits = [init for room in ("service", "model", "training") for init in (ROOT / room).glob("*/__init__.py")]
+    inits = [one for room in ("service", "model", "training") for one in (ROOT / room).glob("*/__init__.py")]
     left_out = {init.parent for init in inits} - named
     assert not left_out, f"ARCHITECTURE.md leaves out {left_out}"
 
