@@ -47,10 +47,10 @@ class Card:
     reads them; ``mean`` and ``std`` are in RGB all the same. ``verification`` is what
     ``PairScores.verification`` gives, and in ``data`` the images that this was measured on, in words.
 
-    ``compatible_with`` is a promise: queries embedded by
-    this network find in a gallery embedded by that ``version`` about what that version's own queries find
-    (see training/compatibility.py). It holds ``rank1_cross`` and ``mAP_cross``, of these queries against that
-    gallery, ``rank1_old`` and ``mAP_old``, of its own, in percent; ``is_strict`` says that both are better.
+    ``compatible_with`` is a promise: queries embedded by this network find in a gallery embedded by that
+    ``version`` about what that version's own queries find (see training/engine/compatibility.py). It holds
+    ``rank1_cross`` and ``mAP_cross``, of these queries against that gallery, ``rank1_old`` and ``mAP_old``,
+    of its own, in percent; ``is_strict`` says that both are better.
     """
 
     architecture: str

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from training.data.readers import read_market1501
+from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.trainer import Trainer
 
 RECIPE: Recipe = replace(
     tiny(),

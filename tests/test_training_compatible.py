@@ -20,15 +20,15 @@ from model.embedder import Embedder
 from model.layers import TrainingOutput
 from references import loop_influence_loss, loop_metrics, loop_prototypes
 from training import evaluate, train
-from training.compatibility import describe, is_promise, make_prototypes, mean_by_class
-from training.criterion import Criterion
 from training.data.datasets import ReidDataset, label_pids, open_crop
 from training.data.readers import read_market1501
-from training.errors import TrainingError
+from training.engine.compatibility import describe, is_promise, make_prototypes, mean_by_class
+from training.engine.criterion import Criterion
+from training.engine.errors import TrainingError
+from training.engine.trainer import Trainer
 from training.losses.distillation import influence_loss
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.trainer import Trainer
 
 RECIPE: Recipe = replace(
     tiny(),

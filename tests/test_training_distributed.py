@@ -16,12 +16,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from live_server import make_checkpoint
 from model.checkpoint import load_checkpoint
 from test_training_resume import write_people
-from training import distributed, train
+from training import train
 from training.data.datasets import ReidDataset, Sample
 from training.data.readers import read_market1501
-from training.errors import TrainingError
+from training.engine import distributed
+from training.engine.errors import TrainingError
+from training.engine.trainer import Trainer
 from training.recipes.named import tiny
-from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RECIPE = replace(

@@ -17,6 +17,7 @@ from references import loop_metrics, loop_minp, loop_pooled
 from training import evaluate
 from training.data.datasets import DatasetError, Sample, open_crop
 from training.data.readers import read_dataset, read_market1501, read_query_boxes
+from training.engine.evaluation import embed_test
 
 PIDS, CAMIDS = range(21, 29), (1, 2, 3)
 
@@ -189,7 +190,7 @@ def test_pairs_are_those_of_the_embeddings_that_were_judged(
 ) -> None:
     first, second = run(capsys, [tiny_checkpoint], [market, manifest], with_pairs=True, rerank=True)
     embedder, dataset = Embedder(load_checkpoint(tiny_checkpoint), "torch-cpu"), read_dataset([str(market)])
-    queries, gallery = evaluate.embed_test(embedder, dataset)
+    queries, gallery = embed_test(embedder, dataset)
     same, different = [
         [
             math.floor(float(queries[q] @ gallery[g]) * 10_000) / 10_000

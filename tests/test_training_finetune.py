@@ -15,8 +15,8 @@ from service.cli.main import app
 from service.settings import Settings
 from training import train
 from training.data.readers import read_dataset
+from training.engine.trainer import STATE_FILE
 from training.recipes.named import finetune, follow, tiny
-from training.trainer import STATE_FILE
 from training.weights.deployment import DeployError
 
 CARD = Card(architecture="tiny", height=64, width=32, embedding_size=64, num_identities=4, pooling="gem")

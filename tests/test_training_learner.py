@@ -20,12 +20,12 @@ from test_training_resume import write_people
 from training.data.crops import Batch
 from training.data.datasets import ReidDataset, open_crop
 from training.data.readers import read_market1501
-from training.errors import TrainingError
-from training.learner import Learner, LossNotFinite
-from training.optimizers import learning_rate
+from training.engine.errors import TrainingError
+from training.engine.learner import Learner, LossNotFinite
+from training.engine.optimizers import learning_rate
+from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.trainer import Trainer
 from training.weights.teachers import NetworkTeacher, open_teacher
 
 CPU = torch.device("cpu")

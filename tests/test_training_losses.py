@@ -16,8 +16,8 @@ from references import (
     loop_soft_triplet_loss,
     loop_triplet_loss,
 )
-from training.criterion import Criterion
-from training.errors import TrainingError
+from training.engine.criterion import Criterion
+from training.engine.errors import TrainingError
 from training.losses.distillation import teacher_loss, teacher_relations_loss
 from training.losses.metric_learning import batch_hard_triplet_loss, centre_loss, circle_loss, moved_centres
 from training.recipes.named import tiny

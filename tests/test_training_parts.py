@@ -15,7 +15,7 @@ from model.architectures import build_network
 from model.checkpoint import Card, load_checkpoint, save_checkpoint
 from model.resizing import resize_relations
 from training.data.samplers import IdentitySampler
-from training.trainer import freeze_all_but_attention
+from training.engine.trainer import freeze_all_but_attention
 from training.weights.initial import Initial, InitialWeightsError, find_initial
 
 

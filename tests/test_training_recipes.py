@@ -17,7 +17,7 @@ from training.data.augment import POLICIES, Augment
 from training.data.crops import Crops, Draw, common_identities, plan_epoch
 from training.data.datasets import Sample
 from training.data.samplers import IdentitySampler
-from training.optimizers import learning_rate, make_optimizer
+from training.engine.optimizers import learning_rate, make_optimizer
 from training.recipes.named import RECIPES, find_recipe, tiny
 from training.recipes.recipe import CHOICES, Recipe
 

@@ -23,7 +23,9 @@ from references import loop_metrics
 from training import report
 from training.curves import draw_curves
 from training.data.datasets import ReidDataset, Sample
-from training.evaluate import EmbeddedSplits, judge
+from training.engine.evaluation import EmbeddedSplits, judge
+from training.engine.run_log import RunLog, find_commit, read_log
+from training.engine.trainer import Trainer
 from training.ranked_lists import (
     CROP_HEIGHT,
     CROP_WIDTH,
@@ -40,8 +42,6 @@ from training.ranked_lists import (
 )
 from training.recipes.named import tiny
 from training.report import write_report
-from training.run_log import RunLog, find_commit, read_log
-from training.trainer import Trainer
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\".jpg"
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from live_server import crop
 from model.checkpoint import load_checkpoint
 from training.data.readers import read_market1501
-from training.errors import TrainingError
+from training.engine.errors import TrainingError
+from training.engine.run_log import RunLog
+from training.engine.trainer import Trainer
 from training.recipes.named import tiny
-from training.run_log import RunLog
-from training.trainer import Trainer
 from training.weights.teachers import EmbeddingsTeacher
 
 ROOT = Path(__file__).parent.parent

@@ -25,12 +25,13 @@ from service.settings import Settings
 from training import embed, evaluate, train
 from training.data.datasets import open_crop
 from training.data.readers import read_market1501
-from training.errors import TrainingError
+from training.engine.errors import TrainingError
+from training.engine.evaluation import EmbeddedSplits, embed_test, judge
+from training.engine.trainer import Trainer
 from training.metrics.ranking import evaluate_distmat
 from training.metrics.reranking import rerank_distances
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
-from training.trainer import Trainer
 from training.weights.deployment import DeployError, deploy
 from training.weights.foreign import EmbeddingsError, open_network
 from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings
@@ -138,7 +139,7 @@ def test_evaluation_prints_json_for_machines(
 
 def test_a_flip_test_averages_each_crop_with_its_mirror_image(run: Path, people: Path) -> None:
     dataset, embedder = read_market1501(people), Embedder(load_checkpoint(run / "network.safetensors"))
-    flipped = evaluate.embed_test(embedder, dataset, with_flip=True)
+    flipped = embed_test(embedder, dataset, with_flip=True)
     crops = [open_crop(sample.path) for sample in dataset.query]
     mirrored = embedder.embed([crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops])
     np.testing.assert_allclose(flipped.query, normalise_rows(embedder.embed(crops) + mirrored), atol=1e-6)
@@ -158,10 +159,10 @@ def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Pa
         for part in (dataset.query, dataset.gallery)
     ]
     expected = evaluate_distmat(rerank_distances(qg, qq, gg), *labels).percent()
-    splits = evaluate.EmbeddedSplits(query, gallery)
-    reranked = evaluate.judge(splits, dataset, is_reranked=True)
+    splits = EmbeddedSplits(query, gallery)
+    reranked = judge(splits, dataset, is_reranked=True)
     assert reranked == {name: round(value, 2) for name, value in expected.items()}
-    assert reranked != evaluate.judge(splits, dataset)
+    assert reranked != judge(splits, dataset)
 
 
 def test_the_command_takes_both(run: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:

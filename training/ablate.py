@@ -21,15 +21,15 @@ from model.architectures import ARCHITECTURES, LAST_STAGE_ONLY, NUM_STAGES, buil
 from model.checkpoint import load_checkpoint
 from model.errors import ModelError, UnknownArchitecture
 from model.files import write_atomically
-from training import distributed
 from training.data.datasets import SPLITS, DatasetError, ReidDataset
 from training.data.readers import Data, read_dataset
-from training.errors import TrainingError
+from training.engine import distributed
+from training.engine.errors import TrainingError
+from training.engine.run_state import writing
+from training.engine.trainer import STATE_FILE, Trainer
 from training.recipes.named import find_recipe
 from training.recipes.recipe import Recipe
-from training.run_state import writing
 from training.train import train_and_judge
-from training.trainer import STATE_FILE, Trainer
 from training.weights.foreign import EmbeddingsError
 from training.weights.initial import InitialWeightsError, find_initial
 from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings

@@ -4,45 +4,17 @@ Usage: ``python training/embed.py --network FILE --data DIR --out FILE.npz``. Th
 (relative to the data set's folder) and ``embeddings``, float32 (N, D), L2-normalised.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from model.embedder import normalise_rows
 from model.errors import ModelError
-from training import distributed
-from training.data.datasets import DatasetError, Sample, open_crop
+from training.data.datasets import DatasetError
 from training.data.readers import Data, read_dataset
-from training.weights.foreign import EmbeddingsError, EmbedImages, Floats, open_network
-
-BATCH_SIZE = 16
-
-
-def embed_samples(
-    samples: Sequence[Sample], embed: EmbedImages, label: str, *, with_flip: bool = False
-) -> Floats:
-    """Embed the crops in their order, with a progress bar: float32 (N, D).
-
-    ``with_flip`` averages a crop and its mirror image, and normalises again. Several processes share
-    the work.
-    """
-    rows = {}
-    starts = distributed.share(range(0, len(samples), BATCH_SIZE))
-    console = Console(stderr=True, quiet=distributed.rank() != 0)
-    for start in track(starts, description=label, console=console):
-        images = [open_crop(sample.path) for sample in samples[start : start + BATCH_SIZE]]
-        embeddings = embed(images)
-        if with_flip:
-            mirrored = embed([image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images])
-            embeddings = normalise_rows(embeddings + mirrored)
-        rows[start] = embeddings
-    return np.concatenate(distributed.collect(rows))
+from training.engine.embedding import embed_samples
+from training.weights.foreign import EmbeddingsError, open_network
 
 
 def main(

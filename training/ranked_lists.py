@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from training.data.datasets import ReidDataset, Sample, open_crop
-from training.evaluate import EmbeddedSplits
+from training.engine.evaluation import EmbeddedSplits
 from training.metrics.ranking import Ints, is_excluded
 
 NUM_SHOWN = 10

@@ -20,9 +20,9 @@ from model.files import write_atomically
 from training.curves import draw_curves
 from training.data.datasets import DatasetError, ReidDataset, open_crop
 from training.data.readers import Data, read_dataset
-from training.evaluate import EmbeddedSplits, embed_test, judge
+from training.engine.evaluation import EmbeddedSplits, embed_test, judge
+from training.engine.run_log import ENVIRONMENT_FILE, read_log
 from training.ranked_lists import RankedList, Ranking, choose_queries, draw_ranked_lists
-from training.run_log import ENVIRONMENT_FILE, read_log
 from training.visualize import VisualizeError, attention_maps, draw_attention, to_png
 
 REPORT_FILE = "report.html"

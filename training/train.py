@@ -14,15 +14,16 @@ from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.preprocess import Preprocess
-from training import compatibility, distributed
 from training.data.datasets import DatasetError, ReidDataset
 from training.data.readers import Data, read_dataset
-from training.errors import TrainingError
-from training.evaluate import embed_test, judge, print_rows, score_test_pairs
+from training.engine import compatibility, distributed
+from training.engine.errors import TrainingError
+from training.engine.evaluation import embed_test, judge, score_test_pairs
+from training.engine.run_state import writing
+from training.engine.trainer import STATE_FILE, Trainer
+from training.evaluate import print_rows
 from training.recipes.named import find_recipe, follow
 from training.report import write_report
-from training.run_state import writing
-from training.trainer import STATE_FILE, Trainer
 from training.weights.deployment import DeployError, deploy, download_active
 from training.weights.foreign import EmbeddingsError
 from training.weights.initial import InitialWeightsError, find_initial

@@ -14,7 +14,7 @@ def influence_loss(embeddings_ND: Tensor, labels_N: Tensor, prototypes_CD: Tenso
 
     Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, section 3.2. The classifier
     is made of prototypes as in their section 3.3; its logits are cosines times ``scale`` (see
-    training/compatibility.py).
+    training/engine/compatibility.py).
     """
     cosines_NC = F.normalize(embeddings_ND.float(), dim=1) @ F.normalize(prototypes_CD, dim=1).T
     return F.cross_entropy(scale * cosines_NC, labels_N)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from training.errors import TrainingError
+from training.engine.errors import TrainingError
 
 Value = TypeVar("Value")
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.embedder import Embedder
 from training.data.datasets import ReidDataset, Sample, label_pids
-from training.embed import embed_samples
-from training.errors import TrainingError
-from training.evaluate import EmbeddedSplits, embed_test, judge
+from training.engine.embedding import embed_samples
+from training.engine.errors import TrainingError
+from training.engine.evaluation import EmbeddedSplits, embed_test, judge
 from training.weights.foreign import Floats
 
 TOLERANCE = 0.5

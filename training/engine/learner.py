@@ -10,11 +10,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.layers import ReidNetwork, TrainingOutput
 from model.runtime import cpu_has_bf16
-from training import distributed
-from training.criterion import Criterion
 from training.data.crops import Batch
-from training.errors import TrainingError
-from training.optimizers import make_optimizer
+from training.engine import distributed
+from training.engine.criterion import Criterion
+from training.engine.errors import TrainingError
+from training.engine.optimizers import make_optimizer
 from training.recipes.recipe import Recipe
 from training.weights.teachers import Teacher
 

@@ -21,7 +21,7 @@ from training.data.datasets import ReidDataset
 
 ENVIRONMENT_FILE, LOG_FILE, STEPS_FILE = "environment.json", "metrics.jsonl", "steps.jsonl"
 EVENTS_FOLDER = "tensorboard"
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("reid-gallery", "torch", "torchvision", "openvino", "numpy", "pillow")
 _SECRET_OPTION = re.compile(r"--?[\w-]*(?:key|token|password|secret)[\w-]*", re.IGNORECASE)
 

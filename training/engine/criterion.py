@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from model.layers import TrainingOutput
-from training.errors import TrainingError
+from training.engine.errors import TrainingError
 from training.losses.distillation import influence_loss, teacher_loss, teacher_relations_loss
 from training.losses.metric_learning import batch_hard_triplet_loss, centre_loss, circle_loss, moved_centres
 from training.recipes.recipe import Recipe

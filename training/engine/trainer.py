@@ -22,19 +22,19 @@ from model.embedder import Embedder
 from model.files import write_atomically
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
-from training import distributed
-from training.compatibility import make_prototypes
 from training.data.augment import Augment
 from training.data.crops import Batch, Crops, common_identities, plan_epoch
 from training.data.datasets import DatasetError, ReidDataset, hold_out, label_pids
 from training.data.samplers import IdentitySampler
-from training.errors import TrainingError
-from training.evaluate import evaluate
-from training.learner import Learner, LossNotFinite, Outcome
-from training.optimizers import learning_rate
+from training.engine import distributed
+from training.engine.compatibility import make_prototypes
+from training.engine.errors import TrainingError
+from training.engine.evaluation import evaluate
+from training.engine.learner import Learner, LossNotFinite, Outcome
+from training.engine.optimizers import learning_rate
+from training.engine.run_log import RunLog
+from training.engine.run_state import load_state, save_state, writing
 from training.recipes.recipe import Recipe
-from training.run_log import RunLog
-from training.run_state import load_state, save_state, writing
 from training.weights.initial import Initial
 from training.weights.teachers import Teacher
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from model.files import write_atomically
-from training.errors import TrainingError
+from training.engine.errors import TrainingError
 
 FORMAT = 2
 
