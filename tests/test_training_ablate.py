@@ -20,7 +20,7 @@ from draw_people import write_market1501
 from model.architectures import ARCHITECTURES, TRUNKS, build_network
 from model.checkpoint import load_checkpoint
 from training import ablate, train
-from training.ablate import TABLES, architectures_of
+from training.engine.ablation import TABLES, architectures_of
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 

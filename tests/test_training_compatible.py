@@ -29,6 +29,7 @@ from training.engine.trainer import Trainer
 from training.losses.distillation import influence_loss
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
+from training.reports.finished_run import finish_run
 
 RECIPE: Recipe = replace(
     tiny(),
@@ -154,7 +155,7 @@ def test_compatible_training_makes_new_queries_find_people_in_the_old_gallery(
     recipe = replace(RECIPE, seed=1)
     compatible = trainer(recipe, dataset, tmp_path / "compatible", old).fit()
     other = trainer(replace(recipe, compatible_weight=0.0), dataset, tmp_path / "other", old)
-    plain = train.train_and_judge(other, dataset, resume=False)
+    plain = finish_run(other, other.fit(), dataset)
     assert "not compatible: rank-1 across the two is more than 0.5 points below" in capsys.readouterr().out
     assert load_checkpoint(plain).card.compatible_with is None
     gain = across(compatible, old, people, capsys)["mAP"] - across(plain, old, people, capsys)["mAP"]

@@ -12,7 +12,9 @@ from live_server import crop, encode, person
 from training import describe
 from training.data.datasets import ReidDataset, Sample
 from training.data.readers import read_dataset
-from training.describe import contact_sheet
+from training.reports import contact_sheet as sheets
+from training.reports.contact_sheet import contact_sheet
+from training.reports.description import describe_dataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +72,7 @@ def test_the_same_bytes_in_another_shape_are_another_picture(tmp_path: Path) -> 
     Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
     Image.new("RGB", (30, 20), "red").save(tmp_path / "b.png")
     train, query = (Sample(tmp_path / name, pid, 1) for pid, name in enumerate(("a.png", "b.png"), start=1))
-    report = describe.describe(ReidDataset("generated", tmp_path, (train,), (query,), ()))
+    report = describe_dataset(ReidDataset("generated", tmp_path, (train,), (query,), ()))
     assert report.in_train_and_test == []
 
 
@@ -115,9 +117,9 @@ def test_what_is_no_data_set_ends_in_a_sentence(tmp_path: Path) -> None:
 
 def test_the_contact_sheet_shows_each_crop_in_its_row(manifest: Path) -> None:
     sheet = contact_sheet(read_dataset([str(manifest)]))
-    left, width, height = describe.LABEL_WIDTH, *describe.CELL
-    step = height + describe.CAPTION_HEIGHT + describe.GAP
-    assert sheet.size == (left + 3 * (width + describe.GAP), 4 * step)
+    left, width, height = sheets.LABEL_WIDTH, *sheets.CELL
+    step = height + sheets.CAPTION_HEIGHT + sheets.GAP
+    assert sheet.size == (left + 3 * (width + sheets.GAP), 4 * step)
     third = sheet.crop((left, 2 * step, left + width, 2 * step + height))
     assert third.tobytes() == person(3, 1).tobytes()
     beside = sheet.crop((left + width, 2 * step, sheet.width, 2 * step + height))
@@ -132,14 +134,14 @@ def test_a_large_data_set_makes_a_sheet_of_limited_size_from_all_of_it(tmp_path:
         samples += [Sample(path, pid, camid) for camid in range(20)]
     train, test = tuple(samples[:400]), tuple(samples[400:])
     sheet = contact_sheet(ReidDataset("generated", tmp_path, train, test, test))
-    step = describe.CELL[1] + describe.CAPTION_HEIGHT + describe.GAP
-    assert sheet.height == describe.MAX_ROWS * step
-    reds = [sheet.getpixel((describe.LABEL_WIDTH + 32, row * step + 64)) for row in range(describe.MAX_ROWS)]
-    assert reds == [(1 + 40 * row // describe.MAX_ROWS, 0, 0) for row in range(describe.MAX_ROWS)]
+    step = sheets.CELL[1] + sheets.CAPTION_HEIGHT + sheets.GAP
+    assert sheet.height == sheets.MAX_ROWS * step
+    reds = [sheet.getpixel((sheets.LABEL_WIDTH + 32, row * step + 64)) for row in range(sheets.MAX_ROWS)]
+    assert reds == [(1 + 40 * row // sheets.MAX_ROWS, 0, 0) for row in range(sheets.MAX_ROWS)]
 
 
 def test_a_crop_that_is_query_and_gallery_is_drawn_once(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(crop(1))
     sample = Sample(tmp_path / "a.jpg", 1, 1)
     sheet = contact_sheet(ReidDataset("generated", tmp_path, (), (sample,), (sample,)))
-    assert sheet.width == describe.LABEL_WIDTH + describe.CELL[0] + describe.GAP
+    assert sheet.width == sheets.LABEL_WIDTH + sheets.CELL[0] + sheets.GAP

@@ -16,6 +16,7 @@ from service.settings import Settings
 from training import train
 from training.data.readers import read_dataset
 from training.engine.trainer import STATE_FILE
+from training.options.run import fetch_active
 from training.recipes.named import finetune, follow, tiny
 from training.weights.deployment import DeployError
 
@@ -135,9 +136,9 @@ def test_the_active_network_needs_a_service(people: Path, tmp_path: Path) -> Non
 
 def test_a_run_that_goes_on_starts_from_what_it_kept_of_the_service(tmp_path: Path) -> None:
     with pytest.raises(DeployError):
-        train.fetch_active("http://127.0.0.1:9", tmp_path)
+        fetch_active("http://127.0.0.1:9", tmp_path)
     (tmp_path / STATE_FILE).touch()
-    assert train.fetch_active("http://127.0.0.1:9", tmp_path) == str(tmp_path / "active.safetensors")
+    assert fetch_active("http://127.0.0.1:9", tmp_path) == tmp_path / "active.safetensors"
 
 
 def test_the_whole_loop_is_one_command(service: httpx.Client, tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from live_server import make_checkpoint
 from model.checkpoint import load_checkpoint
 from references import loop_metrics
 from training import report
-from training.curves import draw_curves
 from training.data.datasets import ReidDataset, Sample
 from training.engine.evaluation import EmbeddedSplits, judge
 from training.engine.run_log import RunLog, find_commit, read_log
 from training.engine.trainer import Trainer
-from training.ranked_lists import (
+from training.recipes.named import tiny
+from training.reports.curves import draw_curves
+from training.reports.page import write_report
+from training.reports.ranked_lists import (
     CROP_HEIGHT,
     CROP_WIDTH,
     FRAME,
@@ -40,8 +42,6 @@ from training.ranked_lists import (
     choose_queries,
     draw_ranked_lists,
 )
-from training.recipes.named import tiny
-from training.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\".jpg"
 

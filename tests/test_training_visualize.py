@@ -13,7 +13,7 @@ from live_server import make_checkpoint, person
 from model.attention import RelationAwareGlobalAttention
 from model.checkpoint import load_checkpoint
 from training import visualize
-from training.visualize import VisualizeError, attention_maps, draw_attention, overlay
+from training.reports.attention_maps import VisualizeError, attention_maps, draw_attention, overlay
 
 ROOT = Path(__file__).parent.parent
 

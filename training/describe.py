@@ -4,240 +4,51 @@ Usage: ``python training/describe.py --data DIR [--sheet FILE.png | --no-sheet] 
 decoded; those that cannot be are named, and the command ends with status 1.
 """
 
-import hashlib
 import json
-import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from PIL import Image, ImageDraw, ImageOps
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from typer import Option
 
-from training.data.datasets import (
-    DISTRACTOR_PID,
-    JUNK_PID,
-    SPLITS,
-    DatasetError,
-    ReidDataset,
-    Sample,
-    open_crop,
-)
 from training.data.readers import Data, read_dataset
-
-MAX_ROWS, MAX_COLUMNS, MAX_EXAMPLES = 12, 10, 5
-CELL, LABEL_WIDTH, CAPTION_HEIGHT, GAP = (64, 128), 84, 14, 4
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Least, middle and greatest of some numbers."""
-
-    min: float
-    median: float
-    max: float
-
-    def __str__(self) -> str:
-        return f"{self.min:g} - {self.median:g} - {self.max:g}"
+from training.options.command import command, exit_on_error
+from training.reports.contact_sheet import contact_sheet
+from training.reports.description import describe_dataset, print_report
 
 
 @dataclass(frozen=True)
-class SplitReport:
-    """What is in a split. Junk and distractors are images, and no identities; sizes are in pixels."""
+class DescribeOptions:
+    """What describe.py takes."""
 
-    images: int
-    identities: int
-    identities_in_two_cameras: int
-    cameras: int
-    tracks: int
-    distractors: int
-    junk: int
-    images_per_identity: Spread | None
-    width: Spread | None
-    height: Spread | None
+    data: Data
+    sheet: Annotated[Path, Option(help="The contact sheet to write (PNG).")] = Path("contact-sheet.png")
+    with_sheet: Annotated[bool, Option("--with-sheet/--no-sheet", help="Write it.")] = True
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object alone.")] = False
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is in a data set.
-
-    ``in_train_and_test`` pairs each training image with a query or gallery image of the same pixels, by the
-    SHA-256 of the decoded RGB: the same picture in another container counts, one compressed anew does not.
-    """
-
-    name: str
-    root: str
-    notes: tuple[str, ...]
-    splits: dict[str, SplitReport]
-    in_train_and_test: list[tuple[str, str]]
-    unreadable: list[str]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    width: int
-    height: int
-    digest: bytes
-
-
-def describe(dataset: ReidDataset) -> Report:
-    """Decode every image of a data set and count what is in it."""
-    paths = sorted({sample.path for sample in dataset.samples})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(
-            track(
-                pool.map(_look_at, paths),
-                total=len(paths),
-                description="images",
-                console=Console(stderr=True),
-            )
-        )
-    seen = {path: result for path, result in zip(paths, results, strict=True) if isinstance(result, _Seen)}
-    of_test = {
-        seen[sample.path].digest: sample.path
-        for sample in reversed(dataset.query + dataset.gallery)
-        if sample.path in seen
-    }
-    twins = [
-        (str(sample.path), str(of_test[seen[sample.path].digest]))
-        for sample in dataset.train
-        if sample.path in seen and seen[sample.path].digest in of_test
-    ]
-    return Report(
-        dataset.name,
-        str(dataset.root),
-        dataset.notes,
-        {name: _describe_split(dataset.split(name), seen) for name in SPLITS},
-        twins,
-        [result for result in results if isinstance(result, str)],
-    )
-
-
-def _look_at(path: Path) -> _Seen | str:
-    try:
-        image = open_crop(path)
-    except DatasetError as error:
-        return str(error)
-    pixels = f"{image.width} {image.height} ".encode() + image.tobytes()
-    return _Seen(image.width, image.height, hashlib.sha256(pixels).digest())
-
-
-def _describe_split(samples: Sequence[Sample], seen: dict[Path, _Seen]) -> SplitReport:
-    images = Counter(sample.pid for sample in samples)
-    num_distractors, num_junk = images.pop(DISTRACTOR_PID, 0), images.pop(JUNK_PID, 0)
-    cameras = defaultdict(set)
-    for sample in samples:
-        cameras[sample.pid].add(sample.camid)
-    readable = [seen[sample.path] for sample in samples if sample.path in seen]
-    return SplitReport(
-        images=len(samples),
-        identities=len(images),
-        identities_in_two_cameras=sum(len(cameras[pid]) > 1 for pid in images),
-        cameras=len({sample.camid for sample in samples}),
-        tracks=len({sample.trackid for sample in samples} - {-1}),
-        distractors=num_distractors,
-        junk=num_junk,
-        images_per_identity=_spread(list(images.values())),
-        width=_spread([image.width for image in readable]),
-        height=_spread([image.height for image in readable]),
-    )
-
-
-def _spread(numbers: Sequence[int]) -> Spread | None:
-    return Spread(min(numbers), median(numbers), max(numbers)) if numbers else None
-
-
-def contact_sheet(dataset: ReidDataset) -> Image.Image:
-    """Draw crops of some identities, a row each, taken evenly from training and test; RGB.
-
-    A crop that cannot be read leaves a gap.
-    """
-    people: dict[tuple[str, int], list[Sample]] = defaultdict(list)
-    for title, samples in (("train", dataset.train), ("test", dataset.query + dataset.gallery)):
-        for sample in sorted(dict.fromkeys(samples), key=lambda sample: sample.pid):
-            if sample.pid > DISTRACTOR_PID:
-                people[title, sample.pid].append(sample)
-    rows = _evenly(list(people.items()), MAX_ROWS)
-    width, height = CELL[0] + GAP, CELL[1] + CAPTION_HEIGHT + GAP
-    num_columns = max((min(MAX_COLUMNS, len(samples)) for _, samples in rows), default=0)
-    sheet = Image.new("RGB", (LABEL_WIDTH + num_columns * width, max(1, len(rows)) * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, ((title, pid), crops) in enumerate(rows):
-        draw.text((GAP, row * height + GAP), f"{title} {pid}\n{len(crops)} crops", fill="black")
-        for column, sample in enumerate(_evenly(crops, MAX_COLUMNS)):
-            corner = LABEL_WIDTH + column * width, row * height
-            _paste(sheet, sample.path, corner)
-            draw.text((corner[0], corner[1] + CELL[1]), f"camera {sample.camid}", fill="black")
-    return sheet
-
-
-def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
-    try:
-        sheet.paste(ImageOps.contain(open_crop(path), CELL), corner)
-    except DatasetError:
-        return  # it is named in the report
-
-
-def _evenly(items: Sequence[T], count: int) -> list[T]:
-    """Take at most that many items, evenly spaced.
-
-    >>> _evenly("abcdefgh", 4), _evenly("ab", 4)
-    (['a', 'c', 'e', 'g'], ['a', 'b'])
-    """
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
-
-
-def print_report(report: Report) -> None:
-    """Print a report as a table; ranges are least - median - greatest."""
-    table = Table("", *report.splits, title=f"{report.name} in {report.root}")
-    for name in SplitReport.__dataclass_fields__:
-        values = [getattr(split, name) for split in report.splits.values()]
-        cells = [f"{value:,}" if isinstance(value, int) else str(value or "-") for value in values]
-        table.add_row(name.replace("_", " "), *cells)
-    console = Console()
-    console.print(table)
-    console.print(f"{len(report.in_train_and_test):,} training images are in query or gallery too")
-    for pair in report.in_train_and_test[:MAX_EXAMPLES]:
-        console.print("  {} = {}".format(*pair), markup=False, soft_wrap=True)
-
-
-def main(
-    data: Data,
-    sheet: Annotated[Path, typer.Option(help="The contact sheet to write (PNG).")] = Path(
-        "contact-sheet.png"
-    ),
-    with_sheet: Annotated[bool, typer.Option("--with-sheet/--no-sheet", help="Write it.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object alone.")] = False,
-) -> None:
+def describe(options: DescribeOptions) -> None:
     """Count identities, images, cameras and sizes; find crops in train and test; draw a contact sheet."""
-    try:
-        dataset = read_dataset(data)
-        report = describe(dataset)
-        if with_sheet:
-            sheet.parent.mkdir(parents=True, exist_ok=True)
-            contact_sheet(dataset).save(sheet, "PNG")
-    except (DatasetError, OSError) as error:
-        raise SystemExit(f"describe: {error}") from error
-    if as_json:
+    with exit_on_error("describe", OSError):
+        dataset = read_dataset(options.data)
+        report = describe_dataset(dataset)
+        if options.with_sheet:
+            options.sheet.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet(dataset).save(options.sheet, "PNG")
+    if options.as_json:
         print(json.dumps(asdict(report)))
     else:
         print_report(report)
-    if with_sheet:
-        typer.echo(f"contact sheet in {sheet}", err=True)
+    if options.with_sheet:
+        typer.echo(f"contact sheet in {options.sheet}", err=True)
     for message in report.unreadable:
         typer.echo(message, err=True)
     if report.unreadable:
         raise SystemExit(f"describe: {len(report.unreadable):,} images cannot be read")
 
+
+main = command(DescribeOptions, describe)
 
 if __name__ == "__main__":
     typer.run(main)

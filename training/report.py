@@ -1,160 +1,42 @@
-"""One page about a finished run: figures, curves, ranked lists, attention maps, recipe and environment.
+"""Write the report of a finished run again: one page with figures, curves, ranked lists and attention maps.
 
-Usage: ``python training/report.py --run DIR --data DIR`` writes it again for a run that train.py finished.
-The pictures lie beside the page as PNGs and inside it, so that the page alone can be moved.
+Usage: ``python training/report.py --run DIR --data DIR``, for a run that train.py finished.
 """
 
-import base64
-import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typer import Option
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from model.errors import ModelError
-from model.files import write_atomically
-from training.curves import draw_curves
-from training.data.datasets import DatasetError, ReidDataset, open_crop
 from training.data.readers import Data, read_dataset
-from training.engine.evaluation import EmbeddedSplits, embed_test, judge
-from training.engine.run_log import ENVIRONMENT_FILE, read_log
-from training.ranked_lists import RankedList, Ranking, choose_queries, draw_ranked_lists
-from training.visualize import VisualizeError, attention_maps, draw_attention, to_png
-
-REPORT_FILE = "report.html"
-NUM_ATTENTION = 4  # crops with attention maps, of the worst queries and of those by chance
-_PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+from training.engine.evaluation import embed_test, judge
+from training.options.command import command, exit_on_error
+from training.reports.page import write_report
 
 
-def write_report(
-    run: Path,
-    checkpoint: Checkpoint,
-    dataset: ReidDataset,
-    embeddings: EmbeddedSplits,
-    metrics: dict[str, float],
-) -> Path:
-    """Write report.html and its PNGs into a run's folder and return the page's path.
+@dataclass(frozen=True)
+class ReportOptions:
+    """What report.py takes."""
 
-    Args:
-        run: the folder, with recipe.json, environment.json and metrics.jsonl.
-        checkpoint: the finished network, for its attention maps.
-        dataset: whose query and gallery split it was judged by.
-        embeddings: those of the two splits.
-        metrics: what they gave, in percent.
-
-    Raises:
-        DatasetError: a crop cannot be read.
-        ValueError: a file of the run is not what train.py writes.
-    """
-    recipe, environment, log = _read(run / "recipe.json"), _read(run / ENVIRONMENT_FILE), read_log(run)
-    ranking = Ranking(dataset, embeddings)
-    chosen = choose_queries(ranking.average_precisions(), seed=int(recipe.get("seed", 0)))
-    worst, random = ([ranking.rank(position) for position in positions] for positions in chosen)
-    pictures = {f"curve-{name}": png for name, png in draw_curves(log, metrics).items()}
-    curves = list(pictures)
-    pictures["ranked-worst"] = to_png(draw_ranked_lists(worst))
-    pictures["ranked-random"] = to_png(draw_ranked_lists(random))
-    pictures |= _draw_attention(checkpoint, [*worst[:NUM_ATTENTION], *random[:NUM_ATTENTION]])
-    for name, png in pictures.items():
-        write_atomically(run / f"{name}.png", png)
-    page = _PAGES.get_template(REPORT_FILE).render(
-        run=run.resolve().name,
-        version=checkpoint.version,
-        card=checkpoint.card,
-        dataset=dataset,
-        metrics=metrics,
-        pictures={name: _inline(png) for name, png in pictures.items()},
-        curves=curves,
-        lists={"worst": _rows(worst, dataset), "random": _rows(random, dataset)},
-        num_attention=NUM_ATTENTION,
-        recipe=recipe,
-        environment=_flatten(environment),
-        num_epochs=len(log),
-    )
-    write_atomically(run / REPORT_FILE, page.encode())
-    return run / REPORT_FILE
+    run: Annotated[Path, Option(help="Folder of a run that train.py finished.")]
+    data: Data
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read, and a run has one: {error}") from error
-    return values
-
-
-def _draw_attention(checkpoint: Checkpoint, lists: Sequence[RankedList]) -> dict[str, bytes]:
-    crops = [open_crop(ranked.query.path) for ranked in lists]
-    try:
-        maps = attention_maps(checkpoint, crops)
-    except VisualizeError:
-        return {}  # the page says that there is none
-    across = max(2, 8 // (1 + len(maps)))
-    return {"attention": to_png(draw_attention(crops, maps, across=across))}
-
-
-def _inline(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _rows(lists: Sequence[RankedList], dataset: ReidDataset) -> list[dict[str, object]]:
-    return [
-        {
-            "file": dataset.relative_path(ranked.query),
-            "pid": ranked.query.pid,
-            "camid": ranked.query.camid,
-            "average_precision": 100 * ranked.average_precision,
-            "first_match": ranked.first_match,
-            "num_matches": sum(ranked.is_match),
-        }
-        for ranked in lists
-    ]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Turn nested values into rows of text.
-
-    >>> _flatten({"cpu": {"threads": 2}, "command": ["train", "--resume"], "commit": None})
-    {'cpu threads': '2', 'command': 'train --resume', 'commit': 'none'}
-    """
-    rows: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows |= _flatten(value, f"{prefix}{name} ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, one in enumerate(value, start=1):
-                rows |= _flatten(one, f"{prefix}{name} {number} ")
-        elif isinstance(value, list):
-            rows[prefix + name] = " ".join(map(str, value)) or "none"
-        else:
-            rows[prefix + name] = "none" if value is None else str(value)
-    return rows
-
-
-def main(
-    run: Annotated[Path, typer.Option(help="Folder of a run that train.py finished.")],
-    data: Data,
-) -> None:
+def report(options: ReportOptions) -> None:
     """Write the report of a finished run again."""
-    try:
-        dataset = read_dataset(data, needs=("query", "gallery"))
-        checkpoint = load_checkpoint(run / "network.safetensors")
+    with exit_on_error("report", OSError, ValueError):
+        dataset = read_dataset(options.data, needs=("query", "gallery"))
+        checkpoint = load_checkpoint(options.run / "network.safetensors")
         embeddings = embed_test(Embedder(checkpoint), dataset)
-        path = write_report(run, checkpoint, dataset, embeddings, judge(embeddings, dataset))
-    except (DatasetError, ModelError, OSError, ValueError) as error:
-        raise SystemExit(f"report: {error}") from error
+        path = write_report(options.run, checkpoint, dataset, embeddings, judge(embeddings, dataset))
     print(f"report in {path}")
 
+
+main = command(ReportOptions, report)
 
 if __name__ == "__main__":
     typer.run(main)

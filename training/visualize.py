@@ -1,143 +1,42 @@
 """Show where a network looks: each stage's spatial attention map as a heat map over a crop.
 
 Usage: ``python training/visualize.py --checkpoint FILE IMAGE... --out FILE.png [--common-scale]``.
-Shape legend: N images, h x w positions of a stage.
 """
 
-import io
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib as mpl
-import numpy as np
-import torch
 import typer
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from typer import Argument, Option
 
-from model.attention import RelationAwareGlobalAttention
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.errors import ModelError
+from model.checkpoint import load_checkpoint
 from model.files import write_atomically
-from training.data.datasets import DatasetError, open_crop
-
-Floats = NDArray[np.float32]
-HEAT_SHARE = 0.6
-LEAST_RANGE = 1e-4  # of a colour scale: what differs by less than is printed looks flat
-TILE_WIDTH, TILE_HEIGHT, GAP, MARGIN, HEADER, CAPTION, BAR = 128, 256, 16, 16, 22, 34, 8
-INK, PAPER = (55, 65, 81), (255, 255, 255)
-_HEAT = mpl.colormaps["inferno"]
+from training.data.datasets import open_crop
+from training.options.command import command, exit_on_error
+from training.reports.attention_maps import attention_maps, draw_attention, to_png
 
 
-class VisualizeError(Exception):
-    """There is no map to show; the message says why."""
+@dataclass(frozen=True)
+class VisualizeOptions:
+    """What visualize.py takes."""
+
+    images: Annotated[list[Path], Argument(help="Crops to show.")]
+    checkpoint: Annotated[Path, Option(help="A .safetensors checkpoint.")]
+    out: Annotated[Path, Option(help="The .png to write.")]
+    common_scale: Annotated[bool, Option("--common-scale", help="Colours from 0 to 1 for all maps.")] = False
 
 
-def attention_maps(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> list[Floats]:
-    """Return each stage's spatial attention (N, h, w), values in 0-1, from the first stage to the last.
-
-    Raises:
-        VisualizeError: the network has no spatial attention.
-    """
-    network = checkpoint.network.eval()
-    parts = [
-        module.spatial for module in network.modules() if isinstance(module, RelationAwareGlobalAttention)
-    ]
-    stages = [part for part in parts if part is not None]
-    if not stages:
-        raise VisualizeError(f"{checkpoint.card.architecture} has no spatial attention to show")
-    maps: list[Floats] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        maps.append(output[:, 0].float().cpu().numpy())
-
-    handles = [stage.register_forward_hook(keep) for stage in stages]
-    try:
-        with torch.inference_mode():
-            network(checkpoint.preprocess(images).to(next(network.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return maps
-
-
-def overlay(image: Image.Image, map_hw: Floats, low: float, high: float) -> Image.Image:
-    """Return a crop in grey under the heat of a map: ``low`` is dark violet, ``high`` is light yellow."""
-    spread = (map_hw - low) / max(high - low, LEAST_RANGE)
-    heat = Image.fromarray(spread.clip(0, 1).astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
-    colors = _HEAT(np.asarray(heat), bytes=True)[..., :3]
-    return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colors), HEAT_SHARE)
-
-
-def draw_attention(
-    images: Sequence[Image.Image], maps: Sequence[Floats], *, common_scale: bool = False, across: int = 1
-) -> Image.Image:
-    """Draw for each image the crop, then each stage's map over it, with the range of its values.
-
-    A map's colours run from its own least to its greatest value, or from 0 to 1 with ``common_scale``.
-    ``across`` images share a row.
-    """
-    block_width, row_height = (1 + len(maps)) * (TILE_WIDTH + GAP), TILE_HEIGHT + CAPTION + GAP
-    across = min(across, len(images))
-    num_rows = -(-len(images) // across)
-    size = 2 * MARGIN + across * block_width - GAP, 2 * MARGIN + HEADER + num_rows * row_height - GAP
-    canvas = Image.new("RGB", size, PAPER)
-    titles = ["crop", *(f"RGA {number}: {m.shape[1]} x {m.shape[2]}" for number, m in enumerate(maps, 1))]
-    for column, title in enumerate(titles * across):
-        _write(canvas, MARGIN + column * (TILE_WIDTH + GAP), MARGIN, title)
-    for position, image in enumerate(images):
-        row, block = divmod(position, across)
-        left, top = MARGIN + block * block_width, MARGIN + HEADER + row * row_height
-        crop = image.resize((TILE_WIDTH, TILE_HEIGHT), Image.Resampling.BICUBIC)
-        canvas.paste(crop, (left, top))
-        for stage, maps_Nhw in enumerate(maps, start=1):
-            place = left + stage * (TILE_WIDTH + GAP), top
-            _draw_map(canvas, place, crop, maps_Nhw[position], common_scale=common_scale)
-    return canvas
-
-
-def _draw_map(
-    canvas: Image.Image, place: tuple[int, int], crop: Image.Image, map_hw: Floats, *, common_scale: bool
-) -> None:
-    left, top = place
-    least, greatest = float(map_hw.min()), float(map_hw.max())
-    low, high = (0.0, 1.0) if common_scale else (least, greatest)
-    canvas.paste(overlay(crop, map_hw, low, high), place)
-    bar = _HEAT(np.linspace(0, 1, TILE_WIDTH), bytes=True)[None, :, :3].repeat(BAR, axis=0)
-    canvas.paste(Image.fromarray(bar), (left, top + TILE_HEIGHT + 4))
-    scale = " of 0 - 1" if common_scale else ""
-    _write(canvas, left, top + TILE_HEIGHT + 6 + BAR, f"{least:.4f} - {greatest:.4f}{scale}")
-
-
-def _write(canvas: Image.Image, left: int, top: int, text: str) -> None:
-    ImageDraw.Draw(canvas).text((left, top), text, fill=INK, font=ImageFont.load_default(12))
-
-
-def to_png(image: Image.Image) -> bytes:
-    """Return an image as PNG."""
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return png.getvalue()
-
-
-def main(
-    images: Annotated[list[Path], typer.Argument(help="Crops to show.")],
-    checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
-    out: Annotated[Path, typer.Option(help="The .png to write.")],
-    common_scale: Annotated[
-        bool, typer.Option("--common-scale", help="Colours from 0 to 1 for all maps.")
-    ] = False,
-) -> None:
+def visualize(options: VisualizeOptions) -> None:
     """Draw each stage's spatial attention over crops."""
-    try:
-        crops = [open_crop(path) for path in images]
-        maps = attention_maps(load_checkpoint(checkpoint), crops)
-        write_atomically(out, to_png(draw_attention(crops, maps, common_scale=common_scale)))
-    except (DatasetError, ModelError, VisualizeError, OSError) as error:
-        raise SystemExit(f"visualize: {error}") from error
+    with exit_on_error("visualize", OSError):
+        crops = [open_crop(path) for path in options.images]
+        maps = attention_maps(load_checkpoint(options.checkpoint), crops)
+        picture = draw_attention(crops, maps, common_scale=options.common_scale)
+        write_atomically(options.out, to_png(picture))
 
+
+main = command(VisualizeOptions, visualize)
 
 if __name__ == "__main__":
     typer.run(main)

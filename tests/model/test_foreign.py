@@ -30,7 +30,7 @@ from model.interop.graphs import MAX_GRAPH_BYTES
 from model.interop.trial import try_apart, try_out
 from model.preprocess import Color
 from model.runtime import DEVICES, Floats, cpu_has_bf16
-from training.visualize import attention_maps
+from training.reports.attention_maps import attention_maps
 from training.weights.foreign import open_network
 from training.weights.initial import find_initial
 from training.weights.teachers import open_teacher

@@ -1,0 +1,51 @@
+"""Register a checkpoint with a service, have it judged on the gallery, and put it in service if asked to.
+
+Usage: ``python training/deploy.py --checkpoint FILE --to URL [--activate] [--require-better]``. With
+--deploy URL train.py does the same at the end of a run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from training.options.command import command, exit_on_error
+from training.weights.deployment import deploy as deploy_checkpoint
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What deploy.py takes."""
+
+    checkpoint: Annotated[Path, Option(help="A .safetensors checkpoint.")]
+    to: Annotated[str, Option(help="URL of the service.")]
+    activate: Annotated[bool, Option("--activate", help="Put it in service there, and wait until it is.")] = (
+        False
+    )
+    require_better: Annotated[
+        bool, Option("--require-better", help="Unless it is worse on the gallery's own people.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """End the process if options contradict each other."""
+        if self.require_better and not self.activate:
+            raise SystemExit("deploy: --require-better needs --activate")
+
+
+def deploy(options: DeployOptions) -> None:
+    """Register a checkpoint with a service, and put it in service if asked to."""
+    with exit_on_error("deploy", OSError):
+        deploy_checkpoint(
+            options.checkpoint,
+            options.to,
+            is_activated=options.activate,
+            require_better=options.require_better,
+        )
+
+
+main = command(DeployOptions, deploy)
+
+if __name__ == "__main__":
+    typer.run(main)

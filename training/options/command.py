@@ -1,0 +1,67 @@
+"""From a dataclass of options to a command, and from an error to one line on the terminal."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from model.errors import ModelError
+from training.data.datasets import DatasetError
+from training.engine.errors import TrainingError
+from training.reports.attention_maps import VisualizeError
+from training.weights.deployment import DeployError
+from training.weights.foreign import EmbeddingsError
+from training.weights.initial import InitialWeightsError
+
+Fields = ParamSpec("Fields")
+Options = TypeVar("Options")
+
+EXPECTED_ERRORS = (
+    DatasetError,
+    DeployError,
+    EmbeddingsError,
+    InitialWeightsError,
+    ModelError,
+    TrainingError,
+    VisualizeError,
+)
+"""Errors whose message says what went wrong and what to do, so that no traceback is needed."""
+
+
+def command(options: Callable[Fields, Options], body: Callable[[Options], None]) -> Callable[Fields, None]:
+    """Return a function for ``typer.run`` that takes a dataclass's fields and gives ``body`` the dataclass.
+
+    Args:
+        options: a dataclass whose fields are annotated with typer's options and arguments.
+        body: the command; its docstring is the command's help.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Greeting:
+    ...     name: str
+    ...     mark: str = "!"
+    >>> greet = command(Greeting, lambda greeting: print(greeting.name + greeting.mark))
+    >>> greet("Anna", mark="?")
+    Anna?
+    """
+
+    def main(*args: Fields.args, **kwargs: Fields.kwargs) -> None:
+        body(options(*args, **kwargs))
+
+    main.__doc__ = body.__doc__
+    main.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]  # what typer reads
+    return main
+
+
+@contextmanager
+def exit_on_error(place: str, *others: type[Exception]) -> Iterator[None]:
+    """End the process with ``PLACE: MESSAGE`` and status 1 on an expected error, or on one of ``others``.
+
+    Raises:
+        SystemExit: such an error was raised inside.
+    """
+    expected: tuple[type[Exception], ...] = (*EXPECTED_ERRORS, *others)
+    try:
+        yield
+    except expected as error:
+        raise SystemExit(f"{place}: {error}") from error
