@@ -27,7 +27,7 @@ class LossNotFinite(Exception):
         self.losses = losses
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What one batch, of all processes, gave: ``losses`` holds ``loss``, their sum, and every term."""
 
     losses: dict[str, float]
@@ -81,7 +81,7 @@ class Learner:
             neck: Any = self.network.neck
             neck.eval()
 
-    def learn(self, batch: Batch, num_batches: int = 1) -> Outcome:
+    def train_step(self, batch: Batch, num_batches: int = 1) -> StepResult:
         """Add a batch's gradient, as one of so many that make an update.
 
         Raises:
@@ -101,9 +101,9 @@ class Learner:
             raise LossNotFinite(losses)
         self._scaler.scale(loss / num_batches).backward()
         self.criterion.move_centres(output, labels)
-        return Outcome(losses, int((output.logits.argmax(dim=1) == labels).sum()), len(labels))
+        return StepResult(losses, int((output.logits.argmax(dim=1) == labels).sum()), len(labels))
 
-    def update(self, rate: float) -> None:
+    def optimizer_step(self, rate: float) -> None:
         """Step along the gradient that has gathered, at a learning rate."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate

@@ -4,19 +4,17 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
-from model.attention import RelationAwareGlobalAttention
 from model.checkpoint import Card, Checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.files import write_atomically
@@ -30,12 +28,13 @@ from training.engine import distributed
 from training.engine.compatibility import make_prototypes
 from training.engine.errors import TrainingError
 from training.engine.evaluation import evaluate
-from training.engine.learner import Learner, LossNotFinite, Outcome
+from training.engine.learner import Learner, LossNotFinite
 from training.engine.optimizers import learning_rate
+from training.engine.progress import Meter, explain_dead_workers, progress_bar
 from training.engine.run_log import RunLog
 from training.engine.run_state import load_state, save_state, writing
 from training.recipes.recipe import Recipe
-from training.weights.initial import Initial
+from training.weights.initial import Initial, freeze_all_but_attention
 from training.weights.teachers import Teacher
 
 STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
@@ -44,26 +43,6 @@ STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
     "best.safetensors",
     "recipe.json",
 )
-
-
-@dataclass
-class Meter:
-    """Running sums of an epoch."""
-
-    num_images: int = 0
-    loss: float = 0.0
-    num_correct: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        """Count one batch."""
-        self.loss += outcome.losses["loss"] * outcome.num_images
-        self.num_correct += outcome.num_correct
-        self.num_images += outcome.num_images
-
-    def summary(self) -> dict[str, float]:
-        """Return the mean loss and the accuracy in percent."""
-        count = max(1, self.num_images)
-        return {"loss": self.loss / count, "accuracy": 100 * self.num_correct / count}
 
 
 class Trainer:
@@ -136,7 +115,7 @@ class Trainer:
                 not finite.
         """
         self._prepare_folder(resume)
-        with _naming_dead_workers(), closing(self._log), _progress() as progress:
+        with explain_dead_workers(), closing(self._log), progress_bar() as progress:
             while self._epoch < self.recipe.num_epochs:
                 started, counted = time.monotonic(), self._meter.num_images
                 self._learner.train()
@@ -194,9 +173,9 @@ class Trainer:
                 first = step - step % recipe.accumulation_steps
                 num_batches = min(recipe.accumulation_steps, num_steps - first)
                 rate = learning_rate(recipe, epoch + first / num_steps)
-                self._learn(step, batch, num_batches, rate)
+                self._train_step(step, batch, num_batches, rate)
                 if step + 1 == first + num_batches:
-                    self._learner.update(rate)
+                    self._learner.optimizer_step(rate)
                     self._step = step + 1
                     self._save_in_time()
                 status = "loss {loss:.3f}  accuracy {accuracy:.1f} %"
@@ -220,23 +199,23 @@ class Trainer:
         )
         return loader, len(plan)
 
-    def _learn(self, step: int, batch: Batch, num_batches: int, rate: float) -> None:
+    def _train_step(self, step: int, batch: Batch, num_batches: int, rate: float) -> None:
         try:
-            outcome = self._learner.learn(batch, num_batches)
+            result = self._learner.train_step(batch, num_batches)
         except LossNotFinite as error:
-            path = self._write_down(step, batch, error.losses)
+            path = self._dump_batch(step, batch, error.losses)
             raise TrainingError(
                 f"{error} in step {step + 1} of epoch {self._epoch + 1}: the batch is in {path}; lower the "
                 "learning rate, or look at the crops of it"
             ) from error
-        self._meter.add(outcome)
+        self._meter.add(result)
         if distributed.rank() == 0:
             self._log.step(
-                {"epoch": self._epoch + 1, "step": step + 1, **outcome.losses, "learning_rate": rate}
+                {"epoch": self._epoch + 1, "step": step + 1, **result.losses, "learning_rate": rate}
             )
 
-    def _write_down(self, step: int, batch: Batch, losses: dict[str, float]) -> Path:
-        """Keep a batch that broke the run: what it was made of as JSON, its tensors beside."""
+    def _dump_batch(self, step: int, batch: Batch, losses: dict[str, float]) -> Path:
+        """Write the batch that broke the run: its crops as JSON, its tensors beside."""
         name = "nan-batch" if distributed.world_size() == 1 else f"nan-batch-{distributed.rank()}"
         samples = [self._samples[position] for position in batch.positions.tolist()]
         facts = {
@@ -258,7 +237,7 @@ class Trainer:
         self._epoch, self._step, self._meter = self._epoch + 1, 0, Meter()
         metrics: dict[str, float] = {}
         if self.recipe.evaluate_every and self._epoch % self.recipe.evaluate_every == 0:
-            metrics = self._judge()
+            metrics = self._validate()
             summary |= {f"held_out_{name}": value for name, value in metrics.items()}
         if distributed.rank() == 0:
             self._log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
@@ -270,8 +249,8 @@ class Trainer:
         self._best = max(self._best, metrics.get("mAP", -1.0))
         self._save()
 
-    def _judge(self) -> dict[str, float]:
-        """Judge the network as it is by the people who are held out."""
+    def _validate(self) -> dict[str, float]:
+        """Evaluate the network on the identities that are held out."""
         network: Any = copy.deepcopy(self._learner.ema.module).eval()
         device = "cuda" if self._device.type == "cuda" else "torch-cpu"
         return evaluate(Embedder(Checkpoint(network, self.card(), ""), device), self.dataset)
@@ -356,29 +335,6 @@ class Trainer:
         )
 
 
-@contextmanager
-def _naming_dead_workers() -> Iterator[None]:
-    """Say in one line that a data loader's process died: torch raises from a signal handler, anywhere."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            "a process that reads crops died: there is too little memory, or shared memory; "
-            "give it more, or --workers 0"
-        ) from error
-
-
-def freeze_all_but_attention(network: ReidNetwork) -> None:
-    """Leave the RGA modules and the classifier to train, and what the rest knows as it is."""
-    network.requires_grad_(False)
-    network.classifier.requires_grad_(True)
-    for module in network.modules():
-        if isinstance(module, RelationAwareGlobalAttention):
-            module.requires_grad_(True)
-
-
 def step_seed(*place: int) -> int:
     """Return the seed of what is drawn in a step, such as dropout, from (seed, epoch, step, rank).
 
@@ -386,14 +342,3 @@ def step_seed(*place: int) -> int:
     True
     """
     return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7])
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-        disable=distributed.rank() != 0,
-    )

@@ -170,3 +170,12 @@ def _download(architecture: str) -> dict[str, Tensor]:
             "machine that has it and give that as --init FILE, or start from nothing with --init none"
         ) from error
     return tensors
+
+
+def freeze_all_but_attention(network: ReidNetwork) -> None:
+    """Let only the RGA modules and the classifier train; all other weights stay as they are."""
+    network.requires_grad_(False)
+    network.classifier.requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, RelationAwareGlobalAttention):
+            module.requires_grad_(True)

@@ -24,7 +24,7 @@ from training.engine.ablation import TABLES, architectures_of
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPE: Recipe = replace(tiny(), precision="fp32", learning_rate=5e-3, warmup_epochs=0.2)
 NAMES = ["plain_tiny", "rga_sc_tiny"]
 

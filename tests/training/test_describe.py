@@ -16,7 +16,7 @@ from training.reports import contact_sheet as sheets
 from training.reports.contact_sheet import contact_sheet
 from training.reports.description import describe_dataset
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

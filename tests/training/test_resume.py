@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from live_server import crop
+from market1501_people import write_people
 from model.checkpoint import load_checkpoint
 from training.data.readers import read_market1501
 from training.engine.errors import TrainingError
@@ -21,16 +21,7 @@ from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 from training.weights.teachers import EmbeddingsTeacher
 
-ROOT = Path(__file__).parent.parent
-
-
-def write_people(folder: Path, pids: range, cameras: range, images: int) -> None:
-    folder.mkdir(parents=True)
-    for pid in pids:
-        for camera in cameras:
-            for image in range(images):
-                name = f"{pid:04d}_c{camera}s1_{image:06d}_00.jpg"
-                (folder / name).write_bytes(crop(pid, 1 + 10 * camera + image))
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +38,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of a run that was never stopped and of the same one that was killed many times."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(people), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, str(ROOT / "tests" / "support" / "killed_run.py"), str(people), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout.splitlines()[-1]) >= 5

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from live_server import make_checkpoint
+from market1501_people import write_people
 from model.architectures import build_network
 from model.checkpoint import load_checkpoint
 from model.preprocess import Preprocess
 from model.runtime import convert
-from test_training_resume import write_people
 from training.data.crops import Batch
 from training.data.datasets import ReidDataset, open_crop
 from training.data.readers import read_market1501
@@ -65,16 +65,16 @@ def test_accumulated_batches_make_the_mean_of_their_gradients() -> None:
     each = []
     for seed in (1, 2):
         learner = make_learner(PLAIN)
-        learner.learn(make_batch(seed))
+        learner.train_step(make_batch(seed))
         each.append(gradients(learner))
     both = make_learner(PLAIN)
     for seed in (1, 2):
-        both.learn(make_batch(seed), num_batches=2)
+        both.train_step(make_batch(seed), num_batches=2)
     for name, gradient in gradients(both).items():
         torch.testing.assert_close(gradient, (each[0][name] + each[1][name]) / 2)
     before = {name: value.detach().clone() for name, value in both.network.named_parameters()}
     gathered = gradients(both)
-    both.update(0.1)
+    both.optimizer_step(0.1)
     for name, value in both.network.named_parameters():
         torch.testing.assert_close(value.detach(), before[name] - 0.1 * gathered.get(name, torch.zeros(1)))
     assert not gradients(both)
@@ -83,10 +83,10 @@ def test_accumulated_batches_make_the_mean_of_their_gradients() -> None:
 def test_recomputing_changes_no_number() -> None:
     plain, saving = make_learner(PLAIN), make_learner(replace(PLAIN, recomputes=True))
     for seed in range(3):
-        outcomes = [learner.learn(make_batch(seed)) for learner in (plain, saving)]
+        outcomes = [learner.train_step(make_batch(seed)) for learner in (plain, saving)]
         assert outcomes[0] == outcomes[1]
         for learner in (plain, saving):
-            learner.update(0.1)
+            learner.optimizer_step(0.1)
     for left, right in zip(plain.ema.state_dict().values(), saving.ema.state_dict().values(), strict=True):
         assert torch.equal(left, right)
 
@@ -94,12 +94,12 @@ def test_recomputing_changes_no_number() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_lower_precision_trains_as_fp32_does_but_for_rounding(precision: str) -> None:
     lower, full = make_learner(replace(PLAIN, precision=precision)), make_learner(PLAIN)
-    losses = [[learner.learn(make_batch(1)).losses["loss"] for learner in (lower, full)]]
+    losses = [[learner.train_step(make_batch(1)).losses["loss"] for learner in (lower, full)]]
     for learner in (lower, full):
-        learner.update(1e-3)
+        learner.optimizer_step(1e-3)
     for ours, expected in zip(weights(lower), weights(full), strict=True):
         torch.testing.assert_close(ours, expected, atol=2e-3, rtol=2e-2)
-    losses.append([learner.learn(make_batch(1)).losses["loss"] for learner in (lower, full)])
+    losses.append([learner.train_step(make_batch(1)).losses["loss"] for learner in (lower, full)])
     assert all(left == pytest.approx(right, rel=0.02) for left, right in losses)
     assert losses[0][0] != losses[0][1]
     assert bool(lower.state_dict()["scaler"]) == (precision == "fp16")
@@ -111,10 +111,10 @@ def weights(learner: Learner) -> list[Tensor]:
 
 def test_fp16_steps_over_a_gradient_that_overflows_and_scales_less_after_it() -> None:
     learner = make_learner(replace(PLAIN, precision="fp16"))
-    learner.learn(make_batch(1))
+    learner.train_step(make_batch(1))
     learner.network.classifier.weight.grad = torch.full((4, 64), torch.inf)  # type: ignore[union-attr]
     before, scale = weights(learner), learner.state_dict()["scaler"]["scale"]
-    learner.update(0.1)
+    learner.optimizer_step(0.1)
     assert all(map(torch.equal, before, weights(learner)))
     assert learner.state_dict()["scaler"]["scale"] == scale / 2
 
@@ -124,15 +124,15 @@ def test_the_average_follows_the_weights_by_its_decay() -> None:
     name = "classifier.weight"
     kept = []
     for seed in (1, 2):
-        learner.learn(make_batch(seed))
-        learner.update(0.1)
+        learner.train_step(make_batch(seed))
+        learner.optimizer_step(0.1)
         kept.append(learner.network.state_dict()[name].clone())
     expected = 0.75 * kept[0] + 0.25 * kept[1]
     torch.testing.assert_close(learner.ema.module.state_dict()[name], expected)
     bare = make_learner(replace(PLAIN, ema_decay=0.0))
     for seed in (1, 2):
-        bare.learn(make_batch(seed))
-        bare.update(0.1)
+        bare.train_step(make_batch(seed))
+        bare.optimizer_step(0.1)
     for key, value in bare.ema.module.state_dict().items():
         assert torch.equal(value, bare.network.state_dict()[key])
 
@@ -140,7 +140,7 @@ def test_the_average_follows_the_weights_by_its_decay() -> None:
 def test_frozen_statistics_of_the_neck_stay() -> None:
     learner = make_learner(replace(PLAIN, frozen_neck_statistics=True))
     before = {key: value.clone() for key, value in learner.network.state_dict().items()}
-    learner.learn(make_batch(1))
+    learner.train_step(make_batch(1))
     after = learner.network.state_dict()
     assert torch.equal(after["neck.running_mean"], before["neck.running_mean"])
     assert not torch.equal(after["backbone.0.1.running_mean"], before["backbone.0.1.running_mean"])
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     batch = make_batch(1)
     batch.images[3, 0, 0, 0] = torch.nan
     with pytest.raises(LossNotFinite, match="the loss became nan") as caught:
-        learner.learn(batch)
+        learner.train_step(batch)
     assert set(caught.value.losses) == {"loss", "identity", "triplet"}
     assert not gradients(learner)
 
@@ -180,7 +180,7 @@ def test_compiling_without_a_compiler_ends_in_a_sentence() -> None:
         torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/c++")}),
         pytest.raises(TrainingError, match="--compile does not work here, train without it") as caught,
     ):
-        learner.learn(make_batch(1))
+        learner.train_step(make_batch(1))
     assert "\n" not in str(caught.value)
     assert not any("_orig_mod" in name for name in learner.network.state_dict())
 
@@ -232,7 +232,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(tmp_path: Pa
     same.network.load_state_dict(load_checkpoint(tmp_path / "teacher.safetensors").network.state_dict())
     same.network.eval()  # the teacher's statistics; the head of training mode is wanted all the same
     same.network.training = True
-    losses = [learner.learn(make_batch(1)).losses for learner in (same, other)]
+    losses = [learner.train_step(make_batch(1)).losses for learner in (same, other)]
     assert losses[0]["teacher_relations"] == pytest.approx(0, abs=1e-4)
     assert losses[1]["teacher_relations"] > 0.1
     assert losses[0]["teacher"] == pytest.approx(0, abs=1e-4)  # of one size there is no head between them

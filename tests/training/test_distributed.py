@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from live_server import make_checkpoint
+from market1501_people import write_people
 from model.checkpoint import load_checkpoint
-from test_training_resume import write_people
 from training import train
 from training.data.datasets import ReidDataset, Sample
 from training.data.readers import read_market1501
@@ -24,7 +24,7 @@ from training.engine.errors import TrainingError
 from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPE = replace(
     tiny(),
     num_epochs=20,

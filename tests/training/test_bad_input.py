@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from live_server import make_checkpoint
-from test_training_resume import write_people
+from market1501_people import write_people
 from training import train
 from training.recipes.named import tiny
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def write_dataset(root: Path, pids: range) -> Path:

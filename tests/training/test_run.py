@@ -36,7 +36,7 @@ from training.weights.deployment import DeployError, deploy
 from training.weights.foreign import EmbeddingsError, open_network
 from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def write_people(folder: Path, pids: range, cameras: range, images: int) -> None:

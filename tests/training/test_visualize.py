@@ -15,7 +15,7 @@ from model.checkpoint import load_checkpoint
 from training import visualize
 from training.reports.attention_maps import VisualizeError, attention_maps, draw_attention, overlay
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

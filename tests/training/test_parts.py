@@ -15,8 +15,7 @@ from model.architectures import build_network
 from model.checkpoint import Card, load_checkpoint, save_checkpoint
 from model.resizing import resize_relations
 from training.data.samplers import IdentitySampler
-from training.engine.trainer import freeze_all_but_attention
-from training.weights.initial import Initial, InitialWeightsError, find_initial
+from training.weights.initial import Initial, InitialWeightsError, find_initial, freeze_all_but_attention
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""A training run that dies by SIGKILL again and again: ``python tests/killed_run.py PEOPLE FOLDER``.
+"""A training run that dies by SIGKILL again and again: ``python tests/support/killed_run.py PEOPLE FOLDER``.
 
 FOLDER/whole is a run that was never stopped. FOLDER/killed is the same run, killed in the middle of a step in
 each of its lives but the last, with other numbers of workers and other times between states in each. A life
