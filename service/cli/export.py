@@ -26,10 +26,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO, Protocol
 
+from model.data.folders import MANIFEST
 from service.cli.terminal import Tell
 from service.client import CROP_MISSING, Client, ClientError, Failure, Refused
 
-MANIFEST, ABOUT, EMBEDDINGS = "gallery.csv", "gallery.json", "embeddings.npy"
+ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
 COLUMNS = ("path", "identity_id", "camera_id", "captured_at", "track_id", "item_id")
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 AT_ONCE = 64

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.data.folders import IMAGE_SUFFIXES
+from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 from service.client import CropFile
-from service.uploads.layouts import DISTRACTOR_PID, IMAGE_SUFFIXES, JUNK_PID, Layout, parse_market1501_name
+from service.uploads.layouts import Layout
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from service.cli.export import COLUMNS, MANIFEST
+from model.data.folders import MANIFEST
+from service.cli.export import COLUMNS
 from service.cli.folders import find_crops
 from service.client import ClientError, Failure
 from service.uploads.layouts import Layout

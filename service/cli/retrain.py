@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.export import MANIFEST, Format
+from model.data.folders import MANIFEST
+from service.cli.export import Format
 from service.cli.export import export as export_gallery
 from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
 from service.cli.terminal import out, progress, say

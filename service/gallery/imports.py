@@ -22,6 +22,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from model.data.folders import MANIFEST
+from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 from service.errors import BadArchive, CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
@@ -30,8 +32,8 @@ from service.jobs.jobs import Cancelled, Stopped, add_job, advance
 from service.serving.serving import Serving
 from service.store.doomed import mark_doomed
 from service.store.tables import Job, JobFile
-from service.uploads.archives import MANIFEST, MAX_MEMBERS, Archive
-from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, Layout, parse_market1501_name
+from service.uploads.archives import MAX_MEMBERS, Archive
+from service.uploads.layouts import Layout
 from service.uploads.requests import read_upload
 
 logger = structlog.get_logger(__name__)

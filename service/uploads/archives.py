@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
+from model.data.folders import IMAGE_SUFFIXES, MANIFEST
 from service.errors import BadArchive
-from service.uploads.layouts import IMAGE_SUFFIXES
 
-MANIFEST = "gallery.csv"
 BESIDE_MANIFEST = ("gallery.json", "embeddings.npy")
 """What an export of ours has too, and an import does not need."""
 

@@ -32,13 +32,13 @@ from rich.table import Table
 
 from live_server import TIMEOUT_S, upload_model, wait_for_job
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
+from model.data.market import DISTRACTOR_PID
 from model.embedder import Embedder
 from service.serving.stored import CROPS_AT_ONCE
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.upkeep.check import check
-from service.uploads.layouts import DISTRACTOR_PID
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost
 
 NUM_TIMED = 400

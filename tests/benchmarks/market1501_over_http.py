@@ -41,8 +41,8 @@ import httpx
 from PIL import Image
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 from model.embedder import Embedder
-from service.uploads.layouts import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 
 ROOT = Path(__file__).parents[2]
 DEPTH = 100

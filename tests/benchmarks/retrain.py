@@ -33,7 +33,7 @@ from rich.table import Table
 
 from killed_server import ROOT
 from live_server import TIMEOUT_S, encode, images
-from service.uploads.layouts import DISTRACTOR_PID
+from model.data.market import DISTRACTOR_PID
 from swapped_server import Labelled, Server, enroll_all
 
 NUM_IN_FLIGHT = 2

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.data.folders import IMAGE_SUFFIXES, MANIFEST
 from training.data.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample
 
-MANIFEST_NAMES = ("manifest.csv", "gallery.csv")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+MANIFEST_NAMES = ("manifest.csv", MANIFEST)
 JUNK = "-1"
 HELD_OUT_SHARE = 0.2
 _CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?[_-]?)?(\d+)(?![\da-rt-z])", re.IGNORECASE)

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from model.data.folders import IMAGE_SUFFIXES
+from model.data.market import MARKET1501_NAME
 from training.data.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
-from training.data.manifests import IMAGE_SUFFIXES, MANIFEST_NAMES, check_files, read_folders, read_manifest
+from training.data.manifests import MANIFEST_NAMES, check_files, read_folders, read_manifest
 
-_MARKET1501_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d{6}_\d{2}\.jpg(?:\.jpg)?")
 _CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
 _MSMT17_LINE = re.compile(r"((?:.*/)?\d+_\d+_(\d{1,4})_[^/ ]+) (\d{1,9})\s*")
 _MSMT17_FOLDERS = {"train": "test", "mask_train_v2": "mask_test_v2"}  # V1; V2, with faces masked
@@ -38,7 +39,7 @@ def read_market1501(root: Path) -> ReidDataset:
     """
     root = _first_folder(root, "Market-1501-v15.09.15")
     train, query, gallery = (
-        _read_folder(root / name, ("*.jpg",), _MARKET1501_NAME, "0002_c1s1_000451_03.jpg")
+        _read_folder(root / name, ("*.jpg",), MARKET1501_NAME, "0002_c1s1_000451_03.jpg")
         for name in _SPLIT_FOLDERS
     )
     train = tuple(sample for sample in train if sample.pid > DISTRACTOR_PID)

@@ -18,9 +18,10 @@ import pytest
 
 from command_line import REID, ROOT, put, reid
 from live_server import TIMEOUT_S, crop
+from model.data.market import parse_market1501_name
 from service.cli.folders import find_crops
 from service.client import CropFile
-from service.uploads.layouts import Layout, parse_market1501_name
+from service.uploads.layouts import Layout
 
 
 @dataclass(frozen=True)

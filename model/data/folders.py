@@ -1,0 +1,7 @@
+"""Which files of a folder are images, and the name of the file that labels them."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+"""Suffixes of image files, in lower case."""
+
+MANIFEST = "gallery.csv"
+"""The file of an archive or an exported gallery that has a row for each crop."""
