@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from service.api.schemas.gallery import Problem
+from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
 from service.errors import InvalidRequest, ServiceError
 from service.store.failures import to_service_error

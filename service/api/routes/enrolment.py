@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 from service.api.idempotency import keep_answer
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
-from service.api.schemas.gallery import EnrolmentAnswer, JobAnswer
+from service.api.schemas.gallery import EnrolmentAnswer
+from service.api.schemas.jobs import JobAnswer
 from service.errors import InvalidRequest
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll

@@ -8,8 +8,16 @@ from fastapi import APIRouter, Header, Query, Response
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
 from service.api.schemas.fields import Page, number_of_cursor
-from service.api.schemas.gallery import DeletionAnswer, DeletionOrder, GalleryItem, ItemAnswer, ItemsAnswer
-from service.api.schemas.identities import Correction, CorrectionAnswer, given
+from service.api.schemas.gallery import (
+    Correction,
+    CorrectionAnswer,
+    DeletionAnswer,
+    DeletionOrder,
+    GalleryItem,
+    ItemAnswer,
+    ItemsAnswer,
+)
+from service.api.schemas.identities import given
 from service.errors import InvalidRequest
 from service.gallery.items import delete_item as delete_gallery_item
 from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from service.api.problems import responses
 from service.api.routes.dependencies import AnyServing
-from service.api.schemas.gallery import Status
+from service.api.schemas.health import Status
 
 router = APIRouter(tags=["operations"])
 

@@ -16,21 +16,21 @@ from service.api.schemas.identities import (
     IdentityFields,
     IdentityPage,
     ItemPage,
-    MergeOrder,
     NewIdentity,
+    TimelineAnswer,
+    TimelineVisit,
+    given,
+)
+from service.api.schemas.operations import (
+    MergeOrder,
     OperationAnswer,
     OperationFields,
     OperationPage,
     OperationsAnswer,
     RejectOrder,
     SplitOrder,
-    SuggestedPair,
-    SuggestionFields,
-    SuggestionsAnswer,
-    TimelineAnswer,
-    TimelineVisit,
-    given,
 )
+from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
 from service.errors import InvalidRequest
 from service.gallery.items import list_items

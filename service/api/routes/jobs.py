@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyStore, RequestId
-from service.api.schemas.gallery import JobAnswer, JobsAnswer, JobState
+from service.api.schemas.jobs import JobAnswer, JobsAnswer, JobState
 from service.jobs.jobs import cancel, find_job, list_jobs
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

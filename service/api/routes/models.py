@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 
 from service.api.problems import responses
 from service.api.routes.dependencies import OpenStore, ReadyStore, RequestId
-from service.api.schemas.gallery import JobAnswer
+from service.api.schemas.jobs import JobAnswer
 from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
 from service.jobs.jobs import Progress
 from service.store.tables import Job

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
 from service.api.schemas.fields import AttributePairs, Names, Seconds, selection_of
-from service.api.schemas.gallery import SearchAnswer
+from service.api.schemas.search import SearchAnswer
 from service.gallery.metadata import OptionalName, OptionalTime, blank_is_none
 from service.search.search import Query, search
 

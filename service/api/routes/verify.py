@@ -7,7 +7,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
 from service.api.routes.search import MAX_IMAGES, Images
-from service.api.schemas.gallery import VerifyAnswer
+from service.api.schemas.search import VerifyAnswer
 from service.errors import InvalidRequest
 from service.gallery.metadata import OptionalName
 from service.search.verify import verify_crops, verify_identity

@@ -1,20 +1,27 @@
-"""Bodies of requests and answers, as the API documents them."""
+"""Bodies of requests and answers about gallery items."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.schemas.fields import SelectionFields, cursor_of
 from service.gallery.enrolment import Enrolment
-from service.jobs.jobs import Progress
-from service.search.ranking import Match
-from service.search.search import Answer
-from service.search.verify import Verified
-from service.serving.thresholds import Decision, Source
-from service.store.tables import Item, now
+from service.gallery.metadata import OptionalIdentityName, OptionalName, OptionalTime
+from service.store.tables import Item
+
+
+class Correction(BaseModel):
+    """What to change of an item; absent fields stay, null ones are cleared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity_id: OptionalIdentityName = None
+    camera_id: OptionalName = None
+    captured_at: OptionalTime = None
+    track_id: OptionalName = None
 
 
 class DeletionOrder(BaseModel):
@@ -133,204 +140,13 @@ class ItemsAnswer(BaseModel):
         return cls(request_id=request_id, items=shown, next_cursor=None if last is None else cursor_of(last))
 
 
-class MatchedItem(BaseModel):
-    """One of the items that speak for a match; `score` is its cosine with the query."""
-
-    id: str
-    score: float
-    camera_id: str | None
-    captured_at: datetime | None
-    track_id: str | None
-    image_url: str | None
-
-
-class RankedMatch(BaseModel):
-    """An identity, track, camera or item; its identity and score are those of its best item."""
-
-    rank: int
-    identity_id: str
-    score: float
-    decision: Decision | None
-    probability: float | None
-    items: list[MatchedItem]
-
-
-class Thresholds(BaseModel):
-    """From which score on a decision is match, and unsure; below it is unknown.
-
-    They are of an evaluation of the model version on this gallery, or else from its card. Where there is
-    neither, `source` is none, and there are no decisions and no probabilities.
-    """
-
-    match: float | None
-    unsure: float | None
-    source: Source
-
-
-class SearchAnswer(BaseModel):
-    """Matches, best first; `num_searched` items passed the filters.
-
-    `model_version` embedded the query, `gallery_version` the items: the same, unless one has just been
-    activated that is compatible with the other.
-
-    A probability is that of one person, if of all pairs half are: a calibrated score, the same for all
-    galleries.
-    """
+class CorrectionAnswer(GalleryItem):
+    """The item as it is now; with `operation_id` the change of its identity can be undone."""
 
     request_id: str
-    model_version: str
-    gallery_version: str
-    num_searched: int
-    took_ms: float
-    thresholds: Thresholds
-    matches: list[RankedMatch]
-
-    @classmethod
-    def of(cls, answer: Answer, request_id: str, took_ms: float) -> "SearchAnswer":
-        """Show what a search has found."""
-        return cls(
-            request_id=request_id,
-            model_version=answer.model_version,
-            gallery_version=answer.gallery_version,
-            num_searched=answer.num_searched,
-            took_ms=round(took_ms, 3),
-            thresholds=Thresholds(**answer.thresholds.to_dict()),
-            matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
-        )
-
-
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-class VerifyAnswer(BaseModel):
-    """How alike two sets of crops are: `score` is the cosine of their mean embeddings."""
-
-    request_id: str
-    model_version: str
-    score: float
-    decision: Decision | None
-    probability: float | None
-    thresholds: Thresholds
-
-    @classmethod
-    def of(cls, verified: Verified, request_id: str) -> "VerifyAnswer":
-        """Show what a comparison has found."""
-        return cls(
-            request_id=request_id,
-            model_version=verified.model_version,
-            score=verified.score,
-            decision=verified.thresholds.decide(verified.score),
-            probability=verified.thresholds.probability(verified.score),
-            thresholds=Thresholds(**verified.thresholds.to_dict()),
-        )
-
-
-class FailedFile(BaseModel):
-    """A file that was not enrolled, by its place in the request, and why."""
-
-    position: int
-    name: str
-    detail: str
-
-
-class JobAnswer(BaseModel):
-    """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
-
-    `seconds_left` is a guess by the rate. `result` is what it found. Files that were not enrolled count as
-    done; of those, `errors` has the first thousand.
-    """
-
-    request_id: str
-    id: str
-    kind: str
-    model_version: str | None
-    state: JobState
-    done: int
-    total: int
-    rate: float
-    seconds_left: float | None
-    error: str | None
-    result: dict[str, Any] | None
-    num_failed: int
-    num_skipped: int
-    errors: list[FailedFile]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-    @classmethod
-    def of(cls, progress: Progress, request_id: str) -> "JobAnswer":
-        """Show how far a job is."""
-        job = progress.row
-        row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
-        seconds = ((job.finished_at or now()) - job.started_at).total_seconds() if job.started_at else 0
-        rate = job.done / seconds if seconds > 0 else 0.0
-        is_known = job.state == "running" and rate > 0
-        return cls.model_validate(
-            row
-            | {
-                "request_id": request_id,
-                "rate": round(rate, 2),
-                "seconds_left": round((job.total - job.done) / rate, 1) if is_known else None,
-                "num_failed": progress.num_failed,
-                "num_skipped": (job.options or {}).get("num_skipped", 0),
-                "errors": [vars(error) for error in progress.errors],
-            }
-        )
-
-
-class JobsAnswer(BaseModel):
-    """Jobs, the newest first."""
-
-    request_id: str
-    jobs: list[JobAnswer]
-
-
-class Status(BaseModel):
-    """The process serves; when ready, what it serves."""
-
-    status: Literal["alive", "ready"]
-    model_version: str | None = None
-    runtime: str | None = None
-    num_items: int | None = None
-
-
-class Problem(BaseModel):
-    """What went wrong (RFC 9457); `code` is stable, `detail` is for people."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    errors: list[dict[str, Any]] | None = None
+    operation_id: str | None
 
 
 def image_url(item: Item) -> str | None:
     """Return where the bytes of an item are, if they are kept."""
     return f"/gallery/{item.id}/image" if item.has_crop else None
-
-
-def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
-    items = [
-        MatchedItem(
-            id=scored.item_id,
-            score=scored.score,
-            camera_id=answer.items[scored.item_id].camera_id,
-            captured_at=answer.items[scored.item_id].captured_at,
-            track_id=answer.items[scored.item_id].track_id,
-            image_url=image_url(answer.items[scored.item_id]),
-        )
-        for scored in match.items
-    ]
-    return RankedMatch(
-        rank=rank,
-        identity_id=match.identity_id,
-        score=match.score,
-        decision=answer.thresholds.decide(match.score),
-        probability=answer.thresholds.probability(match.score),
-        items=items,
-    )

@@ -1,18 +1,14 @@
-"""Bodies of requests and answers about identities and what corrects them."""
+"""Bodies of requests and answers about identities."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from service.api.schemas.fields import AttributePairs, SelectionFields
-from service.api.schemas.gallery import GalleryItem, image_url
-from service.gallery.metadata import Name, OptionalIdentityName, OptionalName, OptionalTime
+from service.api.schemas.fields import AttributePairs
+from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
 from service.people.identities import Known, Visit
-from service.people.suggestions import Side, Suggestion
-from service.store.tables import Operation
 
-MAX_ITEMS = 1_000
 MAX_ATTRIBUTES = 64
 MAX_NOTES = 10_000
 
@@ -32,7 +28,6 @@ def _can_be_kept(text: str | None) -> str | None:
 AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_has_no_equals)]
 Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES)]
 Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_can_be_kept)]
-ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class IdentityDescription(BaseModel):
@@ -137,140 +132,6 @@ class TimelineAnswer(BaseModel):
     identity_id: str
     visits: list[TimelineVisit]
     num_untimed: int
-
-
-class MergeOrder(BaseModel):
-    """The identities whose items are given to another; they are done away with."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_ITEMS)]
-
-
-class SplitOrder(BaseModel):
-    """The items that leave an identity, and to whom they go: by default to a new one of their own."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    item_ids: ItemIds
-    identity_id: OptionalIdentityName = None
-
-
-class RejectOrder(BaseModel):
-    """The items that do not show an identity."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    item_ids: ItemIds
-
-
-class Correction(BaseModel):
-    """What to change of an item; absent fields stay, null ones are cleared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    identity_id: OptionalIdentityName = None
-    camera_id: OptionalName = None
-    captured_at: OptionalTime = None
-    track_id: OptionalName = None
-
-
-class CorrectionAnswer(GalleryItem):
-    """The item as it is now; with `operation_id` the change of its identity can be undone."""
-
-    request_id: str
-    operation_id: str | None
-
-
-class OperationFields(BaseModel):
-    """What was corrected; POST /operations/{id}/undo takes it back."""
-
-    operation_id: str
-    kind: Literal["merge", "split", "relabel", "reject"]
-    created_at: datetime
-    undone_at: datetime | None
-
-    @classmethod
-    def of(cls, operation: Operation) -> "OperationFields":
-        """Show an operation."""
-        return cls.model_validate(
-            {
-                "operation_id": operation.id,
-                "kind": operation.kind,
-                "created_at": operation.created_at,
-                "undone_at": operation.undone_at,
-            }
-        )
-
-
-class OperationAnswer(OperationFields):
-    """One operation."""
-
-    request_id: str
-
-
-class OperationPage(BaseModel):
-    """How much of a list to give, and how far it was read before."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
-
-
-class OperationsAnswer(BaseModel):
-    """One page of a list, the newest first; the last one has no `next_cursor`."""
-
-    request_id: str
-    operations: list[OperationFields]
-    next_cursor: str | None
-
-
-class SuggestionFields(SelectionFields):
-    """Which pairs to suggest, by the items that the filters let through."""
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 20
-    min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.6
-    of: Annotated[OptionalName, Field(description="Pairs of this identity alone.")] = None
-
-
-class SuggestedSide(BaseModel):
-    """One identity of a pair, and its item that is most like the other one."""
-
-    identity_id: str
-    name: str | None
-    item_id: str
-    image_url: str | None
-
-    @classmethod
-    def showing(cls, side: Side) -> "SuggestedSide":
-        """Show one side."""
-        return cls(
-            identity_id=side.identity.id,
-            name=side.identity.name,
-            item_id=side.item.id,
-            image_url=image_url(side.item),
-        )
-
-
-class SuggestedPair(BaseModel):
-    """Two identities that are likely one person; `score` is the cosine of their mean embeddings."""
-
-    score: float
-    identities: list[SuggestedSide]
-
-    @classmethod
-    def showing(cls, suggestion: Suggestion) -> "SuggestedPair":
-        """Show a pair."""
-        return cls(score=suggestion.score, identities=[SuggestedSide.showing(s) for s in suggestion.sides])
-
-
-class SuggestionsAnswer(BaseModel):
-    """Pairs, likeliest first."""
-
-    request_id: str
-    model_version: str
-    suggestions: list[SuggestedPair]
 
 
 def given(fields: BaseModel) -> dict[str, Any]:

@@ -1,0 +1,14 @@
+"""The answers of /livez and /readyz."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class Status(BaseModel):
+    """The process serves; when ready, what it serves."""
+
+    status: Literal["alive", "ready"]
+    model_version: str | None = None
+    runtime: str | None = None
+    num_items: int | None = None

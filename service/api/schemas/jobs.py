@@ -1,0 +1,72 @@
+"""Answers about jobs."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from service.jobs.jobs import Progress
+from service.store.tables import now
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class FailedFile(BaseModel):
+    """A file that was not enrolled, by its place in the request, and why."""
+
+    position: int
+    name: str
+    detail: str
+
+
+class JobAnswer(BaseModel):
+    """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
+
+    `seconds_left` is a guess by the rate. `result` is what it found. Files that were not enrolled count as
+    done; of those, `errors` has the first thousand.
+    """
+
+    request_id: str
+    id: str
+    kind: str
+    model_version: str | None
+    state: JobState
+    done: int
+    total: int
+    rate: float
+    seconds_left: float | None
+    error: str | None
+    result: dict[str, Any] | None
+    num_failed: int
+    num_skipped: int
+    errors: list[FailedFile]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, progress: Progress, request_id: str) -> "JobAnswer":
+        """Show how far a job is."""
+        job = progress.row
+        row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
+        seconds = ((job.finished_at or now()) - job.started_at).total_seconds() if job.started_at else 0
+        rate = job.done / seconds if seconds > 0 else 0.0
+        is_known = job.state == "running" and rate > 0
+        return cls.model_validate(
+            row
+            | {
+                "request_id": request_id,
+                "rate": round(rate, 2),
+                "seconds_left": round((job.total - job.done) / rate, 1) if is_known else None,
+                "num_failed": progress.num_failed,
+                "num_skipped": (job.options or {}).get("num_skipped", 0),
+                "errors": [vars(error) for error in progress.errors],
+            }
+        )
+
+
+class JobsAnswer(BaseModel):
+    """Jobs, the newest first."""
+
+    request_id: str
+    jobs: list[JobAnswer]

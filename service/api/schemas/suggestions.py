@@ -1,0 +1,57 @@
+"""Which pairs of identities to suggest, and the answer."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from service.api.schemas.fields import SelectionFields
+from service.api.schemas.gallery import image_url
+from service.gallery.metadata import OptionalName
+from service.people.suggestions import Side, Suggestion
+
+
+class SuggestionFields(SelectionFields):
+    """Which pairs to suggest, by the items that the filters let through."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+    min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.6
+    of: Annotated[OptionalName, Field(description="Pairs of this identity alone.")] = None
+
+
+class SuggestedSide(BaseModel):
+    """One identity of a pair, and its item that is most like the other one."""
+
+    identity_id: str
+    name: str | None
+    item_id: str
+    image_url: str | None
+
+    @classmethod
+    def showing(cls, side: Side) -> "SuggestedSide":
+        """Show one side."""
+        return cls(
+            identity_id=side.identity.id,
+            name=side.identity.name,
+            item_id=side.item.id,
+            image_url=image_url(side.item),
+        )
+
+
+class SuggestedPair(BaseModel):
+    """Two identities that are likely one person; `score` is the cosine of their mean embeddings."""
+
+    score: float
+    identities: list[SuggestedSide]
+
+    @classmethod
+    def showing(cls, suggestion: Suggestion) -> "SuggestedPair":
+        """Show a pair."""
+        return cls(score=suggestion.score, identities=[SuggestedSide.showing(s) for s in suggestion.sides])
+
+
+class SuggestionsAnswer(BaseModel):
+    """Pairs, likeliest first."""
+
+    request_id: str
+    model_version: str
+    suggestions: list[SuggestedPair]
