@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
+from model.embedder import Embedder
 from service.errors import DuplicateCrop
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import Label
@@ -59,15 +60,10 @@ def enroll(
     """
     while True:
         generation = serving.current()
-        crops: list[ImageInfo] = []
-        images = decode_uploads(uploads, serving.limits, crops)
-        embeddings_ND = embed_in_batches(generation.gallery_embedder, images, serving.priority.enrolment)
+        embeddings_ND, crops = _embed(serving, generation.gallery_embedder, uploads)
         made = {generation.replica.version: to_half(embeddings_ND)}
         if generation.has_two_networks:
-            images = decode_uploads(uploads, serving.limits, [])
-            made[generation.version] = to_half(
-                embed_in_batches(generation.embedder, images, serving.priority.enrolment)
-            )
+            made[generation.version] = to_half(_embed(serving, generation.embedder, uploads)[0])
         with serving.priority.enrolment():
             near = _near(serving, generation, embeddings_ND, labels)
             new = New(crops, labels, made, near, serving.store.settings.keep_crops)
@@ -75,6 +71,13 @@ def enroll(
         if enrolment is not None:
             return enrolment
         serving.refresh()
+
+
+def _embed(
+    serving: Serving, embedder: Embedder, uploads: Sequence[BinaryIO]
+) -> tuple[NDArray[np.float32], list[ImageInfo]]:
+    images = decode_uploads(uploads, serving.limits)
+    return embed_in_batches(embedder, images, serving.priority.enrolment)
 
 
 def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:

@@ -111,13 +111,15 @@ def embed_people(
         crops: list[ImageInfo] = []
         fused = []
         for field, uploads in people.items():
+            images = decode_uploads(uploads, serving.limits)
             try:
-                images = decode_uploads(uploads, serving.limits, crops)
                 with serving.priority.search():
-                    fused.append(fuse(embed_in_batches(generation.embedder, images)))
+                    embeddings_ND, infos = embed_in_batches(generation.embedder, images)
             except ImageError as error:
                 error.field = field
                 raise
+            fused.append(fuse(embeddings_ND))
+            crops += infos
         active = serving.refresh()
         if active.embedder is generation.embedder:
             return active, fused, crops

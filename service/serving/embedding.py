@@ -1,8 +1,9 @@
-"""Load networks and embed crops with them, a few at a time."""
+"""Load networks, and embed crops in batches."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,20 @@ from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Model
 
+Tag = TypeVar("Tag")
+
 MAX_BATCH = 16
+"""Images in a batch."""
+
 MAX_BATCH_PIXELS = 4_000_000
-"""A batch ends at this many pixels, so that of 64 huge images only one is decoded at a time."""
+"""A batch ends at this many pixels, so that huge images are decoded one at a time."""
 
 
 def load_embedder(path: Path, settings: Settings) -> Embedder:
-    """Load a network and try it on a few images.
+    """Load the network of a checkpoint and try it on a few images.
 
     Raises:
-        UnfitCheckpoint: the file is no network that can be served, or its embeddings are of no use.
+        UnfitCheckpoint: the file is no checkpoint that can be served, or its embeddings are useless.
     """
     try:
         checkpoint = load_checkpoint(path)
@@ -42,7 +47,7 @@ def load_registered(store: Store, version: str) -> Embedder:
     """Load the network of a registered model version.
 
     Raises:
-        ServiceError: its file is gone, has changed, or is no network that can be served.
+        ServiceError: the checkpoint is gone, has changed, or cannot be served.
     """
     with store.read() as session:
         filename = session.scalars(select(Model.filename).where(Model.version == version)).one()
@@ -54,26 +59,28 @@ def load_registered(store: Store, version: str) -> Embedder:
 
 def embed_in_batches(
     embedder: Embedder,
-    images: Iterable[Image.Image],
+    images: Iterable[tuple[Image.Image, Tag]],
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> NDArray[np.float32]:
-    """Embed images as they come, and hold few of them decoded at a time.
+) -> tuple[NDArray[np.float32], list[Tag]]:
+    """Embed images as they are decoded, and hold at most one batch of decoded images.
 
     Args:
         embedder: the network.
-        images: upright RGB images.
+        images: upright RGB images, each with anything that the caller wants back, such as its `ImageInfo`.
         turn: entered around each batch; it may wait.
 
     Returns:
-        The embeddings, (N, D), L2-normalised.
+        The embeddings, (N, D), L2-normalised, and what came with each image.
 
     Raises:
-        NotFinite: the network makes an embedding that is not finite.
+        NotFinite: the network makes an embedding that is not finite; `position` is that of its image.
     """
     batch: list[Image.Image] = []
     parts = []
-    for image in images:
+    tags: list[Tag] = []
+    for image, tag in images:
         batch.append(image)
+        tags.append(tag)
         if len(batch) == MAX_BATCH or sum(i.width * i.height for i in batch) >= MAX_BATCH_PIXELS:
             with turn():
                 parts.append(embedder.embed(batch))
@@ -84,7 +91,7 @@ def embed_in_batches(
     is_finite_N = np.isfinite(embeddings_ND).all(axis=1)
     if not is_finite_N.all():
         raise NotFinite(embedder.version, int(np.argmin(is_finite_N)))
-    return embeddings_ND
+    return embeddings_ND, tags
 
 
 def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:

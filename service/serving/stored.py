@@ -1,4 +1,4 @@
-"""Crops that are stored: embed them again, and compare the result with a stored embedding."""
+"""Embed stored crops again, and compare the results with stored embeddings."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from service.uploads.requests import decode
 Key = TypeVar("Key", bound=Hashable)
 
 CROPS_AT_ONCE = 2
-"""Stored crops that are decoded and embedded together; a search waits for so few of them."""
+"""Stored crops that are decoded and embedded together. They are few, because a search may wait for them."""
 
 MIN_COSINE = 0.99
 """Least cosine of two embeddings of one crop by one network, perhaps made by two kinds of processor."""
@@ -30,8 +30,8 @@ class Likeness:
     """How a stored embedding compares with one that the network makes now.
 
     Attributes:
-        cosine: of the two, from -1 to 1.
-        length: L2 norm of the stored one; a good one has 1.
+        cosine: of the two embeddings, from -1 to 1.
+        length: L2 norm of the stored embedding; 1 is right.
     """
 
     cosine: float
@@ -39,7 +39,7 @@ class Likeness:
 
     @property
     def is_same(self) -> bool:
-        """Tell whether the stored embedding is what the network makes, but for rounding."""
+        """Tell whether the two embeddings are equal except for rounding."""
         return self.cosine >= MIN_COSINE and abs(self.length - 1) <= 1 - MIN_COSINE
 
 
@@ -74,22 +74,23 @@ def embed_stored(
     """
     embeddings: dict[Key, NDArray[np.float32]] = {}
     for group in _groups(sha256s):
-        images: dict[Key, Image.Image] = {}
+        images: list[tuple[Image.Image, Key]] = []
         for key in group:
             try:
-                images[key], _ = decode(store.crops.get(sha256s[key]), UNLIMITED)
+                image, _ = decode(store.crops.get(sha256s[key]), UNLIMITED)
             except skipped:
                 continue
             except ImageError as error:
                 error.position = list(sha256s).index(key)
                 raise
+            images.append((image, key))
         if images:
-            keys = list(images)
             try:
-                embeddings |= zip(keys, embed_in_batches(embedder, images.values()), strict=True)
+                embeddings_ND, keys = embed_in_batches(embedder, images)
             except NotFinite as error:
-                error.position = list(sha256s).index(keys[error.position])
+                error.position = list(sha256s).index(images[error.position][1])
                 raise
+            embeddings |= zip(keys, embeddings_ND, strict=True)
     return embeddings
 
 

@@ -1,1 +1,1 @@
-"""What a request or an archive brings, read within bounds."""
+"""Images and archives from outside, read within limits."""

@@ -1,7 +1,7 @@
-"""The members of a posted tar or zip, one after the other: the only place that opens archives.
+"""Read the members of a posted tar or zip, one after the other; no other module opens archives.
 
-Nothing is unpacked to the disk under a name of theirs, and nothing that they declare is believed: bytes are
-counted as they come out. One hostile member refuses the whole.
+No member is written to the disk under its own name. Declared sizes are not trusted: the bytes of a member are
+counted as they are unpacked. One hostile member refuses the whole archive.
 """
 
 import bz2
@@ -20,28 +20,30 @@ from model.data.folders import IMAGE_SUFFIXES, MANIFEST
 from service.errors import BadArchive
 
 BESIDE_MANIFEST = ("gallery.json", "embeddings.npy")
-"""What an export of ours has too, and an import does not need."""
+"""Further files in the archives of `reid export`, which an import does not need."""
 
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_MEMBERS = 200_000
 MAX_NAME = 1_024
 CHUNK = 1024 * 1024
-MAX_DIRECTORY = 32 * 1024 * 1024
-ZIP_END = 22 + 65_535
-"""A zip's last record, and the comment that may stand behind it."""
+MAX_DIRECTORY_BYTES = 32 * 1024 * 1024
+"""Size of the list of members of a zip, which the standard library reads as a whole."""
 
-BLOCK = 512
-READ_AHEAD = 4 * 10_240
-"""More than tarfile reads beyond the header that it is at."""
+ZIP_END_BYTES = 22 + 65_535
+"""Size of the last record of a zip, with the longest comment that may follow."""
 
-HEADERS = 1024 * 1024
-"""What a tar may hold between the bytes of two members, or at its end."""
+BLOCK_BYTES = 512
+READ_AHEAD_BYTES = 4 * 10_240
+"""More than tarfile reads beyond its current header."""
+
+MAX_HEADER_BYTES = 1024 * 1024
+"""Bytes that a tar may hold between the contents of two members, or at its end."""
 
 PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     b"BZh": bz2.BZ2File,
 }
-"""What reads a packed tar, by how it begins."""
+"""Readers of compressed tars, by the first bytes of the file."""
 
 DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -55,7 +57,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What the readers of the standard library raise on archives that are torn, or of a kind they do not know."""
+"""Exceptions of the standard library for archives that are damaged, or of an unknown kind."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,16 @@ class Member:
 
 
 class Archive:
-    """A posted archive; `num_skipped` counts, once it was read, files that are neither images nor hostile."""
+    """A posted archive.
+
+    Args:
+        file: the archive; seekable.
+        max_bytes: most bytes of all its members, unpacked.
+        max_member_bytes: most bytes of one image.
+
+    Attributes:
+        num_skipped: harmless files that are no images; complete after `members` has ended.
+    """
 
     def __init__(self, file: BinaryIO, max_bytes: int, max_member_bytes: int) -> None:
         self._file = file
@@ -78,10 +89,10 @@ class Archive:
         self.num_skipped = 0
 
     def members(self) -> Iterator[Member]:
-        """Read the archive once.
+        """Read the images and the manifest of the archive, in their order; call this once.
 
         Raises:
-            BadArchive: it is torn, no archive, too large, or has a member that no honest one has.
+            BadArchive: the file is damaged, no archive or too large, or has a hostile member.
         """
         self._file.seek(0)
         try:
@@ -89,7 +100,7 @@ class Archive:
             self._file.seek(0)
             yield from self._of_zip() if is_zip else self._of_tar()
         except DAMAGED as error:
-            raise BadArchive(f"the archive is torn, or no tar or zip: {error}") from error
+            raise BadArchive(f"the archive is damaged, or no tar or zip: {error}") from error
 
     def _of_zip(self) -> Iterator[Member]:
         self._check_directory()
@@ -98,28 +109,34 @@ class Archive:
                 self._check(info.orig_filename)
                 mode = info.external_attr >> 16
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise BadArchive(f"{info.filename!r} is packed in a way that is not taken; use deflate")
+                    raise BadArchive(
+                        f"{info.filename!r} is compressed by a method that is not accepted; use deflate"
+                    )
                 if info.flag_bits & 1:
                     raise BadArchive(f"{info.filename!r} is encrypted")
                 if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise BadArchive(f"{info.filename!r} is a link or a device")
                 if not info.is_dir():
                     with archive.open(info) as content:
-                        yield from self._member(info.filename, content, 0)  # unpacked only if wanted
+                        yield from self._member(
+                            info.filename, content, 0
+                        )  # only members that are needed are unpacked
 
     def _check_directory(self) -> None:
-        """See to it that the list of members, which is read as a whole, is no bomb itself.
+        """Check the size of the list of members of a zip, because the list is read as a whole.
 
         Raises:
-            BadArchive: it is too large.
+            BadArchive: the list is too large, or the end of the zip is missing.
         """
         self._file.seek(0, os.SEEK_END)
-        self._file.seek(max(0, self._file.tell() - ZIP_END))
+        self._file.seek(max(0, self._file.tell() - ZIP_END_BYTES))
         end = self._file.read()
         place = end.rfind(b"PK\x05\x06")
         num_bytes = int.from_bytes(end[place + 12 : place + 16], "little")
-        if place < 0 or num_bytes > MAX_DIRECTORY:
-            raise BadArchive("it is torn, or lists more members than a zip may have here: use a tar")
+        if place < 0 or num_bytes > MAX_DIRECTORY_BYTES:
+            raise BadArchive(
+                "the zip is damaged, or has a longer list of members than is accepted; use a tar"
+            )
 
     def _of_tar(self) -> Iterator[Member]:
         unpacked = _Unpacked(self._file)
@@ -139,23 +156,23 @@ class Archive:
             unpacked.check_end(archive.offset)
 
     def _check(self, name: str) -> None:
-        """See to it that a member's name is harmless.
+        """Check that the name of a member is harmless and new.
 
         Raises:
-            BadArchive: it is not.
+            BadArchive: it is not, or the archive has too many members.
         """
         shown = name[:100]
         if len(self._names) >= MAX_MEMBERS:
-            raise BadArchive(f"it has more than {MAX_MEMBERS:,} members")
+            raise BadArchive(f"the archive has more than {MAX_MEMBERS:,} members")
         if not name or len(name) > MAX_NAME or not name.isprintable():
             raise BadArchive(f"{shown!r} is no name for a member")
         if name.startswith("/") or DRIVE.match(name) or "\\" in name:
-            raise BadArchive(f"{shown!r} is an absolute name, or not of this world")
+            raise BadArchive(f"{shown!r} is an absolute name, or has a drive or a backslash")
         if ".." in name.split("/"):
             raise BadArchive(f"{shown!r} leads out of the archive")
         plain = "/".join(part for part in name.split("/") if part not in ("", "."))
         if plain in self._names:
-            raise BadArchive(f"{shown!r} is in it twice")
+            raise BadArchive(f"{shown!r} is in the archive twice")
         self._names.add(plain)
 
     def _member(self, name: str, content: IO[bytes], cost: int) -> Iterator[Member]:
@@ -173,7 +190,7 @@ class Archive:
             self._left -= cost
 
     def _too_large(self) -> BadArchive:
-        return BadArchive(f"it has more than {self._max_bytes:,} bytes when unpacked")
+        return BadArchive(f"the archive has more than {self._max_bytes:,} bytes when unpacked")
 
     def _read(self, name: str, content: IO[bytes], most: int) -> bytes:
         data = bytearray()
@@ -188,42 +205,47 @@ class Archive:
 
 
 class _Unpacked:
-    """The bytes of a tar as they come out of whatever packs it: never more than was allowed last."""
+    """The bytes of a tar, decompressed if need be; reading more bytes than `allow` allows is an error."""
 
     def __init__(self, packed: BinaryIO) -> None:
         magic = packed.read(6)
         packed.seek(0)
         readers = [reader for sign, reader in PACKED.items() if magic.startswith(sign)]
         self._read = readers[0](packed).read if readers else packed.read
-        self._left = HEADERS
+        self._left = MAX_HEADER_BYTES
         self._position = 0
         self._tail = b""
 
     def allow(self, num_bytes: int) -> None:
-        """Let so many bytes come out from now on, and the headers behind them."""
-        self._left = num_bytes + HEADERS
+        """Allow this many bytes from here on, and the headers after them."""
+        self._left = num_bytes + MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
-        """Read on; as tarfile does."""
+        """Return the next bytes of the tar, at most `size`.
+
+        Raises:
+            BadArchive: the tar has more bytes than are allowed.
+        """
         data: bytes = self._read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise BadArchive("it holds more than its members have")
+            raise BadArchive("the archive holds more bytes than its members declare")
         self._position += len(data)
-        self._tail = (self._tail + data)[-READ_AHEAD:]
+        self._tail = (self._tail + data)[-READ_AHEAD_BYTES:]
         return data
 
     def check_end(self, offset: int) -> None:
-        """See to it that from this offset on, where tarfile found no member, there are zeros alone.
+        """Check that from `offset` on, where tarfile found no further member, the tar has only zeros.
 
-        It takes a damaged header for the end of all. A tar without zeros at its end is torn.
+        The check is needed because tarfile takes a damaged header for the end of the tar. A tar that does not
+        end with a block of zeros was cut off.
 
         Raises:
-            BadArchive: it is damaged or torn.
+            BadArchive: the tar is damaged or cut off.
         """
         end = self._tail[len(self._tail) - (self._position - offset) :] if self._position > offset else b""
         self.allow(0)
-        while data := self.read(BLOCK):
+        while data := self.read(BLOCK_BYTES):
             end += data
-        if len(end) < BLOCK or end.strip(b"\0"):
-            raise BadArchive("the archive is torn or damaged: it does not end as a tar does")
+        if len(end) < BLOCK_BYTES or end.strip(b"\0"):
+            raise BadArchive("the archive is damaged or cut off: it does not end as a tar does")

@@ -1,4 +1,4 @@
-"""The images of a request: read and decoded within the limits, with the position of the one at fault."""
+"""Read and decode the images of a request within limits; errors name the position of the refused image."""
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -39,17 +39,19 @@ def decode(data: bytes, limits: images.Limits, position: int = 0) -> tuple[Image
 
 
 def decode_uploads(
-    uploads: Sequence[BinaryIO], limits: images.Limits, infos: list[images.ImageInfo]
-) -> Iterator[Image.Image]:
-    """Decode one upload after the other, and append to `infos` what is stored of each."""
+    uploads: Sequence[BinaryIO], limits: images.Limits
+) -> Iterator[tuple[Image.Image, images.ImageInfo]]:
+    """Decode uploads one after the other, when the next one is asked for.
+
+    Raises:
+        ImageError: an image is refused; `position` is that of its upload.
+    """
     for position, upload in enumerate(uploads):
-        image, info = decode(read_upload(upload, limits), limits, position)
-        infos.append(info)
-        yield image
+        yield decode(read_upload(upload, limits), limits, position)
 
 
 def thumbnail(data: bytes, size: int) -> bytes:
-    """Return a stored crop as a JPEG whose longer side has at most so many pixels; never enlarged."""
+    """Return a stored crop as a JPEG whose longer side has at most `size` pixels; never enlarged."""
     image, _ = decode(data, images.UNLIMITED)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     jpeg = BytesIO()
