@@ -72,7 +72,7 @@ class Background:
             is_expected = isinstance(error, ServiceError)
             reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
             logger.log(logging.ERROR, "start failed", reason=reason, exc_info=not is_expected)
-            self._serving.fail(f"the service could not start: {reason}")
+            self._serving.note_failure(f"the service could not start: {reason}")
             on_failed(reason)
             return
         if generation is not None:

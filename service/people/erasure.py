@@ -165,7 +165,7 @@ def clean(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = Fals
             for path in store.crops.unfinished():
                 path.unlink(missing_ok=True)
             purge_abandoned(store.settings.data_dir, RESTORING)
-            num_snapshots = Snapshots(store.settings.snapshots_dir).remove()
+            num_snapshots = Snapshots(store.settings.snapshots_dir).delete()
             if not rewrite(store.sessions.engine, patience_s):
                 raise DatabaseUnavailable(OWED if owed else NOT_CLEANED)
             _note_cleaned(store, owed, num_snapshots)

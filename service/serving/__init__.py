@@ -1,1 +1,1 @@
-"""What one process holds in memory: the active network, its index, and who may use the processor next."""
+"""State in the memory of one process: the active network, its index, and the order of work."""

@@ -1,4 +1,4 @@
-"""What a request works with from first to last: one network, one index, one set of thresholds."""
+"""A generation: the network, the index and the thresholds that a request works with to its end."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from service.store.changes import ActiveModel
 
 @dataclass(frozen=True)
 class Generation:
-    """One model version in service: embeddings of `gallery_embedder` are in the index, and no others.
+    """One model version in service, with an index of the embeddings of `gallery_embedder` alone.
 
     Attributes:
         embedder: the network that embeds queries.
         replica: the index, and the number of the last change that it has seen.
-        thresholds: what the scores of `embedder` mean.
+        thresholds: of `embedder`, to decide what a score means.
         gallery_embedder: the network whose embeddings are in the index. It is `embedder` itself, except while
             a compatible version embeds queries and the index still holds embeddings of the version before.
     """
@@ -38,7 +38,7 @@ class Generation:
 
     @property
     def active_model(self) -> ActiveModel:
-        """Return the versions of both networks."""
+        """Return the version of each of the two networks."""
         return ActiveModel(self.version, self.gallery_embedder.version)
 
     @property

@@ -1,4 +1,4 @@
-"""Which work embeds next: searches go before enrolments, and enrolments before backfills."""
+"""The order in which work embeds crops: searches before enrolments, and enrolments before backfills."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,8 +1,9 @@
-"""An index that follows the change log: this process's copy of what the database says.
+"""A replica: the index of one process, which follows the change log of the database.
 
-A search first asks for the newest number. If there is one that the index has not seen, the rows of the slots
-that the log names since then are read, as they are by now, and the index is made to agree with them. To do
-that twice does no harm, so an index may be loaded while the gallery changes and brought up to date after.
+A search first reads the number of the newest change. If the replica has not seen that change, the current
+rows of the slots in the newer part of the log are read, and the index is made to agree with these rows. A
+change may be applied twice without harm. So an index may be loaded while the gallery changes, and brought up
+to date after that.
 """
 
 import time
@@ -21,10 +22,10 @@ from service.store.tables import Change, Embedding, Item
 
 logger = structlog.get_logger(__name__)
 
-TELL_EVERY_S = 5
+LOG_EVERY_S = 5
 ROWS_PER_PAGE = 2_000
 CHANGES_PER_PAGE = 5_000
-"""SQLite takes 32,766 variables in a statement, and every change names a slot."""
+"""Changes that are applied together. One statement names their slots; SQLite takes 32,766 variables."""
 
 ItemRow = Row[int, int, str | None, datetime | None, str | None, bytes]
 
@@ -37,7 +38,7 @@ class Replica:
         self.index = index
         self.sequence = sequence
         self._last_slot = int(index.slots()[-1]) if len(index) else 0
-        self._is_clean_to = sequence
+        self._nothing_erased_to = sequence
         self._lock = Lock()
 
     @classmethod
@@ -53,16 +54,17 @@ class Replica:
 
         Args:
             session: reads.
-            version: of the embeddings.
-            embedding_size: of the embeddings.
-            kind: of the index.
-            sequence: the number up to which all items have an embedding, and are taken; by default all have.
+            version: the model version.
+            embedding_size: D of its embeddings.
+            kind: the kind of index.
+            sequence: the number of the change up to which items are taken; by default the newest. All these
+                items must have an embedding of the version.
         """
         newest = newest_change(session) if sequence is None else sequence
         return cls(version, _build(session, version, embedding_size, kind, sequence), newest)
 
     def catch_up(self, session: Session, newest: int) -> None:
-        """Apply the change log as far as the number `newest`."""
+        """Apply the changes up to the number `newest`."""
         if newest <= self.sequence:
             return
         with self._lock:
@@ -70,12 +72,15 @@ class Replica:
                 self._apply_page(session, newest)
 
     def holds_erased(self, session: Session) -> bool:
-        """Tell whether anything was erased after what this index, which is not kept up to date, has seen."""
-        newest, seen = newest_change(session), max(self.sequence, self._is_clean_to)
+        """Tell whether an item was erased after the last change that this replica has seen.
+
+        Such an item is still in the index of a replica that is not kept up to date.
+        """
+        newest, seen = newest_change(session), max(self.sequence, self._nothing_erased_to)
         since = select(Change.sequence).where(Change.sequence > seen, Change.sequence <= newest)
         if session.scalar(since.where(Change.kind == "erased").limit(1)) is not None:
             return True
-        self._is_clean_to = newest
+        self._nothing_erased_to = newest
         return False
 
     def _apply_page(self, session: Session, newest: int) -> None:
@@ -87,7 +92,7 @@ class Replica:
         )
         changes = session.execute(statement).all()
         if not changes:
-            logger.error("the change log has a gap, the index is built anew; reid check tells more")
+            logger.error("the change log has a gap, the index is rebuilt; reid check tells more")
             self._rebuild(session)
             self.sequence = newest
             return
@@ -113,14 +118,17 @@ class Replica:
         self.sequence = last
 
     def _is_whole(self, session: Session, last: int) -> bool:
-        """Tell whether the index has what it should up to a slot; the log does not tell of all backfills."""
+        """Tell whether the index has every embedded item up to the slot `last`.
+
+        The check is needed because a backfill adds embeddings without an entry in the log.
+        """
         embedded = select(Embedding.slot).where(Embedding.model_version == self.version)
         slots = session.scalars(embedded.where(Embedding.slot <= last).order_by(Embedding.slot))
         held = self.index.slots()
         return np.array_equal(np.fromiter(slots, np.int64), held[held <= last])
 
     def _rebuild(self, session: Session) -> None:
-        """Build the index anew: embeddings that it has were made anew."""
+        """Replace the index by one that is built from the database."""
         old, index = self.index, _build(session, self.version, self.index.embedding_size, self.index.kind)
         self.index, self._last_slot = index, int(index.slots()[-1]) if len(index) else 0
         old.close()
@@ -133,17 +141,17 @@ def _build(
     statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
     if last_slot is not None:
         statement = statement.where(Item.slot <= last_slot)
-    told_s = time.monotonic()
+    logged_s = time.monotonic()
     for page in session.execute(statement).partitions():
         index.add(_rows(page, embedding_size))
-        if time.monotonic() - told_s > TELL_EVERY_S:
-            told_s = time.monotonic()
+        if time.monotonic() - logged_s > LOG_EVERY_S:
+            logged_s = time.monotonic()
             logger.info("building the index", items=len(index))
     return index
 
 
 def _items(version: str) -> Select[int, int, str | None, datetime | None, str | None, bytes]:
-    """Return what the index wants to know of the items that have an embedding of this version."""
+    """Select the columns of the index for the items that have an embedding of this version."""
     return (
         select(
             Item.slot, Item.identity_key, Item.camera_id, Item.captured_at, Item.track_id, Embedding.values
@@ -155,12 +163,12 @@ def _items(version: str) -> Select[int, int, str | None, datetime | None, str | 
 
 
 def _rows(page: Sequence[ItemRow], embedding_size: int) -> Rows:
-    """Return rows for the index; without those whose embedding is spoilt, with a line in the log."""
+    """Return rows for the index; an item with a damaged embedding is left out and logged."""
     sized = [row for row in page if len(row[5]) == 2 * embedding_size]
     embeddings_ND = np.frombuffer(b"".join(row[5] for row in sized), "<f2").reshape(-1, embedding_size)
     is_finite = np.isfinite(embeddings_ND).all(axis=1)
-    if num_spoilt := len(page) - int(is_finite.sum()):
-        logger.error("spoilt embeddings are left out; reid check --repair makes them anew", items=num_spoilt)
+    if num_damaged := len(page) - int(is_finite.sum()):
+        logger.error("damaged embeddings are left out; reid check --repair remakes them", items=num_damaged)
     good = [row for row, is_good in zip(sized, is_finite.tolist(), strict=True) if is_good]
     return Rows(
         slots=[row[0] for row in good],

@@ -1,4 +1,4 @@
-"""The generation in service: its swap, its roll back, and its refresh after changes of any process.
+"""The generation in service: its swap, its rollback, and its refresh after changes of any process.
 
 A request takes `serving.current()` once and works with that generation to its end. A swap replaces one
 reference, so the network and the index that a request sees always belong together.
@@ -33,7 +33,7 @@ EVALUATED_AT = Model.evaluation["evaluated_at"].as_string().label("evaluated_at"
 NEWEST = select(Gallery.newest_change, Model.version, Model.stand_in, EVALUATED_AT).join(
     Model, Model.state == "active"
 )
-"""The query before every search: one row of each table."""
+"""The query before every search; it reads one row of each table."""
 
 
 class Serving:
@@ -41,9 +41,9 @@ class Serving:
 
     Attributes:
         store: the database and the crops.
-        priority: which work embeds next.
-        limits: what an uploaded image may cost.
-        snapshots: the index on the disk, for a fast start.
+        priority: the order in which work embeds crops.
+        limits: of an uploaded image.
+        snapshots: the snapshots of the index on the disk.
     """
 
     def __init__(self, store: Store) -> None:
@@ -60,7 +60,7 @@ class Serving:
         store.follow = self.refresh
 
     def current(self) -> Generation:
-        """Return the generation to work with; a request takes it once.
+        """Return the generation in service; a request calls this once.
 
         Raises:
             NotReady: the first generation is being loaded, or could not be loaded.
@@ -71,9 +71,9 @@ class Serving:
         return generation
 
     def replace(self, generation: Generation) -> None:
-        """Let requests that begin from now on use this generation.
+        """Put this generation in service for the requests that begin after this call.
 
-        The network and the index before it stay in memory, for a rollback.
+        The network and the index of the former generation stay in memory, for a rollback.
         """
         before, self._generation = self._generation, generation
         if before is not None and before.version != generation.version:
@@ -82,7 +82,7 @@ class Serving:
             self._former_replica = before.replica
 
     def loaded(self) -> dict[str, Embedder]:
-        """Return the networks in memory by version: those in service, and the one before."""
+        """Return the networks in memory by version: those in service, and the former network."""
         generation = self._generation
         known = [self._former_embedder]
         if generation is not None:
@@ -90,9 +90,9 @@ class Serving:
         return {embedder.version: embedder for embedder in known if embedder is not None}
 
     def take_former_replica(self, version: str | None = None) -> Replica | None:
-        """Give the former index to the caller if it holds embeddings of this version; else discard it.
+        """Hand over the former index if it holds embeddings of this version, else discard it.
 
-        The former index has seen no change since it was in service.
+        The former index has seen no change since it left service.
         """
         replica, self._former_replica = self._former_replica, None
         if replica is None or replica.version == version:
@@ -117,7 +117,7 @@ class Serving:
             yield
 
     def refresh(self) -> Generation:
-        """Apply the changes of all processes up to now, and return the generation that is active.
+        """Apply the changes of all processes, and return the active generation.
 
         Raises:
             NotReady: the first generation is being loaded, or another process has activated a version that
@@ -151,14 +151,15 @@ class Serving:
             try:
                 self.replace(self.load_active())
             except ServiceError as error:
-                raise NotReady(f"another process activated what cannot be served here: {error}") from error
+                raise NotReady(
+                    f"another process activated a version that cannot be served here: {error}"
+                ) from error
 
     def load_active(self) -> Generation:
-        """Load the active network, if it is not in memory, and its index.
+        """Load the active network, unless it is in memory, and its index.
 
         Raises:
-            NetworkLost: the file of the active network is gone, has changed, or is no network that can be
-                served.
+            NetworkLost: the checkpoint of the active version is gone, has changed, or cannot be served.
             ServiceError: no version is active.
         """
         with self.store.read() as session:
@@ -178,7 +179,7 @@ class Serving:
         return Generation(embedders[active.version], replica, thresholds, gallery_embedder)
 
     def _load_replica(self, session: Session, embedder: Embedder) -> Replica:
-        """Return the index of a network from memory, else from the snapshot, else from the database."""
+        """Return the index for a network: from memory, else from the snapshot, else from the database."""
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
         version, kind = embedder.version, self.store.settings.index
         replica = self.take_former_replica(version)
@@ -190,20 +191,20 @@ class Serving:
         return replica
 
     def close(self) -> None:
-        """Stop the background work of the index, wait for its end, and write a last snapshot."""
+        """Stop the background work of the index, wait until it has ended, and write a last snapshot."""
         self.take_former_replica()
         if self._generation is not None:
             self._generation.index.close()
             self.save_snapshot(is_last=True)
 
     def save_snapshot(self, *, is_last: bool = False) -> None:
-        """Write a snapshot of the index if one is due, or if this is the last occasion and it has changed."""
+        """Write a snapshot of the index if one is due; with `is_last`, if the index has changed at all."""
         replica = self.current().replica
         is_due = self.snapshots.changes_since(replica) > 0 if is_last else self.snapshots.is_due(replica)
         if not is_due:
             return
         try:
-            with self.snapshots.alone():
+            with self.snapshots.locked():
                 with self.store.read() as session:
                     gallery_id = session.scalars(select(Gallery.id)).one()
                     newest, version, stand_in, _ = session.execute(NEWEST).one()
@@ -214,7 +215,7 @@ class Serving:
         except (OSError, SQLAlchemyError) as error:
             logger.warning("no snapshot of the index was written", reason=str(error))
 
-    def fail(self, reason: str) -> bool:
-        """Note why there is no generation, and tell whether that reason is new."""
+    def note_failure(self, reason: str) -> bool:
+        """Note why no generation could be loaded, and tell whether this reason is new."""
         is_new, self._failure = reason != self._failure, reason
         return is_new

@@ -1,12 +1,13 @@
-"""Snapshots of the index on disk, so that a start need not read every embedding from the database.
+"""Snapshots of the index on the disk, so that a start need not read every embedding from the database.
 
-A snapshot is a file of the index, and a small JSON file that names it, says of which gallery, model version
-and change it is, and carries its SHA-256. The JSON file is replaced last and in one step. A snapshot may hold
-later changes than it says: to apply them again does no harm. One that is missing, torn or foreign is not
-used, and the index is built from the database: nothing depends on it.
+A snapshot is a file of the index and a small JSON header. The header has the name and the SHA-256 of the
+file, and the gallery, the model version and the change up to which the index was written. The header is
+replaced last, in one step. The file may hold later changes than the header says, because a change may be
+applied twice without harm. A snapshot that is missing, damaged or of another gallery is not used, and the
+index is built from the database.
 
-Whoever writes one, in any process on the folder, holds a lock and first brings the index up to date. Whoever
-has erased items removes the snapshot under the same lock: none with those items can appear after that.
+A process that writes a snapshot holds a lock on the folder, and first brings the index up to date. A process
+that has erased items deletes the snapshot under the same lock. So no later snapshot can hold erased items.
 """
 
 import fcntl
@@ -29,13 +30,15 @@ logger = structlog.get_logger(__name__)
 HEADER = "snapshot.json"
 LOCK = "lock"
 MIN_CHANGES = 1_000
-SHARE = 0.1
-"""A snapshot is due when so many changes, and so large a share of the items, have come since the last one."""
+"""A snapshot is due at the earliest after this many changes since the last one."""
+
+MIN_CHANGED_SHARE = 0.1
+"""A snapshot is due at the earliest when the changes are this share of the number of items."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a snapshot is of, and the file of its index."""
+    """The gallery, model version and newest change of a snapshot, and the file of its index."""
 
     gallery_id: str
     model_version: str
@@ -45,27 +48,27 @@ class Header:
 
 
 class Snapshots:
-    """The newest snapshot of one gallery's index, in a directory of its own."""
+    """The newest snapshot of the index of one gallery, in a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._is_refused = False
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait for the others who write or remove snapshots, and keep them waiting; ends with the process."""
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the directory, for which every process waits that writes or deletes snapshots."""
         self._directory.mkdir(parents=True, exist_ok=True)
         with (self._directory / LOCK).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def save(self, gallery_id: str, replica: Replica) -> None:
-        """Write a snapshot and remove the one before, alone; searches and changes go on.
+        """Write a snapshot and delete the one before; call this within `locked`. Searches and changes go on.
 
         Raises:
-            OSError: it cannot be written; the one before stays.
+            OSError: the snapshot cannot be written; the one before stays.
         """
-        sequence = replica.sequence  # first: the index may be further by the time it is written
+        sequence = replica.sequence  # read first, because the index may change while it is written
         path = self._directory / f"index-{secrets.token_hex(8)}"
         try:
             replica.index.write(path)
@@ -76,22 +79,22 @@ class Snapshots:
             path.unlink(missing_ok=True)
             raise
         self._is_refused = False
-        self._remove_but(path.name)
+        self._delete_except(path.name)
 
     def is_due(self, replica: Replica) -> bool:
         """Tell whether enough has changed since the last snapshot."""
         since = self.changes_since(replica)
-        return since >= MIN_CHANGES and since >= SHARE * len(replica.index)
+        return since >= MIN_CHANGES and since >= MIN_CHANGED_SHARE * len(replica.index)
 
     def changes_since(self, replica: Replica) -> int:
-        """Return how many changes are not in the snapshot; all of them if it is of no use."""
+        """Return how many changes are not in the snapshot; all changes if the snapshot cannot be used."""
         header = self._header()
         if header is None or self._is_refused or header.model_version != replica.version:
             return replica.sequence
         return replica.sequence - header.sequence
 
     def load(self, gallery_id: str, version: str, newest: int, kind: IndexKind) -> Replica | None:
-        """Return what the snapshot holds, or None, with a line in the log, if it is of no use."""
+        """Return the replica in the snapshot, or None if no snapshot can be used; the log says why."""
         header = self._header()
         if header is None:
             return None
@@ -99,13 +102,15 @@ class Snapshots:
             self._check(header, gallery_id, version, newest)
             index = GalleryIndex.read(self._directory / header.file, kind)
         except (OSError, ValueError) as error:
-            logger.warning("the snapshot is not used, the index is built anew", reason=str(error))
+            logger.warning(
+                "the snapshot is not used, the index is built from the database", reason=str(error)
+            )
             self._is_refused = True
             return None
         return Replica(version, index, header.sequence)
 
-    def fault(self, gallery_id: str, version: str, newest: int) -> str:
-        """Say why the snapshot would not be used; nothing if it would, or if there is none."""
+    def find_fault(self, gallery_id: str, version: str, newest: int) -> str:
+        """Return why the snapshot would not be used; empty if it would be used, or if there is none."""
         try:
             header = self._read_header()
             if header is not None:
@@ -116,14 +121,14 @@ class Snapshots:
 
     def _check(self, header: Header, gallery_id: str, version: str, newest: int) -> None:
         if (header.gallery_id, header.model_version) != (gallery_id, version) or header.sequence > newest:
-            raise ValueError("it is of another gallery, model version or time")
+            raise ValueError("it is of another gallery or model version, or later than the database")
         if _sha256(self._directory / header.file) != header.sha256:
             raise ValueError("its bytes have changed on the disk")
 
-    def remove(self) -> int:
-        """Remove what there is, and return how many files hold an index."""
-        with self.alone():
-            return self._remove_but("")
+    def delete(self) -> int:
+        """Delete all snapshots, and return how many files of an index these were."""
+        with self.locked():
+            return self._delete_except("")
 
     def _header(self) -> Header | None:
         try:
@@ -140,7 +145,8 @@ class Snapshots:
         except TypeError as error:
             raise ValueError(f"{HEADER} has other fields: {error}") from error
 
-    def _remove_but(self, name: str) -> int:
+    def _delete_except(self, name: str) -> int:
+        """Delete the files of all indexes except `name`; without a name, the header too."""
         others = [path for path in self._directory.glob("index-*") if path.name != name]
         for path in others:
             path.unlink(missing_ok=True)

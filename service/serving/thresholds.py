@@ -1,7 +1,8 @@
-"""Is it the same person? What scores are called, from thresholds that belong to one model version.
+"""Thresholds of a model version, by which a score is a match, unsure or unknown.
 
-They come from the newest evaluation of the version on this gallery, or else from its card: what a threshold
-lets through differs from site to site (see model/weights/MODEL_CARD.md).
+The thresholds come from the newest evaluation of the version on this gallery, or else from the card of the
+version. The evaluation is preferred because the false-match rate of a threshold differs from site to site
+(see model/weights/MODEL_CARD.md).
 """
 
 import json
@@ -20,11 +21,13 @@ from model.checkpoint import DEFAULT_CHECKPOINT
 from service.store.tables import Model
 
 SHIPPED = DEFAULT_CHECKPOINT.with_name("verification.json")
-"""What would stand in the cards of shipped versions, which are older than the field."""
+"""The field `verification` of the shipped model versions, whose cards are older than the field."""
 
 UNSURE_FACTOR = 10
+"""`unsure` begins at this many times the target false-match rate."""
+
 MIN_FALSE_MATCHES = 10
-"""An evaluation is believed if the wanted rate is so many or more of its pairs of different people."""
+"""An evaluation is used if the target rate is at least this many of its pairs of different people."""
 
 Decision = Literal["match", "unsure", "unknown"]
 Source = Literal["evaluation", "card", "none"]
@@ -32,9 +35,14 @@ Source = Literal["evaluation", "card", "none"]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A score from `match` on is a match, one from `unsure` on may be; without a source nothing is said.
+    """The thresholds and the calibration of one model version.
 
-    `evaluated_at` is of the evaluation of this version that the caller has seen, whether it is the source.
+    Attributes:
+        match: least score of a match, or None if no threshold is known.
+        unsure: least score that may be a match, or None likewise.
+        source: where the thresholds come from.
+        calibration: turns a score into a probability.
+        evaluated_at: time of the newest evaluation of the version, even if that is not the source.
     """
 
     match: float | None = None
@@ -44,7 +52,7 @@ class Thresholds:
     evaluated_at: str | None = None
 
     def decide(self, score: float) -> Decision | None:
-        """Say what a score means.
+        """Return the decision for a score, or None if no threshold is known.
 
         >>> [Thresholds(0.5, 0.4).decide(score) for score in (0.5, 0.4, 0.3)]
         ['match', 'unsure', 'unknown']
@@ -54,16 +62,16 @@ class Thresholds:
         return "match" if score >= self.match else "unsure" if score >= self.unsure else "unknown"
 
     def probability(self, score: float) -> float | None:
-        """Return how likely this score is of one person, where half of all pairs are."""
+        """Return the calibrated chance that two crops show the same person, given equal prior odds."""
         return None if self.calibration is None else round(self.calibration.probability(score), 4)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what answers say of them."""
+        """Return the thresholds as answers show them."""
         return {"match": self.match, "unsure": self.unsure, "source": self.source}
 
 
 def find_thresholds(session: Session, version: str, target_fmr: float) -> Thresholds:
-    """Return the decisions of a registered version at a false-match rate."""
+    """Return the thresholds of a registered version for the false-match rate `target_fmr`."""
     statement = select(Model.card, Model.evaluation).where(Model.version == version)
     card, evaluation = session.execute(statement).one()
     return thresholds_of(version, card, evaluation, target_fmr)
@@ -72,11 +80,17 @@ def find_thresholds(session: Session, version: str, target_fmr: float) -> Thresh
 def thresholds_of(
     version: str, card: Mapping[str, Any], evaluation: Mapping[str, Any] | None, target_fmr: float
 ) -> Thresholds:
-    """Return the decisions at a false-match rate: `match` at it, `unsure` at ten times it.
+    """Return the thresholds for a false-match rate: `match` at this rate, `unsure` at ten times this rate.
 
-    Of an evaluation, if its pairs are enough to measure that rate; or else of the card, or of what is shipped
-    beside the checkpoint. Rates between those that are kept are interpolated by their logarithm; those beyond
-    them have the thresholds of the last one.
+    The thresholds come from the evaluation, if it has enough pairs to measure the rate. Else they come from
+    the card, or from the file beside the shipped checkpoint. A threshold between two known rates is
+    interpolated over the logarithm of the rate. Beyond the known rates the nearest threshold holds.
+
+    Args:
+        version: the model version.
+        card: the card of the version.
+        evaluation: the result of the newest evaluation of the version, if any.
+        target_fmr: the false-match rate, from 0 to 1.
     """
     evaluated_at = None if evaluation is None else str(evaluation["evaluated_at"])
     if evaluation and evaluation["num_different_pairs"] * target_fmr >= MIN_FALSE_MATCHES:
@@ -106,6 +120,6 @@ def _threshold(verification: Mapping[str, Any], fmr: float) -> float:
 
 @cache
 def _shipped() -> dict[str, dict[str, Any]]:
-    """Read what is shipped beside the checkpoint."""
+    """Return the field `verification` of each shipped version."""
     verifications: dict[str, dict[str, Any]] = json.loads(SHIPPED.read_text())
     return verifications

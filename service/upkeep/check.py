@@ -102,10 +102,10 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     with serving.store.read() as session:
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
         active = active_model(session)
-    reason = serving.snapshots.fault(gallery_id, active.gallery_version if active else "", newest)
+    reason = serving.snapshots.find_fault(gallery_id, active.gallery_version if active else "", newest)
     if reason:
         if repair:
-            serving.snapshots.remove()
+            serving.snapshots.delete()
         yield Finding(FindingKind.snapshot, reason, repair)
 
 

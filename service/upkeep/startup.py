@@ -55,7 +55,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     try:
         generation = serving.load_active()
     except NetworkLost as error:
-        if serving.fail(str(error)):
+        if serving.note_failure(str(error)):
             logger.warning("not in service", reason=str(error))
         return None
     logger.info(

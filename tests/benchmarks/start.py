@@ -102,7 +102,7 @@ def main() -> None:
             seconds["from the database"] = time.perf_counter() - seconds["from the database"]
             gallery_id = session.scalars(select(Gallery.id)).one()
             started_s = time.perf_counter()
-            with snapshots.alone():
+            with snapshots.locked():
                 snapshots.save(gallery_id, replica)
             seconds["writing a snapshot"] = time.perf_counter() - started_s
             started_s = time.perf_counter()
