@@ -114,39 +114,6 @@ def cosine_bins(cosines: NDArray[np.floating]) -> Ints:
     return bins
 
 
-def check_verification(value: object) -> None:
-    """Check what a card says of thresholds, as ``PairScores.verification`` makes it.
-
-    Raises:
-        ValueError: something is missing, of the wrong type, or out of its range.
-    """
-    if not isinstance(value, dict) or set(value) != {"thresholds", "calibration", "data"}:
-        raise ValueError("it must be an object of thresholds, calibration and data")
-    if not _is_text(value["data"]):
-        raise ValueError("data must be a text")
-    _check_numbers("calibration", value["calibration"], {"slope": (0, 1e6), "intercept": (-1e6, 1e6)})
-    rows = value["thresholds"]
-    if not isinstance(rows, list) or not 1 <= len(rows) <= 100:
-        raise ValueError("thresholds must be 1 to 100 objects")
-    for row in rows:
-        _check_numbers("a threshold", row, {"fmr": (1e-12, 1), "cosine": (-1, 1.01), "hit_rate": (0, 1)})
-    cosines = [row["cosine"] for row in sorted(rows, key=lambda row: -row["fmr"])]
-    if cosines != sorted(cosines) or len({row["fmr"] for row in rows}) < len(rows):
-        raise ValueError("thresholds must rise as fmr falls, and each fmr stand there once")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _check_numbers(name: str, value: object, ranges: dict[str, tuple[float, float]]) -> None:
-    if not isinstance(value, dict) or set(value) != set(ranges):
-        raise ValueError(f"{name} must be an object of {', '.join(ranges)}")
-    for key, (low, high) in ranges.items():
-        if type(value[key]) not in (int, float) or not low <= value[key] <= high:
-            raise ValueError(f"{key} of {name} must be a number from {low:g} to {high:g}")
-
-
 def _fit_logistic(
     cosines_P: NDArray[np.float64], weights_P: NDArray[np.float64], wanted_P: NDArray[np.float64]
 ) -> tuple[float, float]:

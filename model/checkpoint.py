@@ -6,13 +6,9 @@ may be stored as fp16 and are float32 once loaded. A foreign network is OpenVINO
 
 import hashlib
 import json
-import math
-import re
 import struct
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,59 +17,17 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.architectures import build_network
-from model.calibration import check_verification
+from model.card import FOREIGN, Card, parse_card
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
 from model.interop.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
 from model.layers import ReidNetwork
-from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color, Preprocess
+from model.preprocess import Preprocess
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "default.safetensors"
 MAX_CHECKPOINT_BYTES = 1 << 30
 MAX_HEADER_BYTES = 8 << 20
-MAX_SIDE = 1024
 CARD_KEY = "card"
-FOREIGN = "openvino"
-"""The architecture of foreign networks."""
-
-CHANNELS = ("rgb", "bgr")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What is known of a network. ``metrics`` are in percent; ``created`` is RFC 3339 in UTC.
-
-    ``feature`` and ``pooling`` as in ``build_network``. ``channels`` is the order in which a foreign network
-    reads them; ``mean`` and ``std`` are in RGB all the same. ``verification`` is what
-    ``PairScores.verification`` gives, and in ``data`` the images that this was measured on, in words.
-
-    ``compatible_with`` is a promise: queries embedded by this network find in a gallery embedded by that
-    ``version`` about what that version's own queries find (see training/engine/compatibility.py). It holds
-    ``rank1_cross`` and ``mAP_cross``, of these queries against that gallery, ``rank1_old`` and ``mAP_old``,
-    of its own, in percent; ``is_strict`` says that both are better.
-    """
-
-    architecture: str
-    height: int
-    width: int
-    embedding_size: int
-    num_identities: int
-    mean: Color = IMAGENET_MEAN
-    std: Color = IMAGENET_STD
-    feature: str = "bn"
-    pooling: str = "average"
-    channels: str = "rgb"
-    recipe: str = ""
-    dataset: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    verification: dict[str, Any] | None = None
-    parent: str | None = None
-    compatible_with: dict[str, Any] | None = None
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the card as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -198,72 +152,12 @@ def _read_card(path: Path, content: bytes) -> Card:
         raise CheckpointError(f"{path.name} is truncated inside its header")
     try:
         header = json.loads(content[8 : 8 + length])
-        values = json.loads(header["__metadata__"][CARD_KEY])
+        text = header["__metadata__"][CARD_KEY]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header") from error
-    return _parse_card(path, values)
-
-
-def _parse_card(path: Path, values: object) -> Card:
-    if not isinstance(values, dict):
-        raise CheckpointError(f"the card of {path.name} is not a JSON object")
-    known = {f.name for f in fields(Card)}
-    if unknown := sorted(set(values) - known):
-        raise CheckpointError(f"the card of {path.name} has unknown fields: {', '.join(map(str, unknown))}")
-    wanted = {"architecture", "height", "width", "embedding_size", "num_identities", "mean", "std"}
-    if missing := sorted(wanted - set(values)):
-        raise CheckpointError(f"the card of {path.name} lacks {', '.join(missing)}")
-    is_foreign = values["architecture"] == FOREIGN
-    for name in ("height", "width", "embedding_size", "num_identities"):
-        is_unknown = is_foreign and name == "num_identities" and values[name] == 0
-        if type(values[name]) is not int or (values[name] < 1 and not is_unknown):
-            raise CheckpointError(f"{name} in the card of {path.name} must be a positive integer")
-    if max(values["height"], values["width"]) > MAX_SIDE:
-        raise CheckpointError(f"the card of {path.name} asks for more than {MAX_SIDE} pixels a side")
-    for name in ("mean", "std"):
-        values[name] = _parse_color(path, name, values[name])
-    if values.get("channels", "rgb") not in (CHANNELS if is_foreign else ("rgb",)):
-        raise CheckpointError(f"channels in the card of {path.name} must be rgb, or bgr of a foreign network")
-    for name in ("architecture", "feature", "pooling", "recipe", "dataset", "created"):
-        if not isinstance(values.get(name, ""), str):
-            raise CheckpointError(f"{name} in the card of {path.name} must be a text")
-    if not isinstance(values.get("parent"), str | None) or not isinstance(values.get("metrics", {}), dict):
-        raise CheckpointError(f"parent or metrics in the card of {path.name} are of the wrong type")
-    if values.get("verification") is not None:
-        try:
-            check_verification(values["verification"])
-        except ValueError as error:
-            raise CheckpointError(f"verification in the card of {path.name}: {error}") from error
-    _check_compatible(path, values.get("compatible_with"))
-    return Card(**values)
-
-
-def _check_compatible(path: Path, value: object) -> None:
-    if value is None:
-        return
-    metrics = ("rank1_cross", "mAP_cross", "rank1_old", "mAP_old")
-    is_whole = (
-        isinstance(value, dict)
-        and set(value) | {"is_strict"} == {"version", "is_strict", *metrics}
-        and isinstance(value["version"], str)
-        and re.fullmatch(r"[0-9a-f]{12}", value["version"]) is not None
-        and isinstance(value.get("is_strict", False), bool)
-        and all(type(value[name]) in (int, float) and 0 <= value[name] <= 100 for name in metrics)
-    )
-    if not is_whole:
-        wanted = ", ".join(("version", *metrics, "is_strict"))
-        raise CheckpointError(f"compatible_with in the card of {path.name} must hold {wanted}, no more")
-
-
-def _parse_color(path: Path, name: str, value: object) -> Color:
-    if not isinstance(value, list) or len(value) != 3:
-        raise CheckpointError(f"{name} in the card of {path.name} must be three numbers")
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in value):
-        raise CheckpointError(f"{name} in the card of {path.name} must be three finite numbers")
-    if name == "std" and min(value) <= 0:
-        raise CheckpointError(f"std in the card of {path.name} must be above zero")
-    red, green, blue = map(float, value)
-    return red, green, blue
+    if not isinstance(text, str):
+        raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header")
+    return parse_card(text, path.name)
 
 
 def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNetwork:

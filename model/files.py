@@ -1,5 +1,6 @@
 """Files that are whole or absent, whenever the machine dies."""
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -28,3 +29,12 @@ def sync_dir(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def describe_file(path: str | Path) -> str:
+    """Name a file for a card, by its own name and the first 12 hex digits of its SHA-256."""
+    path = Path(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    name = path.name.encode(errors="replace").decode()  # a name on the disk need not be UTF-8
+    return f"{name} (SHA-256 {digest})"

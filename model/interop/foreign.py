@@ -1,6 +1,5 @@
 """Networks of others, ONNX or OpenVINO IR, as checkpoints of ours that OpenVINO runs."""
 
-import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,10 +8,11 @@ import openvino
 from openvino import Layout, PartialShape, opset8
 from openvino.preprocess import PrePostProcessor
 
-from model.checkpoint import FOREIGN, MAX_CHECKPOINT_BYTES, Card, load_checkpoint, save_foreign
+from model.card import FOREIGN, Card
+from model.checkpoint import MAX_CHECKPOINT_BYTES, load_checkpoint, save_foreign
 from model.embedder import Embedder
 from model.errors import CheckpointError
-from model.files import write_atomically
+from model.files import describe_file, write_atomically
 from model.interop.graphs import check_layers, openvino_core, reason
 from model.interop.trial import try_out
 from model.preprocess import Color
@@ -56,7 +56,7 @@ def import_foreign(
         mean=_in_rgb(mean, scale, channels),
         std=_in_rgb(std, scale, channels),
         channels=channels,
-        recipe=f"{path.name} (SHA-256 {_digest(path)})",
+        recipe=describe_file(path),
     )
     try:
         with TemporaryDirectory() as folder:
@@ -141,8 +141,3 @@ def _save(path: Path, graph: openvino.Model, card: Card) -> str:
     written = path.with_suffix(".xml")
     openvino.save_model(graph, written, compress_to_fp16=False)
     return save_foreign(path, written.read_bytes(), written.with_suffix(".bin").read_bytes(), card)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -5,15 +5,16 @@ has a linear layer; everything else has another name and the same shape. Their r
 the first half of the columns meets the transposed affinity.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.architectures import build_network
-from model.checkpoint import Card, make_network, save_checkpoint, shape_problems
+from model.card import Card
+from model.checkpoint import make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
+from model.files import describe_file
 from model.interop.state_dicts import read_state_dict
 
 BRANCHES = {"rgasc": "rga_sc_resnet50", "rgas": "rga_s_resnet50", "rgac": "rga_c_resnet50"}
@@ -60,7 +61,7 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
         embedding_size=2048,
         num_identities=num_identities,
         feature=feature,
-        recipe=f"{path.name} (SHA-256 {_digest(path)}) of the RGA authors' code, {branch}",
+        recipe=f"{describe_file(path)} of the RGA authors' code, {branch}",
     )
     network = make_network(card, _renamed(ours, tensors), path.name)
     try:
@@ -130,8 +131,3 @@ def _in_words(problems: list[str], fitting: list[str]) -> str:
     more = f" and {len(problems) - NUM_PROBLEMS_TOLD} more" if len(problems) > NUM_PROBLEMS_TOLD else ""
     hint = f", but their {fitting[0]}: give --branch {fitting[0]}" if fitting else f" at {HEIGHT} x {WIDTH}"
     return f"{hint}: {'; '.join(problems[:NUM_PROBLEMS_TOLD])}{more}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

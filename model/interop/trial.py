@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoint import FOREIGN, load_checkpoint, read_card
+from model.card import FOREIGN
+from model.checkpoint import load_checkpoint, read_card
 from model.embedder import Embedder
 from model.errors import CheckpointError, ModelError
 from model.interop.graphs import reason

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.architectures import build_network
-from model.checkpoint import DEFAULT_CHECKPOINT, Card, Checkpoint, load_checkpoint
+from model.card import Card
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
 from model.embedder import Embedder
 from model.interop.graphs import openvino_core
 from model.preprocess import Pixels

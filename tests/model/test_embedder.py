@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.architectures import build_network
-from model.checkpoint import DEFAULT_CHECKPOINT, Card, Checkpoint, load_checkpoint, save_checkpoint
+from model.card import Card
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.errors import RuntimeUnavailable
 from model.preprocess import Preprocess

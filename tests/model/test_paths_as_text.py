@@ -1,5 +1,6 @@
 """Every public function of model/ that takes a file takes its path as text too."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +9,10 @@ import torch
 from authors import make_authors, save_authors
 from foreign_networks import HEIGHT, WIDTH, make_card, save_ir
 from model.architectures import build_network
-from model.checkpoint import (
-    Card,
-    checkpoint_version,
-    load_checkpoint,
-    read_card,
-    save_checkpoint,
-    save_foreign,
-)
+from model.card import Card
+from model.checkpoint import checkpoint_version, load_checkpoint, read_card, save_checkpoint, save_foreign
 from model.embedder import Embedder
-from model.files import sync_dir, write_atomically
+from model.files import describe_file, sync_dir, write_atomically
 from model.interop.foreign import import_foreign
 from model.interop.official import import_official
 from model.interop.state_dicts import read_state_dict
@@ -70,7 +65,9 @@ def test_converted_networks_are_kept_in_a_folder(tiny_checkpoint: Path, tmp_path
         assert sorted(path.suffix for path in (tmp_path / str(number)).iterdir()) == [".bin", ".xml"]
 
 
-def test_a_file_is_written_and_its_folder_synced(tmp_path: Path) -> None:
-    write_atomically(str(tmp_path / "new" / "file"), b"content")
+def test_a_file_is_written_named_and_its_folder_synced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / os.fsdecode(b"caf\xe9")
+    write_atomically(str(path), b"content")
     sync_dir(str(tmp_path / "new"))
-    assert (tmp_path / "new" / "file").read_bytes() == b"content"
+    assert path.read_bytes() == b"content"
+    assert describe_file(str(path)) == "caf? (SHA-256 ed7002b439e9)"

@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from model.checkpoint import FOREIGN, Card, save_foreign
+from model.card import FOREIGN, Card
+from model.checkpoint import save_foreign
 from model.interop.graphs import openvino_core
 from model.runtime import convert
 

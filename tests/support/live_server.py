@@ -16,7 +16,8 @@ import uvicorn
 from PIL import Image
 
 from model.architectures import build_network
-from model.checkpoint import Card, save_checkpoint
+from model.card import Card
+from model.checkpoint import save_checkpoint
 from service.api.app import create_app
 from service.settings import Settings
 

@@ -11,7 +11,8 @@ import torch
 
 from live_server import crop
 from model.architectures import build_network
-from model.checkpoint import Card, load_checkpoint, save_checkpoint
+from model.card import Card
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from references import loop_metrics, loop_minp, loop_pooled
 from training import evaluate

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from draw_people import photograph
 from live_server import crop, encode, enroll, make_checkpoint, serve
-from model.checkpoint import Card, load_checkpoint
+from model.card import Card
+from model.checkpoint import load_checkpoint
 from service.cli.main import app
 from service.settings import Settings
 from training import train

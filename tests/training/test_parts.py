@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from model.architectures import build_network
-from model.checkpoint import Card, load_checkpoint, save_checkpoint
+from model.card import Card
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.resizing import resize_relations
 from training.data.samplers import IdentitySampler
 from training.weights.initial import Initial, InitialWeightsError, find_initial, freeze_all_but_attention

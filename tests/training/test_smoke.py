@@ -12,7 +12,8 @@ import torch
 
 from draw_people import write_market1501
 from model.architectures import build_network
-from model.checkpoint import Card, save_checkpoint
+from model.card import Card
+from model.checkpoint import save_checkpoint
 from references import loop_metrics
 from training import embed, evaluate, train
 from training.recipes.named import tiny

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Card
+from model.card import Card
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from training.recipes.recipe import Recipe
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from interrupted import Process
 from live_server import crop, enroll, images, search, serve, upload_model
-from model.checkpoint import DEFAULT_CHECKPOINT, Card, checkpoint_version, load_checkpoint, save_checkpoint
+from model.card import Card
+from model.checkpoint import DEFAULT_CHECKPOINT, checkpoint_version, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from service.gallery.enrolment import enroll as enroll_crops
 from service.gallery.metadata import Label

@@ -1,0 +1,228 @@
+"""The card of a checkpoint: what is known of its network, as JSON in the header of the file.
+
+A card that this code builds is trusted. A card from a file is checked by pydantic: its types and ranges stand
+beside the fields.
+"""
+
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from model.errors import CheckpointError
+from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color
+
+FOREIGN = "openvino"
+"""The architecture in the card of a foreign network."""
+
+MAX_CARD_LENGTH = 1 << 18
+"""Characters. A longer card is refused unread, because 700,000 unknown fields took 3.4 s and 650 MB."""
+
+MAX_SIDE = 1024
+MAX_IDENTITIES = 1 << 30
+MAX_DIMENSIONS = 1 << 26
+NUM_PROBLEMS_TOLD = 3
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_WORDS = {
+    "json_invalid": "is no JSON that can be read",
+    "missing": "is missing",
+    "unexpected_keyword_argument": "is not a field of a card",
+    "extra_forbidden": "does not belong there",
+}
+_OPENING = re.compile("^((Input|List|String|Tuple) should|Value error, must) ")
+"""How pydantic begins a message."""
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class ThresholdRow(BaseModel):
+    """A cosine, and the shares of pairs at or above it: of two people (``fmr``), of one (``hit_rate``)."""
+
+    model_config = _STRICT
+
+    fmr: Annotated[float, Field(ge=1e-12, le=1)]
+    cosine: Annotated[float, Field(ge=-1, le=1.01)]
+    hit_rate: Annotated[float, Field(ge=0, le=1)]
+
+
+class LogisticCurve(BaseModel):
+    """The probability that a pair shows one person, 1 / (1 + exp(-(slope * cosine + intercept)))."""
+
+    model_config = _STRICT
+
+    slope: Annotated[float, Field(ge=0, le=1e6)]
+    intercept: Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+class Verification(BaseModel):
+    """What ``PairScores.verification`` has measured, and in ``data`` the images that it was measured on."""
+
+    model_config = _STRICT
+
+    thresholds: Annotated[list[ThresholdRow], Field(min_length=1, max_length=100)]
+    calibration: LogisticCurve
+    data: str
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        cosines = [row.cosine for row in sorted(self.thresholds, key=lambda row: -row.fmr)]
+        if cosines != sorted(cosines) or len({row.fmr for row in self.thresholds}) < len(self.thresholds):
+            raise ValueError("must have thresholds that rise as fmr falls, and no fmr twice")
+        return self
+
+
+class Compatibility(BaseModel):
+    """A promise: queries of this network find in a gallery of ``version`` about what its own queries find.
+
+    ``rank1_cross`` and ``mAP_cross``, in percent, are of this network's queries against a gallery that
+    ``version`` has embedded; ``rank1_old`` and ``mAP_old`` are of that version's own queries. ``is_strict``
+    says that both numbers across the versions are the better ones.
+    """
+
+    model_config = _STRICT
+
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    rank1_cross: Percent
+    mAP_cross: Percent  # noqa: N815 - the name that stands in cards
+    rank1_old: Percent
+    mAP_old: Percent  # noqa: N815
+    is_strict: bool = False
+
+
+def _as(model: type[BaseModel]) -> AfterValidator:
+    """Check a JSON object against a class, and keep the object as it stands in the file."""
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        model.model_validate(values)
+        return values
+
+    return AfterValidator(check)
+
+
+def _check_finite(values: Color) -> Color:
+    if not all(map(math.isfinite, values)):
+        raise ValueError("must be three finite numbers")
+    return values
+
+
+def _check_positive(values: Color) -> Color:
+    if min(values) <= 0:
+        raise ValueError("must be three numbers above zero")
+    return values
+
+
+Mean = Annotated[Color, AfterValidator(_check_finite)]
+Std = Annotated[Color, AfterValidator(_check_finite), AfterValidator(_check_positive)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a network.
+
+    Args:
+        architecture: a name that ``build_network`` knows, or ``openvino`` for a foreign network.
+        height: of the images that the network reads, in pixels.
+        width: of the images that the network reads, in pixels.
+        embedding_size: numbers D in an embedding.
+        num_identities: identities that the classifier was trained on; 0 for a foreign network.
+        mean: of each channel in the training images, in RGB, where pixels are scaled to 0-1.
+        std: standard deviation of each channel, likewise; above zero.
+        feature: ``bn`` or ``pooled``, as in ``build_network``.
+        pooling: ``average`` or ``gem``, as in ``build_network``.
+        channels: order in which the network reads colours: ``rgb``, or ``bgr`` for some foreign networks.
+        recipe: the recipe of the training run, or the file that was imported.
+        dataset: what the network was trained on.
+        metrics: results of the evaluation after training, in percent.
+        verification: fields of ``Verification``.
+        parent: version of the checkpoint that training started from.
+        compatible_with: fields of ``Compatibility``.
+        created: date and time in UTC, RFC 3339.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    architecture: str
+    height: Side
+    width: Side
+    embedding_size: Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)]
+    num_identities: Annotated[int, Field(ge=0, le=MAX_IDENTITIES)]
+    mean: Mean = IMAGENET_MEAN
+    std: Std = IMAGENET_STD
+    feature: str = "bn"
+    pooling: str = "average"
+    channels: Annotated[str, Field(pattern="^(rgb|bgr)$")] = "rgb"
+    recipe: str = ""
+    dataset: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    verification: Annotated[dict[str, Any], _as(Verification)] | None = None
+    parent: str | None = None
+    compatible_with: Annotated[dict[str, Any], _as(Compatibility)] | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CardInFile(Card):
+    """A card in a file, which must say its mean and std."""
+
+    mean: Mean = field()
+    std: Std = field()
+
+
+_CARD_IN_FILE = TypeAdapter(_CardInFile)
+
+
+def parse_card(text: str, source: str) -> Card:
+    """Read a card from its JSON, and check every field.
+
+    Args:
+        text: the JSON of the card.
+        source: name of the file, for the message of an error.
+
+    Raises:
+        CheckpointError: the card is too long or no JSON object, or a field is missing, unknown, of the wrong
+            type or out of its range.
+    """
+    if len(text) > MAX_CARD_LENGTH:
+        raise CheckpointError(
+            f"the card of {source} has {len(text):,} characters; at most {MAX_CARD_LENGTH:,} are read"
+        )
+    try:
+        card = Card(**vars(_CARD_IN_FILE.validate_json(text)))
+    except ValidationError as error:
+        raise CheckpointError(f"the card of {source} is refused: {_in_words(error)}") from error
+    if card.architecture != FOREIGN and card.num_identities < 1:
+        raise CheckpointError(f"the card of {source} is refused: num_identities must be at least 1")
+    if card.architecture != FOREIGN and card.channels != "rgb":
+        raise CheckpointError(
+            f"the card of {source} is refused: channels must be rgb, or bgr if it is foreign"
+        )
+    return card
+
+
+def _in_words(error: ValidationError) -> str:
+    """Say what is wrong with the first few fields, such as ``height must be a valid integer``."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    told = []
+    for problem in problems[:NUM_PROBLEMS_TOLD]:
+        place = ascii(".".join(map(str, problem["loc"])) or "it")[1:-1][:100]
+        told.append(f"{place} {_WORDS.get(problem['type']) or _OPENING.sub('must ', problem['msg'])}")
+    more = f" and {len(problems) - len(told)} more" if len(problems) > len(told) else ""
+    return "; ".join(told) + more
