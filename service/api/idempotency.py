@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import http_problem, service_problem, trouble_problem
-from service.errors import IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
+from service.errors import Fault, IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE
 from service.store.store import Store
 from service.store.tables import KeptAnswer, now
@@ -31,6 +31,7 @@ from service.store.tables import KeptAnswer, now
 HEADER = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"
 KEY = re.compile(r"[\x20-\x7e]{1,255}")
+BAD_KEY = Fault(("header", "Idempotency-Key"), "expected 1 to 255 printable ASCII characters")
 BOUNDARY = re.compile(rb'boundary="?([^";]+)', re.IGNORECASE)
 KEPT_FOR = timedelta(hours=24)
 IN_MEMORY = 1024 * 1024
@@ -166,7 +167,7 @@ class Idempotency:
         with SpooledTemporaryFile(IN_MEMORY) as body:
             try:
                 if not KEY.fullmatch(key):
-                    raise _bad_key()
+                    raise InvalidRequest(BAD_KEY)
                 self._require_ready()  # before that there may be no tables
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
@@ -203,12 +204,6 @@ class Idempotency:
             await run_in_threadpool(self._claims.settle, claim)
         for message in answer:
             await send(message)
-
-
-def _bad_key() -> InvalidRequest:
-    message = "expected 1 to 255 printable ASCII characters"
-    fault = {"loc": ["header", "Idempotency-Key"], "msg": message, "type": "value_error"}
-    return InvalidRequest(f"Idempotency-Key: {message}", [fault])
 
 
 async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str | None:

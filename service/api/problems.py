@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
-from service.errors import InvalidRequest, ServiceError
+from service.errors import Fault, InvalidRequest, ServiceError
 from service.store.failures import to_service_error
 
 logger = structlog.get_logger(__name__)
@@ -103,9 +103,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def invalid_request(error: RequestValidationError) -> InvalidRequest:
     """Say what is wrong with which field; the values themselves are not repeated."""
-    faults = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
-    summary = "; ".join(f"{'.'.join(map(str, f['loc'][1:]))}: {f['msg']}" for f in faults[:3])
-    return InvalidRequest(summary, faults)
+    return InvalidRequest(*(Fault(tuple(one["loc"]), one["msg"], one["type"]) for one in error.errors()))
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

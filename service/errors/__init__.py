@@ -38,6 +38,7 @@ from service.errors.people import (
 from service.errors.requests import (
     BadArchive,
     CropTooSmall,
+    Fault,
     IdempotencyInProgress,
     IdempotencyMismatch,
     ImageError,
@@ -75,6 +76,7 @@ __all__ = [
     "DatabaseDamaged",
     "DatabaseUnavailable",
     "DuplicateCrop",
+    "Fault",
     "GalleryItemNotFound",
     "IdempotencyInProgress",
     "IdempotencyMismatch",

@@ -1,27 +1,49 @@
 """Errors in a request itself: its fields, images, archive or Idempotency-Key."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from service.errors.service_error import ServiceError
+
+NUM_SUMMARISED = 3
+"""Faults that the message of an invalid request names; its `errors` have them all."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a request, as pydantic describes faults.
+
+    Attributes:
+        loc: the place: `body`, `query` or `header`, and the name of the field within.
+        msg: the reason, fit to follow the name of the field and a colon.
+        type: the kind of fault.
+    """
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str = "value_error"
 
 
 class InvalidRequest(ServiceError):
     """A field is missing, malformed or contradicts another.
 
-    `errors` has one entry for each fault: where it is (`loc`), a message (`msg`), and its `type`.
+    Args:
+        faults: the faults, at least one.
+        detail: the message; by default the first faults, each with the name of its field.
     """
 
     code = "invalid_request"
     status = 422
     title = "Invalid request"
 
-    def __init__(self, detail: str, errors: list[dict[str, Any]]) -> None:
-        super().__init__(detail)
-        self.errors = errors
+    def __init__(self, *faults: Fault, detail: str | None = None) -> None:
+        summary = (f"{'.'.join(map(str, fault.loc[1:]))}: {fault.msg}" for fault in faults[:NUM_SUMMARISED])
+        super().__init__(detail or "; ".join(summary))
+        self.faults = faults
 
     def members(self) -> dict[str, Any]:
         """Return the faults."""
-        return {"errors": self.errors}
+        return {"errors": [asdict(fault) for fault in self.faults]}
 
 
 class ImageError(ServiceError):
@@ -44,8 +66,8 @@ class ImageError(ServiceError):
 
     def members(self) -> dict[str, Any]:
         """Return the position of the image, and the same as a fault of its field."""
-        fault = {"loc": ["body", self.field, self.position], "msg": self.detail, "type": self.code}
-        return {"position": self.position, "errors": [fault]}
+        fault = Fault(("body", self.field, self.position), self.detail, self.code)
+        return {"position": self.position, "errors": [asdict(fault)]}
 
 
 class UnreadableImage(ImageError):

@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.items import find_identity
 from service.search.ranking import fuse
 from service.search.search import embed_people
 from service.serving.serving import Serving
 from service.serving.thresholds import Thresholds
 from service.store.tables import Embedding, Item
-
-_NO_ITEMS = {"loc": ["body", "identity_id"], "msg": "has no items", "type": "value_error"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: 
     with serving.store.read() as session:
         items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.replica.version)
     if not len(items_ND):
-        raise InvalidRequest(f"identity {identity_id[:64]!r} has no items to compare with", [_NO_ITEMS])
+        fault = Fault(("body", "identity_id"), "has no items")
+        raise InvalidRequest(fault, detail=f"identity {identity_id[:64]!r} has no items to compare with")
     return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.thresholds)
 
 

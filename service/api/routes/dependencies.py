@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
+from service.errors.requests import NUM_SUMMARISED
 from service.serving.serving import Serving
 from service.store.store import Store
 
@@ -74,21 +75,21 @@ async def refuse_unknown_fields(request: Request) -> None:
         schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
         faults += _unknown("body", await request.form(), schema["properties"])
     if faults:
-        raise InvalidRequest("; ".join(fault["msg"] for fault in faults[:3]), faults)
+        raise InvalidRequest(*faults, detail="; ".join(fault.msg for fault in faults[:NUM_SUMMARISED]))
 
 
-def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[dict[str, Any]]:
+def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[Fault]:
     """Return a fault for each name that is not known.
 
-    >>> [fault["msg"] for fault in _unknown("query", ["mod", "limit"], ["mode", "limit"])]
+    >>> [fault.msg for fault in _unknown("query", ["mod", "limit"], ["mode", "limit"])]
     ['there is no field mod; is mode meant?']
     """
     return [
-        {
-            "loc": [where, name[:MAX_SHOWN]],
-            "msg": f"there is no field {name[:MAX_SHOWN]}" + _hint(name, known),
-            "type": "extra_forbidden",
-        }
+        Fault(
+            (where, name[:MAX_SHOWN]),
+            f"there is no field {name[:MAX_SHOWN]}" + _hint(name, known),
+            "extra_forbidden",
+        )
         for name in dict.fromkeys(names)
         if name not in known
     ]

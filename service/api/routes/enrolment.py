@@ -10,7 +10,7 @@ from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer
 from service.api.schemas.jobs import JobAnswer
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
@@ -72,31 +72,21 @@ def posted(
             many, or given beside the common fields.
     """
     if bool(images) == (archive is not None):
-        raise _invalid("images", "give 1 to 64 images, or one archive")
+        raise InvalidRequest(Fault(("body", "images"), "give 1 to 64 images, or one archive"))
     common = Label(identity_id, camera_id, captured_at, track_id)
     if not metadata:
         return Posted(images, [common] * len(images), archive, common)
     if common != Label() or archive is not None:
-        raise _invalid(
-            "metadata", "give either metadata or the fields for all images, not both, and none for an archive"
-        )
+        reason = "give either metadata or the fields for all images, not both, and none for an archive"
+        raise InvalidRequest(Fault(("body", "metadata"), reason))
     try:
         entries = MetadataList.validate_json(metadata)
     except ValidationError as error:
-        faults = [
-            {"loc": ["body", "metadata", *e["loc"]], "msg": e["msg"], "type": e["type"]}
-            for e in error.errors()
-        ]
-        where = ".".join(map(str, faults[0]["loc"][1:]))
-        raise InvalidRequest(f"{where}: {faults[0]['msg']}", faults) from error
+        faults = (Fault(("body", "metadata", *one["loc"]), one["msg"], one["type"]) for one in error.errors())
+        raise InvalidRequest(*faults) from error
     if len(entries) != len(images):
-        raise _invalid("metadata", f"{len(entries)} entries for {len(images)} images")
+        raise InvalidRequest(Fault(("body", "metadata"), f"{len(entries)} entries for {len(images)} images"))
     return Posted(images, [entry.label() for entry in entries], None, common)
-
-
-def _invalid(field: str, message: str) -> InvalidRequest:
-    fault: dict[str, Any] = {"loc": ["body", field], "msg": message, "type": "value_error"}
-    return InvalidRequest(f"{field}: {message}", [fault])
 
 
 @router.post(

@@ -18,7 +18,7 @@ from service.api.schemas.gallery import (
     ItemsAnswer,
 )
 from service.api.schemas.identities import given
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.items import delete_item as delete_gallery_item
 from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items
 from service.people.corrections import correct_item
@@ -28,8 +28,6 @@ router = APIRouter(prefix="/gallery", tags=["gallery"])
 
 IfNoneMatch = Annotated[str, Header(description="ETags of what the caller has.")]
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it"}}
-_NOTHING = {"loc": ["body"], "msg": "no field to change", "type": "missing"}
-_NO_COUNT = {"loc": ["body", "expected_count"], "msg": "is needed unless dry_run", "type": "missing"}
 
 
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
@@ -45,7 +43,7 @@ def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id:
 def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId) -> DeletionAnswer:
     """Delete the items that the filter lets through, all or none; needs the count of a dry run."""
     if not order.dry_run and order.expected_count is None:
-        raise InvalidRequest("expected_count is needed unless it is a dry run", [_NO_COUNT])
+        raise InvalidRequest(Fault(("body", "expected_count"), "is needed unless dry_run", "missing"))
     expected = None if order.dry_run else order.expected_count
     num_items = delete_items(store, order.filter.selection(), expected)
     return DeletionAnswer(request_id=request_id, num_items=num_items, deleted=not order.dry_run)
@@ -109,7 +107,8 @@ def patch_item(
     """Correct what is known of an item: whose it is, which camera, when, on which track."""
     corrections = given(correction)
     if not corrections:
-        raise InvalidRequest("give at least one field to change", [_NOTHING])
+        fault = Fault(("body",), "no field to change", "missing")
+        raise InvalidRequest(fault, detail="give at least one field to change")
     item, operation = correct_item(serving.store, item_id, corrections)
     shown = GalleryItem.of(item, serving.current().version)
     operation_id = operation and operation.id

@@ -32,7 +32,7 @@ from service.api.schemas.operations import (
 )
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
 from service.gallery.selection import Selection
 from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
@@ -41,8 +41,6 @@ from service.people.suggestions import suggest
 from service.store.tables import Operation
 
 router = APIRouter(tags=["identities"])
-
-_ITSELF = {"loc": ["body", "source_ids"], "msg": "has the identity to merge into", "type": "value_error"}
 
 
 @router.post("/identities", status_code=201, responses=responses(400, 409, 413, 422, 503))
@@ -143,9 +141,9 @@ def post_merge(
 ) -> OperationAnswer:
     """Give the items of other identities to this one; the others are gone, until it is undone."""
     if identity_id in order.source_ids:
-        raise InvalidRequest(
-            "an identity cannot be merged into itself; leave it out of source_ids", [_ITSELF]
-        )
+        fault = Fault(("body", "source_ids"), "has the identity to merge into")
+        detail = "an identity cannot be merged into itself; leave it out of source_ids"
+        raise InvalidRequest(fault, detail=detail)
     return _operation(merge(store, identity_id, order.source_ids), request_id)
 
 

@@ -8,7 +8,7 @@ from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
 from service.api.routes.search import MAX_IMAGES, Images
 from service.api.schemas.search import VerifyAnswer
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.metadata import OptionalName
 from service.search.verify import verify_crops, verify_identity
 
@@ -18,7 +18,6 @@ OtherImages = Annotated[
     list[UploadFile],
     File(max_length=MAX_IMAGES, description="What to compare with: crops of one person, 1 to 16, or..."),
 ]
-_ONE_OF_TWO = {"loc": ["body", "other_images"], "msg": "give them, or identity_id", "type": "value_error"}
 
 
 @router.post("/verify", responses=responses(400, 404, 413, 415, 422, 503))
@@ -34,7 +33,8 @@ def post_verify(
     """Compare crops of one person with other crops, or with an identity: how alike, and what that means."""
     uploads = [image.file for image in images]
     if bool(other_images) == (identity_id is not None):
-        raise InvalidRequest("give other_images or identity_id, and not both", [_ONE_OF_TWO])
+        fault = Fault(("body", "other_images"), "give them, or identity_id")
+        raise InvalidRequest(fault, detail="give other_images or identity_id, and not both")
     if identity_id is not None:
         return VerifyAnswer.of(verify_identity(serving, uploads, identity_id), request_id)
     verified = verify_crops(serving, uploads, [image.file for image in other_images])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from service.errors import InvalidRequest
+from service.errors import Fault, InvalidRequest
 from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
 from service.gallery.selection import Selection
 from service.index import Sighting
@@ -59,7 +59,7 @@ def selection_of(
         InvalidRequest: if the window of time is empty, or the query's own sighting is half known.
     """
     if captured_after and captured_before and captured_after >= captured_before:
-        raise _invalid("captured_after", "must be before captured_before")
+        raise InvalidRequest(Fault(("body", "captured_after"), "must be before captured_before"))
     return Selection(
         camera_ids=frozenset(camera_id),
         excluded_camera_ids=frozenset(exclude_camera_id),
@@ -99,13 +99,9 @@ def _sighting(within_s: float | None, camera_id: str | None, captured_at: dateti
     if within_s is not None and camera_id is not None and captured_at is not None:
         return Sighting(camera_id, captured_at, within_s)
     if len(missing) < len(fields):
-        raise _invalid(missing[0], f"is needed beside {' and '.join(n for n in fields if n not in missing)}")
+        given = " and ".join(name for name in fields if name not in missing)
+        raise InvalidRequest(Fault(("body", missing[0]), f"is needed beside {given}"))
     return None
-
-
-def _invalid(field: str, reason: str) -> InvalidRequest:
-    error = {"loc": ["body", field], "msg": reason, "type": "value_error"}
-    return InvalidRequest(f"{field} {reason}", [error])
 
 
 class SelectionFields(BaseModel):
@@ -169,4 +165,4 @@ def number_of_cursor(cursor: str) -> int:
             return int(number)
     except ValueError:
         pass
-    raise _invalid("cursor", "is not one that this service has given")
+    raise InvalidRequest(Fault(("body", "cursor"), "is not one that this service has given"))
