@@ -111,7 +111,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; EXIF that cannot be read does not spoil a good image."""
+    """Turn the pixels as the EXIF orientation of an image says, if the orientation can be read.
+
+    `ImageOps.exif_transpose` of Pillow is not used, because it also rewrites the EXIF. If another field is
+    damaged, it raises AttributeError, TypeError or struct.error, although the orientation is readable.
+    """
     try:
         orientation = image.getexif().get(ORIENTATION_TAG)
     except HOSTILE_BYTES_RAISE:

@@ -2,12 +2,13 @@
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from live_server import encode, person
 from model.data.images import ORIENTATION_TAG, Limits
@@ -95,6 +96,17 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     assert found.shape == (96, 48, 3)
     assert found[4, 4].min() > 200
     assert found[90, 40].max() < 50
+
+
+def test_an_orientation_beside_damaged_exif_is_applied() -> None:
+    """Pillow's own `exif_transpose` fails on this image, which is why the decoder has a table of its own."""
+    orientation, damaged = (ORIENTATION_TAG, 3, 1, b"\0\6\0\0"), (0x0100, 1, 4, b"\xff\xff\xff\0")
+    entries = b"".join(struct.pack(">HHI4s", *entry) for entry in (damaged, orientation))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + entries + bytes(4)
+    content = encode(Image.new("RGB", (48, 96)), "JPEG", exif=exif)
+    assert pixels(content).shape == (48, 96, 3)
+    with Image.open(BytesIO(content)) as image, pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
