@@ -1,30 +1,20 @@
-"""What can go wrong in model/, for callers that know nothing of torch.
-
-ModelError
-├── CheckpointError    a checkpoint file is torn, foreign, too large or does not fit its own card
-├── UnknownArchitecture    a name that is not in ARCHITECTURES
-├── RuntimeUnavailable    the device or precision that was asked for is not on this machine
-└── ImageError    bytes that cannot be used as an image
-    ├── UnreadableImage    not an image, torn, or not JPEG/PNG/WebP/BMP
-    ├── OversizedImage    too many bytes or pixels
-    └── UndersizedImage    too few pixels a side
-"""
+"""The errors that model/ raises on purpose, for callers that know nothing of torch, OpenVINO or Pillow."""
 
 
 class ModelError(Exception):
-    """Base of every error that model/ raises on purpose; the message is fit to show to a user."""
+    """Base of every error of model/; the message is fit to show to a user."""
 
 
 class CheckpointError(ModelError):
-    """A checkpoint file cannot be used; the message says what is wrong with it."""
+    """A checkpoint file is torn, too large or of another kind, does not fit its card, or is not writable."""
 
 
 class UnknownArchitecture(ModelError):
-    """A network was asked for by a name that does not exist."""
+    """A network was asked for by a name that is not in ARCHITECTURES."""
 
 
 class RuntimeUnavailable(ModelError):
-    """A device or precision was asked for that this machine does not have."""
+    """This machine does not have the device or the precision that was asked for."""
 
 
 class ImageError(ModelError):
@@ -32,12 +22,12 @@ class ImageError(ModelError):
 
 
 class UnreadableImage(ImageError):
-    """The bytes are no image, a torn one, or none of the formats that are read."""
+    """The bytes are not a whole image in JPEG, PNG, WebP or BMP."""
 
 
 class OversizedImage(ImageError):
-    """The image has too many bytes, or too many pixels by its header."""
+    """The image has too many bytes or, by its header, too many pixels."""
 
 
 class UndersizedImage(ImageError):
-    """The image has too few pixels a side."""
+    """The width or the height of the image has too few pixels."""
