@@ -1,1 +1,1 @@
-"""Items: enrolment, lists, deletion, duplicates, archives of crops."""
+"""Items: enrolment, lists, deletion, duplicates, imports of archives."""

@@ -1,6 +1,6 @@
-"""Crops that the gallery has already: the same bytes of one camera, and pictures that are nearly the same.
+"""Duplicates: crops with equal bytes, or of nearly the same picture, by one camera.
 
-An item without a camera is in none, so it is nobody's duplicate.
+A crop without a camera has no duplicates, because only crops of one camera are compared.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
-from service.gallery.metadata import Label
+from service.gallery.metadata import ItemMetadata
 from service.index import Filter, GalleryIndex
 from service.store.tables import Item
 
@@ -20,10 +20,10 @@ OnDuplicate = Literal["return", "store", "reject"]
 
 
 def exact_duplicates(
-    session: Session, crops: Sequence[ImageInfo], labels: Sequence[Label]
+    session: Session, crops: Sequence[ImageInfo], metadata: Sequence[ItemMetadata]
 ) -> dict[tuple[str, str], Item]:
-    """Return the first item there is of each (sha256, camera) among these crops."""
-    cameras = {label.camera_id for label in labels if label.camera_id is not None}
+    """Return the oldest item with the bytes and the camera of one of these crops, by (sha256, camera_id)."""
+    cameras = {known.camera_id for known in metadata if known.camera_id is not None}
     if not cameras:
         return {}
     statement = (
@@ -35,23 +35,33 @@ def exact_duplicates(
 
 
 def near_duplicates(
-    index: GalleryIndex, embeddings_ND: NDArray[np.float32], labels: Sequence[Label], least: float
+    index: GalleryIndex,
+    embeddings_ND: NDArray[np.float32],
+    metadata: Sequence[ItemMetadata],
+    min_score: float,
 ) -> list[int | None]:
-    """Return for each new crop the slot of the nearest item of its camera, if it is as near as that.
+    """Find for each new crop the most similar item or earlier new crop of its camera.
 
-    Where an earlier one of these crops is nearer, it is named by its place, as -1 - place.
+    Args:
+        index: the items of the gallery.
+        embeddings_ND: of the new crops, L2-normalised.
+        metadata: of the new crops.
+        min_score: least cosine of a near-duplicate, from -1 to 1.
+
+    Returns:
+        For each new crop the slot of an item, or -1 - place of an earlier new crop, or None.
     """
     found: list[int | None] = []
-    for place, label in enumerate(labels):
-        best, best_score = None, least
-        if label.camera_id is not None:
-            only = Filter(camera_ids=frozenset([label.camera_id]))
+    for place, known in enumerate(metadata):
+        best, best_score = None, min_score
+        if known.camera_id is not None:
+            only = Filter(camera_ids=frozenset([known.camera_id]))
             hits = index.search(embeddings_ND[place], 1, only)
             if len(hits.slots) and hits.scores[0] >= best_score:
                 best, best_score = int(hits.slots[0]), float(hits.scores[0])
             for other in range(place):
                 score = float(embeddings_ND[place] @ embeddings_ND[other])
-                if labels[other].camera_id == label.camera_id and score >= best_score:
+                if metadata[other].camera_id == known.camera_id and score >= best_score:
                     best, best_score = -1 - other, score
         found.append(best)
     return found

@@ -21,7 +21,7 @@ from model.data.images import ImageInfo
 from model.embedder import Embedder
 from service.errors import DuplicateCrop
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
-from service.gallery.metadata import Label
+from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
@@ -33,7 +33,10 @@ from service.uploads.requests import decode_uploads, read_upload
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Items in the order of their images, which of them are new, and the model version that embedded them."""
+    """The items of a request in the order of its images, and which of them are new.
+
+    `model_version` is the active version that embedded the images.
+    """
 
     model_version: str
     items: list[Item]
@@ -41,22 +44,30 @@ class Enrolment:
 
 
 BeforeCommit = Callable[[Session, Enrolment], None]
-"""Writes something down in the very transaction that enrols."""
+"""Writes to the database in the transaction that enrols."""
 
 
 def enroll(
     serving: Serving,
     uploads: Sequence[BinaryIO],
-    labels: Sequence[Label],
+    metadata: Sequence[ItemMetadata],
     on_duplicate: OnDuplicate = "store",
     before_commit: BeforeCommit = lambda _session, _enrolment: None,
 ) -> Enrolment:
-    """Add one item for each upload, all of them or none; they are found by searches once this returns.
+    """Add one item for each upload, or none at all; searches find the items once this returns.
+
+    Args:
+        serving: the service.
+        uploads: the images.
+        metadata: of each image.
+        on_duplicate: what to do with a crop of equal bytes and camera: "return" the item in the gallery,
+            "store" another item, or "reject" the request.
+        before_commit: called within the transaction.
 
     Raises:
         ImageError: one of the images is refused; nothing is stored.
-        DuplicateCrop: one of them is there already, and duplicates are to be rejected; nothing is stored.
-        NotReady: no network is serving yet.
+        DuplicateCrop: an image is in the gallery already and `on_duplicate` is "reject"; nothing is stored.
+        NotReady: no model version is in service yet.
     """
     while True:
         generation = serving.current()
@@ -65,9 +76,9 @@ def enroll(
         if generation.has_two_networks:
             made[generation.version] = to_half(_embed(serving, generation.embedder, uploads)[0])
         with serving.priority.enrolment():
-            near = _near(serving, generation, embeddings_ND, labels)
-            new = New(crops, labels, made, near, serving.store.settings.keep_crops)
-            enrolment = _keep(serving, generation, uploads, new, on_duplicate, before_commit)
+            near = _near(serving, generation, embeddings_ND, metadata)
+            new = NewItems(crops, metadata, made, near, serving.store.settings.keep_crops)
+            enrolment = _commit(serving, generation, uploads, new, on_duplicate, before_commit)
         if enrolment is not None:
             return enrolment
         serving.refresh()
@@ -80,45 +91,53 @@ def _embed(
     return embed_in_batches(embedder, images, serving.priority.enrolment)
 
 
-def _restore_removed(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
-    """Put back crops that someone deleted with their last item after we had put them there."""
+def _restore_deleted(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
+    """Store crops again that were deleted, with the last item of equal bytes, since `_commit` stored them."""
     for upload, crop in zip(uploads, crops, strict=True):
         if not serving.store.crops.has(crop.sha256):
             serving.store.crops.put(read_upload(upload, serving.limits))
 
 
 @dataclass(frozen=True)
-class New:
-    """Crops to store, and their embeddings by model version.
+class NewItems:
+    """The crops of a request, ready to be added.
 
-    `near` has the slot of what each is nearly the same as, or -1 - place of one here.
+    Attributes:
+        crops: type, size and hash of each crop.
+        metadata: of each crop.
+        embeddings: (N, D) by model version.
+        near: the near-duplicate of each crop, as `near_duplicates` returns it.
+        are_kept: whether the bytes of the crops are kept.
     """
 
     crops: Sequence[ImageInfo]
-    labels: Sequence[Label]
+    metadata: Sequence[ItemMetadata]
     embeddings: Mapping[str, NDArray[np.float16]]
     near: Sequence[int | None]
     are_kept: bool
 
 
 def _near(
-    serving: Serving, generation: Generation, embeddings_ND: NDArray[np.float32], labels: Sequence[Label]
+    serving: Serving,
+    generation: Generation,
+    embeddings_ND: NDArray[np.float32],
+    metadata: Sequence[ItemMetadata],
 ) -> list[int | None]:
-    least = serving.store.settings.near_duplicate
-    if least is None:
-        return [None] * len(labels)
-    return near_duplicates(generation.index, embeddings_ND, labels, least)
+    min_score = serving.store.settings.near_duplicate
+    if min_score is None:
+        return [None] * len(metadata)
+    return near_duplicates(generation.index, embeddings_ND, metadata, min_score)
 
 
-def _keep(
+def _commit(
     serving: Serving,
     generation: Generation,
     uploads: Sequence[BinaryIO],
-    new: New,
+    new: NewItems,
     on_duplicate: OnDuplicate,
     before_commit: BeforeCommit,
 ) -> Enrolment | None:
-    """Store new items and their crops; nothing, and return None, if their network is not active any more."""
+    """Add new items and store their crops; return None and add nothing if another version became active."""
     enrolment = None
     try:
         if serving.store.settings.keep_crops:
@@ -126,8 +145,8 @@ def _keep(
         with serving.store.change() as change:
             if active_model(change.session) == generation.active_model:
                 if serving.store.settings.keep_crops:
-                    _restore_removed(serving, uploads, new.crops)
-                enrolment = _store(change, generation.version, new, on_duplicate)
+                    _restore_deleted(serving, uploads, new.crops)
+                enrolment = _add_items(change, generation.version, new, on_duplicate)
                 before_commit(change.session, enrolment)
     except BaseException:
         with suppress(SQLAlchemyError), serving.store.change() as change:
@@ -136,23 +155,23 @@ def _keep(
     return enrolment
 
 
-def _store(change: Transaction, version: str, new: New, on_duplicate: OnDuplicate) -> Enrolment:
+def _add_items(change: Transaction, version: str, new: NewItems, on_duplicate: OnDuplicate) -> Enrolment:
     session = change.session
-    there = {} if on_duplicate == "store" else exact_duplicates(session, new.crops, new.labels)
+    old = {} if on_duplicate == "store" else exact_duplicates(session, new.crops, new.metadata)
     identities: dict[str, Identity] = {}
     items: list[Item] = []
     are_new: list[bool] = []
-    for place, (crop, label) in enumerate(zip(new.crops, new.labels, strict=True)):
-        same = there.get((crop.sha256, label.camera_id or ""))
+    for place, (crop, known) in enumerate(zip(new.crops, new.metadata, strict=True)):
+        same = old.get((crop.sha256, known.camera_id or ""))
         if same is not None and on_duplicate == "reject":
             raise DuplicateCrop(place, same.id)
         if same is None:
-            item = _item(change.note("added"), crop, label, _identity(session, label, identities))
+            item = _item(change.note("added"), crop, known, _identity(session, known, identities))
             item.duplicate_of = _original(session, new.near[place], items)
             item.has_crop = new.are_kept
             session.add(item)
-            if label.camera_id is not None and on_duplicate != "store":
-                there[crop.sha256, label.camera_id] = item
+            if known.camera_id is not None and on_duplicate != "store":
+                old[crop.sha256, known.camera_id] = item
         items.append(item if same is None else same)
         are_new.append(same is None)
     session.flush()
@@ -167,7 +186,7 @@ def _store(change: Transaction, version: str, new: New, on_duplicate: OnDuplicat
 
 
 def _original(session: Session, near: int | None, items: Sequence[Item]) -> str | None:
-    """Return the id of what an item is nearly the same as, if that is still there."""
+    """Return the id of a near-duplicate, or None if its item was deleted since the search."""
     if near is None:
         return None
     if near < 0:
@@ -175,14 +194,14 @@ def _original(session: Session, near: int | None, items: Sequence[Item]) -> str 
     return session.scalar(select(Item.id).where(Item.slot == near))
 
 
-def _item(slot: int, crop: ImageInfo, label: Label, identity: Identity) -> Item:
+def _item(slot: int, crop: ImageInfo, metadata: ItemMetadata, identity: Identity) -> Item:
     return Item(
         slot=slot,
         id=new_id(),
         identity=identity,
-        camera_id=label.camera_id,
-        captured_at=label.captured_at,
-        track_id=label.track_id,
+        camera_id=metadata.camera_id,
+        captured_at=metadata.captured_at,
+        track_id=metadata.track_id,
         created_at=now(),
         sha256=crop.sha256,
         content_type=crop.content_type,
@@ -191,10 +210,10 @@ def _item(slot: int, crop: ImageInfo, label: Label, identity: Identity) -> Item:
     )
 
 
-def _identity(session: Session, label: Label, known: dict[str, Identity]) -> Identity:
-    """Return the identity of a label, made if it is not there; `known` has those of the request."""
-    name = label.identity_id or new_id()
-    if name not in known:
-        found = session.scalar(select(Identity).where(Identity.id == name))
-        known[name] = found or Identity(id=name, created_at=now())
-    return known[name]
+def _identity(session: Session, metadata: ItemMetadata, identities: dict[str, Identity]) -> Identity:
+    """Find or make the identity of a crop; `identities` has the identities of this request by id."""
+    identity_id = metadata.identity_id or new_id()
+    if identity_id not in identities:
+        found = session.scalar(select(Identity).where(Identity.id == identity_id))
+        identities[identity_id] = found or Identity(id=identity_id, created_at=now())
+    return identities[identity_id]

@@ -1,4 +1,4 @@
-"""Items: read, list and delete them; with an item go its embeddings, its crop and its empty identity."""
+"""Read, list and delete items; with an item its embeddings, its crop and its empty identity are deleted."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ def find_item(store: Store, item_id: str) -> Item:
     """Return the item of this id.
 
     Raises:
-        GalleryItemNotFound: there is none.
+        GalleryItemNotFound: there is no such item.
     """
     with store.read() as session:
         return _find(session, item_id)
@@ -29,8 +29,8 @@ def find_with_crop(store: Store, item_id: str) -> Item:
     """Return the item of this id, whose crop is kept.
 
     Raises:
-        GalleryItemNotFound: there is none.
-        CropNotKept: it was enrolled without.
+        GalleryItemNotFound: there is no such item.
+        CropNotKept: the item was enrolled without its crop.
     """
     item = find_item(store, item_id)
     if not item.has_crop:
@@ -39,9 +39,19 @@ def find_with_crop(store: Store, item_id: str) -> Item:
 
 
 def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tuple[list[Item], int | None]:
-    """Return the next items that are meant, in the order of enrolment, and the slot to go on after.
+    """Return a page of the selected items in the order of enrolment.
 
-    Slots ascend and are never used twice: whatever comes and goes meanwhile, no item is missed or seen twice.
+    Slots ascend and are never used twice. So no item is missed or listed twice, even if items are added or
+    deleted between two pages.
+
+    Args:
+        store: the gallery.
+        among: which items.
+        limit: most items of the page.
+        after: the slot after which the page begins.
+
+    Returns:
+        The items, and the slot after which the next page begins, or None on the last page.
     """
     statement = select(Item).where(Item.slot > after, *conditions(among)).order_by(Item.slot)
     with store.read() as session:
@@ -51,7 +61,7 @@ def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tu
 
 
 def find_embeddings(store: Store, items: Sequence[Item], version: str) -> dict[int, bytes]:
-    """Return by slot what is stored of these items' embeddings by a version: float16, little endian."""
+    """Return the stored embeddings of items by a model version, by slot: float16, little endian."""
     statement = select(Embedding.slot, Embedding.values).where(
         Embedding.model_version == version, Embedding.slot.in_([item.slot for item in items])
     )
@@ -60,27 +70,30 @@ def find_embeddings(store: Store, items: Sequence[Item], version: str) -> dict[i
 
 
 def delete_item(store: Store, item_id: str) -> None:
-    """Delete an item: its row, its embeddings, its identity and its crop where nothing else needs them.
+    """Delete an item and its embeddings, and its identity and its crop unless something else needs them.
 
     Raises:
-        GalleryItemNotFound: there is none.
+        GalleryItemNotFound: there is no such item.
     """
     with store.change() as change:
         delete_slots(change, [_find(change.session, item_id).slot])
 
 
 def delete_items(store: Store, among: Selection, expected: int | None) -> int:
-    """Delete the items that are meant, all at once, and return how many; without `expected` only count them.
+    """Delete the selected items in one transaction, or only count them if `expected` is None.
+
+    Returns:
+        The number of selected items.
 
     Raises:
-        CountDiffers: if they are not as many as expected; nothing is deleted.
+        CountDiffers: the number is not `expected`; nothing is deleted.
     """
-    meant = select(Item.slot).where(*conditions(among)).order_by(Item.slot)
+    selected = select(Item.slot).where(*conditions(among)).order_by(Item.slot)
     if expected is None:
         with store.read() as session:
-            return session.scalar(select(func.count()).select_from(meant.subquery())) or 0
+            return session.scalar(select(func.count()).select_from(selected.subquery())) or 0
     with store.change() as change:
-        slots = change.session.scalars(meant).all()
+        slots = change.session.scalars(selected).all()
         if len(slots) != expected:
             raise CountDiffers(expected, len(slots))
         delete_slots(change, slots)
@@ -90,9 +103,9 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
 def delete_slots(
     change: Transaction, slots: Sequence[int], kind: Literal["removed", "erased"] = "removed"
 ) -> None:
-    """Delete items, with all that goes with them, from the database; their crops are doomed.
+    """Delete the rows of items and of all that belongs to them, and doom their crops.
 
-    Identities that nobody has asked to keep go with their last item.
+    An identity that is not kept on purpose (`is_kept`) is deleted with its last item.
     """
     session = change.session
     for page in pages(slots):
@@ -110,7 +123,7 @@ def delete_slots(
 
 
 def delete_empty_identities(session: Session, keys: Collection[int]) -> None:
-    """Delete those of these identities that have no item any more and that nobody has asked to keep."""
+    """Delete the identities among these that have no item and are not kept on purpose (`is_kept`)."""
     has_items = select(Item.slot).where(Item.identity_key == Identity.key).exists()
     session.execute(delete(Identity).where(Identity.key.in_(keys), ~Identity.is_kept, ~has_items))
 
@@ -123,7 +136,7 @@ def _find(session: Session, item_id: str) -> Item:
 
 
 def find_identity(session: Session, identity_id: str) -> Identity:
-    """Return the row of an identity, with its attributes.
+    """Return an identity with its attributes loaded.
 
     Raises:
         IdentityNotFound: there is no such identity.

@@ -1,8 +1,7 @@
-"""What may be said of a crop, and in which words: ids that callers choose, and times."""
+"""The metadata of a crop, and their forms: ids that callers choose, and times."""
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -14,7 +13,7 @@ RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 
 
 def blank_is_none(value: object) -> object:
-    """Take an empty field for one that is not there."""
+    """Return None for an empty field, because an empty field counts as absent."""
     return None if value == "" else value
 
 
@@ -54,33 +53,22 @@ Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_u
 """An RFC 3339 time with its offset, turned into UTC."""
 
 IdentityName = Annotated[Name, AfterValidator(_not_a_page)]
-"""An id for an identity: GET /identities/suggestions is something else."""
+"""An id of an identity. `suggestions` is no such id, because GET /identities/suggestions is a list."""
 
 OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
 OptionalIdentityName = Annotated[IdentityName | None, BeforeValidator(blank_is_none)]
 OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
 
 
-@dataclass(frozen=True)
-class Label:
-    """What the caller knows of a crop; without an identity it gets one of its own."""
-
-    identity_id: str | None = None
-    camera_id: str | None = None
-    captured_at: datetime | None = None
-    track_id: str | None = None
-
-
 class ItemMetadata(BaseModel):
-    """What is known of one image; an absent, null or empty field is unknown."""
+    """The metadata of one crop; an absent, null or empty field is unknown.
 
-    model_config = ConfigDict(extra="forbid")
+    A crop without `identity_id` gets an identity of its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     identity_id: OptionalIdentityName = None
     camera_id: OptionalName = None
     captured_at: OptionalTime = None
     track_id: OptionalName = None
-
-    def label(self) -> Label:
-        """Return the same as a label."""
-        return Label(self.identity_id, self.camera_id, self.captured_at, self.track_id)

@@ -1,4 +1,4 @@
-"""Which items are meant, in the words of the API: as a filter of the index, and as conditions in SQL."""
+"""A selection of items in terms of the API, as a filter of the index and as conditions in SQL."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,9 +13,9 @@ from service.store.tables import Attribute, Identity, Item
 
 @dataclass(frozen=True)
 class Selection:
-    """Which items are meant: all of these must hold, and an empty field says nothing.
+    """Which items are selected: an item must meet every field that is not empty.
 
-    What holds for items without a camera, track or time is said of Filter.
+    `Filter` says whether an item without a camera, track or time meets a field.
     """
 
     camera_ids: frozenset[str] = frozenset()
@@ -29,13 +29,13 @@ class Selection:
     track_ids: frozenset[str] = frozenset()
     excluded_track_ids: frozenset[str] = frozenset()
     attributes: frozenset[tuple[str, str]] = field(default=frozenset())
-    """Names and values that the item's identity must have, every one of them."""
+    """Attributes, as names and values, that the identity of the item must all have."""
     excluded_sighting: Sighting | None = None
-    """Not what is near this one."""
+    """Items of this camera near this time are not selected."""
 
 
 def to_filter(session: Session, selection: Selection) -> Filter:
-    """Return the filter of the index, which knows identities by their keys."""
+    """Return the selection as a filter of the index; the filter has keys instead of identity ids."""
     keys: frozenset[int] | None = None
     if selection.identity_ids:
         keys = _keys(session, selection.identity_ids)
@@ -57,7 +57,7 @@ def to_filter(session: Session, selection: Selection) -> Filter:
 
 
 def conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return what holds in SQL for the items that are meant, and for no others."""
+    """Return the selection as SQL conditions, all of which hold for the selected items alone."""
     found = [
         *_among(Item.camera_id, selection.camera_ids, selection.excluded_camera_ids),
         *_among(Item.track_id, selection.track_ids, selection.excluded_track_ids),
@@ -96,18 +96,18 @@ def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
 
 
 def _among(
-    column: InstrumentedAttribute[str | None], wanted: frozenset[str], unwanted: frozenset[str]
+    column: InstrumentedAttribute[str | None], included: frozenset[str], excluded: frozenset[str]
 ) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if wanted:
-        found.append(column.in_(wanted - unwanted))
-    elif unwanted:
-        found.append(or_(column.is_(None), column.not_in(unwanted)))
+    if included:
+        found.append(column.in_(included - excluded))
+    elif excluded:
+        found.append(or_(column.is_(None), column.not_in(excluded)))
     return found
 
 
 def _is_not_near(sighting: Sighting) -> ColumnElement[bool]:
-    """Return what lets through all but what the camera saw near that time, both ends included."""
+    """Return the SQL condition for items that are not near the sighting; both ends of its span are near."""
     within = timedelta(microseconds=round(sighting.within_s * 1_000_000))
     return or_(
         Item.camera_id.is_(None),
@@ -118,7 +118,10 @@ def _is_not_near(sighting: Sighting) -> ColumnElement[bool]:
 
 
 def _outside(seen: datetime, within: timedelta) -> list[ColumnElement[bool]]:
-    """Return what tells times further away than that; an end that no calendar has is none."""
+    """Return SQL conditions for `captured_at` outside `seen` +/- `within`; one of them must hold.
+
+    A bound outside the range of datetime is dropped.
+    """
     found: list[ColumnElement[bool]] = []
     if seen - datetime.min.replace(tzinfo=seen.tzinfo) >= within:
         found.append(Item.captured_at < seen - within)

@@ -14,7 +14,7 @@ from service.errors import Fault, InvalidRequest
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
-from service.gallery.metadata import ItemMetadata, Label, OptionalIdentityName, OptionalName, OptionalTime
+from service.gallery.metadata import ItemMetadata, OptionalIdentityName, OptionalName, OptionalTime
 from service.jobs.jobs import Progress
 from service.uploads.layouts import Layout
 
@@ -30,12 +30,12 @@ MetadataList = TypeAdapter(list[ItemMetadata])
 
 
 class Posted(NamedTuple):
-    """The images of a request with a label for each, or an archive and a label for all."""
+    """The images of a request with the metadata of each, or an archive and metadata for all its crops."""
 
     images: list[UploadFile]
-    labels: list[Label]
+    metadata: list[ItemMetadata]
     archive: UploadFile | None
-    common: Label
+    common: ItemMetadata
 
 
 def posted(
@@ -65,7 +65,7 @@ def posted(
         ),
     ] = "",
 ) -> Posted:
-    """Read the images and their labels from the form.
+    """Read the images and their metadata from the form.
 
     Raises:
         InvalidRequest: if there is nothing to enrol, or too much, or the metadata are malformed, too few or
@@ -73,10 +73,12 @@ def posted(
     """
     if bool(images) == (archive is not None):
         raise InvalidRequest(Fault(("body", "images"), "give 1 to 64 images, or one archive"))
-    common = Label(identity_id, camera_id, captured_at, track_id)
+    common = ItemMetadata(
+        identity_id=identity_id, camera_id=camera_id, captured_at=captured_at, track_id=track_id
+    )
     if not metadata:
         return Posted(images, [common] * len(images), archive, common)
-    if common != Label() or archive is not None:
+    if common != ItemMetadata() or archive is not None:
         reason = "give either metadata or the fields for all images, not both, and none for an archive"
         raise InvalidRequest(Fault(("body", "metadata"), reason))
     try:
@@ -86,7 +88,7 @@ def posted(
         raise InvalidRequest(*faults) from error
     if len(entries) != len(images):
         raise InvalidRequest(Fault(("body", "metadata"), f"{len(entries)} entries for {len(images)} images"))
-    return Posted(images, [entry.label() for entry in entries], None, common)
+    return Posted(images, entries, None, common)
 
 
 @router.post(
@@ -134,10 +136,10 @@ def post_gallery(
         accept_archive(serving, posted.archive.file, posted.common, layout, on_duplicate, answer_job)
     elif "respond-async" in prefer.lower():
         named = [(image.filename or "", image.file) for image in posted.images]
-        accept_images(serving, named, posted.labels, on_duplicate, answer_job)
+        accept_images(serving, named, posted.metadata, on_duplicate, answer_job)
     else:
         files = [image.file for image in posted.images]
-        enroll(serving, files, posted.labels, on_duplicate, answer_items)
+        enroll(serving, files, posted.metadata, on_duplicate, answer_items)
     status, body, location = answers[-1]
     headers = {} if location is None else {"Location": location}
     return Response(body, status, headers, media_type="application/json")

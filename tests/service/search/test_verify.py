@@ -17,7 +17,7 @@ from model.card import Card
 from model.checkpoint import DEFAULT_CHECKPOINT, checkpoint_version, load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from service.gallery.enrolment import enroll as enroll_crops
-from service.gallery.metadata import Label
+from service.gallery.metadata import ItemMetadata
 from service.search.verify import verify_identity
 from service.serving.thresholds import SHIPPED, thresholds_of
 from service.settings import Settings
@@ -75,7 +75,7 @@ def test_during_a_compatible_swap_an_identity_is_compared_by_the_embeddings_of_t
     settings: Settings, tiny_checkpoint: Path, another_checkpoint: Path
 ) -> None:
     process = Process(settings)
-    enroll_crops(process, [BytesIO(crop(5))], [Label("anna")])
+    enroll_crops(process, [BytesIO(crop(5))], [ItemMetadata(identity_id="anna")])
     with another_checkpoint.open("rb") as file:
         version = register(process.store, file)[0].row.version
     with process.store.change() as change:

@@ -13,7 +13,7 @@ from live_server import crop
 from service.errors import ModelInUse, ModelNotFound
 from service.gallery import enrolment as gallery
 from service.gallery.items import delete_item, list_items
-from service.gallery.metadata import Label
+from service.gallery.metadata import ItemMetadata
 from service.gallery.selection import Selection
 from service.index import Filter
 from service.jobs import jobs
@@ -43,7 +43,7 @@ def one(either_settings: Settings) -> Iterator[Process]:
     """A process on a new gallery with forty items."""
     process = Process(either_settings)
     contents = [BytesIO(crop(seed)) for seed in range(NUM_ITEMS)]
-    gallery.enroll(process, contents, [Label()] * NUM_ITEMS)
+    gallery.enroll(process, contents, [ItemMetadata()] * NUM_ITEMS)
     yield process
     process.end()
 
@@ -124,7 +124,7 @@ def test_a_version_is_ready_when_only_the_switch_was_not_made(
     assert one.refresh().version == two.refresh().version == first
     known = find_model(two.store, version)
     assert (known.state, known.coverage) == ("ready", 1.0)
-    gallery.enroll(one, [BytesIO(crop(100))], [Label()])
+    gallery.enroll(one, [BytesIO(crop(100))], [ItemMetadata()])
     assert find_model(two.store, version).state == "registered"
 
 
@@ -132,7 +132,7 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
     one: Process, two: Process, another_checkpoint: Path
 ) -> None:
     version = add(one, another_checkpoint)
-    lost = gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0]
+    lost = gallery.enroll(one, [BytesIO(crop(100))], [ItemMetadata()]).items[0]
     one.store.crops.path(lost.sha256).unlink()
     job = queue_activation(one.store, version, ActivationOptions())
     one.arrange(SECOND_PAGE, "before", lambda: delete_item(two.store, lost.id))
@@ -163,7 +163,7 @@ def test_a_backfill_gives_way_to_searches_but_not_for_ever(
     settings: Settings, another_checkpoint: Path
 ) -> None:
     process, num = Process(settings), MAX_UNTHROTTLED + CROPS_AT_ONCE
-    gallery.enroll(process, [BytesIO(crop(seed)) for seed in range(num)], [Label()] * num)
+    gallery.enroll(process, [BytesIO(crop(seed)) for seed in range(num)], [ItemMetadata()] * num)
     first, version = process.current().version, add(process, another_checkpoint)
     waits = record_waits(process)
     with process.priority.search():
@@ -180,10 +180,10 @@ def test_a_backfill_gives_way_to_searches_but_not_for_ever(
 def test_an_enrolment_gives_way_to_searches_for_a_moment(one: Process) -> None:
     waits = record_waits(one)
     with one.priority.search():
-        gallery.enroll(one, [BytesIO(crop(100))], [Label()])
+        gallery.enroll(one, [BytesIO(crop(100))], [ItemMetadata()])
     assert set(waits) == {(ENROLMENT_WAITS_S, 1)}
     waits.clear()
-    gallery.enroll(one, [BytesIO(crop(101))], [Label()])
+    gallery.enroll(one, [BytesIO(crop(101))], [ItemMetadata()])
     assert set(waits) == {(ENROLMENT_WAITS_S, 0)}
 
 
@@ -216,7 +216,7 @@ def test_what_was_left_out_is_found_by_every_process_once_its_crop_is_back(
 ) -> None:
     first, version = one.current().version, add(one, another_checkpoint)
     switch(one, version)
-    lost = one.store.crops.path(gallery.enroll(one, [BytesIO(crop(100))], [Label()]).items[0].sha256)
+    lost = one.store.crops.path(gallery.enroll(one, [BytesIO(crop(100))], [ItemMetadata()]).items[0].sha256)
     lost.rename(tmp_path / "lost")
     switch(one, first, allow_missing=True)
     assert len(two.refresh().index) == NUM_ITEMS
@@ -239,7 +239,7 @@ def test_a_rollback_takes_the_index_that_is_still_in_memory(
     switch(one, version)
     assert two.refresh().version == version
     corrected, removed, *_ = list_items(one.store, Selection(), 2)[0]
-    new = gallery.enroll(one, [BytesIO(crop(100))], [Label(camera_id="door")]).items[0]
+    new = gallery.enroll(one, [BytesIO(crop(100))], [ItemMetadata(camera_id="door")]).items[0]
     correct_item(one.store, corrected.id, {"identity_id": "anna", "camera_id": "yard", "track_id": "t"})
     delete_item(one.store, removed.id)
     roll_back(one)
