@@ -13,7 +13,6 @@ Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, 
 """
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,27 +75,20 @@ class RelationAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention map (B, 1, h, w) for nodes (B, F, h, w)."""
-        embeddings = self.embeddings(x)
+        return self.attend(self.embeddings(x))
+
+    def embeddings(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return theta, phi and the feature's own embedding, each (B, e, h, w); an ablation has fewer."""
+        return torch.relu(self.embed_norm(self.embed(x))).chunk(self.num_parts, dim=1)
+
+    def attend(self, embeddings: tuple[Tensor, ...]) -> Tensor:
+        """Return the attention map (B, 1, h, w) for the embeddings of nodes."""
         seen = [embeddings[-1].mean(dim=1, keepdim=True)] if self.has_feature else []
         if self.has_relations:
             theta, phi = embeddings[0], embeddings[0 if self.is_symmetric else 1]
             relations = self.relations(theta.flatten(2), phi.flatten(2))
-            seen.append(torch.relu(self.relate_norm(relations.unflatten(2, x.shape[2:]))))
+            seen.append(torch.relu(self.relate_norm(relations.unflatten(2, theta.shape[2:]))))
         return torch.sigmoid(self.score(torch.cat(seen, dim=1)))
-
-    def embeddings(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return theta, phi and the feature's own embedding, those that are seen, each (B, e, h, w).
-
-        One convolution makes all three; a traced graph gets three, since splitting maps costs it more.
-        """
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return torch.relu(self.embed_norm(self.embed(x))).chunk(self.num_parts, dim=1)
-        norm: Any = self.embed_norm
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        kernels = (self.embed.weight * scale[:, None, None, None]).chunk(self.num_parts)
-        pairs = zip(kernels, shift.chunk(self.num_parts), strict=True)
-        return tuple(torch.relu(nn.functional.conv2d(x, kernel, bias)) for kernel, bias in pairs)
 
     def relations(self, theta: Tensor, phi: Tensor) -> Tensor:
         """Return the embedded relations (B, r, n) of theta (B, e, n) and phi (B, e, n), before BatchNorm."""
@@ -152,8 +144,7 @@ class RelationAwareGlobalAttention(nn.Module):
         Raises:
             ValueError: the map has another size than the module was built for.
         """
-        is_tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if not is_tracing and tuple(x.shape[1:]) != self.grid:
+        if tuple(x.shape[1:]) != self.grid:
             raise ValueError(f"expected a map of (B, {', '.join(map(str, self.grid))}), got {tuple(x.shape)}")
         if self.order == "parallel":
             return x * self._spatial_map(x) * self._channel_map(x)
