@@ -14,7 +14,7 @@ import tarfile
 import time
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,18 +24,17 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from model.data.folders import MANIFEST
-from service.cli.terminal import Tell
-from service.client import CROP_MISSING, Client, ClientError, Failure, Refused
+from service.cli.terminal import OnProgress
+from service.client import Client, ClientError, FailedCrop, Filters, Item, Refused
 
 ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
 COLUMNS = ("path", "identity_id", "camera_id", "captured_at", "track_id", "item_id")
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 AT_ONCE = 64
 
-Item = dict[str, Any]
 Name = Callable[[Item, str], str]
 """Makes the path of a crop of an item and the suffix of its type."""
 
@@ -54,7 +53,7 @@ class Exported:
 
     num_items: int
     num_gone: int
-    failures: Sequence[Failure]
+    failures: Sequence[FailedCrop]
 
 
 class Sink(Protocol):
@@ -68,12 +67,12 @@ def export(
     client: Client,
     out: Path,
     layout: Format,
-    fields: Mapping[str, Any],
+    filters: Filters,
     *,
     min_cameras: int = 1,
     embeddings: bool = False,
     concurrency: int = 4,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> Exported:
     """Write what the filters let through to `out`.
 
@@ -81,7 +80,7 @@ def export(
         client: of the service.
         out: a folder or a file that is not there yet.
         layout: of what is written.
-        fields: filters, as GET /gallery takes them.
+        filters: which items to export.
         min_cameras: leave out people whom fewer cameras saw, among these items.
         embeddings: write them too, in the order of gallery.csv.
         concurrency: crops that are read at once.
@@ -94,8 +93,8 @@ def export(
     """
     if out.exists() or out.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; name another --out", str(out))
-    wanted = _seen_by(client, fields, min_cameras) if min_cameras > 1 else None
-    items = client.items({**fields, "embeddings": True if embeddings else None})
+    wanted = _seen_by(client, filters, min_cameras) if min_cameras > 1 else None
+    items = client.list_items(embeddings=embeddings, **filters)
     name = _market1501_names() if layout is Format.market1501 else _plain_name
     make = _tar if layout is Format.tar else _folder
     with make(out) as sink, TemporaryFile() as rows, ThreadPoolExecutor(concurrency) as threads:
@@ -103,7 +102,7 @@ def export(
         writer = csv.writer(manifest, lineterminator="\n")
         writer.writerow(COLUMNS)
         versions: set[str] = set()
-        failures: list[Failure] = []
+        failures: list[FailedCrop] = []
         num = num_gone = 0
         kept = (item for item in items if wanted is None or item["identity_id"] in wanted)
         while batch := list(islice(kept, AT_ONCE)):
@@ -111,49 +110,50 @@ def export(
                 if found is None:
                     num_gone += 1
                     continue
-                if isinstance(found, Failure):
+                if isinstance(found, FailedCrop):
                     failures.append(found)
                     continue
                 content, content_type = found
                 path = name(item, SUFFIXES[content_type])
                 sink.add(path, io.BytesIO(content), len(content))
-                writer.writerow([path, *(item[column] for column in COLUMNS[1:-1]), item["id"]])
+                writer.writerow([path, *(dict(item)[column] for column in COLUMNS[1:-1]), item["id"]])
                 versions.add(item["model_version"])
                 if embeddings:
                     rows.write(_embedding(item))
                 num += 1
-            tell(num, num + num_gone + len(failures))
+            on_progress(num, num + num_gone + len(failures))
         if not num and not failures:
             raise ClientError("there is nothing to export: the gallery has no such items")
         _finish(sink, manifest.getvalue(), versions, num, rows if embeddings else None)
     return Exported(num, num_gone, failures)
 
 
-def _image(client: Client, item: Item) -> tuple[bytes, str] | Failure | None:
+def _image(client: Client, item: Item) -> tuple[bytes, str] | FailedCrop | None:
     """Read a crop and its type; None if the item was deleted meanwhile."""
     try:
-        return client.image(item["id"])
+        return client.get_image(item["id"])
     except Refused as refusal:
-        if refusal.code != CROP_MISSING:
+        if refusal.code != "crop_missing":
             raise
-        return Failure(Path(item["id"]), str(refusal))
+        return FailedCrop(Path(item["id"]), str(refusal))
 
 
-def _seen_by(client: Client, fields: Mapping[str, Any], min_cameras: int) -> set[str]:
+def _seen_by(client: Client, filters: Filters, min_cameras: int) -> set[str]:
     """Return the identities that so many cameras have seen."""
     cameras: dict[str, set[str]] = defaultdict(set)
-    for item in client.items(fields):
+    for item in client.list_items(**filters):
         if item["camera_id"] is not None:
             cameras[item["identity_id"]].add(item["camera_id"])
     return {identity_id for identity_id, seen_by in cameras.items() if len(seen_by) >= min_cameras}
 
 
 def _embedding(item: Item) -> bytes:
-    if item["embedding"] is None:
+    embedding = item.get("embedding")
+    if embedding is None:
         raise ClientError(
             f"item {item['id']} has no embedding yet; export again when the service has made it"
         )
-    return b64decode(item["embedding"])
+    return b64decode(embedding)
 
 
 def _plain_name(item: Item, suffix: str) -> str:

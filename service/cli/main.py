@@ -6,7 +6,6 @@ once.
 
 import json
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,16 @@ from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
 from service.cli.folders import find_crops
 from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
-from service.cli.terminal import err, out, print_matches, progress, say, say_how_alike, say_what_failed
-from service.client import Client, CropFile, Failure, enroll_in_batches
+from service.cli.terminal import (
+    err,
+    out,
+    print_failures,
+    print_line,
+    print_matches,
+    print_verification,
+    progress_bar,
+)
+from service.client import Client, CropFile, FailedCrop, GroupBy, enroll_in_batches
 from service.uploads.layouts import Layout
 
 app = typer.Typer(
@@ -31,15 +38,6 @@ app = typer.Typer(
 app.add_typer(cli_models.app, name="models")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
-
-
-class GroupBy(StrEnum):
-    """What a match of a search is: a person, a track, a camera with its best crop, or one crop."""
-
-    identity = "identity"
-    track = "track"
-    camera = "camera"
-    item = "item"
 
 
 @app.command()
@@ -81,25 +79,25 @@ def enroll(
     """
     findings = find_crops(paths, layout)
     crops = [CropFile(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
-    misnamed = [Failure(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
+    misnamed = [FailedCrop(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
     skipped = f"{findings.num_junk} junk and {findings.num_not_images} other files skipped"
-    say(err, f"{len(crops)} crops found, {skipped}")
-    say_what_failed(misnamed)
+    print_line(err, f"{len(crops)} crops found, {skipped}")
+    print_failures(misnamed)
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
     started_s = time.monotonic()
     try:
-        with errors_as_sentences(), Client(url) as client, progress() as tell:
+        with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
-                say_what_failed(outcome.failures)
+                print_failures(outcome.failures)
                 num_enrolled += outcome.num_enrolled
                 num_failed += len(outcome.failures)
-                tell(num_enrolled + num_failed, num_all)
+                on_progress(num_enrolled + num_failed, num_all)
     finally:
         num_left = num_all - num_enrolled - num_failed
         not_tried = f", {num_left} not tried" if num_left else ""
         took_s = time.monotonic() - started_s
         rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
-        say(out, f"{num_enrolled} enrolled, {num_failed} failed{not_tried} in {rate}")
+        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{not_tried} in {rate}")
     raise typer.Exit(1 if num_failed else 0)
 
 
@@ -108,22 +106,22 @@ def search(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
     url: Url = DEFAULT_URL,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Matches to give.")] = 10,
-    group_by: Annotated[GroupBy, typer.Option(help="What a match is.")] = GroupBy.identity,
+    group_by: Annotated[GroupBy, typer.Option(help="What a match is.")] = "identity",
     camera_id: Annotated[list[str] | None, typer.Option(help="Only this camera; may repeat.")] = None,
     exclude_camera_id: Annotated[list[str] | None, typer.Option(help="Not this camera; may repeat.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out matches below this score.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for the person on one crop, or on several crops of the same person."""
-    fields = {
-        "top_k": top_k,
-        "group_by": group_by.value,
-        "camera_id": camera_id,
-        "exclude_camera_id": exclude_camera_id,
-        "min_score": min_score,
-    }
     with errors_as_sentences(), Client(url) as client:
-        answer = client.search(files, fields)
+        answer = client.search(
+            files,
+            top_k=top_k,
+            group_by=group_by,
+            min_score=min_score,
+            camera_id=camera_id,
+            exclude_camera_id=exclude_camera_id,
+        )
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
@@ -143,11 +141,11 @@ def verify(
 ) -> None:
     """Say whether crops show the same person as other crops, or as an identity."""
     with errors_as_sentences(), Client(url) as client:
-        answer = client.verify(files, against or [], identity)
+        answer = client.verify(files, others=against or [], identity_id=identity)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
-        say_how_alike(answer)
+        print_verification(answer)
 
 
 app.command()(cli_transfer.export)

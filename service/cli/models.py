@@ -4,25 +4,18 @@ import json
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service.cli.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
-from service.cli.terminal import err, out, print_comparison, print_models, progress, say
-from service.client import Client
+from service.cli.terminal import err, out, print_evaluation, print_line, print_models, progress_bar
+from service.client import Client, Job, Strategy
 
 app = typer.Typer(
     help="The networks that a service has: list, register, evaluate, activate, roll back, delete.",
     no_args_is_help=True,
 )
-
-
-class Strategy(StrEnum):
-    """How a version takes over."""
-
-    backfill = "backfill"
-    compatible = "compatible"
 
 
 NUMBERS = "NUMBER[,NUMBER,NUMBER]"
@@ -75,7 +68,7 @@ def register(
 def show(version: str, url: Url = DEFAULT_URL) -> None:
     """Print all there is to say of a version, as JSON; "active" is the one in service."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(json.dumps(client.model(version), indent=2))
+        typer.echo(json.dumps(client.get_model(version), indent=2))
 
 
 @app.command()
@@ -84,7 +77,7 @@ def activate(
     url: Url = DEFAULT_URL,
     strategy: Annotated[
         Strategy, typer.Option(help="compatible: embed queries with it at once, the gallery behind.")
-    ] = Strategy.backfill,
+    ] = "backfill",
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Refuse it if its evaluation says that it is worse.")
     ] = False,
@@ -96,9 +89,11 @@ def activate(
 
     Ctrl-C leaves the activation to the service; `reid models cancel` ends it.
     """
-    how = {"strategy": strategy.value, "require_better": require_better, "allow_missing": allow_missing}
     with errors_as_sentences(), Client(url) as client:
-        _follow(client, client.activate_model(version, how))
+        job = client.activate_model(
+            version, strategy=strategy, require_better=require_better, allow_missing=allow_missing
+        )
+        _follow(client, job)
 
 
 @app.command()
@@ -112,10 +107,10 @@ def rollback(url: Url = DEFAULT_URL) -> None:
 def cancel(url: Url = DEFAULT_URL) -> None:
     """Cancel the activation that is under way; the version in service stays."""
     with errors_as_sentences(), Client(url) as client:
-        jobs = [job for job in client.running_jobs() if job["kind"] == "activation"]
+        jobs = [job for job in client.list_running_jobs() if job["kind"] == "activation"]
         for job in jobs:
-            client.cancel(job["id"])
-    say(out, "the activation is cancelled" if jobs else "no activation is under way")
+            client.cancel_job(job["id"])
+    print_line(out, "the activation is cancelled" if jobs else "no activation is under way")
 
 
 @app.command()
@@ -123,34 +118,34 @@ def delete(version: str, url: Url = DEFAULT_URL) -> None:
     """Delete a version that is not in service, with its embeddings."""
     with errors_as_sentences(), Client(url) as client:
         client.delete_model(version)
-    say(out, f"{version} is deleted")
+    print_line(out, f"{version} is deleted")
 
 
-def _follow(client: Client, job: dict[str, Any]) -> None:
+def _follow(client: Client, job: Job) -> None:
     """Draw an activation until it has ended."""
     version = job["model_version"]
-    with progress() as tell:
-        for job in client.follow(job):  # noqa: B020
-            tell(job["done"], job["total"])
+    with progress_bar() as on_progress:
+        for job in client.follow_job(job):  # noqa: B020
+            on_progress(job["done"], job["total"])
     if job["state"] != "succeeded":
-        say(err, f"{version}: activation {job['state']}: {job['error']}")
+        print_line(err, f"{version}: activation {job['state']}: {job['error']}")
         raise typer.Exit(1)
-    say(out, f"{version} is in service")
+    print_line(out, f"{version} is in service")
 
 
 @app.command()
 def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Judge a version and the active one on the gallery's own labelled items."""
-    with errors_as_sentences(), Client(url) as client, progress() as tell:
-        for job in client.follow(client.evaluate_model(version)):
-            tell(job["done"], job["total"])
+    with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
+        for job in client.follow_job(client.evaluate_model(version)):
+            on_progress(job["done"], job["total"])
     if job["state"] != "succeeded":
-        say(err, f"{version}: evaluation {job['state']}: {job['error']}")
+        print_line(err, f"{version}: evaluation {job['state']}: {job['error']}")
         raise typer.Exit(1)
     if as_json:
         typer.echo(json.dumps(job["result"], indent=2))
     else:
-        print_comparison(job["result"])
+        print_evaluation(job["result"] or {})
 
 
 @app.command("import-official")
@@ -170,9 +165,9 @@ def import_official(
     try:
         version = official.import_official(file, output, branch=branch.value, feature=feature.value)
     except ModelError as error:
-        say(err, str(error))
+        print_line(err, str(error))
         raise typer.Exit(1) from None
-    say(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
+    print_line(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
 @app.command("import-onnx")
@@ -215,7 +210,7 @@ def import_onnx(
                 scale=scale,
             )
         except ModelError as error:
-            say(err, str(error))
+            print_line(err, str(error))
             raise typer.Exit(1) from None
         if output is None:
             with Client(url) as client:

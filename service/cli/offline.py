@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.options import DataDir
-from service.cli.terminal import out, say
+from service.cli.terminal import out, print_line
 
 if TYPE_CHECKING:
     from service.store.store import Store
@@ -60,7 +60,7 @@ def backup(
     with _errors_as_sentences("no backup"):
         contents = back_up(open_gallery(read_settings()), file, replace=force, allow_missing=allow_missing)
     missing = f", {contents.num_missing} crops missing" if contents.num_missing else ""
-    say(out, f"{_count(contents)} in {file}{missing}")
+    print_line(out, f"{_count(contents)} in {file}{missing}")
 
 
 def restore(
@@ -85,7 +85,7 @@ def restore(
         receipts = [receipt for path in paths for receipt in read_receipts(path.read_text(), str(path))]
         contents = restore_gallery(read_settings(), file, receipts)
     erased = f"; {contents.num_erased} items erased by receipts" if paths else ""
-    say(out, f"{_count(contents)} restored{erased}")
+    print_line(out, f"{_count(contents)} restored{erased}")
 
 
 def _prepare(data_dir: Path | None) -> None:
@@ -108,7 +108,7 @@ def _errors_as_sentences(prefix: str) -> Iterator[None]:
     try:
         yield
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        say(out, f"{prefix}: {operator_message(error) or error}")
+        print_line(out, f"{prefix}: {operator_message(error) or error}")
         raise typer.Exit(1) from None
 
 
@@ -131,14 +131,14 @@ def _open_gallery() -> "Store":
 
 def _print_report(report: "Report") -> None:
     for finding in report.findings:
-        say(out, f"{finding.kind}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+        print_line(out, f"{finding.kind}: {finding.detail}{' - repaired' if finding.repaired else ''}")
     if report.num_young:
-        say(
+        print_line(
             out,
             f"{report.num_young} crops are younger than ten minutes and belong to nothing yet; "
             "their requests may be under way",
         )
-    say(
+    print_line(
         out,
         f"{report.num_items} items checked, {report.num_recomputed} of them embedded anew: "
         + ("all is well" if report.is_clean else f"{len(report.findings)} findings"),

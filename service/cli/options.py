@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import err, say
+from service.cli.terminal import err, print_line
 from service.client import ClientError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -24,8 +24,8 @@ def errors_as_sentences() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        say(err, str(error))
+        print_line(err, str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        say(err, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        print_line(err, f"{error.filename}: {error.strerror}" if error.filename else str(error))
         raise typer.Exit(1) from None

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from model.data.folders import MANIFEST
 from service.cli.export import COLUMNS
 from service.cli.folders import find_crops
-from service.client import ClientError, Failure
+from service.client import ClientError, FailedCrop
 from service.uploads.layouts import Layout
 
 FIELDS = COLUMNS[1:-1]
@@ -38,7 +38,7 @@ class Found:
     """The crops of a folder, and those that cannot be taken."""
 
     rows: Sequence[Row]
-    failures: Sequence[Failure]
+    failures: Sequence[FailedCrop]
     num_skipped: int = 0
 
 
@@ -53,13 +53,13 @@ def find_rows(folder: Path, layout: Layout) -> Found:
         return _by_manifest(manifest)
     found = find_crops([folder], layout)
     rows = [Row(crop.path, (crop.identity_id or "", crop.camera_id or "", "", "")) for crop in found.crops]
-    failures = [Failure(path, "its name is not of the Market-1501 form") for path in found.misnamed]
+    failures = [FailedCrop(path, "its name is not of the Market-1501 form") for path in found.misnamed]
     return Found(rows, failures, found.num_junk + found.num_not_images)
 
 
 def _by_manifest(manifest: Path) -> Found:
     rows: list[Row] = []
-    failures: list[Failure] = []
+    failures: list[FailedCrop] = []
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -69,7 +69,7 @@ def _by_manifest(manifest: Path) -> Found:
                 name = PurePosixPath(fields["path"] or "")
                 path = manifest.parent / name
                 if name.is_absolute() or ".." in name.parts or not name.parts:
-                    failures.append(Failure(Path(name), f"{MANIFEST} names what is not in its folder"))
+                    failures.append(FailedCrop(Path(name), f"{MANIFEST} names what is not in its folder"))
                 else:
                     rows.append(Row(path, tuple(fields.get(field) or "" for field in FIELDS)))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -83,7 +83,7 @@ class Part:
 
     archive: BinaryIO
     rows: Sequence[Row]
-    failures: Sequence[Failure]
+    failures: Sequence[FailedCrop]
 
 
 def pack(
@@ -104,7 +104,7 @@ def pack(
 def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[tuple[Part, int]]:
     """Pack the first of these crops, and tell how many of them have been looked at."""
     packed: list[Row] = []
-    failures: list[Failure] = []
+    failures: list[FailedCrop] = []
     manifest = io.StringIO(newline="")
     writer = csv.writer(manifest, lineterminator="\n")
     writer.writerow(["path", *FIELDS])
@@ -119,7 +119,7 @@ def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[tuple[Part, int]]:
                 try:
                     content = row.path.read_bytes()
                 except OSError as error:
-                    failures.append(Failure(row.path, error.strerror or str(error)))
+                    failures.append(FailedCrop(row.path, error.strerror or str(error)))
                     continue
                 name = f"{len(packed):06}.jpg"
                 _add(tar, name, content)

@@ -11,7 +11,7 @@ from model.data.folders import MANIFEST
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
 from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
-from service.cli.terminal import out, progress, say
+from service.cli.terminal import out, print_line, progress_bar
 from service.client import Client
 
 MIN_CAMERAS = 2
@@ -34,11 +34,17 @@ def retrain(
     images: keep it as you keep the gallery, or delete it.
     """
     folder = target / "gallery"
-    with errors_as_sentences(), Client(url) as client, progress() as tell:
+    with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
         target.mkdir(parents=True)
-        fields = {"attribute": attribute}
-        exported = export_gallery(client, folder, Format.csv, fields, min_cameras=MIN_CAMERAS, tell=tell)
-    say(out, f"{exported.num_items} items in {folder}")
+        exported = export_gallery(
+            client,
+            folder,
+            Format.csv,
+            {"attribute": attribute},
+            min_cameras=MIN_CAMERAS,
+            on_progress=on_progress,
+        )
+    print_line(out, f"{exported.num_items} items in {folder}")
     command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--init", "active"]
     command += ["--data", f"csv:{folder / MANIFEST}", "--output", str(target / "run")]
     command += ["--deploy", url, "--activate", *([] if even_if_worse else ["--require-better"])]

@@ -18,7 +18,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.cli.logs import log_to_terminal
-from service.cli.terminal import out, say
+from service.cli.terminal import out, print_line
 from service.errors import ServiceError
 from service.settings import Settings, read_settings
 
@@ -41,7 +41,7 @@ def launch(chosen: Mapping[str, str]) -> int:
             log_to_terminal()
             return _run(settings, listener) if settings.workers == 1 else _run_workers(settings, listener)
     except ServiceError as error:
-        say(out, f"cannot serve: {error}")
+        print_line(out, f"cannot serve: {error}")
         return 1
 
 
@@ -51,13 +51,13 @@ def _run(settings: Settings, listener: socket.socket) -> int:
 
     def on_ready(generation: "Generation") -> None:
         if not server.should_exit:
-            say(out, _first_steps(url, generation))
+            print_line(out, _first_steps(url, generation))
 
     def on_failed(reason: str) -> None:
         failures.append(reason)
         server.should_exit = True
 
-    say(out, f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
+    print_line(out, f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
     from service.api.app import create_app
 
     app = create_app(settings, on_ready, on_failed)
@@ -69,7 +69,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         server.run(sockets=[listener])
     if failures:
         return 1
-    say(out, "stopped")
+    print_line(out, "stopped")
     return 0
 
 
@@ -77,7 +77,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     """Serve by several processes on one port; one that dies is replaced, one that cannot start ends all."""
     url = _url(settings.host, listener.getsockname()[1])
     data = f"the data in {settings.data_dir.absolute()}"
-    say(out, f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
+    print_line(out, f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
     config = uvicorn.Config(
         "service.cli.serve:make_worker_app",
         factory=True,
@@ -90,7 +90,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     )
     supervisor = Multiprocess(config, [listener])
     supervisor.run()
-    say(out, "stopped")
+    print_line(out, "stopped")
     return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
 
 
@@ -100,7 +100,7 @@ def make_worker_app() -> "FastAPI":
 
     def on_ready(generation: "Generation") -> None:
         served = f"network {generation.version} on {generation.embedder.runtime}"
-        say(out, f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery")
+        print_line(out, f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery")
 
     def on_failed(_reason: str) -> None:
         os._exit(STARTUP_FAILURE)  # tells the parent that another try would fail alike

@@ -9,19 +9,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.client import Failure
+from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer
 
 SECONDS_BETWEEN_LINES = 5.0
 
-Tell = Callable[[int, int], None]
-"""Is told how many are done, of how many."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of things that are done, and of how many."""
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
-def progress() -> Iterator[Tell]:
+def progress_bar() -> Iterator[OnProgress]:
     """Draw a bar on a terminal, and elsewhere print a line every few seconds."""
     if not err.is_terminal:
         yield _plain_progress()
@@ -36,43 +36,43 @@ def progress() -> Iterator[Tell]:
         task = bar.add_task("", total=None, rate="")
         started_s = time.monotonic()
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             rate = f"{done / (time.monotonic() - started_s):.1f}/s"
             bar.update(task, completed=done, total=total, rate=rate)
 
-        yield tell
+        yield on_progress
 
 
-def _plain_progress() -> Tell:
-    started_s = told_s = time.monotonic()
+def _plain_progress() -> OnProgress:
+    started_s = printed_s = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told_s
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed_s
         now_s = time.monotonic()
-        if now_s - told_s >= SECONDS_BETWEEN_LINES:
-            told_s = now_s
+        if now_s - printed_s >= SECONDS_BETWEEN_LINES:
+            printed_s = now_s
             rate = done / (now_s - started_s)
             left = f", {(total - done) / rate:.0f} s left" if rate else ""
-            say(err, f"{done} of {total}, {rate:.1f} a second{left}")
+            print_line(err, f"{done} of {total}, {rate:.1f} a second{left}")
 
-    return tell
+    return on_progress
 
 
-def say(console: Console, sentence: str) -> None:
+def print_line(console: Console, line: str) -> None:
     """Print one line as it is; names that are not UTF-8 are printed with a replacement."""
-    console.print(sentence.encode(errors="replace").decode(), soft_wrap=True)
+    console.print(line.encode(errors="replace").decode(), soft_wrap=True)
 
 
-def say_what_failed(failures: Iterable[Failure]) -> None:
+def print_failures(failures: Iterable[FailedCrop]) -> None:
     """Print a line for each crop that was not enrolled."""
     for failure in failures:
-        say(err, f"failed: {failure.path}: {failure.reason}")
+        print_line(err, f"failed: {failure.path}: {failure.reason}")
 
 
-def print_matches(answer: dict[str, Any]) -> None:
+def print_matches(answer: SearchAnswer) -> None:
     """Print the answer of a search as a table; camera and time are those of a match's best item."""
     if not answer["matches"]:
-        say(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
+        print_line(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
         return
     table = Table("rank", "identity", "score", "decision", "camera", "time", "items")
     for match in answer["matches"]:
@@ -87,20 +87,20 @@ def print_matches(answer: dict[str, Any]) -> None:
             str(len(match["items"])),
         )
     out.print(table)
-    say(
+    print_line(
         out,
         f"{answer['num_searched']} searched in {answer['took_ms']:.1f} ms, model {answer['model_version']}",
     )
 
 
-def say_how_alike(answer: dict[str, Any]) -> None:
+def print_verification(answer: VerifyAnswer) -> None:
     """Print the answer of a comparison as a sentence."""
     decision = answer["decision"] or "no decision, the model version has no thresholds"
     chance = "" if answer["probability"] is None else f", probability {answer['probability']:.4f}"
-    say(out, f"{decision}: score {answer['score']:.4f}{chance}, model {answer['model_version']}")
+    print_line(out, f"{decision}: score {answer['score']:.4f}{chance}, model {answer['model_version']}")
 
 
-def print_comparison(result: dict[str, Any]) -> None:
+def print_evaluation(result: dict[str, Any]) -> None:
     """Print what an evaluation has found: a row a version, and the difference with its interval."""
     rates = [row["fmr"] for row in result["versions"][result["model_version"]]["thresholds"]]
     table = Table("version", "rank-1", "rank-5", "mAP", "mINP", *(f"hits at {rate:g}" for rate in rates))
@@ -110,13 +110,13 @@ def print_comparison(result: dict[str, Any]) -> None:
         is_active = " (active)" if version == result["active_version"] else ""
         table.add_row(version + is_active, *metrics, *hits)
     out.print(table)
-    say(out, f"{result['num_queries']} queries among {result['num_items']} labelled items")
+    print_line(out, f"{result['num_queries']} queries among {result['num_items']} labelled items")
     for name, gain in result["difference"].items():
         interval = f"95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}"
-        say(out, f"{name}: {gain['value']:+.2f}, {interval}")
+        print_line(out, f"{name}: {gain['value']:+.2f}, {interval}")
 
 
-def print_models(answer: dict[str, Any]) -> None:
+def print_models(answer: ModelsAnswer) -> None:
     """Print the model versions as a table."""
     table = Table("version", "state", "architecture", "size", "items", "coverage", "since")
     for version in answer["models"]:

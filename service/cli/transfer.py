@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -14,8 +14,9 @@ from service.cli.export import Format
 from service.cli.export import export as export_gallery
 from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
 from service.cli.packing import find_rows, pack
-from service.cli.terminal import Tell, err, out, progress, say, say_what_failed
-from service.client import Client, Failure, Refused
+from service.cli.terminal import OnProgress, err, out, print_failures, print_line, progress_bar
+from service.client import Client, FailedCrop, Filters, Job, OnDuplicate, Refused
+from service.client import Layout as LayoutName
 from service.uploads.layouts import Layout
 
 INTERRUPTED = 130
@@ -24,14 +25,6 @@ INTERRUPTED = 130
 CANCELLED = "the import was cancelled; what is enrolled stays"
 
 Many = list[str] | None
-
-
-class OnDuplicate(StrEnum):
-    """What becomes of a crop that its camera has sent before."""
-
-    store = "store"
-    return_ = "return"
-    reject = "reject"
 
 
 def export(
@@ -55,7 +48,7 @@ def export(
     "csv" is a folder with gallery.csv and crops; "tar" is the same in one file; "market1501" names the crops
     as that data set does, and gallery.csv keeps the true names. What is deleted meanwhile is left out.
     """
-    fields = {
+    filters: Filters = {
         "identity_id": identity_id,
         "exclude_identity_id": exclude_identity_id,
         "camera_id": camera_id,
@@ -65,21 +58,21 @@ def export(
         "captured_after": captured_after,
         "captured_before": captured_before,
     }
-    with errors_as_sentences(), Client(url) as client, progress() as tell:
+    with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
         exported = export_gallery(
             client,
             target,
             layout,
-            fields,
+            filters,
             min_cameras=min_cameras,
             embeddings=embeddings,
             concurrency=concurrency,
-            tell=tell,
+            on_progress=on_progress,
         )
     gone = f", {exported.num_gone} deleted meanwhile" if exported.num_gone else ""
     failed = f", {len(exported.failures)} failed" if exported.failures else ""
-    say_what_failed(exported.failures)
-    say(out, f"{exported.num_items} items in {target}{gone}{failed}")
+    print_failures(exported.failures)
+    print_line(out, f"{exported.num_items} items in {target}{gone}{failed}")
     raise typer.Exit(1 if exported.failures else 0)
 
 
@@ -87,11 +80,11 @@ def import_crops(
     path: Annotated[Path, typer.Argument(exists=True, help="A folder, a tar or a zip.")],
     url: Url = DEFAULT_URL,
     layout: Annotated[
-        Layout, typer.Option(help="What says who is on a crop, without gallery.csv.")
-    ] = Layout.flat,
+        LayoutName, typer.Option(help="What says who is on a crop, without gallery.csv.")
+    ] = "flat",
     on_duplicate: Annotated[
         OnDuplicate, typer.Option(help="What to do with a crop that its camera has sent before.")
-    ] = OnDuplicate.store,
+    ] = "store",
     camera_id: Annotated[str | None, typer.Option(help="The camera of crops that name none.")] = None,
     identity_id: Annotated[str | None, typer.Option(help="The person on crops that name none.")] = None,
     captured_at: Annotated[str | None, typer.Option(help="The time of crops that name none.")] = None,
@@ -102,35 +95,38 @@ def import_crops(
     What is known of the crops stands in gallery.csv, as `reid export` writes it, or else in their names, as
     LAYOUT says. Ctrl-C cancels what is not enrolled yet.
     """
-    fields = {
-        "layout": layout.value,
-        "on_duplicate": on_duplicate.value,
-        "camera_id": camera_id,
-        "identity_id": identity_id,
-        "captured_at": captured_at,
-        "track_id": track_id,
-    }
+    send_archive = partial(
+        Client.import_archive,
+        layout=layout,
+        on_duplicate=on_duplicate,
+        camera_id=camera_id,
+        identity_id=identity_id,
+        captured_at=captured_at,
+        track_id=track_id,
+    )
     started_s = time.monotonic()
     tally = _Tally()
     try:
-        with errors_as_sentences(), Client(url) as client, progress() as tell:
+        with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
             if path.is_dir():
-                _import_folder(client, path, layout, fields, tally, tell)
+                _import_folder(client, path, Layout(layout), send_archive, tally, on_progress)
             else:
                 with path.open("rb") as archive:
-                    job = client.send_archive(path.name, archive, fields)
-                _await(client, job, tally, tell)
+                    job = send_archive(client, path.name, archive)
+                _await(client, job, tally, on_progress)
     finally:
         skipped = f", {tally.num_skipped} other files skipped" if tally.num_skipped else ""
         took_s = time.monotonic() - started_s
-        say(out, f"{tally.num_enrolled} enrolled, {tally.num_failed} failed{skipped} in {took_s:.1f} s")
+        print_line(
+            out, f"{tally.num_enrolled} enrolled, {tally.num_failed} failed{skipped} in {took_s:.1f} s"
+        )
     raise typer.Exit(1 if tally.num_failed else 0)
 
 
 def print_erasures(url: Url = DEFAULT_URL) -> None:
     """Print the receipts of all erasures as JSON, for `reid restore --erasures`; they hold no names."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(json.dumps(client.erasures(), indent=2))
+        typer.echo(json.dumps(list(client.list_erasures()), indent=2))
 
 
 @dataclass
@@ -143,26 +139,31 @@ class _Tally:
     def num_done(self) -> int:
         return self.num_enrolled + self.num_failed
 
-    def fail(self, failures: Sequence[Failure]) -> None:
-        say_what_failed(failures)
+    def fail(self, failures: Sequence[FailedCrop]) -> None:
+        print_failures(failures)
         self.num_failed += len(failures)
 
 
 def _import_folder(
-    client: Client, folder: Path, layout: Layout, fields: Mapping[str, Any], tally: _Tally, tell: Tell
+    client: Client,
+    folder: Path,
+    layout: Layout,
+    send_archive: Callable[[Client, str, BinaryIO], Job],
+    tally: _Tally,
+    on_progress: OnProgress,
 ) -> None:
     found = find_rows(folder, layout)
-    say(err, f"{len(found.rows)} crops found, {found.num_skipped} other files skipped")
+    print_line(err, f"{len(found.rows)} crops found, {found.num_skipped} other files skipped")
     tally.fail(found.failures)
     total = len(found.rows) + len(found.failures)
     for part in pack(found.rows):
         tally.fail(part.failures)
-        job = client.send_archive("part.tar", part.archive, fields)
-        _await(client, job, tally, lambda done, _: tell(done, total), [row.path for row in part.rows])
+        job = send_archive(client, "part.tar", part.archive)
+        _await(client, job, tally, lambda done, _: on_progress(done, total), [row.path for row in part.rows])
 
 
 def _await(
-    client: Client, job: dict[str, Any], tally: _Tally, tell: Tell, paths: Sequence[Path] = ()
+    client: Client, job: Job, tally: _Tally, on_progress: OnProgress, paths: Sequence[Path] = ()
 ) -> None:
     """Show how far a job is until it has ended, and say what it could not enrol; Ctrl-C cancels it.
 
@@ -174,8 +175,8 @@ def _await(
     before = tally.num_done
     is_stopped = False
     try:
-        for job in client.follow(job):  # noqa: B020 - the same one, later
-            tell(before + job["done"], before + job["total"])
+        for job in client.follow_job(job):  # noqa: B020 - the same one, later
+            on_progress(before + job["done"], before + job["total"])
     except KeyboardInterrupt:
         is_stopped = True
         job = _cancel(client, job["id"])
@@ -184,16 +185,16 @@ def _await(
     tally.num_skipped += job["num_skipped"]
     for error in job["errors"]:
         path = paths[error["position"]] if paths else Path(error["name"])
-        say_what_failed([Failure(path, error["detail"])])
+        print_failures([FailedCrop(path, error["detail"])])
     if job["num_failed"] > len(job["errors"]):
-        say(err, f"and {job['num_failed'] - len(job['errors'])} others")
+        print_line(err, f"and {job['num_failed'] - len(job['errors'])} others")
     if job["state"] != "succeeded":
-        say(err, f"the import has {job['state']}: {job['error']}" if job["state"] == "failed" else CANCELLED)
+        print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
         raise typer.Exit(INTERRUPTED if is_stopped else 1)
 
 
-def _cancel(client: Client, job_id: str) -> dict[str, Any]:
+def _cancel(client: Client, job_id: str) -> Job:
     try:
-        return client.cancel(job_id)
+        return client.cancel_job(job_id)
     except Refused:  # it has ended by itself
-        return client.job(job_id)
+        return client.get_job(job_id)

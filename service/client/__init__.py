@@ -1,0 +1,59 @@
+"""A Python client of the service's HTTP API. It imports nothing of the service.
+
+>>> from service.client import Client
+>>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+...     answer = client.search([Path("crop.jpg")], camera_id=["door"])
+...     print(answer["matches"][0]["identity_id"])
+"""
+
+from service.client.answers import (
+    EnrolledItem,
+    EnrolmentAnswer,
+    Erased,
+    Erasure,
+    FailedFile,
+    Item,
+    Job,
+    Match,
+    MatchedItem,
+    ModelsAnswer,
+    ModelVersion,
+    SearchAnswer,
+    Thresholds,
+    VerifyAnswer,
+)
+from service.client.client import Client
+from service.client.enrolment import BatchResult, FailedCrop, enroll_in_batches
+from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
+from service.client.requests import CropFile, Filters, GroupBy, Layout, OnDuplicate, Strategy
+
+__all__ = [
+    "BatchResult",
+    "Client",
+    "ClientError",
+    "CropFile",
+    "EnrolledItem",
+    "EnrolmentAnswer",
+    "Erased",
+    "Erasure",
+    "FailedCrop",
+    "FailedFile",
+    "Filters",
+    "GroupBy",
+    "Item",
+    "Job",
+    "Layout",
+    "Match",
+    "MatchedItem",
+    "ModelVersion",
+    "ModelsAnswer",
+    "NoAnswer",
+    "OnDuplicate",
+    "Refused",
+    "SearchAnswer",
+    "ServiceUnreachable",
+    "Strategy",
+    "Thresholds",
+    "VerifyAnswer",
+    "enroll_in_batches",
+]

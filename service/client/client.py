@@ -1,0 +1,350 @@
+"""The client of a running service."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, Unpack, cast
+
+import httpx
+
+from service.client.answers import (
+    EnrolmentAnswer,
+    Erasure,
+    Item,
+    Job,
+    ModelsAnswer,
+    ModelVersion,
+    SearchAnswer,
+    VerifyAnswer,
+)
+from service.client.requests import (
+    CropFile,
+    Filters,
+    GroupBy,
+    Layout,
+    OnDuplicate,
+    Strategy,
+    given,
+    image_parts,
+    sendable_name,
+)
+from service.client.transport import Transport, read_answer
+
+ARCHIVE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0, pool=None)
+JOB_POLL_S = 0.5
+PAGE = 500
+
+
+class Client:
+    """A client of one service, which any number of threads may use at once.
+
+    Every method may raise a `ClientError`: `ServiceUnreachable` if no connection can be made, `NoAnswer` if
+    the connection breaks or times out, and `Refused` if the service answers with an error. Under Raises, a
+    method lists the refusals that its caller may cause.
+
+    Args:
+        url: of the service, such as "http://127.0.0.1:8000".
+
+    Raises:
+        ServiceUnreachable: `url` is not a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._transport = Transport(url)
+
+    def __enter__(self) -> Self:
+        """Check that the service answers, and raise a `ClientError` if not."""
+        try:
+            self._transport.ping()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def enroll(self, crops: Sequence[tuple[CropFile, bytes]]) -> EnrolmentAnswer:
+        """Enrol crops in one request: all of them or none.
+
+        Args:
+            crops: 1 to 64 crops, each with the bytes of its image.
+
+        Returns:
+            The items, in the order of the crops. A crop that its camera has sent before gives the item that
+            is there already.
+
+        Raises:
+            Refused: an image cannot be used, which `position` names, or a field is invalid.
+        """
+        files = [("images", (sendable_name(crop.path), content)) for crop, content in crops]
+        metadata = json.dumps([crop.metadata() for crop, _ in crops])
+        answer = self._send("POST", "/gallery", files=files, data={"metadata": metadata})
+        return cast("EnrolmentAnswer", answer)
+
+    def search(
+        self,
+        paths: Sequence[Path],
+        *,
+        top_k: int = 10,
+        group_by: GroupBy = "identity",
+        min_score: float | None = None,
+        **filters: Unpack[Filters],
+    ) -> SearchAnswer:
+        """Search for a person.
+
+        Args:
+            paths: 1 to 16 image files of the person.
+            top_k: the most matches to return, 1 to 1,000.
+            group_by: what a match is: an identity, a track, a camera with its one best item, or an item.
+            min_score: the least score of a match, -1 to 1.
+            filters: which items to search.
+
+        Returns:
+            The matches, best first.
+
+        Raises:
+            OSError: a file cannot be read.
+            Refused: an image cannot be used, or a filter is invalid.
+        """
+        fields = {"top_k": top_k, "group_by": group_by, "min_score": min_score, **filters}
+        answer = self._send("POST", "/search", files=image_parts("images", paths), data=given(fields))
+        return cast("SearchAnswer", answer)
+
+    def verify(
+        self, paths: Sequence[Path], *, others: Sequence[Path] = (), identity_id: str | None = None
+    ) -> VerifyAnswer:
+        """Compare crops of one person with other crops, or with an identity of the gallery.
+
+        Args:
+            paths: image files of one person.
+            others: image files of one person to compare with.
+            identity_id: the identity to compare with, instead of `others`.
+
+        Returns:
+            The score, and the decision if the active model version has thresholds.
+
+        Raises:
+            OSError: a file cannot be read.
+            Refused: an image cannot be used, there is no such identity, or not exactly one of `others` and
+                `identity_id` is given.
+        """
+        files = [*image_parts("images", paths), *image_parts("other_images", others)]
+        answer = self._send("POST", "/verify", files=files, data=given({"identity_id": identity_id}))
+        return cast("VerifyAnswer", answer)
+
+    def list_items(self, *, embeddings: bool = False, **filters: Unpack[Filters]) -> Iterator[Item]:
+        """Read the items that pass the filters, in the order of enrolment.
+
+        Args:
+            embeddings: whether the items come with their embeddings.
+            filters: which items to list.
+
+        Raises:
+            Refused: a filter is invalid.
+        """
+        fields = {**filters, "embeddings": True if embeddings else None}
+        for page in self._pages("/gallery", fields):
+            yield from page["items"]
+
+    def get_image(self, item_id: str) -> tuple[bytes, str] | None:
+        """Read the stored crop of an item.
+
+        Returns:
+            The bytes as they were enrolled and their media type, such as "image/jpeg"; None if the gallery
+            has no such item.
+
+        Raises:
+            Refused: the crop is missing (code "crop_missing") or was never kept (code "crop_not_kept").
+        """
+        response = self._transport.request("GET", f"/gallery/{item_id}/image")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if not response.is_success:
+            read_answer(response)
+        return response.content, response.headers["content-type"]
+
+    def import_archive(
+        self,
+        name: str,
+        archive: BinaryIO,
+        *,
+        layout: Layout = "flat",
+        on_duplicate: OnDuplicate = "return",
+        identity_id: str | None = None,
+        camera_id: str | None = None,
+        captured_at: str | None = None,
+        track_id: str | None = None,
+    ) -> Job:
+        """Send an archive of crops, which the service enrols in the background.
+
+        Args:
+            name: the file name of the archive.
+            archive: a tar (plain, gz or bz2) or zip. Its gallery.csv describes the crops if there is one.
+            layout: how file names describe the crops if there is no gallery.csv.
+            on_duplicate: for bytes that the same camera has sent before: "return" the item that is there,
+                "store" another item, or "reject" the crop.
+            identity_id: of crops that the archive names no identity for.
+            camera_id: of crops that the archive names no camera for.
+            captured_at: an RFC 3339 time, of crops that the archive has no time for.
+            track_id: of crops that the archive names no track for.
+
+        Returns:
+            The job that enrols the crops.
+
+        Raises:
+            Refused: the archive is torn, hostile or too large, or a field is invalid.
+        """
+        fields = {
+            "layout": layout,
+            "on_duplicate": on_duplicate,
+            "identity_id": identity_id,
+            "camera_id": camera_id,
+            "captured_at": captured_at,
+            "track_id": track_id,
+        }
+        files = {"archive": (sendable_name(Path(name)), archive)}
+        answer = self._send("POST", "/gallery", files=files, data=given(fields), timeout=ARCHIVE_TIMEOUT)
+        return cast("Job", answer)
+
+    def list_models(self) -> ModelsAnswer:
+        """Read all registered model versions, and which of them is active."""
+        return cast("ModelsAnswer", self._send("GET", "/models"))
+
+    def get_model(self, version: str) -> ModelVersion:
+        """Read one model version.
+
+        Args:
+            version: of the model; "active" is the active one.
+
+        Raises:
+            Refused: there is no such version.
+        """
+        return cast("ModelVersion", self._send("GET", f"/models/{version}"))
+
+    def register_model(self, path: Path) -> ModelVersion:
+        """Send a checkpoint to the service, which tries it and keeps it without activating it.
+
+        Returns:
+            The model version, also if the service had it already.
+
+        Raises:
+            OSError: the file cannot be read.
+            Refused: the file is not a checkpoint that the service can use.
+        """
+        with path.open("rb") as checkpoint:
+            files = {"checkpoint": (sendable_name(path), checkpoint)}
+            return cast("ModelVersion", self._send("POST", "/models", files=files))
+
+    def activate_model(
+        self,
+        version: str,
+        *,
+        strategy: Strategy = "backfill",
+        require_better: bool = False,
+        allow_missing: bool = False,
+    ) -> Job:
+        """Start the switch to a model version; the service answers searches until it is done.
+
+        Args:
+            version: of a registered model.
+            strategy: "backfill" embeds every item before the switch. "compatible" switches at once and embeds
+                the items afterwards; the version must have been trained to be compatible with the active one.
+            require_better: refuse a version that has not been evaluated, or is worse than the active one.
+            allow_missing: leave out items whose crop is missing; searches no longer find them.
+
+        Returns:
+            The job that activates the version.
+
+        Raises:
+            Refused: there is no such version, it cannot be activated like this, or another activation runs.
+        """
+        options = {"strategy": strategy, "require_better": require_better, "allow_missing": allow_missing}
+        return cast("Job", self._send("POST", f"/models/{version}/activate", json=options))
+
+    def roll_back(self) -> Job:
+        """Start the switch back to the model version that was active before, and return the job.
+
+        Raises:
+            Refused: no other version has been active, or an activation runs.
+        """
+        return cast("Job", self._send("POST", "/models/rollback"))
+
+    def evaluate_model(self, version: str) -> Job:
+        """Start the comparison of a model version with the active one on the gallery's labelled items.
+
+        Returns:
+            The job; its `result` is the comparison once it has succeeded.
+
+        Raises:
+            Refused: there is no such version, or the gallery has too few labelled items.
+        """
+        return cast("Job", self._send("POST", f"/models/{version}/evaluate"))
+
+    def delete_model(self, version: str) -> None:
+        """Delete a model version with its embeddings.
+
+        Raises:
+            Refused: there is no such version, or it is in use.
+        """
+        self._send("DELETE", f"/models/{version}")
+
+    def list_running_jobs(self) -> list[Job]:
+        """Read the jobs that are queued or running, newest first."""
+        answer = self._send("GET", "/jobs", params={"state": ["queued", "running"]})
+        return cast("list[Job]", answer["jobs"])
+
+    def get_job(self, job_id: str) -> Job:
+        """Read the state of a job.
+
+        Raises:
+            Refused: there is no such job.
+        """
+        return cast("Job", self._send("GET", f"/jobs/{job_id}"))
+
+    def follow_job(self, job: Job) -> Iterator[Job]:
+        """Read the state of a job twice a second until the job has ended.
+
+        Args:
+            job: as another method returned it.
+
+        Yields:
+            The job as it was given, then each newer state; the last one has ended.
+        """
+        while True:
+            yield job
+            if job["state"] not in {"queued", "running"}:
+                return
+            time.sleep(JOB_POLL_S)
+            job = self.get_job(job["id"])
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Cancel a job and return it. An import keeps what it has enrolled; an activation changes nothing.
+
+        Raises:
+            Refused: there is no such job, or it has ended.
+        """
+        return cast("Job", self._send("DELETE", f"/jobs/{job_id}"))
+
+    def list_erasures(self) -> Iterator[Erasure]:
+        """Read the receipts of all erasures, oldest first."""
+        for page in self._pages("/erasures", {}):
+            yield from page["erasures"]
+
+    def _pages(self, path: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._send("GET", path, params={"limit": PAGE, **given(fields), "cursor": cursor})
+            yield page
+            cursor = page["next_cursor"]
+
+    def _send(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        return read_answer(self._transport.request(method, path, **body))

@@ -1,0 +1,70 @@
+"""What the client sends: crops, filters and choices, and how files and fields are put into a request."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+GroupBy = Literal["identity", "track", "camera", "item"]
+Layout = Literal["flat", "folders", "market1501"]
+OnDuplicate = Literal["return", "store", "reject"]
+Strategy = Literal["backfill", "compatible"]
+
+
+@dataclass(frozen=True)
+class CropFile:
+    """An image file, and what is known of the crop in it."""
+
+    path: Path
+    identity_id: str | None = None
+    camera_id: str | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """Return the known fields, as `POST /gallery` takes them.
+
+        >>> CropFile(Path("a.jpg"), camera_id="3").metadata()
+        {'camera_id': '3'}
+        """
+        return given({"identity_id": self.identity_id, "camera_id": self.camera_id})
+
+
+class Filters(TypedDict, total=False):
+    """Which items are meant. An item must pass every filter; an absent filter, or None, lets all pass.
+
+    A filter with several values lets an item pass that has any of them, except `attribute`: an identity must
+    have every attribute, each given as "name=value". `captured_after` includes its time, `captured_before`
+    does not. The last three fields are given together: they leave out what camera `query_camera_id` saw
+    within `exclude_same_camera_s` seconds of `query_captured_at`.
+    """
+
+    identity_id: Sequence[str] | None
+    exclude_identity_id: Sequence[str] | None
+    track_id: Sequence[str] | None
+    exclude_track_id: Sequence[str] | None
+    camera_id: Sequence[str] | None
+    exclude_camera_id: Sequence[str] | None
+    attribute: Sequence[str] | None
+    captured_after: str | None
+    captured_before: str | None
+    exclude_same_camera_s: float | None
+    query_camera_id: str | None
+    query_captured_at: str | None
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def image_parts(field: str, paths: Sequence[Path]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Read image files as parts of a multipart form.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return [(field, (sendable_name(path), path.read_bytes())) for path in paths]
+
+
+def sendable_name(path: Path) -> str:
+    """Return the file name, with a replacement for bytes that are not UTF-8."""
+    return path.name.encode(errors="replace").decode()

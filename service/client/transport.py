@@ -1,0 +1,196 @@
+"""HTTP requests to one service, sent again only where that cannot repeat their effect.
+
+A request is sent again a few times if its connection was not made, or if the service put it off (429, 503).
+While the service starts, a request is sent again for up to two minutes. A request that was sent and not
+answered is not sent again, because the service may have carried it out: crops might be stored twice.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import httpx
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential,
+)
+
+from service.client.errors import NoAnswer, Refused, ServiceUnreachable
+
+TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
+UNCONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
+MAX_ATTEMPTS = 6
+BACKOFF = wait_exponential(multiplier=0.5)
+"""Waits 0.5, 1, 2, 4 and 8 seconds between six attempts."""
+
+READY_WITHIN_S = 120.0
+READY_POLL_S = 0.5
+MAX_RETRY_AFTER_S = 30.0
+PUT_OFF = frozenset({429, 503})
+NOT_READY = "not_ready"
+CROP_MISSING = "crop_missing"
+KEEPALIVE_EXPIRY_S = 2.0
+"""The server closes idle connections after 5 s. The client drops them first, so that it reuses none that is
+being closed."""
+
+
+class Transport:
+    """A connection pool to one service, for any number of threads.
+
+    Args:
+        url: of the service, such as "http://127.0.0.1:8000".
+
+    Raises:
+        ServiceUnreachable: `url` is not a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
+        except httpx.InvalidURL as error:
+            raise ServiceUnreachable(f"{url} is not a URL: {error}") from error
+        # Once one request has tried in vain to connect, the other threads stop waiting too.
+        self._is_gone = Event()
+        self._until_connected = Retrying(
+            retry=retry_if_exception_type(UNCONNECTED),
+            wait=BACKOFF,
+            stop=stop_after_attempt(MAX_ATTEMPTS) | stop_when_event_set(self._is_gone),
+            sleep=sleep_using_event(self._is_gone),
+            reraise=True,
+        )
+        self._until_accepted = Retrying(
+            retry=retry_if_result(_is_put_off),
+            wait=_wait_for_turn,
+            stop=stop_after_attempt(MAX_ATTEMPTS),
+            retry_error_callback=_last_response,
+        )
+        self._until_ready = Retrying(
+            retry=retry_if_result(_is_starting),
+            wait=_wait_for_start,
+            stop=stop_after_delay(READY_WITHIN_S),
+            retry_error_callback=_last_response,
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def ping(self) -> None:
+        """Ask the service once whether it lives.
+
+        Raises:
+            ClientError: the service does not answer, or answers with an error.
+        """
+        with self._errors_of_ours():
+            response = self._http.request("GET", "/livez")
+        read_answer(response)
+
+    def request(self, method: str, path: str, **body: Any) -> httpx.Response:
+        """Send a request, again where that is safe, and return the last response, which may be an error.
+
+        Args:
+            method: the HTTP method.
+            path: the path below the URL of the service.
+            body: what `httpx.Client.request` takes besides, such as `params` and `files`.
+
+        Raises:
+            ServiceUnreachable: no connection could be made.
+            NoAnswer: the connection broke or timed out after the request was sent.
+        """
+        with self._errors_of_ours():
+            return self._until_ready(self._request_until_accepted, method, path, **body)
+
+    def _request_until_accepted(self, method: str, path: str, **body: Any) -> httpx.Response:
+        return self._until_accepted(self._request_until_connected, method, path, **body)
+
+    def _request_until_connected(self, method: str, path: str, **body: Any) -> httpx.Response:
+        return self._until_connected(self._http.request, method, path, **body)
+
+    @contextmanager
+    def _errors_of_ours(self) -> Iterator[None]:
+        try:
+            yield
+        except UNCONNECTED as error:
+            self._is_gone.set()
+            hint = "start one with `reid serve`, or name another with --url"
+            raise ServiceUnreachable(f"no service answers at {self.url}; {hint}") from error
+        except httpx.TransportError as error:
+            raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
+
+
+def read_answer(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object that the service answered with.
+
+    Raises:
+        Refused: the service answered with an error.
+    """
+    body = _read_json(response)
+    if response.is_success:
+        return body
+    detail = body.get("detail") or f"the service answered {response.status_code} {response.reason_phrase}"
+    position = body.get("position")
+    raise Refused(
+        response.status_code,
+        str(detail),
+        position if isinstance(position, int) else None,
+        str(body.get("code") or ""),
+    )
+
+
+def _read_json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json() if response.content else {}
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {"body": body}
+
+
+def _is_starting(response: httpx.Response) -> bool:
+    """Tell whether the service is still loading its network and index."""
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and (
+        _read_json(response).get("code") == NOT_READY
+    )
+
+
+def _is_put_off(response: httpx.Response) -> bool:
+    """Tell whether the same request may succeed in a moment; a missing crop does not come back."""
+    return response.status_code in PUT_OFF and (
+        _read_json(response).get("code") not in (NOT_READY, CROP_MISSING)
+    )
+
+
+def _wait_for_turn(state: RetryCallState) -> float:
+    return _retry_after_s(_last_response(state)) or BACKOFF(state)
+
+
+def _wait_for_start(state: RetryCallState) -> float:
+    return _retry_after_s(_last_response(state)) or READY_POLL_S
+
+
+def _last_response(state: RetryCallState) -> httpx.Response:
+    if state.outcome is None:
+        raise AssertionError("there is an outcome after each attempt")
+    response: httpx.Response = state.outcome.result()
+    return response
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Read the Retry-After header in its form of seconds, at most `MAX_RETRY_AFTER_S`; a date is ignored.
+
+    >>> _retry_after_s(httpx.Response(503, headers={"retry-after": "3"}))
+    3.0
+    >>> _retry_after_s(httpx.Response(503)) is None
+    True
+    """
+    value = response.headers.get("retry-after", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isdecimal() else None
