@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyStore, RequestId
 from service.api.schemas.erasures import ErasureAnswer, ErasureReceipt, ErasuresAnswer
-from service.api.schemas.fields import cursor_of, number_of_cursor
+from service.api.schemas.pages import Page, cursor_of
 from service.api.slashes import IdentityId
 from service.people.erasure import delete_identity as delete_with_items
 from service.people.erasure import erase_identity, list_erasures
@@ -45,23 +45,15 @@ def delete_identity(
     if mode == "delete":
         delete_with_items(store, identity_id)
         return Response(status_code=204)
-    receipt = ErasureReceipt.of(erase_identity(store, identity_id))
-    return ErasureAnswer(**receipt.model_dump(), request_id=request_id)
+    return ErasureAnswer.of(erase_identity(store, identity_id), request_id=request_id)
 
 
 @router.get("/erasures", responses=responses(422, 503))
-def get_erasures(
-    store: ReadyStore,
-    request_id: RequestId,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many receipts at most.")] = 100,
-    cursor: Annotated[
-        str, Query(max_length=64, description="The next_cursor of the page before; empty for the first.")
-    ] = "",
-) -> ErasuresAnswer:
+def get_erasures(page: Annotated[Page, Query()], store: ReadyStore, request_id: RequestId) -> ErasuresAnswer:
     """List the receipts of all erasures, a page at a time."""
-    erasures, last = list_erasures(store, limit, number_of_cursor(cursor))
+    erasures, last = list_erasures(store, page.limit, page.after())
     return ErasuresAnswer(
         request_id=request_id,
         erasures=[ErasureReceipt.of(erasure) for erasure in erasures],
-        next_cursor=None if last is None else cursor_of(last),
+        next_cursor=cursor_of(last),
     )

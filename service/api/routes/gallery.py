@@ -7,17 +7,15 @@ from fastapi import APIRouter, Header, Query, Response
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
-from service.api.schemas.fields import Page, number_of_cursor
 from service.api.schemas.gallery import (
     Correction,
     CorrectionAnswer,
     DeletionAnswer,
     DeletionOrder,
-    GalleryItem,
     ItemAnswer,
+    ItemPage,
     ItemsAnswer,
 )
-from service.api.schemas.identities import given
 from service.errors import Fault, InvalidRequest
 from service.gallery.items import delete_item as delete_gallery_item
 from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items
@@ -31,9 +29,11 @@ UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller h
 
 
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
-def get_items(page: Annotated[Page, Query()], serving: ReadyServing, request_id: RequestId) -> ItemsAnswer:
+def get_items(
+    page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId
+) -> ItemsAnswer:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
-    items, last = list_items(serving.store, page.selection(), page.limit, number_of_cursor(page.cursor))
+    items, last = list_items(serving.store, page.selection(), page.limit, page.after())
     version = serving.current().replica.version
     embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
     return ItemsAnswer.of(items, last, version, request_id, embeddings)
@@ -52,8 +52,8 @@ def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId
 @router.get("/{item_id}", responses=responses(404, 422, 503))
 def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> ItemAnswer:
     """Show one item."""
-    item = GalleryItem.of(find_item(serving.store, item_id), serving.current().version)
-    return ItemAnswer(**item.model_dump(), request_id=request_id)
+    item = find_item(serving.store, item_id)
+    return ItemAnswer.of(item, serving.current().version, request_id=request_id)
 
 
 @router.get(
@@ -105,14 +105,13 @@ def patch_item(
     item_id: str, correction: Correction, serving: ReadyServing, request_id: RequestId
 ) -> CorrectionAnswer:
     """Correct what is known of an item: whose it is, which camera, when, on which track."""
-    corrections = given(correction)
+    corrections = correction.given()
     if not corrections:
         fault = Fault(("body",), "no field to change", "missing")
         raise InvalidRequest(fault, detail="give at least one field to change")
     item, operation = correct_item(serving.store, item_id, corrections)
-    shown = GalleryItem.of(item, serving.current().version)
-    operation_id = operation and operation.id
-    return CorrectionAnswer(**shown.model_dump(), request_id=request_id, operation_id=operation_id)
+    version, operation_id = serving.current().version, operation and operation.id
+    return CorrectionAnswer.of(item, version, request_id=request_id, operation_id=operation_id)
 
 
 @router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))

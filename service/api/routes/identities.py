@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
-from service.api.schemas.fields import Seconds, attributes_of, cursor_of, number_of_cursor
+from service.api.schemas.fields import Seconds, attributes_of
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
     IdentitiesAnswer,
@@ -15,11 +15,9 @@ from service.api.schemas.identities import (
     IdentityDescription,
     IdentityFields,
     IdentityPage,
-    ItemPage,
     NewIdentity,
     TimelineAnswer,
     TimelineVisit,
-    given,
 )
 from service.api.schemas.operations import (
     MergeOrder,
@@ -30,15 +28,15 @@ from service.api.schemas.operations import (
     RejectOrder,
     SplitOrder,
 )
+from service.api.schemas.pages import Page, cursor_of
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
 from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
 from service.gallery.selection import Selection
 from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
-from service.people.identities import Known, create, describe, find, list_identities, timeline
+from service.people.identities import create, describe, find, list_identities, timeline
 from service.people.suggestions import suggest
-from service.store.tables import Operation
 
 router = APIRouter(tags=["identities"])
 
@@ -48,9 +46,9 @@ def post_identity(
     new: NewIdentity, response: Response, store: ReadyStore, request_id: RequestId
 ) -> IdentityAnswer:
     """Make an identity before any crop of it is there; it stays when its last item goes."""
-    known = create(store, new.id, given(new))
+    known = create(store, new.id, new.given())
     response.headers["Location"] = f"/identities/{quote(known.row.id, safe='')}"
-    return _answer(known, request_id)
+    return IdentityAnswer.of(known, request_id=request_id)
 
 
 @router.get("/identities", responses=responses(422, 503))
@@ -59,12 +57,11 @@ def get_identities(
 ) -> IdentitiesAnswer:
     """List identities in the order they were made, a page at a time."""
     attributes = attributes_of(page.attribute)
-    after = number_of_cursor(page.cursor)
-    known, last = list_identities(store, page.limit, after, page.name or "", attributes)
+    known, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in known],
-        next_cursor=None if last is None else cursor_of(last),
+        next_cursor=cursor_of(last),
     )
 
 
@@ -86,7 +83,7 @@ def get_suggestions(
 @router.get("/identities/{identity_id}", responses=responses(404, 422, 503))
 def get_identity(identity_id: IdentityId, store: ReadyStore, request_id: RequestId) -> IdentityAnswer:
     """Show one identity."""
-    return _answer(find(store, identity_id), request_id)
+    return IdentityAnswer.of(find(store, identity_id), request_id=request_id)
 
 
 @router.patch("/identities/{identity_id}", responses=responses(400, 404, 413, 422, 503))
@@ -97,7 +94,7 @@ def patch_identity(
     request_id: RequestId,
 ) -> IdentityAnswer:
     """Change what is said of an identity; one that is described stays when its last item goes."""
-    return _answer(describe(store, identity_id, given(description)), request_id)
+    return IdentityAnswer.of(describe(store, identity_id, description.given()), request_id=request_id)
 
 
 @router.get(
@@ -107,14 +104,14 @@ def patch_identity(
 )
 def get_identity_items(
     identity_id: IdentityId,
-    page: Annotated[ItemPage, Query()],
+    page: Annotated[Page, Query()],
     serving: ReadyServing,
     request_id: RequestId,
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
     find(serving.store, identity_id)
     among = Selection(identity_ids=frozenset([identity_id]))
-    items, last = list_items(serving.store, among, page.limit, number_of_cursor(page.cursor))
+    items, last = list_items(serving.store, among, page.limit, page.after())
     return ItemsAnswer.of(items, last, serving.current().version, request_id)
 
 
@@ -144,7 +141,7 @@ def post_merge(
         fault = Fault(("body", "source_ids"), "has the identity to merge into")
         detail = "an identity cannot be merged into itself; leave it out of source_ids"
         raise InvalidRequest(fault, detail=detail)
-    return _operation(merge(store, identity_id, order.source_ids), request_id)
+    return OperationAnswer.of(merge(store, identity_id, order.source_ids), request_id=request_id)
 
 
 @router.post("/identities/{identity_id}/split", responses=responses(400, 404, 409, 413, 422, 503))
@@ -152,7 +149,8 @@ def post_split(
     identity_id: IdentityId, order: SplitOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Give items of this identity to another, by default to a new one."""
-    return _operation(split(store, identity_id, order.item_ids, order.identity_id), request_id)
+    operation = split(store, identity_id, order.item_ids, order.identity_id)
+    return OperationAnswer.of(operation, request_id=request_id)
 
 
 @router.post("/identities/{identity_id}/reject", responses=responses(400, 404, 413, 422, 503))
@@ -160,7 +158,7 @@ def post_rejection(
     identity_id: IdentityId, order: RejectOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Say that items do not show this identity: they leave it, and are not taken for it again."""
-    return _operation(reject(store, identity_id, order.item_ids), request_id)
+    return OperationAnswer.of(reject(store, identity_id, order.item_ids), request_id=request_id)
 
 
 @router.get("/operations", responses=responses(422, 503))
@@ -179,18 +177,10 @@ def get_operations(
 @router.get("/operations/{operation_id}", responses=responses(404, 422, 503))
 def get_operation(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Show a merge, split, relabel or rejection."""
-    return _operation(find_operation(store, operation_id), request_id)
+    return OperationAnswer.of(find_operation(store, operation_id), request_id=request_id)
 
 
 @router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
 def post_undo(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Take a merge, split, relabel or rejection back, unless later changes stand in the way."""
-    return _operation(undo(store, operation_id), request_id)
-
-
-def _answer(known: Known, request_id: str) -> IdentityAnswer:
-    return IdentityAnswer(**IdentityFields.of(known).model_dump(), request_id=request_id)
-
-
-def _operation(operation: Operation, request_id: str) -> OperationAnswer:
-    return OperationAnswer(**OperationFields.of(operation).model_dump(), request_id=request_id)
+    return OperationAnswer.of(undo(store, operation_id), request_id=request_id)

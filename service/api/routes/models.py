@@ -31,13 +31,13 @@ def get_models(store: OpenStore, request_id: RequestId) -> ModelsAnswer:
 @router.get("/active", responses=responses(503))
 def get_active(store: OpenStore, request_id: RequestId) -> ModelAnswer:
     """Show the version that is in service."""
-    return ModelAnswer.of_one(find_active(store), request_id)
+    return ModelAnswer.of(find_active(store), request_id=request_id)
 
 
 @router.get("/{version}", responses=responses(404, 422, 503))
 def get_model(version: str, store: OpenStore, request_id: RequestId) -> ModelAnswer:
     """Show one registered model version."""
-    return ModelAnswer.of_one(find_model(store, version), request_id)
+    return ModelAnswer.of(find_model(store, version), request_id=request_id)
 
 
 @router.get(
@@ -66,7 +66,7 @@ def post_model(
     known, is_new = register(store, checkpoint.file)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/models/{known.row.version}"
-    return ModelAnswer.of_one(known, request_id)
+    return ModelAnswer.of(known, request_id=request_id)
 
 
 @router.delete("/{version}", status_code=204, responses=responses(404, 409, 422, 503))

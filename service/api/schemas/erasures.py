@@ -1,7 +1,7 @@
 """Receipts of erasures, as the API documents them."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
@@ -45,10 +45,11 @@ class ErasureReceipt(BaseModel):
     out_of_reach: list[str]
 
     @classmethod
-    def of(cls, erasure: Erasure) -> "ErasureReceipt":
-        """Show a row."""
-        fields = {name: getattr(erasure, name) for name in cls.model_fields if name != "out_of_reach"}
-        return cls.model_validate(fields | {"out_of_reach": list(OUT_OF_REACH)})
+    def of(cls, erasure: Erasure, **more: Any) -> Self:
+        """Return the receipt of an erasure, and `more` fields of a subclass."""
+        names = ErasureReceipt.model_fields.keys() - {"out_of_reach"}
+        fields = {name: getattr(erasure, name) for name in names}
+        return cls.model_validate(fields | {"out_of_reach": list(OUT_OF_REACH)} | more)
 
 
 class ErasureAnswer(ErasureReceipt):

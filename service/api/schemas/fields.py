@@ -1,11 +1,11 @@
-"""Which items a request means, and how far it has read a list: the same fields wherever they are taken."""
+"""Which items a request means: the same fields wherever they are taken."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from service.api.schemas.strict import StrictModel
 from service.errors import Fault, InvalidRequest
 from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
 from service.gallery.selection import Selection
@@ -104,18 +104,16 @@ def _sighting(within_s: float | None, camera_id: str | None, captured_at: dateti
     return None
 
 
-class SelectionFields(BaseModel):
+class SelectionFields(StrictModel):
     """Which items are meant, by the filters of a search; all must hold, and absent ones say nothing."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    identity_id: Names = []
-    exclude_identity_id: Names = []
-    track_id: Names = []
-    exclude_track_id: Names = []
-    camera_id: Names = []
-    exclude_camera_id: Names = []
-    attribute: AttributePairs = []
+    identity_id: Names = Field([])
+    exclude_identity_id: Names = Field([])
+    track_id: Names = Field([])
+    exclude_track_id: Names = Field([])
+    camera_id: Names = Field([])
+    exclude_camera_id: Names = Field([])
+    attribute: AttributePairs = Field([])
     captured_after: OptionalTime = None
     captured_before: OptionalTime = None
     exclude_same_camera_s: Annotated[Seconds | None, BeforeValidator(blank_is_none)] = None
@@ -130,39 +128,3 @@ class SelectionFields(BaseModel):
         """
         fields = SelectionFields.model_fields
         return selection_of(**{name: getattr(self, name) for name in fields})
-
-
-class Page(SelectionFields):
-    """Which items to list, and how far the list was read before."""
-
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many items at most.")] = 100
-    cursor: Annotated[
-        str, Field(max_length=64, description="The next_cursor of the page before; empty for the first.")
-    ] = ""
-    embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False
-
-
-def cursor_of(number: int) -> str:
-    """Return what stands for the place after this number in a list; callers need not understand it.
-
-    >>> number_of_cursor(cursor_of(12))
-    12
-    """
-    return urlsafe_b64encode(b"after %d" % number).decode().rstrip("=")
-
-
-def number_of_cursor(cursor: str) -> int:
-    """Return the number that a cursor stands for; an empty one stands before everything.
-
-    Raises:
-        InvalidRequest: if it is none of ours.
-    """
-    if not cursor:
-        return 0
-    try:
-        word, number = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).split(b" ")
-        if word == b"after" and number.isdigit() and len(number) < 19:
-            return int(number)
-    except ValueError:
-        pass
-    raise InvalidRequest(Fault(("body", "cursor"), "is not one that this service has given"))

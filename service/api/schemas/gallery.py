@@ -3,20 +3,20 @@
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from service.api.schemas.fields import SelectionFields, cursor_of
+from service.api.schemas.fields import SelectionFields
+from service.api.schemas.pages import Page, cursor_of
+from service.api.schemas.strict import StrictModel
 from service.gallery.enrolment import Enrolment
 from service.gallery.metadata import OptionalIdentityName, OptionalName, OptionalTime
 from service.store.tables import Item
 
 
-class Correction(BaseModel):
+class Correction(StrictModel):
     """What to change of an item; absent fields stay, null ones are cleared."""
-
-    model_config = ConfigDict(extra="forbid")
 
     identity_id: OptionalIdentityName = None
     camera_id: OptionalName = None
@@ -24,10 +24,8 @@ class Correction(BaseModel):
     track_id: OptionalName = None
 
 
-class DeletionOrder(BaseModel):
+class DeletionOrder(StrictModel):
     """Which items to delete; the count guards against deleting others than those that were meant."""
-
-    model_config = ConfigDict(extra="forbid")
 
     filter: SelectionFields
     dry_run: bool = False
@@ -61,8 +59,8 @@ class GalleryItem(BaseModel):
     """None if the crop is not kept."""
 
     @classmethod
-    def of(cls, item: Item, model_version: str) -> "GalleryItem":
-        """Show a row."""
+    def of(cls, item: Item, model_version: str, **more: Any) -> Self:
+        """Return the fields of an item, and `more` fields of a subclass."""
         return cls(
             id=item.id,
             identity_id=item.identity.id,
@@ -76,6 +74,7 @@ class GalleryItem(BaseModel):
             duplicate_of=item.duplicate_of,
             model_version=model_version,
             image_url=image_url(item),
+            **more,
         )
 
 
@@ -97,7 +96,7 @@ class EnrolmentAnswer(BaseModel):
         """Show what has been enrolled."""
         version = enrolment.model_version
         shown = [
-            EnrolledItem(**GalleryItem.of(item, version).model_dump(), is_new=is_new)
+            EnrolledItem.of(item, version, is_new=is_new)
             for item, is_new in zip(enrolment.items, enrolment.are_new, strict=True)
         ]
         return cls(request_id=request_id, model_version=version, items=shown)
@@ -107,6 +106,12 @@ class ItemAnswer(GalleryItem):
     """One item."""
 
     request_id: str
+
+
+class ItemPage(Page, SelectionFields):
+    """Which items to list, and how far the list was read before."""
+
+    embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False
 
 
 class ListedItem(GalleryItem):
@@ -132,12 +137,12 @@ class ItemsAnswer(BaseModel):
         embeddings: Mapping[int, bytes] | None = None,
     ) -> "ItemsAnswer":
         """Show a page that ends with the slot `last`, with embeddings by slot if they are asked for."""
-        shown = [ListedItem(**GalleryItem.of(item, model_version).model_dump()) for item in items]
+        shown = [ListedItem.of(item, model_version) for item in items]
         if embeddings is not None:
             for one, item in zip(shown, items, strict=True):
                 values = embeddings.get(item.slot)
                 one.embedding = None if values is None else b64encode(values).decode()
-        return cls(request_id=request_id, items=shown, next_cursor=None if last is None else cursor_of(last))
+        return cls(request_id=request_id, items=shown, next_cursor=cursor_of(last))
 
 
 class CorrectionAnswer(GalleryItem):

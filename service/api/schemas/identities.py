@@ -1,11 +1,13 @@
 """Bodies of requests and answers about identities."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from service.api.schemas.fields import AttributePairs
+from service.api.schemas.pages import Page
+from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
 from service.people.identities import Known, Visit
 
@@ -30,10 +32,8 @@ Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTE
 Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_can_be_kept)]
 
 
-class IdentityDescription(BaseModel):
+class IdentityDescription(StrictModel):
     """What is said of an identity; absent fields stay as they are, null or empty ones are cleared."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: OptionalName = None
     notes: Notes = None
@@ -60,8 +60,8 @@ class IdentityFields(BaseModel):
     cameras: list[str]
 
     @classmethod
-    def of(cls, known: Known) -> "IdentityFields":
-        """Show an identity."""
+    def of(cls, known: Known, **more: Any) -> Self:
+        """Return the fields of an identity, and `more` fields of a subclass."""
         return cls(
             id=known.row.id,
             name=known.row.name,
@@ -72,6 +72,7 @@ class IdentityFields(BaseModel):
             first_seen=known.first_seen,
             last_seen=known.last_seen,
             cameras=known.cameras,
+            **more,
         )
 
 
@@ -81,15 +82,11 @@ class IdentityAnswer(IdentityFields):
     request_id: str
 
 
-class IdentityPage(BaseModel):
+class IdentityPage(Page):
     """Which identities to list, and how far the list was read before."""
 
-    model_config = ConfigDict(extra="forbid")
-
     name: Annotated[OptionalName, Field(description="Is within the name; case does not matter.")] = None
-    attribute: AttributePairs = []
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Field(max_length=64)] = ""
+    attribute: AttributePairs = Field([])
 
 
 class IdentitiesAnswer(BaseModel):
@@ -98,15 +95,6 @@ class IdentitiesAnswer(BaseModel):
     request_id: str
     identities: list[IdentityFields]
     next_cursor: str | None
-
-
-class ItemPage(BaseModel):
-    """How much of a list to give, and how far it was read before."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Field(max_length=64)] = ""
 
 
 class TimelineVisit(BaseModel):
@@ -132,8 +120,3 @@ class TimelineAnswer(BaseModel):
     identity_id: str
     visits: list[TimelineVisit]
     num_untimed: int
-
-
-def given(fields: BaseModel) -> dict[str, Any]:
-    """Return the fields that a request has given, be they null."""
-    return fields.model_dump(exclude_unset=True)

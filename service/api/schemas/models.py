@@ -1,17 +1,18 @@
 """Bodies about model versions, as the API documents them."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from service.api.schemas.strict import StrictModel
 from service.versions.activation_queue import ActivationOptions, Strategy
 from service.versions.registry import KnownModel
 
 State = Literal["registered", "evaluating", "backfilling", "ready", "active", "retired", "failed"]
 
 
-class Activation(BaseModel):
+class Activation(StrictModel):
     """How to activate a version.
 
     `backfill` embeds every item first; `compatible` embeds queries with the new network at once and the
@@ -19,8 +20,6 @@ class Activation(BaseModel):
     With `require_better`, a version is refused that was not evaluated against the active one, or is worse by
     more than chance explains.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     strategy: Strategy = "backfill"
     allow_missing: bool = False
@@ -53,14 +52,15 @@ class ModelVersion(BaseModel):
     evaluation: dict[str, Any] | None
 
     @classmethod
-    def of(cls, known: KnownModel) -> "ModelVersion":
-        """Show a registered version."""
+    def of(cls, known: KnownModel, **more: Any) -> Self:
+        """Return the fields of a model version, and `more` fields of a subclass."""
         card = known.row.card
         return cls.model_validate(
             vars(known)
             | {name: card[name] for name in ("architecture", "embedding_size", "height", "width")}
             | {"version": known.row.version, "card": card, "evaluation": known.row.evaluation}
             | {"created_at": known.row.created_at, "activated_at": known.row.activated_at}
+            | more
         )
 
 
@@ -68,11 +68,6 @@ class ModelAnswer(ModelVersion):
     """One registered version."""
 
     request_id: str
-
-    @classmethod
-    def of_one(cls, known: KnownModel, request_id: str) -> "ModelAnswer":
-        """Show a registered version."""
-        return cls(**ModelVersion.of(known).model_dump(), request_id=request_id)
 
 
 class ModelsAnswer(BaseModel):

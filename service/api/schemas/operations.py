@@ -1,10 +1,12 @@
 """Bodies of requests and answers about merges, splits, relabels and rejections."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from service.api.schemas.pages import Limit
+from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName
 from service.store.tables import Operation
 
@@ -12,27 +14,21 @@ MAX_ITEMS = 1_000
 ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
-class MergeOrder(BaseModel):
+class MergeOrder(StrictModel):
     """The identities whose items are given to another; they are done away with."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
-class SplitOrder(BaseModel):
+class SplitOrder(StrictModel):
     """The items that leave an identity, and to whom they go: by default to a new one of their own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     item_ids: ItemIds
     identity_id: OptionalIdentityName = None
 
 
-class RejectOrder(BaseModel):
+class RejectOrder(StrictModel):
     """The items that do not show an identity."""
-
-    model_config = ConfigDict(extra="forbid")
 
     item_ids: ItemIds
 
@@ -46,14 +42,15 @@ class OperationFields(BaseModel):
     undone_at: datetime | None
 
     @classmethod
-    def of(cls, operation: Operation) -> "OperationFields":
-        """Show an operation."""
+    def of(cls, operation: Operation, **more: Any) -> Self:
+        """Return the fields of an operation, and `more` fields of a subclass."""
         return cls.model_validate(
             {
                 "operation_id": operation.id,
                 "kind": operation.kind,
                 "created_at": operation.created_at,
                 "undone_at": operation.undone_at,
+                **more,
             }
         )
 
@@ -64,12 +61,10 @@ class OperationAnswer(OperationFields):
     request_id: str
 
 
-class OperationPage(BaseModel):
-    """How much of a list to give, and how far it was read before."""
+class OperationPage(StrictModel):
+    """The query parameters of a list of operations; its cursor is the id of an operation."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Limit = 100
     cursor: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
 
 

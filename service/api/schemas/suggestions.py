@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas.fields import SelectionFields
 from service.api.schemas.gallery import image_url
+from service.api.schemas.pages import Limit
 from service.gallery.metadata import OptionalName
 from service.people.suggestions import Side, Suggestion
 
@@ -13,7 +14,7 @@ from service.people.suggestions import Side, Suggestion
 class SuggestionFields(SelectionFields):
     """Which pairs to suggest, by the items that the filters let through."""
 
-    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+    limit: Limit = 20
     min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.6
     of: Annotated[OptionalName, Field(description="Pairs of this identity alone.")] = None
 
