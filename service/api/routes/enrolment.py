@@ -15,7 +15,6 @@ from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
 from service.gallery.metadata import ItemMetadata, OptionalIdentityName, OptionalName, OptionalTime
-from service.jobs.jobs import Progress
 from service.uploads.layouts import Layout
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
@@ -121,9 +120,7 @@ def post_gallery(
     """
 
     def answer_job(session: Any, job: Any) -> None:
-        answers.append(
-            (202, JobAnswer.of(Progress(job, 0, []), request_id).model_dump_json(), f"/jobs/{job.id}")
-        )
+        answers.append((202, JobAnswer.queued(job, request_id).model_dump_json(), f"/jobs/{job.id}"))
         keep_answer(request.scope, session, *answers[-1])
 
     def answer_items(session: Any, enrolment: Any) -> None:

@@ -9,7 +9,6 @@ from service.api.problems import responses
 from service.api.routes.dependencies import OpenStore, ReadyStore, RequestId
 from service.api.schemas.jobs import JobAnswer
 from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
-from service.jobs.jobs import Progress
 from service.store.tables import Job
 from service.versions.activation_queue import queue_activation, queue_rollback
 from service.versions.evaluation import request_evaluation
@@ -94,11 +93,6 @@ def post_activation(
     return _accepted(job, response, request_id)
 
 
-def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return JobAnswer.of(Progress(job, 0, []), request_id)
-
-
 @router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
 def post_evaluation(version: str, response: Response, store: ReadyStore, request_id: RequestId) -> JobAnswer:
     """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
@@ -106,6 +100,9 @@ def post_evaluation(version: str, response: Response, store: ReadyStore, request
     Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
     again: its job is answered.
     """
-    job = request_evaluation(store, version)
+    return _accepted(request_evaluation(store, version), response, request_id)
+
+
+def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
     response.headers["Location"] = f"/jobs/{job.id}"
-    return JobAnswer.of(Progress(job, 0, []), request_id)
+    return JobAnswer.queued(job, request_id)

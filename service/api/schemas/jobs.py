@@ -1,12 +1,12 @@
 """Answers about jobs."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
 from service.jobs.jobs import Progress
-from service.store.tables import now
+from service.store.tables import Job, now
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -45,7 +45,7 @@ class JobAnswer(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, progress: Progress, request_id: str) -> "JobAnswer":
+    def of(cls, progress: Progress, request_id: str) -> Self:
         """Show how far a job is."""
         job = progress.row
         row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
@@ -63,6 +63,11 @@ class JobAnswer(BaseModel):
                 "errors": [vars(error) for error in progress.errors],
             }
         )
+
+    @classmethod
+    def queued(cls, job: Job, request_id: str) -> Self:
+        """Return the state of a job that was just queued, so that none of its files has failed."""
+        return cls.of(Progress(job, 0, []), request_id)
 
 
 class JobsAnswer(BaseModel):
