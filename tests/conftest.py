@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import os
 import shutil
 import tempfile
 import warnings
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from sqlalchemy import Engine, create_engine, text
 
+from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
@@ -123,4 +125,27 @@ def shared_client(
 ) -> Iterator[httpx.Client]:
     """A client of one gallery for all tests of a module; for tests that mind nobody's items."""
     with serve(make_settings(tmp_path_factory.mktemp("shared") / "data")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def make_env(checkpoints: Path) -> MakeEnv:
+    """The environment of a new gallery in a folder, that starts with the tiny network, already converted."""
+
+    def make(data_dir: Path) -> dict[str, str]:
+        shutil.copytree(checkpoints / "cache", data_dir / "cache")
+        chosen = {
+            "REID_DATA_DIR": str(data_dir),
+            "REID_DEFAULT_CHECKPOINT": str(checkpoints / "tiny.safetensors"),
+        }
+        return {**os.environ, "COLUMNS": "140", **chosen}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, make_env: MakeEnv) -> Iterator[Server]:
+    """One server for all tests that mind nobody's items."""
+    folder = tmp_path_factory.mktemp("cli")
+    with reid_serve(make_env(folder / "data"), folder / "log") as running:
         yield running

@@ -1,0 +1,87 @@
+"""`reid serve`: what it prints, why it does not start, and how it ends."""
+
+import http.client
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import httpx
+
+from command_line import MakeEnv, Server, put, read_until, reid, reid_serve
+from live_server import TIMEOUT_S, crop
+
+
+def test_serve_says_what_it_serves_and_three_commands_to_try(server: Server) -> None:
+    assert "0 items in the gallery" in server.printed
+    tries = [line for line in server.printed.splitlines() if line.startswith("  ")]
+    assert len(tries) == 3
+    assert all(server.url in line for line in tries)
+
+
+def test_a_port_in_use_is_told_in_a_sentence(server: Server, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    done = reid("serve", "--port", port, "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert re.search(rf"port {port}: .*in use", done.stdout + done.stderr)
+
+
+def test_a_checkpoint_that_cannot_be_served_ends_the_start_with_a_sentence(
+    make_env: MakeEnv, tmp_path: Path
+) -> None:
+    torn = put(tmp_path / "torn.safetensors", b"not a checkpoint")
+    env = {**make_env(tmp_path / "data"), "REID_DEFAULT_CHECKPOINT": str(torn)}
+    done = reid("serve", "--port", "0", env=env)
+    assert done.returncode == 1
+    assert "start failed" in done.stderr
+
+
+def test_a_setting_without_a_usable_value_is_named() -> None:
+    done = reid("serve", env={**os.environ, "REID_PORT": "banana"})
+    assert done.returncode == 1
+    assert "REID_PORT" in done.stdout + done.stderr
+
+
+def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv, tmp_path: Path) -> None:
+    form = httpx.Request("POST", "http://service/gallery", files={"images": ("a.jpg", crop(1))})
+    body = form.read()
+    with reid_serve(make_env(tmp_path / "data"), tmp_path / "log") as running:
+        connection = http.client.HTTPConnection(running.address, timeout=TIMEOUT_S)
+        connection.putrequest("POST", "/gallery")
+        for name in ("content-type", "content-length"):
+            connection.putheader(name, form.headers[name])
+        connection.endheaders(body[:100])
+        time.sleep(0.5)
+        running.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        connection.send(body[100:])
+        assert connection.getresponse().status == 201
+        connection.close()
+        told = read_until(running.process, "stopped")
+        assert told.endswith("stopped\n"), (tmp_path / "log").read_text()
+        assert running.process.wait(TIMEOUT_S) == 0
+
+
+def test_three_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path) -> None:
+    command = ("--workers", "3")
+    with reid_serve(make_env(tmp_path / "data"), tmp_path / "log", *command, until="ready") as running:
+        for _ in range(2):
+            assert "items in the gallery" in read_until(running.process, "ready")
+        ids = []
+        for seed in range(12):  # a connection each: whichever worker takes it
+            answer = httpx.post(f"{running.url}/gallery", files={"images": ("a.jpg", crop(seed))}, timeout=60)
+            ids.append(answer.json()["items"][0]["id"])
+            form = {"group_by": "item", "top_k": 100}
+            found = httpx.post(f"{running.url}/search", files={"images": ("a.jpg", crop(seed))}, data=form)
+            assert {match["items"][0]["id"] for match in found.json()["matches"]} == set(ids)
+        running.process.send_signal(signal.SIGTERM)
+        assert read_until(running.process, "stopped").endswith("stopped\n")
+        assert running.process.wait(TIMEOUT_S) == 0
+
+
+def test_workers_that_cannot_start_end_with_the_reason(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "data") | {"REID_DEFAULT_CHECKPOINT": str(tmp_path / "absent.safetensors")}
+    done = reid("serve", "--port", "0", "--workers", "2", env=env)
+    assert done.returncode == 1
+    assert "absent.safetensors does not exist" in done.stdout + done.stderr

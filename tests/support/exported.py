@@ -1,0 +1,29 @@
+"""What an export holds, and what a gallery holds to compare with it."""
+
+import csv
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+def items_of(client: httpx.Client) -> list[dict[str, Any]]:
+    """All items of a gallery, in the order of enrolment."""
+    items: list[dict[str, Any]] = client.get("/gallery", params={"limit": 1000}).json()["items"]
+    return items
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """The rows of an export, with the bytes of the crops in the place of names that differ."""
+    if out.is_dir():
+        read: Callable[[str], bytes] = lambda name: (out / name).read_bytes()  # noqa: E731
+        rows = list(csv.DictReader(io.StringIO((out / "gallery.csv").read_text("utf-8"), newline="")))
+        return [row | {"path": read(row["path"]).hex(), "item_id": ""} for row in rows]
+    with tarfile.open(out) as tar:
+        members = {member.name: tar.extractfile(member) for member in tar}
+        contents = {name: member.read() for name, member in members.items() if member}
+    rows = list(csv.DictReader(io.StringIO(contents["gallery.csv"].decode(), newline="")))
+    return [row | {"path": contents[row["path"]].hex(), "item_id": ""} for row in rows]
