@@ -10,7 +10,6 @@ A process that writes a snapshot holds a lock on the folder, and first brings th
 that has erased items deletes the snapshot under the same lock. So no later snapshot can hold erased items.
 """
 
-import fcntl
 import hashlib
 import json
 import secrets
@@ -24,6 +23,7 @@ import structlog
 from model.files import sync_dir, write_atomically
 from service.index import GalleryIndex, IndexKind
 from service.serving.replica import Replica
+from service.store.locks import lock_of
 
 logger = structlog.get_logger(__name__)
 
@@ -58,8 +58,7 @@ class Snapshots:
     def locked(self) -> Iterator[None]:
         """Hold the lock of the directory, for which every process waits that writes or deletes snapshots."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock_of(self._directory / LOCK):
             yield
 
     def save(self, gallery_id: str, replica: Replica) -> None:

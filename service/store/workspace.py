@@ -5,12 +5,13 @@ holds the lock file in it, and the lock ends with the process. So a folder whose
 and is purged.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+
+from service.store.locks import is_locked, lock_of
 
 RESTORING = ".restoring-"
 BACKING_UP = ".reid-backup-"
@@ -23,8 +24,7 @@ def workspace(parent: Path, prefix: str) -> Iterator[Path]:
     purge_abandoned(parent, prefix)
     folder = Path(mkdtemp(prefix=".new-", dir=parent))
     try:
-        with (folder / LOCK).open("xb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock_of(folder / LOCK):
             folder = folder.rename(folder.with_name(folder.name.replace(".new-", prefix, 1)))
             yield folder
     finally:
@@ -41,10 +41,8 @@ def purge_abandoned(parent: Path, prefix: str) -> None:
 
 def _is_abandoned(folder: Path) -> bool:
     try:
-        with (folder / LOCK).open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not is_locked(folder / LOCK)
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return True
