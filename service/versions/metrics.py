@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration import NUM_BINS, QUANTILES, PairScores, cosine_bins
+from model.calibration import NUM_BINS, QUANTILES, PairScores
+from model.retrieval import (
+    LabelledGallery,
+    Split,
+    average_precision,
+    count_pairs,
+    inverse_penalty,
+    rank_matches,
+    unit_rows,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -160,30 +169,24 @@ def evaluate(
     Raises:
         ValueError: an embedding is zero or not finite, no item has a match, or all are of one identity.
     """
-    gallery_ND = _unit_rows(embeddings_ND)
+    gallery_ND = unit_rows(embeddings_ND, np.float32)
     queries = find_queries(identity_keys, viewpoints)
     queries = queries[draw_identities(identity_keys[queries], max_queries)]
     if not len(queries) or (identity_keys == identity_keys[0]).all():
         raise ValueError("there is no query with a match, or only one identity")
-    order = np.argsort(identity_keys, kind="stable")
-    low = np.searchsorted(identity_keys[order], identity_keys[queries], "left")
-    high = np.searchsorted(identity_keys[order], identity_keys[queries], "right")
+    labels = LabelledGallery(identity_keys, viewpoints)
     same, different = np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS, np.int64)
     found: list[tuple[int, float, float]] = []
     chunk = max(1, CHUNK_SCORES // len(gallery_ND))
     for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        scores_CN = gallery_ND[queries[rows]] @ gallery_ND.T
-        bins_CN = cosine_bins(scores_CN)
-        different += np.bincount(bins_CN.ravel(), minlength=NUM_BINS)
-        for scores_N, bins_N, query, first, end in zip(
-            scores_CN, bins_CN, queries[rows], low[rows], high[rows], strict=True
-        ):
-            own = order[first:end]
-            matches = own[viewpoints[own] != viewpoints[query]]
-            np.subtract.at(different, bins_N[own], 1)
-            np.add.at(same, bins_N[matches], 1)
-            found.append(_rank_query(scores_N, own, matches))
+        rows = queries[start : start + chunk]
+        scores_CN = gallery_ND[rows] @ gallery_ND.T
+        splits = [labels.split(identity_keys[row], viewpoints[row]) for row in rows]
+        pairs = count_pairs(scores_CN, splits)
+        same += pairs.same
+        different += pairs.different
+        distances_CN = np.negative(scores_CN, out=scores_CN)
+        found += map(_evaluate_query, distances_CN, splits)
         on_progress(len(found))
     first_ranks, precisions, penalties = zip(*found, strict=True)
     return EvaluationResult(
@@ -196,14 +199,10 @@ def evaluate(
     )
 
 
-def _rank_query(scores_N: NDArray[np.floating], own: Ints, matches: Ints) -> tuple[int, float, float]:
-    """Return first rank, AP and INP of a query; `scores_N` is overwritten."""
-    right = np.sort(scores_N[matches])[::-1]
-    scores_N[own] = -np.inf
-    rivals = np.sort(scores_N[scores_N >= right[-1]])
-    hits = np.arange(1, len(right) + 1)
-    ranks = hits + len(rivals) - np.searchsorted(rivals, right, "left")
-    return int(ranks[0]) - 1, float(np.mean(hits / ranks)), len(right) / float(ranks[-1])
+def _evaluate_query(distances_N: NDArray[np.floating], split: Split) -> tuple[int, float, float]:
+    """Return first rank, average precision and inverse penalty of a query."""
+    ranks = rank_matches(distances_N, split, ties_behind=True)
+    return int(ranks[0]), average_precision(ranks), inverse_penalty(ranks)
 
 
 def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[str, dict[str, float]]:
@@ -242,12 +241,3 @@ def _resampled_means(gains_Q2: Floats, identity_keys: Ints) -> Floats:
         times_RI = rng.multinomial(num, np.full(num, 1 / num), size)
         parts.append((times_RI @ sums_I2) / (times_RI @ counts)[:, None])
     return np.concatenate(parts)
-
-
-def _unit_rows(embeddings_ND: NDArray[np.floating]) -> NDArray[np.float32]:
-    rows_ND = embeddings_ND.astype(np.float32)
-    lengths_N = np.linalg.norm(rows_ND, axis=1, keepdims=True)
-    if not (np.isfinite(lengths_N) & (lengths_N > 0)).all():
-        raise ValueError("an embedding is zero or not finite; it has no cosine")
-    rows_ND /= lengths_N
-    return rows_ND

@@ -8,6 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.retrieval import (
+    LabelledGallery,
+    Split,
+    average_precision,
+    inverse_penalty,
+    match_curve,
+    rank_matches,
+    trapezoid_precision,
+    unit_rows,
+)
+from training.data.datasets import JUNK_PID
+
 Ints = NDArray[np.int64]
 RowsOf = Callable[[slice], NDArray[np.floating]]
 """Gives the distances (C, G) of a slice of the queries; called from several threads."""
@@ -35,33 +47,6 @@ class Metrics:
         ranks = {f"rank{k}": 100 * float(self.cmc[k - 1]) for k in (1, 5, 10) if k <= len(self.cmc)}
         means = {"mAP": self.mAP, "mAP_trapezoid": self.mAP_trapezoid, "mINP": self.mINP}
         return ranks | {name: 100 * value for name, value in means.items()}
-
-
-def is_excluded(pid: int, camid: int, g_pids: Ints, g_camids: Ints) -> NDArray[np.bool_]:
-    """Say which gallery images do not count for a query: junk (-1), and its own identity in its own camera.
-
-    >>> is_excluded(7, 1, np.array([7, 7, -1, 3]), np.array([1, 2, 2, 1])).tolist()
-    [True, False, True, False]
-    """
-    excluded: NDArray[np.bool_] = (g_pids == -1) | ((g_pids == pid) & (g_camids == camid))
-    return excluded
-
-
-class _Labels:
-    """The labels of a gallery, arranged to find the images of one identity without a look at all."""
-
-    def __init__(self, pids: Ints, camids: Ints) -> None:
-        self.pids, self.camids = pids, camids
-        self.junk = np.flatnonzero(pids == -1)
-        self._order = np.argsort(pids, kind="stable")
-        self._sorted = pids[self._order]
-
-    def split(self, pid: int, camid: int) -> tuple[Ints, Ints]:
-        """Return where a query's matches are, and the images of its identity that do not count."""
-        low, high = np.searchsorted(self._sorted, pid, "left"), np.searchsorted(self._sorted, pid, "right")
-        same = self._order[low:high]
-        is_out = is_excluded(pid, camid, self.pids[same], self.camids[same])
-        return same[~is_out], same[is_out]
 
 
 def evaluate_distmat(
@@ -119,22 +104,6 @@ def evaluate_embeddings(
     return evaluate_rows(distances_of, q_pids, g_pids, q_camids, g_camids, max_rank=max_rank, chunk=chunk)
 
 
-def unit_rows(embeddings_ND: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the rows at length 1.
-
-    Raises:
-        ValueError: a row is zero or not finite, so that it has no cosine.
-
-    >>> unit_rows(np.array([[3.0, 4.0]])).tolist()
-    [[0.6, 0.8]]
-    """
-    lengths = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ValueError("an embedding is zero, NaN or infinite; it has no cosine")
-    rows: NDArray[np.floating] = embeddings_ND / lengths
-    return rows
-
-
 def evaluate_rows(
     distances_of: RowsOf,
     q_pids: Ints,
@@ -155,53 +124,31 @@ def evaluate_rows(
         raise ValueError(f"identities are {sizes}, the labels are for ({len(q_camids)}, {len(g_camids)})")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be 1 or more")
-    labels = _Labels(g_pids, g_camids)
+    labels = LabelledGallery(g_pids, g_camids, junk=JUNK_PID)
 
-    def judge(start: int) -> list[tuple[float, ...]]:
+    def evaluate_chunk(start: int) -> list[tuple[float, ...]]:
         rows = slice(start, min(start + chunk, len(q_pids)))
-        return _judge_chunk(distances_of(rows), q_pids[rows], q_camids[rows], labels)
+        splits = map(labels.split, q_pids[rows], q_camids[rows])
+        queries = zip(distances_of(rows), splits, strict=True)
+        results = (_evaluate_query(distances_G, split) for distances_G, split in queries)
+        return [result for result in results if result is not None]
 
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        judged = [query for part in threads.map(judge, range(0, len(q_pids), chunk)) for query in part]
-    if not judged:
+        parts = threads.map(evaluate_chunk, range(0, len(q_pids), chunk))
+        evaluated = [query for part in parts for query in part]
+    if not evaluated:
         raise ValueError("no query has a match in the gallery from another camera")
-    first_ranks, *columns = np.array(judged).T
-    cmc = np.mean(first_ranks[:, None] <= np.arange(min(max_rank, len(g_pids))), axis=0)
+    first_ranks, *columns = np.array(evaluated).T
+    cmc = match_curve(first_ranks, min(max_rank, len(g_pids)))
     mean_ap, mean_trapezoid, mean_inp = (float(np.mean(column)) for column in columns)
-    return Metrics(cmc, mean_ap, mean_trapezoid, mean_inp, len(judged))
+    return Metrics(cmc, mean_ap, mean_trapezoid, mean_inp, len(evaluated))
 
 
-def _judge_chunk(
-    distances_CG: NDArray[np.floating], pids: Ints, camids: Ints, labels: _Labels
-) -> list[tuple[float, ...]]:
-    """Return first rank (from 0), AP, trapezoidal AP and INP of each query that has a match."""
-    judged: list[tuple[float, ...]] = []
-    for distances, pid, camid in zip(distances_CG, pids, camids, strict=True):
-        if np.isnan(distances).any():
-            raise ValueError("distmat holds NaN")
-        matches, others = labels.split(pid, camid)
-        if not len(matches):
-            continue
-        kept = distances.astype(np.result_type(distances, np.float32))
-        kept[labels.junk] = kept[others] = np.nan  # sorts behind all else, and equals nothing
-        ranks = _ranks(kept, matches)
-        hits = np.arange(1, len(ranks) + 1)
-        at_hit = hits / (ranks + 1)
-        before_hit = np.where(ranks > 0, (hits - 1) / np.maximum(ranks, 1), 1.0)
-        trapezoid = np.mean((before_hit + at_hit) / 2)
-        inp = len(ranks) / (ranks[-1] + 1)
-        judged.append((float(ranks[0]), float(np.mean(at_hit)), float(trapezoid), float(inp)))
-    return judged
-
-
-def _ranks(kept: NDArray[np.floating], matches: Ints) -> Ints:
-    """Return the ascending ranks of the matches in a row, as a stable argsort would place them.
-
-    Sorting values is many times faster than argsort; of equal values, those before a match in the row count.
-    """
-    values, ordered = kept[matches], np.sort(kept)
-    ranks = np.searchsorted(ordered, values, "left")
-    is_tied = np.searchsorted(ordered, values, "right") > ranks + 1
-    for tied in np.flatnonzero(is_tied):
-        ranks[tied] += np.count_nonzero(kept[: matches[tied]] == values[tied])
-    return np.sort(ranks)
+def _evaluate_query(distances_G: NDArray[np.floating], split: Split) -> tuple[float, ...] | None:
+    """Return first rank (from 0), AP, trapezoidal AP and INP of a query; None if it has no match."""
+    if np.isnan(distances_G).any():
+        raise ValueError("distmat holds NaN")
+    ranks = rank_matches(distances_G, split)
+    if not len(ranks):
+        return None
+    return float(ranks[0]), average_precision(ranks), trapezoid_precision(ranks), inverse_penalty(ranks)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from training.metrics.ranking import NUM_THREADS, RowsOf, unit_rows
+from model.retrieval import unit_rows
+from training.metrics.ranking import NUM_THREADS, RowsOf
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

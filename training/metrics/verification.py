@@ -7,8 +7,10 @@ G gallery, C a chunk of queries.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration import NUM_BINS, PairScores, cosine_bins
-from training.metrics.ranking import Ints, unit_rows
+from model.calibration import NUM_BINS, PairScores
+from model.retrieval import LabelledGallery, count_pairs, unit_rows
+from training.data.datasets import JUNK_PID
+from training.metrics.ranking import Ints
 
 FALSE_MATCH_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
@@ -31,16 +33,14 @@ def score_pairs(
         ValueError: a row is zero or not finite, or one of the two kinds has no pair.
     """
     queries, gallery = unit_rows(queries_QD), unit_rows(gallery_GD)
-    counts = np.zeros((2, NUM_BINS), np.int64)
+    labels = LabelledGallery(g_pids, g_camids, junk=JUNK_PID)
+    same, different = np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS, np.int64)
     for start in range(0, len(queries), chunk):
         rows = slice(start, start + chunk)
-        bins_CG = cosine_bins(queries[rows] @ gallery.T)
-        is_same_CG = q_pids[rows, None] == g_pids
-        is_other_camera_CG = q_camids[rows, None] != g_camids
-        is_person_G = g_pids != -1
-        for row, is_kind_CG in enumerate((is_same_CG & is_other_camera_CG, ~is_same_CG)):
-            counts[row] += np.bincount(bins_CG[is_kind_CG & is_person_G], minlength=NUM_BINS)
-    for count, kind in zip(counts, ("the same person in two cameras", "two different people"), strict=True):
-        if not count.any():
+        pairs = count_pairs(queries[rows] @ gallery.T, list(map(labels.split, q_pids[rows], q_camids[rows])))
+        same += pairs.same
+        different += pairs.different
+    for counts, kind in ((same, "the same person in two cameras"), (different, "two different people")):
+        if not counts.any():
             raise ValueError(f"no pair of query and gallery shows {kind}")
-    return PairScores(*counts)
+    return PairScores(same, different)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.data.datasets import ReidDataset, Sample, open_crop
+from model.retrieval import LabelledGallery, Split, average_precision, rank_matches
+from training.data.datasets import JUNK_PID, ReidDataset, Sample, open_crop
 from training.engine.evaluation import EmbeddedSplits
-from training.metrics.ranking import Ints, is_excluded
 
 NUM_SHOWN = 10
 GREEN, RED, GREY = (22, 163, 74), (220, 38, 38), (107, 114, 128)
@@ -37,34 +37,38 @@ class RankedList:
 
 
 class Ranking:
-    """Ranks the gallery for each query by the protocol: junk and the query's own camera do not count.
+    """Ranks the gallery for each query by the retrieval protocol; never holds all Q x G distances.
 
-    Never holds Q x G.
+    Junk, and the query's identity in the query's own camera, do not count.
     """
 
     def __init__(self, dataset: ReidDataset, embeddings: EmbeddedSplits) -> None:
         self._dataset, self._embeddings = dataset, embeddings
-        self._g_pids: Ints = np.array([sample.pid for sample in dataset.gallery])
-        self._g_camids: Ints = np.array([sample.camid for sample in dataset.gallery])
+        pids = np.array([sample.pid for sample in dataset.gallery])
+        camids = np.array([sample.camid for sample in dataset.gallery])
+        self._labels = LabelledGallery(pids, camids, junk=JUNK_PID)
 
     def average_precisions(self) -> NDArray[np.float64]:
         """Return the step-wise AP of each query, (Q,); NaN where no other camera saw the identity."""
         queries_QD, gallery_GD = self._embeddings
         precisions: list[float] = []
         for start in range(0, len(queries_QD), QUERY_CHUNK):
-            distances = 1 - queries_QD[start : start + QUERY_CHUNK] @ gallery_GD.T
-            for position, distances_G in enumerate(distances, start=start):
-                query = self._dataset.query[position]
-                precisions.append(average_precision(self._matches(query, self._order(query, distances_G))))
+            rows = slice(start, start + QUERY_CHUNK)
+            distances = 1 - queries_QD[rows] @ gallery_GD.T
+            splits = map(self._split, self._dataset.query[rows])
+            precisions += map(average_precision, map(rank_matches, distances, splits))
         return np.array(precisions)
 
     def rank(self, position: int) -> RankedList:
         """Return the ranked list of the query at a position, which has a match."""
         query = self._dataset.query[position]
         distances_G = 1 - self._embeddings.query[position] @ self._embeddings.gallery.T
-        order = self._order(query, distances_G)
-        ranks = self._matches(query, order)
-        shown = order[:NUM_SHOWN].tolist()
+        split = self._split(query)
+        ranks = rank_matches(distances_G, split)
+        counts_G = np.ones(len(distances_G), bool)
+        counts_G[split.excluded] = False
+        order = np.argsort(distances_G, kind="stable")
+        shown = order[counts_G[order]][:NUM_SHOWN].tolist()
         return RankedList(
             query,
             average_precision(ranks),
@@ -74,24 +78,8 @@ class Ranking:
             tuple(self._dataset.gallery[item].pid == query.pid for item in shown),
         )
 
-    def _order(self, query: Sample, distances_G: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return the positions of the gallery that count for a query, nearest first."""
-        order = np.argsort(distances_G, kind="stable")
-        counts = ~is_excluded(query.pid, query.camid, self._g_pids, self._g_camids)
-        return order[counts[order]]
-
-    def _matches(self, query: Sample, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ranks, from 0, of a query's identity."""
-        return np.flatnonzero(self._g_pids[order] == query.pid)
-
-
-def average_precision(ranks: NDArray[np.int64]) -> float:
-    """Return the step-wise AP, 0-1, of matches at these ranks (from 0, ascending); NaN for none.
-
-    >>> average_precision(np.array([0, 3])), average_precision(np.array([], int))
-    (0.75, nan)
-    """
-    return float(np.mean(np.arange(1, len(ranks) + 1) / (ranks + 1))) if len(ranks) else float("nan")
+    def _split(self, query: Sample) -> Split:
+        return self._labels.split(query.pid, query.camid)
 
 
 def choose_queries(
