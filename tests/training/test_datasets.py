@@ -2,11 +2,15 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from live_server import crop, encode, person
+from model.data.images import ORIENTATION_TAG, UNLIMITED
+from service.uploads.requests import decode
 from training.data.datasets import DatasetError, ReidDataset, Sample, hold_out, join, open_crop
 from training.data.readers import (
     READERS,
@@ -260,6 +264,27 @@ def test_a_torn_crop_is_named(tmp_path: Path, torn: bytes) -> None:
     path.write_bytes(torn)
     with pytest.raises(DatasetError, match=r"0001_c1s1_000001_00\.jpg cannot be read"):
         open_crop(path)
+
+
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    return encode(person(1), "JPEG", exif=exif)
+
+
+def transparent_png() -> bytes:
+    image = person(2).convert("RGBA")
+    image.putalpha(0)
+    return encode(image, "PNG")
+
+
+@pytest.mark.parametrize("make", [rotated_jpeg, transparent_png, lambda: encode(person(3), "WEBP")])
+def test_training_sees_a_crop_as_the_service_sees_it(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    path = tmp_path / "0001_c1s1_000001_00.jpg"
+    path.write_bytes(make())
+    served, _ = decode(make(), UNLIMITED)
+    seen = open_crop(path)
+    assert (seen.mode, seen.size, seen.tobytes()) == ("RGB", served.size, served.tobytes())
 
 
 def test_held_out_people_are_judged_by_and_never_trained_on() -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from model.data.images import UNLIMITED, decode
+from model.errors import ImageError
+
 SPLITS = ("train", "query", "gallery")
 JUNK_PID = -1
 DISTRACTOR_PID = 0
-# what Pillow raises for bytes that are no image, or a torn one, or one too large to be a crop
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+CROP_LIMITS = replace(UNLIMITED, max_pixels=178_956_970)
+"""Limits of a crop that is trained on or evaluated: the pixels from which Pillow suspects an attack."""
 
 
 class DatasetError(Exception):
@@ -159,16 +163,16 @@ def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, li
 
 
 def open_crop(path: Path) -> Image.Image:
-    """Return a crop as RGB.
+    """Return a crop as upright RGB, decoded as the service decodes it.
 
     Raises:
-        DatasetError: the file is absent or not an image; the message names it.
+        DatasetError: the file is absent or not a JPEG, PNG, WebP or BMP image; the message names it.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except _UNREADABLE as error:
+        image, _ = decode(path.read_bytes(), CROP_LIMITS)
+    except (OSError, ValueError, ImageError) as error:
         raise DatasetError(f"{path} cannot be read as an image: {error}") from error
+    return image
 
 
 def label_pids(samples: Iterable[Sample]) -> dict[int, int]:
