@@ -22,6 +22,7 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.runtime import convert
 from service.settings import Settings
+from training import deploy as deploy_command
 from training import embed, evaluate, train
 from training.data.datasets import open_crop
 from training.data.readers import read_market1501
@@ -290,6 +291,19 @@ def test_a_trained_network_is_swapped_into_the_live_service(service: httpx.Clien
     assert before != answer["model_version"] == version
     assert answer["matches"][0]["identity_id"] == "anna"
     assert answer["num_searched"] == 1
+
+
+def test_the_command_registers_a_network_and_leaves_the_old_one_in_service(
+    service: httpx.Client, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(service.base_url)
+    deploy_command.main(run / "network.safetensors", url)
+    assert f"is registered at {url}" in capsys.readouterr().out
+    assert [version["state"] for version in service.get("/models").json()["models"]].count("active") == 1
+    with pytest.raises(SystemExit, match="--require-better needs --activate"):
+        deploy_command.main(run / "network.safetensors", url, require_better=True)
+    with pytest.raises(SystemExit, match=r"deploy: .*absent"):
+        deploy_command.main(run / "absent.safetensors", url)
 
 
 def test_what_the_service_refuses_is_said_by_the_trainer(service: httpx.Client, tmp_path: Path) -> None:
