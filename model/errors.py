@@ -17,6 +17,10 @@ class RuntimeUnavailable(ModelError):
     """This machine does not have the device or the precision that was asked for."""
 
 
+class LabelsError(ModelError):
+    """A label file is not CSV in UTF-8."""
+
+
 class ImageError(ModelError):
     """Bytes cannot be used as an image."""
 

@@ -27,11 +27,11 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import BinaryIO, Protocol
 
 from model.data.folders import MANIFEST
+from model.data.labels import COLUMNS
 from service.cli.terminal import OnProgress
 from service.client import Client, ClientError, FailedCrop, Filters, Item, Refused
 
 ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
-COLUMNS = ("path", "identity_id", "camera_id", "captured_at", "track_id", "item_id")
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 AT_ONCE = 64
 
@@ -100,7 +100,7 @@ def export(
     with make(out) as sink, TemporaryFile() as rows, ThreadPoolExecutor(concurrency) as threads:
         manifest = io.StringIO(newline="")
         writer = csv.writer(manifest, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, "item_id"])
         versions: set[str] = set()
         failures: list[FailedCrop] = []
         num = num_gone = 0
@@ -116,7 +116,7 @@ def export(
                 content, content_type = found
                 path = name(item, SUFFIXES[content_type])
                 sink.add(path, io.BytesIO(content), len(content))
-                writer.writerow([path, *(dict(item)[column] for column in COLUMNS[1:-1]), item["id"]])
+                writer.writerow([path, *(dict(item)[column] for column in COLUMNS[1:]), item["id"]])
                 versions.add(item["model_version"])
                 if embeddings:
                     rows.write(_embedding(item))

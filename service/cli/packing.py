@@ -15,12 +15,13 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from model.data.folders import MANIFEST
-from service.cli.export import COLUMNS
+from model.data.labels import COLUMNS, ENCODING, LabelReader
+from model.errors import LabelsError
 from service.cli.folders import find_crops
 from service.client import ClientError, FailedCrop
 from service.uploads.layouts import Layout
 
-FIELDS = COLUMNS[1:-1]
+FIELDS = COLUMNS[1:]
 FILES_IN_A_PART = 5_000
 BYTES_IN_A_PART = 512 * 1024 * 1024
 
@@ -61,18 +62,18 @@ def _by_manifest(manifest: Path) -> Found:
     rows: list[Row] = []
     failures: list[FailedCrop] = []
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if "path" not in (reader.fieldnames or ()):
+        with manifest.open(encoding=ENCODING, newline="") as file:
+            reader = LabelReader(file)
+            if "path" not in reader.columns:
                 raise ClientError(f"{manifest} has no column named path")
-            for fields in reader:
-                name = PurePosixPath(fields["path"] or "")
+            for row in reader:
+                name = PurePosixPath(row.fields.get("path", ""))
                 path = manifest.parent / name
                 if name.is_absolute() or ".." in name.parts or not name.parts:
                     failures.append(FailedCrop(Path(name), f"{MANIFEST} names what is not in its folder"))
                 else:
-                    rows.append(Row(path, tuple(fields.get(field) or "" for field in FIELDS)))
-    except (UnicodeDecodeError, csv.Error) as error:
+                    rows.append(Row(path, tuple(row.fields.get(field, "") for field in FIELDS)))
+    except LabelsError as error:
         raise ClientError(f"{manifest} cannot be read as a CSV: {error}") from error
     return Found(rows, failures)
 
@@ -107,7 +108,7 @@ def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[tuple[Part, int]]:
     failures: list[FailedCrop] = []
     manifest = io.StringIO(newline="")
     writer = csv.writer(manifest, lineterminator="\n")
-    writer.writerow(["path", *FIELDS])
+    writer.writerow(COLUMNS)
     num = num_bytes = 0
     with TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:

@@ -3,7 +3,6 @@
 The metadata come from the gallery.csv of the archive, or from the names of its files.
 """
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import PurePosixPath
 from pydantic import ValidationError
 
 from model.data.folders import MANIFEST
+from model.data.labels import ENCODING, LabelReader
 from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from model.errors import LabelsError
 from service.errors import BadArchive
 from service.gallery.metadata import ItemMetadata
 from service.uploads.archives import MAX_MEMBERS
@@ -52,7 +53,7 @@ def crops_of_manifest(manifest: bytes, sha256_of: dict[str, str]) -> list[Pendin
     unnamed = dict(sha256_of)
     crops = []
     for row in _rows(manifest):
-        name = "/".join(part for part in (row["path"] or "").split("/") if part not in ("", "."))
+        name = "/".join(part for part in row.get("path", "").split("/") if part not in ("", "."))
         sha256 = unnamed.pop(name, None)
         metadata, error = _metadata_of(row)
         if sha256 is None:
@@ -81,20 +82,20 @@ def crops_of_names(named: Sequence[tuple[str, str]], layout: Layout) -> list[Pen
     return crops
 
 
-def _rows(manifest: bytes) -> list[dict[str, str | None]]:
+def _rows(manifest: bytes) -> list[dict[str, str]]:
     try:
-        text = io.StringIO(manifest.decode("utf-8-sig"), newline="")
-        rows: list[dict[str, str | None]] = list(csv.DictReader(text, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        reader = LabelReader(io.TextIOWrapper(io.BytesIO(manifest), ENCODING, newline=""))
+        rows = [row.fields for row in reader]
+    except LabelsError as error:
         raise BadArchive(f"{MANIFEST} cannot be read: {error}") from error
     if len(rows) > MAX_MEMBERS:
         raise BadArchive(f"{MANIFEST} has more than {MAX_MEMBERS:,} rows")
-    if rows and "path" not in rows[0]:
+    if rows and "path" not in reader.columns:
         raise BadArchive(f"{MANIFEST} has no column named path")
     return rows
 
 
-def _metadata_of(row: dict[str, str | None]) -> tuple[ItemMetadata, str | None]:
+def _metadata_of(row: dict[str, str]) -> tuple[ItemMetadata, str | None]:
     """Return the metadata in a row, or empty metadata and an error."""
     fields = {field: row.get(field) or None for field in ItemMetadata.model_fields}
     try:

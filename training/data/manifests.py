@@ -4,7 +4,6 @@ Identities, cameras and tracks have names there; they are numbered in the order 
 says which crops are for training and which to judge by, a fifth of the identities is held out.
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -14,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.data.folders import IMAGE_SUFFIXES, MANIFEST
+from model.data.labels import ENCODING, LabelReader
+from model.data.market import DISTRACTOR_PID as DISTRACTOR
+from model.data.market import JUNK_PID as JUNK
+from model.errors import LabelsError
 from training.data.datasets import DISTRACTOR_PID, JUNK_PID, SPLITS, DatasetError, ReidDataset, Sample
 
 MANIFEST_NAMES = ("manifest.csv", MANIFEST)
-JUNK = "-1"
 HELD_OUT_SHARE = 0.2
 _CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?[_-]?)?(\d+)(?![\da-rt-z])", re.IGNORECASE)
 _COLUMNS = ("path", "identity_id", "camera_id", "track_id", "split")
@@ -50,9 +52,9 @@ def read_manifest(path: Path) -> ReidDataset:
         first, second = (path / name for name in MANIFEST_NAMES)
         path = second if second.exists() and not first.exists() else first
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=ENCODING, newline="") as file:
             rows = [_parse_row(path.parent, place, fields) for place, fields in _numbered(path, file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, LabelsError) as error:
         raise DatasetError(f"{path} cannot be read as a CSV: {error}") from error
     if not rows:
         raise DatasetError(f"{path} names no crop")
@@ -153,22 +155,21 @@ def _seen_twice(rows: Sequence[Row], has_cameras: bool) -> set[str]:
 
 def _folder_identity(path: Path) -> str:
     identity = path.parent.name
-    return "" if identity == "0000" and path.name.startswith("0000_c") else identity
+    return "" if identity == DISTRACTOR and path.name.startswith(f"{DISTRACTOR}_c") else identity
 
 
 def _numbered(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.reader(file, strict=True)
-    header = [name.strip().lower() for name in next(reader, [])]
+    reader = LabelReader(file, any_case=True)
+    header = reader.columns
     if not {"path", "identity_id"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
         raise DatasetError(
             f"{path} begins with {','.join(header)[:80]!r}, not with columns as {','.join(_COLUMNS)}"
         )
-    for fields in reader:
-        place = f"{path}, line {reader.line_num}"
-        if fields and len(fields) != len(header):
-            raise DatasetError(f"{place}: {len(fields)} fields, the first line has {len(header)}")
-        if fields:
-            yield place, dict(zip(header, fields, strict=True))
+    for row in reader:
+        place = f"{path}, line {row.line}"
+        if row.num_fields != len(header):
+            raise DatasetError(f"{place}: {row.num_fields} fields, the first line has {len(header)}")
+        yield place, row.fields
 
 
 def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:

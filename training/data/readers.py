@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from model.data.folders import IMAGE_SUFFIXES
-from model.data.market import MARKET1501_NAME
+from model.data.market import MARKET1501_NAME, parse_market1501_name
 from training.data.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
 from training.data.manifests import MANIFEST_NAMES, check_files, read_folders, read_manifest
 
@@ -67,8 +67,8 @@ def read_query_boxes(dataset: ReidDataset) -> tuple[Sample, ...]:
 
 
 def _person_and_camera(path: Path) -> str:
-    """Return 0002_c1 of 0002_c1s1_000451_03.jpg."""
-    return path.name.partition("s")[0]
+    """Return 0002_c1 of 0002_c1s1_000451_03.jpg, and nothing of a name of another form."""
+    return "_c".join(parse_market1501_name(path.name) or ())
 
 
 def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
