@@ -1,4 +1,7 @@
-"""Re-identification metrics by the Market-1501 protocol. Shape legend: Q queries, G gallery."""
+"""Re-identification metrics by the Market-1501 protocol: rank-k, mAP and mINP.
+
+Shape legend: Q queries, G gallery, C a chunk of queries, D embedding.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +25,23 @@ from training.data.datasets import JUNK_PID
 
 Ints = NDArray[np.int64]
 RowsOf = Callable[[slice], NDArray[np.floating]]
-"""Gives the distances (C, G) of a slice of the queries; called from several threads."""
+"""Returns the distances (C, G) of a slice of the queries. Several threads call it at once."""
 
 NUM_THREADS = min(8, torch.get_num_threads())
-"""Of the cores this process may run on, or OMP_NUM_THREADS; each thread holds one chunk of distances."""
+"""Threads that evaluate: the cores of this process or OMP_NUM_THREADS, at most 8. Each holds one chunk."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Fractions 0-1: cmc[k-1] is the share of queries with a match in the first k; the others are means.
+    """The metrics of a query set against a gallery, as fractions 0-1.
 
-    mAP is step-wise, as most code has it; mAP_trapezoid is that of Market-1501's own evaluation code, which
-    joins the points of the precision-recall curve by straight lines. They differ by up to 2.7 points.
+    Attributes:
+        cmc: float64 (max_rank,); element k - 1 is the share of queries with a match in the first k.
+        mAP: mean average precision by steps, as most code computes it.
+        mAP_trapezoid: mean average precision by trapezoids, as Market-1501's own evaluation code computes it;
+            the two mAPs differ by up to 2.7 points.
+        mINP: mean inverse negative penalty.
+        num_valid_queries: how many queries have a match; the others count in no metric.
     """
 
     cmc: NDArray[np.float64]
@@ -58,13 +66,31 @@ def evaluate_distmat(
     *,
     max_rank: int = 50,
 ) -> Metrics:
-    """Judge a distance matrix (Q, G): CMC, mAP by steps and by trapezoids, and mINP.
+    """Evaluate a distance matrix by the protocol of Market-1501.
 
-    Queries with no match in another camera do not count. Of equal distances the first in the gallery ranks
-    first. mINP after Ye et al., TPAMI 2021, section 4.1.
+    Junk (identity -1), and the query's identity in the query's own camera, do not count. Queries with no
+    match in another camera do not count. At equal distances, the earlier item of the gallery ranks first.
+
+    Args:
+        distmat: (Q, G), of a real type; any order-preserving distance. Infinity is allowed.
+        q_pids: int64 (Q,), the identity of each query.
+        g_pids: int64 (G,), the identity of each gallery item: -1 is junk, 0 a distractor.
+        q_camids: int64 (Q,), the camera of each query.
+        g_camids: int64 (G,), the camera of each gallery item.
+        max_rank: the longest list for which the CMC is computed, 1 or more.
+
+    Returns:
+        The metrics; the CMC has min(max_rank, G) elements.
 
     Raises:
         ValueError: shapes disagree, a distance is NaN, or no query has a match.
+
+    Source: Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015; mINP from Ye et al.,
+    TPAMI 2021, section 4.1.
+
+    >>> distmat, labels = np.array([[0.1, 0.2, 0.3]]), [[7], [7, 3, 7], [1], [1, 2, 2]]
+    >>> evaluate_distmat(distmat, *map(np.array, labels)).percent()["mAP"]
+    50.0
     """
     if distmat.shape != (len(q_pids), len(g_pids)):
         raise ValueError(f"distmat is {distmat.shape}, the labels are for ({len(q_pids)}, {len(g_pids)})")
@@ -82,9 +108,22 @@ def evaluate_embeddings(
     max_rank: int = 50,
     chunk: int = 256,
 ) -> Metrics:
-    """Judge embeddings (Q, D) and (G, D) of any length by 1 - cosine, and never hold all Q x G distances.
+    """Evaluate embeddings by 1 - cosine, without ever holding all Q x G distances.
 
-    The figures are those of evaluate_distmat; a thread holds the distances of ``chunk`` queries.
+    The protocol is that of `evaluate_distmat`.
+
+    Args:
+        queries_QD: float (Q, D), of any length but 0.
+        gallery_GD: float (G, D), of any length but 0.
+        q_pids: int64 (Q,), as for `evaluate_distmat`.
+        g_pids: int64 (G,), as for `evaluate_distmat`.
+        q_camids: int64 (Q,), the camera of each query.
+        g_camids: int64 (G,), the camera of each gallery item.
+        max_rank: the longest list for which the CMC is computed, 1 or more.
+        chunk: queries whose distances a thread holds at a time, 1 or more.
+
+    Returns:
+        The metrics that `evaluate_distmat` returns for the same distances.
 
     Raises:
         ValueError: shapes disagree, a row is zero or not finite, or no query has a match.
@@ -114,7 +153,21 @@ def evaluate_rows(
     max_rank: int = 50,
     chunk: int = 256,
 ) -> Metrics:
-    """Judge distances that are made ``chunk`` queries at a time, in threads: what evaluate_distmat returns.
+    """Evaluate distances that are computed for some queries at a time, in threads.
+
+    The protocol is that of `evaluate_distmat`.
+
+    Args:
+        distances_of: returns the distances (C, G) of a slice of at most `chunk` queries; is not modified.
+        q_pids: int64 (Q,), as for `evaluate_distmat`.
+        g_pids: int64 (G,), as for `evaluate_distmat`.
+        q_camids: int64 (Q,), the camera of each query.
+        g_camids: int64 (G,), the camera of each gallery item.
+        max_rank: the longest list for which the CMC is computed, 1 or more.
+        chunk: queries whose distances a thread holds at a time, 1 or more.
+
+    Returns:
+        The metrics that `evaluate_distmat` returns for the same distances.
 
     Raises:
         ValueError: labels disagree, a distance is NaN, or no query has a match.

@@ -1,7 +1,8 @@
-"""Re-ranking by k-reciprocal neighbours, sparse. Shape legend: Q queries, G gallery, N = Q + G, K nearest.
+"""Re-ranking by k-reciprocal neighbours, with sparse matrices.
 
 Source: Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, section 3.
-As in the authors' code, distances are squared and divided by the largest of their row before all else.
+As in the authors' code, each row of distances is first divided by its largest value, and then squared.
+Shape legend: Q queries, G gallery, N = Q + G, K nearest, C a chunk of rows, D embedding.
 """
 
 import sys
@@ -19,9 +20,9 @@ Ints = NDArray[np.int64]
 DistancesAt = Callable[[Ints, Ints], Floats]
 
 CHUNK = 256
-"""Rows of distances made at a time."""
+"""Rows of distances that are computed at a time."""
 PAIRS = 2**16
-"""Pairs of embeddings compared at a time."""
+"""Pairs of embeddings that are compared at a time."""
 
 
 def rerank_distances(
@@ -32,10 +33,21 @@ def rerank_distances(
     k2: int = 6,
     lambda_: float = 0.3,
 ) -> Floats:
-    """Return re-ranked distances (Q, G) from those of queries to gallery (Q, G) and within both, unsquared.
+    """Re-rank a distance matrix by k-reciprocal neighbours.
 
-    ``qq`` (Q, Q) and ``gg`` (G, G) are symmetric. Of equal distances the first item is the nearer one. A k1
-    or k2 above N means all N. The distances are held as one float32 (N, N), all else is sparse.
+    Memory: all distances are held as one float32 (N, N); all else is sparse. For more items than that
+    allows, see `rerank_embeddings`. At equal distances, the item with the lower index is the nearer one.
+
+    Args:
+        qg: float (Q, G), distances of queries to the gallery, unsquared and finite.
+        qq: float (Q, Q), distances within the queries, symmetric.
+        gg: float (G, G), distances within the gallery, symmetric.
+        k1: neighbours of which the reciprocal sets are made, 1 or more; above N means all N.
+        k2: neighbours over which the encodings are averaged, 1 or more; above N means all N.
+        lambda_: the weight of the original distance in the result, 0-1; the rest is the Jaccard distance.
+
+    Returns:
+        float32 (Q, G), the final distances of equation 12.
 
     Raises:
         ValueError: shapes disagree, a distance is not finite, or k1, k2 or lambda_ is out of range.
@@ -60,10 +72,22 @@ def rerank_embeddings(
     k2: int = 6,
     lambda_: float = 0.3,
 ) -> RowsOf:
-    """Return a function from a slice of the queries to their re-ranked distances (C, G), for evaluate_rows.
+    """Re-rank embeddings by k-reciprocal neighbours, without ever holding all N x N distances.
 
-    The distances are what rerank_distances makes of Euclidean ones between rows at length 1, with never more
-    than CHUNK x N of them at a time. Says on stderr what memory it will take (see rerank_memory_bytes).
+    At most `CHUNK` x N distances are held at a time. The memory that is needed (see `rerank_memory_bytes`)
+    is printed to stderr.
+
+    Args:
+        queries_QD: float (Q, D), of any length but 0, one row or more.
+        gallery_GD: float (G, D), of any length but 0, one row or more.
+        k1: as for `rerank_distances`.
+        k2: as for `rerank_distances`.
+        lambda_: as for `rerank_distances`.
+
+    Returns:
+        A function from a slice of the queries to their re-ranked distances, float32 (C, G), for
+        `evaluate_rows`. The distances are those that `rerank_distances` makes of the Euclidean distances
+        between the rows at length 1.
 
     Raises:
         ValueError: shapes disagree, a row is zero or not finite, or k1, k2 or lambda_ is out of range.
@@ -100,9 +124,17 @@ def rerank_embeddings(
 
 
 def rerank_memory_bytes(num_queries: int, num_gallery: int, width: int, k1: int = 20, k2: int = 6) -> int:
-    """Return about how many bytes rerank_embeddings and the judging of its rows add: all threads at work.
+    """Estimate the bytes that `rerank_embeddings` and the evaluation of its rows add, with all threads busy.
 
-    The sparse matrices are counted at k1 x k2 weights a row, in three copies; few data sets have so many.
+    The sparse matrices are counted at k1 x k2 weights a row, in three copies. Few data sets have so many
+    weights, so the estimate is high.
+
+    Args:
+        num_queries: Q.
+        num_gallery: G.
+        width: D.
+        k1: as for `rerank_distances`.
+        k2: as for `rerank_distances`.
 
     >>> rerank_memory_bytes(11_659, 82_161, 512) < 3 * 2**30
     True
@@ -160,7 +192,14 @@ def _check_distances(qg: NDArray[np.floating], qq: NDArray[np.floating], gg: NDA
 
 
 def nearest_columns(distances_CN: NDArray[np.floating], num_nearest: int) -> Ints:
-    """Return the columns of each row's smallest values, ascending, equal ones by index: (C, K), K <= N.
+    """Return the columns of each row's smallest values, ascending; equal values are in the order of columns.
+
+    Args:
+        distances_CN: float (C, N), without NaN.
+        num_nearest: how many columns, 1 or more; above N means all N.
+
+    Returns:
+        int64 (C, K), where K is min(num_nearest, N).
 
     >>> nearest_columns(np.array([[0.2, 0.1, 0.1, 0.0]]), 2).tolist()
     [[3, 1]]

@@ -1,7 +1,7 @@
-"""Are these two the same person? The cosines of pairs, and what a threshold on them lets through and misses.
+"""Verification: the cosines of pairs of crops that show one person, and of pairs that show two.
 
-A pair is a query and a gallery image that counts for it by the Market-1501 protocol. Shape legend: Q queries,
-G gallery, C a chunk of queries.
+A pair is a query and a gallery item that counts for the query by the Market-1501 protocol. Shape legend:
+Q queries, G gallery, D embedding.
 """
 
 import numpy as np
@@ -25,9 +25,19 @@ def score_pairs(
     *,
     chunk: int = 256,
 ) -> PairScores:
-    """Count the cosines of embeddings (Q, D) and (G, D): of one identity in two cameras, and of two.
+    """Count the cosines of all pairs of a query and a gallery item.
 
-    Junk (-1) is in no pair; distractors (0) are people other than any query.
+    A pair shows the same person if one identity is seen in two cameras, and different people if the
+    identities differ. Junk (-1) is in no pair. Distractors (0) are people other than any query.
+
+    Args:
+        queries_QD: float (Q, D), of any length but 0.
+        gallery_GD: float (G, D), of any length but 0.
+        q_pids: int64 (Q,), the identity of each query.
+        g_pids: int64 (G,), the identity of each gallery item.
+        q_camids: int64 (Q,), the camera of each query.
+        g_camids: int64 (G,), the camera of each gallery item.
+        chunk: queries whose cosines are held at a time, 1 or more.
 
     Raises:
         ValueError: a row is zero or not finite, or one of the two kinds has no pair.

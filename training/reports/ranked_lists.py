@@ -1,4 +1,4 @@
-"""Ranked lists to look at: a query and the first of the gallery, framed green where it is the same person.
+"""Pictures of ranked lists: a query and the first items of the gallery, green where the person is the same.
 
 Shape legend: Q queries, G gallery, D embedding.
 """
@@ -23,9 +23,15 @@ QUERY_CHUNK = 256
 
 @dataclass(frozen=True)
 class RankedList:
-    """One query, its AP (0-1), the rank of its first match from 1, and the first of the gallery.
+    """One query and the first items of its ranked gallery.
 
-    ``scores`` are cosines, ``is_match`` says who is the query's identity.
+    Attributes:
+        query: the query.
+        average_precision: step-wise AP of the whole list, 0-1.
+        first_match: the rank of the first match, from 1.
+        gallery: the first items that count for the query, at most `NUM_SHOWN`.
+        scores: the cosine of each shown item.
+        is_match: whether each shown item is of the query's identity.
     """
 
     query: Sample
