@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.idempotency import Claims
 from service.errors import ServiceError
 from service.jobs.workers import Worker
-from service.people.retention import expire
+from service.people.retention import erase_expired
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.tables import now
@@ -129,7 +129,7 @@ class Background:
     def expire(self) -> None:
         """Delete old answers of idempotent requests, and erase items by their age."""
         self._claims.drop_old()
-        expire(self._store, now())
+        erase_expired(self._store, now())
 
     def purge(self) -> None:
         """Delete the crops that killed requests have left."""

@@ -1,1 +1,1 @@
-"""Identities: descriptions, corrections, suggestions, erasure, retention."""
+"""Identities: descriptions, corrections and undo, suggestions, erasure, retention."""

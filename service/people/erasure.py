@@ -1,8 +1,8 @@
 """Erase for good: rows, embeddings, crops, snapshots, and what the database's files keep of deleted rows.
 
-One transaction takes everything out of the tables and leaves a receipt. What is on the disk goes after the
-commit: crops, snapshots, free pages. The receipt says whether that is done, so that a crash in between leaves
-it owed, and the next start, or any process that runs, does it.
+One transaction deletes the rows and adds a receipt. After the commit the traces on the disk are purged:
+crops, snapshots, and free pages of the database file. The receipt says whether the purge is done. So after a
+crash in between, the next start, or any other running process, completes the purge.
 """
 
 import hashlib
@@ -44,23 +44,24 @@ from service.store.workspace import RESTORING, purge_abandoned
 Reason = Literal["requested", "retention", "restored"]
 
 PATIENCE_S = 30
-"""How long to wait for readers of the database before its cleaning is left to the background."""
+"""How long a purge waits for readers of the database, in seconds, before a background task takes over."""
 
 OWED = (
-    "the rows are erased, and the database file, which may still hold traces of them, cannot be rewritten "
-    "yet: it must be free of long reads, and have as much room again; this is tried again every minute"
+    "the rows are erased, but the database file, which may still hold traces of them, cannot be rewritten "
+    "yet: no long read may run, and the disk needs as much free room as the file has; this is tried again "
+    "every minute"
 )
 
-NOT_CLEANED = (
-    "the database file, which may hold traces of deleted rows, cannot be rewritten now: it must be free of "
-    "long reads, and have as much room again; send the request again"
+NOT_PURGED = (
+    "the database file, which may hold traces of deleted rows, cannot be rewritten now: no long read may "
+    "run, and the disk needs as much free room as the file has; send the request again"
 )
-CLEANED = "; the files were cleaned of all that was deleted before, as an erasure cleans them"
+PURGED = "; the traces of everything that was deleted before were purged from the files"
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an erasure says to a backup from before it."""
+    """The part of a receipt by which an erasure is repeated on a backup from before."""
 
     at: datetime
     identity_sha256: str | None
@@ -69,7 +70,7 @@ class Receipt:
 
 @dataclass
 class _Counts:
-    """How much has been erased of what; `embeddings` by model version."""
+    """Numbers of erased things; `embeddings` by model version, `cleaned` once the traces are purged."""
 
     items: int = 0
     embeddings: Counter[str] = field(default_factory=Counter)
@@ -84,10 +85,10 @@ class _Counts:
 
 
 def delete_identity(store: Store, identity_id: str) -> None:
-    """Delete an identity and its items, as DELETE /gallery does; traces may stay in the files.
+    """Delete an identity and its items; unlike `erase_identity` this may leave traces in the files.
 
     Raises:
-        IdentityNotFound: there is none.
+        IdentityNotFound: there is no such identity.
     """
     with store.change() as change:
         key, slots = _found(change.session, identity_id)
@@ -96,49 +97,58 @@ def delete_identity(store: Store, identity_id: str) -> None:
 
 
 def erase_identity(store: Store, identity_id: str) -> Erasure:
-    """Erase an identity, its items and all that mentions them, and return the receipt.
+    """Erase an identity, its items and everything that mentions them, and return the receipt.
 
     Raises:
-        IdentityNotFound: there is none; the files are clean of those that were deleted before.
-        DatabaseUnavailable: it is erased, or not there, and the files could not be made clean yet.
+        IdentityNotFound: there is no such identity; the traces of deleted identities were purged.
+        DatabaseUnavailable: the identity is erased, or does not exist, but the purge is not done yet.
     """
     try:
         with store.change() as change:
             key, slots = _found(change.session, identity_id)
             sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
     except IdentityNotFound as error:
-        clean(store, is_asked=True)
-        raise IdentityNotFound(identity_id, CLEANED) from error
-    clean(store)
+        purge_traces(store, is_asked=True)
+        raise IdentityNotFound(identity_id, PURGED) from error
+    purge_traces(store)
     return _receipt(store, sequence)
 
 
 def erase_items(change: Transaction, slots: Sequence[int], reason: Reason) -> Erasure:
-    """Erase items, and the identities that go with their last one; `clean` must follow the commit."""
+    """Erase items, and identities with their last item; `purge_traces` must follow the commit."""
     return _erase(change, reason, slots, {})
 
 
-def reapply(store: Store, receipts: Iterable[Receipt]) -> list[Erasure]:
-    """Erase what these receipts say from a gallery that was restored, and return its own receipts of that.
+def apply_receipts(store: Store, receipts: Iterable[Receipt]) -> list[Erasure]:
+    """Repeat erasures on a restored gallery, and return the receipts that the gallery did not have.
 
-    A receipt that the gallery has already is passed over: its erasure came before the backup, or was applied
-    before. The others are noted, with their own time, even if there is nothing to erase, so that they reach
-    older backups too.
+    A receipt that the gallery has already is skipped, because its erasure is older than the backup or was
+    applied before. Any other receipt is stored with its time, even if there is nothing to erase, so that the
+    receipt can be applied to older backups too.
 
     Raises:
-        DatabaseUnavailable: it is erased, and the files could not be made clean yet.
+        DatabaseUnavailable: the rows are erased, but the purge is not done yet.
     """
     applied = []
     for receipt in receipts:
         with store.change() as change:
             if not _is_known(change.session, receipt):
-                applied.append(_reapply(change, receipt).sequence)
-    clean(store)
+                applied.append(_apply(change, receipt).sequence)
+    purge_traces(store)
     return [_receipt(store, sequence) for sequence in applied]
 
 
 def list_erasures(store: Store, limit: int, after: int = 0) -> tuple[list[Erasure], int | None]:
-    """Return the next receipts in the order of their erasures, and the number to go on after."""
+    """Return a page of receipts in the order of the erasures.
+
+    Args:
+        store: the gallery.
+        limit: most receipts of the page.
+        after: the sequence number after which the page begins.
+
+    Returns:
+        The receipts, and the number after which the next page begins, or None on the last page.
+    """
     statement = select(Erasure).where(Erasure.sequence > after).order_by(Erasure.sequence)
     with store.read() as session:
         erasures = list(session.scalars(statement.limit(limit + 1)))
@@ -146,13 +156,18 @@ def list_erasures(store: Store, limit: int, after: int = 0) -> tuple[list[Erasur
     return erasures[:limit], None if is_last else erasures[limit - 1].sequence
 
 
-def clean(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = False) -> None:
-    """Let nothing that is erased, or deleted, stay on the disk, if anything is owed or if it is asked for.
+def purge_traces(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = False) -> None:
+    """Purge every trace of erased and deleted rows from the disk, if an erasure is not purged yet.
+
+    Args:
+        store: the gallery.
+        patience_s: how long to wait for readers of the database, in seconds.
+        is_asked: whether to purge even if every erasure is purged.
 
     Raises:
-        DatabaseUnavailable: if the database file could not be made clean; it is still owed.
+        DatabaseUnavailable: the database file could not be rewritten; the purge is still owed.
     """
-    with suppress(ServiceError, SQLAlchemyError):  # not in service yet, or it follows at the next search
+    with suppress(ServiceError, SQLAlchemyError):  # no index yet, or it follows at the next search
         store.follow()
     store.purge_doomed()
     with store.read() as session:
@@ -167,15 +182,15 @@ def clean(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool = Fals
             purge_abandoned(store.settings.data_dir, RESTORING)
             num_snapshots = Snapshots(store.settings.snapshots_dir).delete()
             if not rewrite(store.sessions.engine, patience_s):
-                raise DatabaseUnavailable(OWED if owed else NOT_CLEANED)
-            _note_cleaned(store, owed, num_snapshots)
+                raise DatabaseUnavailable(OWED if owed else NOT_PURGED)
+            _note_purged(store, owed, num_snapshots)
 
 
 def _found(session: Session, identity_id: str) -> tuple[int, Sequence[int]]:
-    """Return the key of an identity, and its items.
+    """Return the key of an identity, and the slots of its items.
 
     Raises:
-        IdentityNotFound: there is none.
+        IdentityNotFound: there is no such identity.
     """
     key = session.scalar(select(Identity.key).where(Identity.id == identity_id))
     if key is None:
@@ -204,7 +219,7 @@ def _is_known(session: Session, receipt: Receipt) -> bool:
     )
 
 
-def _reapply(change: Transaction, receipt: Receipt) -> Erasure:
+def _apply(change: Transaction, receipt: Receipt) -> Erasure:
     session = change.session
     names: dict[int, str] = {}
     if receipt.identity_sha256 is not None:
@@ -221,7 +236,14 @@ def _reapply(change: Transaction, receipt: Receipt) -> Erasure:
 
 
 def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
-    """Erase items, and identities by key and id with all that is said of them, from the tables."""
+    """Delete items, identities and everything that mentions them from the tables, and add the receipt.
+
+    Args:
+        change: the transaction.
+        reason: why, for the receipt.
+        slots: the items.
+        identities: the id of each identity, by its key.
+    """
     session, counts = change.session, _Counts()
     item_ids: list[str] = []
     crops: set[str] = set()
@@ -274,24 +296,24 @@ def _num(session: Session, table: type[Any], condition: ColumnElement[bool]) -> 
 
 
 def _num_rejections_of(session: Session, keys: Collection[int], slots: Sequence[int]) -> int:
-    """Return how many items of others were said not to show these identities."""
+    """Return the number of items outside `slots` that were rejected for these identities."""
     rejected = session.scalars(select(Rejection.slot).where(Rejection.identity_key.in_(keys))).all()
     own = set(slots)
     return sum(slot not in own for slot in rejected)
 
 
 def _owed(session: Session) -> int:
-    """Return the number of the newest erasure if the files are not clean of it, else 0.
+    """Return the sequence number of the newest erasure if its traces are not purged yet, else 0.
 
-    Cleaning is always of everything: if the newest one is cleaned, all are.
+    A purge is always of everything. So if the newest erasure is purged, all erasures are.
     """
     newest = select(Erasure.sequence, Erasure.erased).order_by(Erasure.sequence.desc()).limit(1)
     row = session.execute(newest).first()
     return 0 if row is None or row.erased["cleaned"] else row.sequence
 
 
-def _note_cleaned(store: Store, newest: int, num_snapshots: int) -> None:
-    """Write into the receipts up to this one that nothing is owed any more."""
+def _note_purged(store: Store, newest: int, num_snapshots: int) -> None:
+    """Store in the receipts up to `newest` that their traces are purged."""
     before = newest + 1
     with store.write() as session:
         while erasure := session.scalar(

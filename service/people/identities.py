@@ -1,4 +1,4 @@
-"""What happens on /identities: people as the gallery knows them, described by whoever runs it."""
+"""Identities: make, describe, find and list people, and the timeline of their visits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from service.store.tables import Attribute, Identity, Item, new_id, now
 
 
 @dataclass(frozen=True)
-class Known:
-    """An identity with its attributes, and what its items say of it."""
+class IdentitySummary:
+    """An identity with its attributes, and a summary of its items."""
 
     row: Identity
     num_items: int = 0
@@ -27,9 +27,9 @@ class Known:
 
     def with_sightings(
         self, camera_id: str | None, num_items: int, first: datetime | None, last: datetime | None
-    ) -> "Known":
-        """Return the same with items of one more camera."""
-        return Known(
+    ) -> "IdentitySummary":
+        """Return a summary that includes the items of one more camera."""
+        return IdentitySummary(
             self.row,
             self.num_items + num_items,
             min((time for time in (self.first_seen, first) if time), default=None),
@@ -40,9 +40,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Visit:
-    """Sightings by one camera, none of which is long after the one before.
+    """Sightings of an identity by one camera, with short gaps between them.
 
-    `gap_s` are the seconds since the visit before to the same camera; `item_id` is the first sighting.
+    Attributes:
+        camera_id: the camera, or None if it is unknown.
+        first: time of the first sighting.
+        last: time of the last sighting.
+        num_items: number of sightings.
+        item_id: the item of the first sighting.
+        gap_s: seconds since the end of the last visit to this camera, or None for the first visit.
     """
 
     camera_id: str | None
@@ -53,11 +59,16 @@ class Visit:
     gap_s: float | None
 
 
-def create(store: Store, identity_id: str | None, description: Mapping[str, Any]) -> Known:
-    """Make an identity that is there before any crop of it; `description` is as for `describe`.
+def create(store: Store, identity_id: str | None, description: Mapping[str, Any]) -> IdentitySummary:
+    """Make an identity that has no items yet.
+
+    Args:
+        store: the gallery.
+        identity_id: the id; None for a random id.
+        description: as for `describe`.
 
     Raises:
-        IdentityExists: there is one of this id.
+        IdentityExists: there is an identity of this id.
     """
     with store.change() as change:
         if identity_id is not None and _row(change.session, identity_id) is not None:
@@ -65,26 +76,34 @@ def create(store: Store, identity_id: str | None, description: Mapping[str, Any]
         identity = Identity(id=identity_id or new_id(), created_at=now(), attributes=[])
         _describe(identity, description)
         change.session.add(identity)
-    return Known(identity)
+    return IdentitySummary(identity)
 
 
-def find(store: Store, identity_id: str) -> Known:
+def find(store: Store, identity_id: str) -> IdentitySummary:
     """Return an identity.
 
     Raises:
-        IdentityNotFound: there is none.
+        IdentityNotFound: there is no such identity.
     """
     with store.read() as session:
-        (known,) = _known(session, [find_identity(session, identity_id)])
-    return known
+        (summary,) = _summaries(session, [find_identity(session, identity_id)])
+    return summary
 
 
 def list_identities(
     store: Store, limit: int, after: int, name: str, attributes: frozenset[tuple[str, str]]
-) -> tuple[list[Known], int | None]:
-    """Return the next identities in the order they were made, and the key to go on after.
+) -> tuple[list[IdentitySummary], int | None]:
+    """Return a page of identities in the order in which they were made.
 
-    `name` is looked for within names, capital letters or not; all of the attributes must be there.
+    Args:
+        store: the gallery.
+        limit: most identities of the page.
+        after: the key after which the page begins.
+        name: a part of the name, in any case; empty for every name.
+        attributes: names and values that an identity must all have.
+
+    Returns:
+        The identities, and the key after which the next page begins, or None on the last page.
     """
     statement = select(Identity).options(selectinload(Identity.attributes)).where(Identity.key > after)
     if name:
@@ -93,29 +112,42 @@ def list_identities(
         statement = statement.where(Identity.key.in_(described_keys(attributes)))
     with store.read() as session:
         rows = session.scalars(statement.order_by(Identity.key).limit(limit + 1)).all()
-        known = _known(session, rows[:limit])
-    return known, None if len(rows) <= limit else rows[limit - 1].key
+        summaries = _summaries(session, rows[:limit])
+    return summaries, None if len(rows) <= limit else rows[limit - 1].key
 
 
-def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> Known:
-    """Change what is said of an identity: of name, notes and attributes those that are given.
+def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> IdentitySummary:
+    """Change the description of an identity, which is then kept even without items.
+
+    Args:
+        store: the gallery.
+        identity_id: the identity.
+        description: new values of name, notes or attributes; a field that is absent stays as it is.
 
     Raises:
-        IdentityNotFound: there is none.
+        IdentityNotFound: there is no such identity.
     """
     with store.change() as change:
         identity = find_identity(change.session, identity_id)
         _describe(identity, description)
         change.session.flush()
-        (known,) = _known(change.session, [identity])
-    return known
+        (summary,) = _summaries(change.session, [identity])
+    return summary
 
 
 def timeline(store: Store, identity_id: str, visit_gap_s: float) -> tuple[list[Visit], int]:
-    """Return the visits of an identity by their beginnings, and how many of its items have no time.
+    """Return the visits of an identity in the order of their beginnings.
+
+    Args:
+        store: the gallery.
+        identity_id: the identity.
+        visit_gap_s: a longer gap between two sightings, in seconds, begins a new visit.
+
+    Returns:
+        The visits, and the number of items without a time, which are in no visit.
 
     Raises:
-        IdentityNotFound: there is none.
+        IdentityNotFound: there is no such identity.
     """
     with store.read() as session:
         key = find_identity(session, identity_id).key
@@ -131,7 +163,12 @@ def timeline(store: Store, identity_id: str, visit_gap_s: float) -> tuple[list[V
 
 
 def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float) -> list[Visit]:
-    """Make visits of sightings (camera, time, item) in the order of their times."""
+    """Group sightings into visits.
+
+    Args:
+        seen: (camera, time, item id) of each sighting, in the order of the times.
+        visit_gap_s: a longer gap between two sightings of a camera, in seconds, begins a new visit.
+    """
     found: list[Visit] = []
     newest: dict[str | None, int] = {}
     for camera_id, at, item_id in seen:
@@ -151,7 +188,7 @@ def _row(session: Session, identity_id: str) -> Identity | None:
     return session.scalar(statement)
 
 
-def _known(session: Session, rows: Sequence[Identity]) -> list[Known]:
+def _summaries(session: Session, rows: Sequence[Identity]) -> list[IdentitySummary]:
     statement = (
         select(
             Item.identity_key,
@@ -163,22 +200,22 @@ def _known(session: Session, rows: Sequence[Identity]) -> list[Known]:
         .where(Item.identity_key.in_([row.key for row in rows]))
         .group_by(Item.identity_key, Item.camera_id)
     )
-    known = {row.key: Known(row) for row in rows}
+    summaries = {row.key: IdentitySummary(row) for row in rows}
     for key, camera_id, num_items, first, last in session.execute(statement):
-        known[key] = known[key].with_sightings(camera_id, num_items, first, last)
-    return list(known.values())
+        summaries[key] = summaries[key].with_sightings(camera_id, num_items, first, last)
+    return list(summaries.values())
 
 
 def _describe(identity: Identity, description: Mapping[str, Any]) -> None:
     identity.is_kept = True
-    for word in description.keys() & {"name", "notes"}:
-        setattr(identity, word, description[word])
+    for field_name in description.keys() & {"name", "notes"}:
+        setattr(identity, field_name, description[field_name])
     if "attributes" in description:
         set_attributes(identity, description["attributes"] or {})
 
 
 def set_attributes(identity: Identity, attributes: Mapping[str, str]) -> None:
-    """Let an identity have these attributes and no others."""
+    """Set the attributes of an identity; attributes that are not given are deleted."""
     rows = {row.name: row for row in identity.attributes}
     for name in rows.keys() - attributes.keys():
         identity.attributes.remove(rows[name])

@@ -1,6 +1,6 @@
-"""What mentions people beside their items: operations, files that jobs are to enrol, kept answers.
+"""References to people outside of items: operations, pending files of jobs, kept answers.
 
-All of it goes with the people when they are erased.
+An erasure of people erases all references to them.
 """
 
 import json
@@ -28,7 +28,7 @@ def operations_on_items(session: Session, slots: Sequence[int]) -> set[str]:
 
 
 def gone_keys(session: Session, keys: Collection[int]) -> set[int]:
-    """Return those of these keys that no identity has any more."""
+    """Return the keys among these whose identity does not exist any more."""
     left: set[int] = set()
     for page in pages(keys):
         left |= set(session.scalars(select(Identity.key).where(Identity.key.in_(page))))
@@ -36,10 +36,18 @@ def gone_keys(session: Session, keys: Collection[int]) -> set[int]:
 
 
 def erase_operations(session: Session, operations: set[str], keys: set[int]) -> tuple[int, set[str]]:
-    """Delete these operations and those on identities that are gone; return how many, and the ids these had.
+    """Delete operations, and all operations on deleted identities.
 
-    An identity that such an operation has done away with was merged into what is erased: it is the same
-    person, and the operations on it go too.
+    An identity that one of these operations deleted was merged into an erased identity. So it is the same
+    person, and the operations on it are deleted too.
+
+    Args:
+        session: writes.
+        operations: the ids of operations on erased items; is extended.
+        keys: the keys of deleted identities.
+
+    Returns:
+        The number of deleted operations, and the ids that the deleted identities had.
     """
     names: set[str] = set()
     seen: set[int] = set()
@@ -64,23 +72,28 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
             ).all()
         ]
         gone = gone_keys(session, {row.identity_key for row in former})
-        names |= {str(said["id"]) for row in former if row.identity_key in gone for said in _said(row)}
+        deleted = [row for row in former if row.identity_key in gone]
+        names |= {str(one["id"]) for row in deleted for one in _descriptions(row)}
         if gone <= seen:
             break
         keys = gone
     for ids in pages(sorted(operations)):
         session.execute(delete(Operation).where(Operation.id.in_(ids)))
     for ids in pages(sorted(names)):
-        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(ids))))  # someone else by now
+        # An id that another identity has now is no trace of the deleted one.
+        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(ids))))
     return len(operations), names
 
 
-def _said(row: FormerIdentity) -> list[dict[str, Any]]:
-    return [said for said in (row.before, row.after) if said and "id" in said]
+def _descriptions(row: FormerIdentity) -> list[dict[str, Any]]:
+    return [one for one in (row.before, row.after) if one and "id" in one]
 
 
 def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -> int:
-    """Delete what jobs were to enrol, or could not enrol, under these identities; the crops are doomed."""
+    """Delete the files of jobs with these identity ids, doom their crops, and return the number of files.
+
+    The hashes of the crops are added to `crops`.
+    """
     if not names:
         return 0
     label = JobFile.label["identity_id"].as_string()
@@ -96,7 +109,7 @@ def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -
 
 
 def erase_answers(session: Session, names: Collection[str], item_ids: Collection[str]) -> int:
-    """Delete kept answers that mention one of these."""
+    """Delete the kept answers that mention one of these identity or item ids, and return their number."""
     ids = {item_id.encode() for item_id in item_ids}
     quoted = [json.dumps(name, ensure_ascii=flag).encode() for name in names for flag in (True, False)]
     places = tuple(f"/{quote(name, safe=safe)}" for name in names for safe in ("", "/"))

@@ -1,10 +1,10 @@
-"""Erase by age: what was seen, or else enrolled, longer ago than the settings allow."""
+"""Retention: erase items that were captured, or else enrolled, longer ago than the settings allow."""
 
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, false, func, or_, select
 
-from service.people.erasure import clean, erase_items
+from service.people.erasure import erase_items, purge_traces
 from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Item
@@ -12,13 +12,13 @@ from service.store.tables import Item
 ITEMS_PER_PAGE = 1_000
 
 
-def expire(store: Store, moment: datetime) -> int:
-    """Erase the items that are too old at this moment, a page a transaction, and return how many.
+def erase_expired(store: Store, moment: datetime) -> int:
+    """Erase the items that are too old at `moment`, in one transaction a page, and return their number.
 
-    An item of the future is not old. Without a time limit nothing is.
+    An item with a time in the future is not old. Without a limit in the settings no item is old.
 
     Raises:
-        DatabaseUnavailable: they are erased, and the files could not be made clean yet.
+        DatabaseUnavailable: the items are erased, but the purge of their traces is not done yet.
     """
     limits = _limits(store.settings, moment)
     expired = select(Item.slot).where(or_(false(), *limits)).order_by(Item.slot).limit(ITEMS_PER_PAGE)
@@ -32,12 +32,12 @@ def expire(store: Store, moment: datetime) -> int:
             if slots:
                 erase_items(change, slots, "retention")
         num += len(slots)
-    clean(store)
+    purge_traces(store)
     return num
 
 
 def _limits(settings: Settings, moment: datetime) -> list[ColumnElement[bool]]:
-    """Return what holds for an item that is too old: any of these."""
+    """Return SQL conditions for items that are too old; such an item meets at least one of them."""
     seen = func.coalesce(Item.captured_at, Item.created_at)
     by_camera = settings.retention_days_by_camera
     limits = [

@@ -1,7 +1,8 @@
-"""Which identities are likely the same person: every pair compared exactly, by the means of their embeddings.
+"""Suggestions: pairs of identities that are likely the same person, by the means of their embeddings.
 
-Two people who were seen in the same frame, by one camera at one time, are two; so are an identity and that of
-an item that was rejected for it. Such pairs are left out before the best are taken.
+Every pair is compared, without approximation. A pair is impossible if both identities were seen in one frame,
+which is one camera at one time. A pair is also impossible if an item of one identity was rejected for the
+other. Impossible pairs are left out before the top k are taken.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,24 +23,24 @@ from service.store.store import Store
 from service.store.tables import Identity, Item, Rejection
 
 MAX_IDENTITIES = 20_000
-"""So many are compared with each other in some seconds."""
+"""Most identities that are compared with each other, which takes some seconds."""
 
 BLOCK = 512
-"""Identities that are compared with all others at a time."""
+"""Identities that are compared with all others in one step."""
 
 ROWS = 4_096
-"""Embeddings that are turned into float32 at a time."""
+"""Embeddings that are converted to float32 in one step."""
 
 MAX_FRAME = 64
-"""Two of a frame with more identities are not written down as pairs, which would be too many."""
+"""A frame with more identities than this is a crowd, whose pairs are too many to be listed."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One identity of a pair, and its item that is most like the other one."""
+class PairMember:
+    """One identity of a pair, and its item that is most similar to the other identity."""
 
     identity: Identity
     item: Item
@@ -47,15 +48,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Two identities and the cosine of the means of their embeddings."""
+    """Two identities, and as `score` the cosine of their mean embeddings."""
 
     score: float
-    sides: tuple[Side, Side]
+    members: tuple[PairMember, PairMember]
 
 
 @dataclass(frozen=True)
 class People:
-    """The identities that some rows of an index show: number i has `rows[starts[i] : starts[i + 1]]`."""
+    """The identities of some rows of an index. Place i has `rows[starts[i] : starts[i + 1]]`.
+
+    Attributes:
+        keys: (M,), the key of each identity.
+        rows: row numbers, grouped by identity.
+        starts: (M + 1,), where the rows of each identity begin.
+        rows_ND: the embeddings of all rows of the index, L2-normalised.
+    """
 
     keys: Ints
     rows: Ints
@@ -64,7 +72,7 @@ class People:
 
     @classmethod
     def of(cls, columns: Columns, rows: Ints, rows_ND: NDArray[np.float16]) -> "People":
-        """Put rows together by identity."""
+        """Group rows by identity."""
         codes, num_rows = np.unique(columns.identities.codes[rows], return_counts=True)
         rows = rows[np.argsort(columns.identities.codes[rows], kind="stable")]
         keys = np.array([columns.identities.values[code] for code in codes.tolist()], np.int64)
@@ -78,7 +86,7 @@ class People:
         return self.rows[self.starts[place] : self.starts[place + 1]]
 
     def means(self, first: int, end: int) -> Floats:
-        """Return the mean embeddings, of length 1, of the identities from `first` to before `end`, (M, D)."""
+        """Return the mean embeddings of the places `first` to `end` - 1, (M, D), L2-normalised."""
         rows = self.rows[self.starts[first] : self.starts[end]]
         places = np.repeat(np.arange(end - first), np.diff(self.starts[first : end + 1]))
         means_MD: Floats = np.zeros((end - first, self.rows_ND.shape[1]), np.float32)
@@ -92,14 +100,24 @@ class People:
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Places of identities that are no pair: (P, 2), each way round, in order; and any two of each crowd."""
+class ImpossiblePairs:
+    """Pairs of identities that cannot be one person, by place.
+
+    Attributes:
+        pairs_P2: (P, 2), every pair both ways round, sorted by the first place.
+        crowds: the places of the identities of each crowd, of which any two are an impossible pair.
+    """
 
     pairs_P2: Ints  # noqa: N815 - a shape suffix
     crowds: list[Ints]
 
     def rule_out(self, first: int, scores_BM: Floats) -> None:
-        """Let no pair that cannot be have a score; the scores are of the places from `first` on, with all."""
+        """Set the scores of impossible pairs to -inf.
+
+        Args:
+            first: the place of the identity of the first row.
+            scores_BM: scores of B identities with all M identities; is changed.
+        """
         end = first + len(scores_BM)
         a, b = self.pairs_P2[slice(*np.searchsorted(self.pairs_P2[:, 0], [first, end]))].T
         scores_BM[a - first, b] = -np.inf
@@ -119,13 +137,22 @@ def suggest(
     min_score: float,
     identity_id: str | None,
 ) -> tuple[str, list[Suggestion]]:
-    """Return the model version and the likeliest pairs, best first, by the items that are meant.
+    """Return the pairs of identities that are most likely one person, best first.
 
-    They are of one identity or of all.
+    Args:
+        store: the gallery.
+        generation: the generation in service.
+        among: which items count.
+        limit: most pairs.
+        min_score: least cosine of a pair, from -1 to 1.
+        identity_id: one identity of every pair; None for pairs of all identities.
+
+    Returns:
+        The model version of the compared embeddings, and the pairs.
 
     Raises:
         IdentityNotFound: there is no such identity.
-        TooManyIdentities: more than can be compared with each other at once.
+        TooManyIdentities: there are more identities than can be compared with each other.
     """
     with store.read() as session:
         key = None if identity_id is None else find_identity(session, identity_id).key
@@ -133,37 +160,38 @@ def suggest(
         rejected = session.execute(
             select(Rejection.identity_key, Item.identity_key).join(Item, Item.slot == Rejection.slot)
         )
-        no_pairs = [(a, b) for a, b in rejected]
+        rejected_keys = [(a, b) for a, b in rejected]
     columns, rows, rows_ND = generation.index.matching(only)
     with _turn:
         people = People.of(columns, rows, rows_ND)
         if key is None and len(people) > MAX_IDENTITIES:
             raise TooManyIdentities(len(people), MAX_IDENTITIES)
-        pairs = best_pairs(people, limit, min_score, apart(columns, people, no_pairs), key)
-    return generation.replica.version, _show(store, columns, people, pairs)
+        impossible = impossible_pairs(columns, people, rejected_keys)
+        pairs = topk_pairs(people, limit, min_score, impossible, key)
+    return generation.replica.version, _look_up(store, columns, people, pairs)
 
 
-def best_pairs(
-    people: People, k: int, min_score: float, no_pairs: Apart, key: int | None = None
+def topk_pairs(
+    people: People, k: int, min_score: float, impossible: ImpossiblePairs, key: int | None = None
 ) -> list[tuple[float, int, int]]:
-    """Return the k likeliest pairs as (score, place, place), best first, ties by place.
+    """Return the k pairs of highest score as (score, place, place), best first, ties by place.
 
     With `key` only pairs of that identity count.
     """
     found: list[tuple[float, int, int]] = []
     for first, scores_BM in _blocks(people, key):
-        no_pairs.rule_out(first, scores_BM)
+        impossible.rule_out(first, scores_BM)
         least = max(min_score, found[-1][0]) if len(found) == k else min_score
         scores = scores_BM.ravel()
-        for number in _best(scores, k, least):
+        for number in _topk(scores, k, least):
             line, place = divmod(number, scores_BM.shape[1])
             found.append((float(scores[number]), first + line, place))
         found = sorted(found, key=lambda pair: (-pair[0], pair[1:]))[:k]
     return found
 
 
-def _best(scores: Floats, k: int, least: float) -> list[int]:
-    """Return where the k best scores are that are not below `least`; of those that tie the first ones."""
+def _topk(scores: Floats, k: int, least: float) -> list[int]:
+    """Return the places of the k highest scores of at least `least`; of tied scores the first ones count."""
     good = scores[scores >= least]
     if len(good) <= k:
         return list(map(int, np.flatnonzero(scores >= least)))
@@ -175,7 +203,10 @@ def _best(scores: Floats, k: int, least: float) -> list[int]:
 
 
 def _blocks(people: People, key: int | None) -> Iterator[tuple[int, Floats]]:
-    """Return scores of some identities with all others; each pair is above -inf once."""
+    """Yield the place of the first of some identities, and their scores with all identities.
+
+    Over all blocks each pair has a score above -inf once. With `key` the only block is that of one identity.
+    """
     if key is not None:
         for place in np.flatnonzero(people.keys == key).tolist():
             yield place, _scores_of(people, place)
@@ -188,7 +219,7 @@ def _blocks(people: People, key: int | None) -> Iterator[tuple[int, Floats]]:
 
 
 def _scores_of(people: People, place: int) -> Floats:
-    """Return the scores of one identity with all, (1, M), without the means of all in memory."""
+    """Return the scores of one identity with all identities, (1, M), a block of means at a time."""
     mean_1D = people.means(place, place + 1)
     ends = [*range(0, len(people), BLOCK), len(people)]
     scores_1M = np.concatenate([mean_1D @ people.means(*part).T for part in pairwise(ends)], axis=1)
@@ -196,10 +227,12 @@ def _scores_of(people: People, place: int) -> Floats:
     return scores_1M
 
 
-def apart(columns: Columns, people: People, no_pairs: Iterable[tuple[int, int]]) -> Apart:
-    """Return who cannot be one person: those seen in one frame, and the pairs of keys in `no_pairs`."""
+def impossible_pairs(
+    columns: Columns, people: People, rejected_keys: Iterable[tuple[int, int]]
+) -> ImpossiblePairs:
+    """Return the pairs that were seen in one frame, and the pairs of keys in `rejected_keys`."""
     place_of = {key: place for place, key in enumerate(people.keys.tolist())}
-    known = [(place_of[a], place_of[b]) for a, b in no_pairs if a in place_of and b in place_of]
+    known = [(place_of[a], place_of[b]) for a, b in rejected_keys if a in place_of and b in place_of]
     frames, places = _frames(columns, people)
     is_crowded = np.bincount(frames)[frames] > MAX_FRAME
     starts = np.flatnonzero(np.diff(frames[is_crowded])) + 1
@@ -213,11 +246,11 @@ def apart(columns: Columns, people: People, no_pairs: Iterable[tuple[int, int]])
         pairs.append(np.stack([places[:-distance][is_one], places[distance:][is_one]], axis=1))
     pairs_P2 = np.concatenate(pairs)
     pairs_P2 = np.concatenate([pairs_P2, pairs_P2[:, ::-1]])
-    return Apart(pairs_P2[np.argsort(pairs_P2[:, 0], kind="stable")], crowds)
+    return ImpossiblePairs(pairs_P2[np.argsort(pairs_P2[:, 0], kind="stable")], crowds)
 
 
 def _frames(columns: Columns, people: People) -> tuple[Ints, Ints]:
-    """Return the number of a frame and the place of an identity that is in it, once each, by frame."""
+    """Return each (frame, identity) once, sorted by frame: the number of the frame, and the place."""
     places = np.repeat(np.arange(len(people)), np.diff(people.starts))
     cameras, times = columns.cameras.codes[people.rows], columns.times[people.rows]
     is_known = (times != NO_TIME) & (cameras != columns.cameras.code_of.get(None, -1))
@@ -229,10 +262,10 @@ def _frames(columns: Columns, people: People) -> tuple[Ints, Ints]:
     return frames[is_once], seen_3S[2, is_once]
 
 
-def _show(
+def _look_up(
     store: Store, columns: Columns, people: People, pairs: list[tuple[float, int, int]]
 ) -> list[Suggestion]:
-    """Look up the identities and items of pairs; what has gone or changed hands by now is left out."""
+    """Read the identities and items of pairs; pairs whose items were deleted or moved since are left out."""
 
     def best_slot(place: int, other: int) -> int:
         rows = people.rows_of(place)
@@ -240,13 +273,13 @@ def _show(
         return int(columns.slots[rows[int(scores.argmax())]])
 
     slots = [(best_slot(a, b), best_slot(b, a)) for _, a, b in pairs]
-    wanted = {slot for pair in slots for slot in pair}
+    all_slots = {slot for pair in slots for slot in pair}
     with store.read() as session:
-        items = {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(wanted)))}
-    shown = []
+        items = {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(all_slots)))}
+    suggestions = []
     for (score, *places), pair in zip(pairs, slots, strict=True):
         found = [items[slot] for slot in pair if slot in items]
         if [item.identity_key for item in found] == people.keys[places].tolist():
-            first, second = (Side(item.identity, item) for item in found)
-            shown.append(Suggestion(min(1.0, score), (first, second)))
-    return shown
+            first, second = (PairMember(item.identity, item) for item in found)
+            suggestions.append(Suggestion(min(1.0, score), (first, second)))
+    return suggestions

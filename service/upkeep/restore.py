@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from model.files import write_atomically
 from service.errors import BadBackup, NotEmpty
-from service.people.erasure import Receipt, reapply
+from service.people.erasure import Receipt, apply_receipts
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import known_schemas, make_engine, make_sessions, migrate, schema_of
@@ -84,7 +84,7 @@ def _extract_tables(path: Path, copy: Path) -> None:
 def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[Receipt]) -> int:
     """Erase the items of the receipts from the copied tables, and return how many items were erased."""
     own = settings.model_copy(update={"data_dir": folder / "data"})
-    applied = reapply(Store(own, make_sessions(source)), receipts)
+    applied = apply_receipts(Store(own, make_sessions(source)), receipts)
     return sum(int(erasure.erased["items"]) for erasure in applied)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
-from service.people.erasure import clean
+from service.people.erasure import purge_traces
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import active_model
@@ -71,7 +71,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
 def _finish_erasures(store: Store) -> None:
     """Finish the deletions and erasures that a crash has interrupted."""
     try:
-        clean(store)
+        purge_traces(store)
     except DatabaseUnavailable as error:
         logger.warning("an erasure is not finished", reason=str(error))
 

@@ -34,9 +34,11 @@ from service.api.slashes import IdentityId
 from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
 from service.gallery.selection import Selection
-from service.people.corrections import find_operation, list_operations, merge, reject, split, undo
+from service.people.corrections import merge, reject, split
 from service.people.identities import create, describe, find, list_identities, timeline
+from service.people.operations import find_operation, list_operations
 from service.people.suggestions import suggest
+from service.people.undo import undo
 
 router = APIRouter(tags=["identities"])
 
@@ -47,7 +49,7 @@ def post_identity(
 ) -> IdentityAnswer:
     """Make an identity before any crop of it is there; it stays when its last item goes."""
     known = create(store, new.id, new.given())
-    response.headers["Location"] = f"/identities/{quote(known.row.id, safe='')}"
+    response.headers["Location"] = f"/identities/{quote(summary.row.id, safe='')}"
     return IdentityAnswer.of(known, request_id=request_id)
 
 

@@ -9,7 +9,7 @@ from service.api.schemas.fields import AttributePairs
 from service.api.schemas.pages import Page
 from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
-from service.people.identities import Known, Visit
+from service.people.identities import IdentitySummary, Visit
 
 MAX_ATTRIBUTES = 64
 MAX_NOTES = 10_000
@@ -60,18 +60,18 @@ class IdentityFields(BaseModel):
     cameras: list[str]
 
     @classmethod
-    def of(cls, known: Known, **more: Any) -> Self:
+    def of(cls, summary: IdentitySummary, **more: Any) -> Self:
         """Return the fields of an identity, and `more` fields of a subclass."""
         return cls(
-            id=known.row.id,
-            name=known.row.name,
-            notes=known.row.notes,
-            attributes={row.name: row.value for row in known.row.attributes},
-            created_at=known.row.created_at,
-            num_items=known.num_items,
-            first_seen=known.first_seen,
-            last_seen=known.last_seen,
-            cameras=known.cameras,
+            id=summary.row.id,
+            name=summary.row.name,
+            notes=summary.row.notes,
+            attributes={row.name: row.value for row in summary.row.attributes},
+            created_at=summary.row.created_at,
+            num_items=summary.num_items,
+            first_seen=summary.first_seen,
+            last_seen=summary.last_seen,
+            cameras=summary.cameras,
             **more,
         )
 

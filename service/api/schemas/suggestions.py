@@ -8,7 +8,7 @@ from service.api.schemas.fields import SelectionFields
 from service.api.schemas.gallery import image_url
 from service.api.schemas.pages import Limit
 from service.gallery.metadata import OptionalName
-from service.people.suggestions import Side, Suggestion
+from service.people.suggestions import PairMember, Suggestion
 
 
 class SuggestionFields(SelectionFields):
@@ -28,13 +28,13 @@ class SuggestedSide(BaseModel):
     image_url: str | None
 
     @classmethod
-    def showing(cls, side: Side) -> "SuggestedSide":
-        """Show one side."""
+    def showing(cls, member: PairMember) -> "SuggestedSide":
+        """Show one member."""
         return cls(
-            identity_id=side.identity.id,
-            name=side.identity.name,
-            item_id=side.item.id,
-            image_url=image_url(side.item),
+            identity_id=member.identity.id,
+            name=member.identity.name,
+            item_id=member.item.id,
+            image_url=image_url(member.item),
         )
 
 
@@ -47,7 +47,7 @@ class SuggestedPair(BaseModel):
     @classmethod
     def showing(cls, suggestion: Suggestion) -> "SuggestedPair":
         """Show a pair."""
-        return cls(score=suggestion.score, identities=[SuggestedSide.showing(s) for s in suggestion.sides])
+        return cls(score=suggestion.score, identities=[SuggestedSide.showing(s) for s in suggestion.members])
 
 
 class SuggestionsAnswer(BaseModel):

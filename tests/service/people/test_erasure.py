@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, encode, enroll, find_free_port, search, serve, upload_model
 from service.errors import DatabaseUnavailable
-from service.people.erasure import Receipt, clean, erase_items, reapply
+from service.people.erasure import Receipt, apply_receipts, erase_items, purge_traces
 from service.settings import Settings
 from service.store.changes import transaction
 from service.store.database import Sessions, make_engine, make_sessions, migrate, rewrite
@@ -421,12 +421,12 @@ def test_an_erasure_whose_cleaning_must_wait_is_owed_until_it_is_done(settings: 
             with transaction(sessions) as change:
                 erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
             with pytest.raises(DatabaseUnavailable, match="are erased"):
-                clean(store, patience_s=0)
+                purge_traces(store, patience_s=0)
             assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is False
             assert client.get(f"/gallery/{item['id']}").status_code == 404
             enroll(client, noise(2))  # others may write meanwhile
             assert "name" in found_on_disk(settings, gone)
-        clean(store)
+        purge_traces(store)
         assert found_on_disk(settings, gone) == set()
         assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is True
 
@@ -444,11 +444,11 @@ def test_a_restored_backup_is_rid_of_what_was_erased_after_it(
     of_an_item = Receipt(now(), None, [other["id"], new_id()])
     with opened(either_settings) as sessions:
         store = Store(either_settings, sessions)
-        assert reapply(store, [known]) == []
+        assert apply_receipts(store, [known]) == []
         assert client.get(f"/gallery/{first['id']}").status_code == 200
-        own = reapply(store, [known, of_anna, of_an_item])
+        own = apply_receipts(store, [known, of_anna, of_an_item])
         (again,) = enroll(client, crop(1), identity_id="anna")
-        assert reapply(store, [known, of_anna, of_an_item]) == []
+        assert apply_receipts(store, [known, of_anna, of_an_item]) == []
         assert client.delete(f"/gallery/{again['id']}").status_code == 204
     assert [(e.reason, e.identity_sha256, e.erased["cleaned"]) for e in own] == [
         ("restored", sha256, True),

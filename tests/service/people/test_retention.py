@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 
 from live_server import crop, enroll, search, serve
 from service.errors import BadSettings
-from service.people.retention import expire
+from service.people.retention import erase_expired
 from service.settings import Settings, read_settings
 from service.store.changes import transaction
 from service.store.database import Sessions, make_sessions
@@ -69,7 +69,7 @@ def test_exactly_what_is_too_old_is_erased(
         items = session.scalars(select(Item)).all()
     left = {item.id for item in items if not is_too_old(item, days, by_camera)}
     store = Store(settings, sessions)
-    assert expire(store, MOMENT) == len(items) - len(left)
+    assert erase_expired(store, MOMENT) == len(items) - len(left)
     with sessions.read() as session:
         rows = session.scalars(select(Item)).all()
         assert {row.id for row in rows} == left
@@ -79,14 +79,14 @@ def test_exactly_what_is_too_old_is_erased(
     assert all(
         (r.reason, r.identity_sha256, r.erased["cleaned"]) == ("retention", None, True) for r in receipts
     )
-    assert expire(store, MOMENT) == expire(store, MOMENT - timedelta(days=5000)) == 0
+    assert erase_expired(store, MOMENT) == erase_expired(store, MOMENT - timedelta(days=5000)) == 0
 
 
 def test_many_are_erased_a_page_at_a_time(engine: Engine, tmp_path: Path) -> None:
     sessions = make_sessions(engine)
     fill(sessions, [(None, 5.0, 0.0)] * 1_500 + [(None, 1.0, 0.0)])
     store = Store(Settings(data_dir=tmp_path, retention_days=2), sessions)
-    assert expire(store, MOMENT) == 1_500
+    assert erase_expired(store, MOMENT) == 1_500
     with sessions.read() as session:
         receipts = session.scalars(select(Erasure).order_by(Erasure.sequence)).all()
         assert [(len(r.item_ids), r.erased["cleaned"]) for r in receipts] == [(1_000, True), (500, True)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from live_server import crop, enroll
 from service.index import Columns
-from service.people.suggestions import BLOCK, MAX_FRAME, People, apart, best_pairs
+from service.people.suggestions import BLOCK, MAX_FRAME, People, impossible_pairs, topk_pairs
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -77,7 +77,7 @@ def test_the_best_pairs_are_those_of_a_loop_over_all_pairs_and_their_items(
     key = seen[0][0] if seen and is_of_one else None
     columns = columns_of(seen)
     people = People.of(columns, np.arange(len(seen)), rows_ND)
-    found = best_pairs(people, k, min_score, apart(columns, people, no_pairs), key)
+    found = topk_pairs(people, k, min_score, impossible_pairs(columns, people, no_pairs), key)
     expected = loop(seen, rows_ND, no_pairs, min_score, key)
     best = sorted(expected.values(), reverse=True)[:k]
     assert [score for score, _, _ in found] == pytest.approx(best, abs=1e-5)
@@ -93,18 +93,18 @@ def test_pairs_across_blocks_are_found_once() -> None:
         rows_ND[b] = rows_ND[a]
     columns = columns_of([(key, None, None) for key in range(num)])
     people = People.of(columns, np.arange(num), rows_ND)
-    no_pairs = apart(columns, people, [(1, 0)])
-    found = best_pairs(people, 4, 0.999, no_pairs)
+    no_pairs = impossible_pairs(columns, people, [(1, 0)])
+    found = topk_pairs(people, 4, 0.999, no_pairs)
     assert sorted(pair[1:] for pair in found) == sorted(alike[:3])
     for a, b in alike[:3]:
-        assert [pair[1:] for pair in best_pairs(people, 4, 0.999, no_pairs, b)] == [(b, a)]
+        assert [pair[1:] for pair in topk_pairs(people, 4, 0.999, no_pairs, b)] == [(b, a)]
 
 
 def test_of_many_pairs_that_are_all_alike_the_first_are_found() -> None:
     num = BLOCK + 100
     columns = columns_of([(key, None, None) for key in range(num)])
     people = People.of(columns, np.arange(num), np.ones((num, 4), np.float16))
-    found = best_pairs(people, 50, -1.0, apart(columns, people, [(0, 1), (0, 3)]))
+    found = topk_pairs(people, 50, -1.0, impossible_pairs(columns, people, [(0, 1), (0, 3)]))
     assert [pair[1:] for pair in found] == [(0, other) for other in (2, *range(4, 53))]
 
 
@@ -114,7 +114,7 @@ def test_no_two_of_a_large_crowd_are_a_pair() -> None:
     others = [(num, "square", 6), (num + 1, "square", 7), (0, "square", 7)]
     columns = columns_of([*crowd, *others])
     people = People.of(columns, np.arange(num + 3), np.ones((num + 3, 4), np.float16))
-    found = best_pairs(people, 10_000, 0.5, apart(columns, people, []))
+    found = topk_pairs(people, 10_000, 0.5, impossible_pairs(columns, people, []))
     expected = [(a, num) for a in range(num)] + [(a, num + 1) for a in range(1, num + 1)]
     assert sorted(pair[1:] for pair in found) == sorted(expected)
 

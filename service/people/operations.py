@@ -1,0 +1,145 @@
+"""Operations: the records of merges, splits, rejections and relabels, by which these can be undone.
+
+The transaction of an operation changes the gallery and records the operation. The record has the items that
+moved and their identities before and after, and the description of every identity that was touched, before
+and after.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session, selectinload
+
+from service.errors import OperationNotFound
+from service.gallery.items import delete_empty_identities
+from service.store.changes import Transaction
+from service.store.database import pages
+from service.store.store import Store
+from service.store.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
+
+Description = dict[str, Any]
+"""The description of an identity, as `describe_identity` returns it."""
+
+
+class Recording:
+    """An operation in progress, in the transaction of `change`."""
+
+    def __init__(self, change: Transaction, kind: str) -> None:
+        self._change = change
+        self.session = change.session
+        self.operation = Operation(id=new_id(), kind=kind, created_at=now())
+        self.session.add(self.operation)
+        self.session.flush()
+        self._before: dict[int, Description | None] = {}
+
+    def touch(self, *keys: int) -> None:
+        """Record the descriptions of these identities, before they are changed."""
+        for key in keys:
+            if key not in self._before:
+                self._before[key] = describe_identity(self.session, key)
+
+    def make(self, identity_id: str) -> Identity:
+        """Make an identity, and record that the operation made it."""
+        identity = Identity(id=identity_id, created_at=now(), attributes=[])
+        self.session.add(identity)
+        self.session.flush()
+        self._before[identity.key] = None
+        return identity
+
+    def move(self, slots: Sequence[int], to_key: int) -> None:
+        """Move items to an identity, record the moves, and delete the rejections of the items for it."""
+        for page in pages(slots):
+            rows = self.session.execute(select(Item.slot, Item.identity_key).where(Item.slot.in_(page)))
+            moves = [(slot, key) for slot, key in rows if key != to_key]
+            self.touch(to_key, *{key for _, key in moves})
+            self.session.execute(
+                delete(Rejection).where(Rejection.identity_key == to_key, Rejection.slot.in_(page))
+            )
+            self.session.execute(update(Item).where(Item.slot.in_(page)).values(identity_key=to_key))
+            for slot, from_key in moves:
+                self.session.add(
+                    Move(operation_id=self.operation.id, slot=slot, from_key=from_key, to_key=to_key)
+                )
+                self._change.note("updated", slot)
+        self.session.flush()
+
+    def finish(self) -> Operation:
+        """Delete identities that are left empty, unless they are kept, and record the new descriptions."""
+        self.session.flush()
+        delete_empty_identities(self.session, list(self._before))
+        self.session.expire_all()
+        for key, before in self._before.items():
+            after = describe_identity(self.session, key)
+            self.session.add(
+                FormerIdentity(operation_id=self.operation.id, identity_key=key, before=before, after=after)
+            )
+        self.session.flush()
+        return self.operation
+
+
+def find_operation(store: Store, operation_id: str) -> Operation:
+    """Return an operation.
+
+    Raises:
+        OperationNotFound: there is no such operation.
+    """
+    with store.read() as session:
+        return read_operation(session, operation_id)
+
+
+def list_operations(store: Store, limit: int, before: str) -> tuple[list[Operation], str | None]:
+    """Return a page of operations, the newest first; ids sort by time.
+
+    Args:
+        store: the gallery.
+        limit: most operations of the page.
+        before: the id before which the page begins; empty for the newest.
+
+    Returns:
+        The operations, and the id before which the next page begins, or None on the last page.
+    """
+    statement = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
+    if before:
+        statement = statement.where(Operation.id < before)
+    with store.read() as session:
+        found = list(session.scalars(statement))
+    return found[:limit], None if len(found) <= limit else found[limit - 1].id
+
+
+def read_operation(session: Session, operation_id: str) -> Operation:
+    """Return an operation within a session.
+
+    Raises:
+        OperationNotFound: there is no such operation.
+    """
+    operation = session.get(Operation, operation_id)
+    if operation is None:
+        raise OperationNotFound(operation_id)
+    return operation
+
+
+def describe_identity(session: Session, key: int) -> Description | None:
+    """Return every field of an identity and its rejections, fit for JSON, or None if there is no identity."""
+    identity = session.scalar(with_attributes().where(Identity.key == key))
+    if identity is None:
+        return None
+    slots = session.scalars(
+        select(Rejection.slot).where(Rejection.identity_key == key).order_by(Rejection.slot)
+    )
+    return {
+        "id": identity.id,
+        "name": identity.name,
+        "notes": identity.notes,
+        "is_kept": identity.is_kept,
+        "attributes": {row.name: row.value for row in identity.attributes},
+        "created_at": identity.created_at.isoformat(),
+        "rejections": list(slots),
+    }
+
+
+def with_attributes() -> Any:
+    """Select identities with their attributes, read from the database even if the session has them."""
+    return (
+        select(Identity).options(selectinload(Identity.attributes)).execution_options(populate_existing=True)
+    )
