@@ -48,9 +48,9 @@ def post_identity(
     new: NewIdentity, response: Response, store: ReadyStore, request_id: RequestId
 ) -> IdentityAnswer:
     """Make an identity before any crop of it is there; it stays when its last item goes."""
-    known = create(store, new.id, new.given())
+    summary = create(store, new.id, new.given())
     response.headers["Location"] = f"/identities/{quote(summary.row.id, safe='')}"
-    return IdentityAnswer.of(known, request_id=request_id)
+    return IdentityAnswer.of(summary, request_id=request_id)
 
 
 @router.get("/identities", responses=responses(422, 503))
@@ -59,10 +59,10 @@ def get_identities(
 ) -> IdentitiesAnswer:
     """List identities in the order they were made, a page at a time."""
     attributes = attributes_of(page.attribute)
-    known, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
+    summaries, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
-        identities=[IdentityFields.of(one) for one in known],
+        identities=[IdentityFields.of(one) for one in summaries],
         next_cursor=cursor_of(last),
     )
 

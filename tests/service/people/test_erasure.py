@@ -266,7 +266,7 @@ def test_erasing_who_was_deleted_before_cleans_the_files_all_the_same(settings: 
         assert "name" in found_on_disk(settings, gone)
         answer = client.delete(f"/identities/{ERASED}?mode=erase")
         assert (answer.status_code, answer.json()["code"]) == (404, "identity_not_found")
-        assert "cleaned" in answer.json()["detail"]
+        assert "were purged" in answer.json()["detail"]
         assert found_on_disk(settings, gone) == set()
         assert found_on_disk(settings, kept) == set(kept)
 
