@@ -24,9 +24,10 @@ from pathlib import Path
 
 import httpx
 import torch
-from market1501_over_http import Labelled as OnDisk
-from market1501_over_http import evaluate_offline, machine, percentile, read_folder, say, shorten
+from market1501_folder import Labelled as OnDisk
+from market1501_folder import evaluate_offline, machine, percentile, read_folder, shorten
 from PIL import Image
+from reid_program import say
 from rich.console import Console
 from rich.table import Table
 

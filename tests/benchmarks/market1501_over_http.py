@@ -16,53 +16,31 @@ and mAP@100 is at most the mAP of the whole ranking; the ranks up to 100 are exa
 """
 
 import argparse
-import json
-import math
-import os
-import platform
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+from market1501_folder import Labelled, evaluate_offline, machine, percentile, read_folder, shorten
 from PIL import Image
+from reid_program import ROOT, BenchmarkError, reid_command, running_server, say
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from model.data.market import DISTRACTOR_PID
 from model.embedder import Embedder
 
-ROOT = Path(__file__).parents[2]
 DEPTH = 100
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 30.0
 NUM_ALONE = 300
-LOG_TAIL_LINES = 40
-
-
-class BenchmarkError(Exception):
-    """The benchmark cannot go on; the message says why."""
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A crop of the data set and what its name says."""
-
-    path: Path
-    pid: str
-    camera: str
 
 
 @dataclass(frozen=True)
@@ -99,24 +77,6 @@ class Searches:
     alone: Pace
 
 
-def read_folder(folder: Path) -> list[Labelled]:
-    """Read the crops of one folder of Market-1501, in order, without the junk."""
-    parsed = [(path, parse_market1501_name(path.name)) for path in sorted(folder.glob("*.jpg"))]
-    crops = [Labelled(path, *labels) for path, labels in parsed if labels and labels[0] != JUNK_PID]
-    if not crops:
-        raise BenchmarkError(f"{folder} has no Market-1501 crops")
-    return crops
-
-
-def shorten(
-    queries: list[Labelled], gallery: list[Labelled], num_queries: int | None, num_gallery: int | None
-) -> tuple[list[Labelled], list[Labelled]]:
-    """Take the first queries, and a gallery with the people on them first."""
-    queries = queries[:num_queries]
-    pids = {query.pid for query in queries}
-    return queries, sorted(gallery, key=lambda crop: crop.pid not in pids)[:num_gallery]
-
-
 def judge(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int) -> Verdict:
     """Judge one answer, (identity, camera) from the best match on.
 
@@ -128,60 +88,6 @@ def judge(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int)
     hits = [rank for rank, (pid, _) in enumerate(valid, start=1) if pid == query.pid]
     precisions = [num_hits / rank for num_hits, rank in enumerate(hits, start=1)]
     return Verdict(hits[0] if hits else 0, sum(precisions) / num_relevant)
-
-
-@contextmanager
-def running_server(checkpoint: Path, workspace: Path) -> Iterator[str]:
-    """Run `reid serve` on a free port with an empty data directory; on failure show the end of its log."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    log_path = workspace / "server.log"
-    env = os.environ | {"REID_DATA_DIR": str(workspace / "data"), "REID_DEFAULT_CHECKPOINT": str(checkpoint)}
-    with log_path.open("wb") as log:
-        server = subprocess.Popen(
-            [*reid_command(), "serve", "--port", str(port)], cwd=ROOT, env=env, stdout=log, stderr=log
-        )
-    try:
-        wait_until_ready(url, server)
-        yield url
-    except (BenchmarkError, httpx.HTTPError, subprocess.CalledProcessError):
-        tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        say("the end of the server's log:\n  " + "\n  ".join(tail))
-        raise
-    finally:
-        stop(server)
-
-
-def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Poll /readyz until it answers 200."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if server.poll() is not None:
-            raise BenchmarkError(f"the server ended with exit code {server.returncode}")
-        try:
-            if httpx.get(f"{url}/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise BenchmarkError(f"the server was not ready after {START_TIMEOUT_S:.0f} s")
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server as Ctrl-C does, and by force if that does not help."""
-    server.send_signal(signal.SIGINT)
-    try:
-        server.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-
-
-def reid_command() -> list[str]:
-    """Give the installed `reid` of this environment, or the module in a checkout that is not installed."""
-    installed = Path(sys.executable).with_name("reid")
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli"]
 
 
 def enroll(url: str, folder: Path, concurrency: int) -> float:
@@ -265,16 +171,6 @@ def embed_directly(checkpoint: Path, queries: list[Labelled]) -> tuple[float, st
     return len(images) / (time.perf_counter() - started_s), embedder.runtime
 
 
-def evaluate_offline(checkpoint: Path, data_dir: Path) -> dict[str, float]:
-    """Run training/evaluate.py on the same checkpoint; give its figures in percent."""
-    options = ["--checkpoint", str(checkpoint), "--data", str(data_dir), "--json"]
-    done = subprocess.run(
-        [sys.executable, "training/evaluate.py", *options], cwd=ROOT, check=True, stdout=subprocess.PIPE
-    )
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
-
-
 def accuracy_table(searches: Searches, offline: dict[str, float] | None) -> list[str]:
     """Give the figures of the answers beside those of training/evaluate.py, as Markdown."""
     verdicts = searches.verdicts
@@ -288,26 +184,6 @@ def accuracy_table(searches: Searches, offline: dict[str, float] | None) -> list
         theirs = (f"{offline[key]:.2f}", f"{value - offline[key]:+.2f}") if offline else ("not run", "")
         lines.append(f"| {name} | {value:.2f} | {theirs[0]} | {theirs[1]} |")
     return lines
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Give the smallest value that `percent` of the values do not exceed.
-
-    >>> percentile([3.0, 1.0, 2.0, 4.0], 50), percentile([3.0, 1.0, 2.0, 4.0], 99)
-    (2.0, 4.0)
-    """
-    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
-
-
-def machine() -> str:
-    """Say how large this machine is."""
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.machine()}"
-
-
-def say(sentence: str) -> None:
-    """Tell what is being done, apart from the result."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def run(arguments: argparse.Namespace) -> list[str]:

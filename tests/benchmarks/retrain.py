@@ -25,9 +25,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from market1501_over_http import Labelled as OnDisk
-from market1501_over_http import machine, read_folder, say
+from market1501_folder import Labelled as OnDisk
+from market1501_folder import machine, read_folder
 from PIL import Image, ImageFilter
+from reid_program import say
 from rich.console import Console
 from rich.table import Table
 
