@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share: small checkpoints, and a service on a real port."""
+"""Fixtures that several test modules share, among them a service on a real port; and the option --long."""
 
 import importlib
 import itertools
@@ -20,6 +20,17 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from service.settings import Settings
 from service.store.database import make_engine, migrate
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the one switch between the size of a test that `make test` takes and that of `make test-long`."""
+    parser.addoption("--long", action="store_true", help="run the long proofs at their full size")
+
+
+@pytest.fixture(scope="session")
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether a long proof is to be run at its full size."""
+    return bool(request.config.getoption("long"))
 
 
 @pytest.fixture(scope="session", autouse=True)

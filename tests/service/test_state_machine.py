@@ -135,7 +135,9 @@ def settings_of(networks: Networks, data_dir: Path, **fields: object) -> Setting
     return Settings.model_validate({"data_dir": data_dir, "default_checkpoint": first} | fixed | fields)
 
 
-def test_whatever_happens_a_gallery_is_as_it_must_be(networks: Networks, tmp_path: Path) -> None:
+def test_whatever_happens_a_gallery_is_as_it_must_be(
+    networks: Networks, tmp_path: Path, is_long: bool
+) -> None:
     numbers = itertools.count()
     shutil.copytree(networks.cache, tmp_path / "new" / "cache")
     Machine(networks, lambda: settings_of(networks, tmp_path / "new")).teardown()
@@ -145,10 +147,12 @@ def test_whatever_happens_a_gallery_is_as_it_must_be(networks: Networks, tmp_pat
         shutil.copytree(tmp_path / "new", data_dir)
         return settings_of(networks, data_dir)
 
-    run(networks, make, 10)
+    run(networks, make, 10 if is_long else 3)
 
 
-def test_on_postgresql_too(networks: Networks, tmp_path: Path, postgres: Callable[[], str]) -> None:
+def test_on_postgresql_too(
+    networks: Networks, tmp_path: Path, postgres: Callable[[], str], is_long: bool
+) -> None:
     numbers = itertools.count()
 
     def make() -> Settings:
@@ -156,4 +160,4 @@ def test_on_postgresql_too(networks: Networks, tmp_path: Path, postgres: Callabl
         shutil.copytree(networks.cache, data_dir / "cache")
         return settings_of(networks, data_dir, database_url=postgres())
 
-    run(networks, make, 2)
+    run(networks, make, 2 if is_long else 1)

@@ -4,11 +4,7 @@ Whatever was answered must hold: an item of a 201 is there with its bytes until 
 and one of a 204 is nowhere. Requests that got no answer may have happened or not.
 """
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,19 +13,17 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 import httpx
+import structlog
+import uvicorn
 
-from live_server import TIMEOUT_S, crop, images, wait_until_ready
-from service.settings import Settings
+from forked import Fork, Process
+from live_server import TIMEOUT_S, crop, images, wait_until, wait_until_ready
+from service.api.app import create_app
+from service.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
-SERVER = """
-import sys, structlog, uvicorn
-from service.api.app import create_app
-from service.settings import read_settings
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-uvicorn.run(create_app(read_settings()), port=int(sys.argv[1]), log_level="error", access_log=False)
-"""
 NUM_CLIENTS = 4
+ANSWERS_BETWEEN_KILLS = (20, 80)
 
 
 @dataclass
@@ -40,21 +34,28 @@ class Ledger:
     deleted: set[str] = field(default_factory=set)
     uncertain: set[str] = field(default_factory=set)
     tried: Counter[str] = field(default_factory=Counter)
+    num_answers: int = 0
     lost: list[str] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
 
-def start_process(settings: Settings, port: int) -> subprocess.Popen[bytes]:
+def run_server(port: int) -> None:
+    """Serve the gallery that the environment names until the process ends, and log nothing."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    uvicorn.run(create_app(read_settings()), port=port, log_level="error", access_log=False)
+
+
+def start_process(settings: Settings, port: int) -> Fork:
     """Start a server in a process of its own."""
-    environment = os.environ | {
+    environment = {
         "REID_DATA_DIR": str(settings.data_dir),
         "REID_DATABASE_URL": settings.database_url,
         "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
     }
-    return subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env=environment)
+    return Fork(run_server, port, environment=environment)
 
 
-def wait_for(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+def wait_for(client: httpx.Client, process: Process) -> None:
     """Wait until a server that was just started is ready."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
@@ -83,13 +84,14 @@ def torment(settings: Settings, port: int, num_kills: int, seed: int) -> Ledger:
             for thread in threads:
                 thread.start()
             for _ in range(num_kills):
-                time.sleep(chance.uniform(0.3, 2.0))
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                process = start_process(settings, port)
-                time.sleep(chance.choice([0.0, 0.0, 3.0]))  # sometimes killed while it starts
                 if chance.random() < 0.8:
                     wait_for(client, process)
+                    _wait_for_answers(ledger, chance.randint(*ANSWERS_BETWEEN_KILLS))
+                else:  # killed while it starts
+                    _wait_for_life(client)
+                process.kill()
+                process.wait()
+                process = start_process(settings, port)
             wait_for(client, process)
             is_over.set()
             for thread in threads:
@@ -100,6 +102,24 @@ def torment(settings: Settings, port: int, num_kills: int, seed: int) -> Ledger:
             process.terminate()
             process.wait()
     return ledger
+
+
+def _wait_for_answers(ledger: Ledger, num: int) -> None:
+    """Wait until the clients have got so many answers more."""
+    before = ledger.num_answers
+    wait_until(lambda: ledger.num_answers >= before + num)
+
+
+def _wait_for_life(client: httpx.Client) -> None:
+    """Wait until a server that was just started answers anything."""
+
+    def lives() -> bool:
+        try:
+            return client.get("/livez").is_success
+        except httpx.TransportError:
+            return False
+
+    wait_until(lives)
 
 
 def _work(url: str, ledger: Ledger, is_over: Event, chance: random.Random) -> None:
@@ -124,7 +144,9 @@ def _send(
         ledger.tried[f"{method} without an answer"] += 1
         time.sleep(0.05)
         return None
-    ledger.tried[f"{method} {path.split('/')[1]} {answer.status_code}"] += 1
+    with ledger.lock:
+        ledger.tried[f"{method} {path.split('/')[1]} {answer.status_code}"] += 1
+        ledger.num_answers += 1
     return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
 

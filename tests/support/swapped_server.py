@@ -9,7 +9,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,8 +22,10 @@ from uuid import uuid4
 
 import httpx
 
-from killed_server import ROOT, wait_for
+from forked import Fork
+from killed_server import wait_for
 from live_server import TIMEOUT_S, crop, find_free_port, images
+from service.cli.main import app
 from service.jobs.jobs import LEASE
 
 NUM_CLIENTS, NUM_ENROLLING = 8, 2
@@ -97,15 +98,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         chosen = {"data_dir": folder / "data", **settings}
-        self._environment = os.environ | {f"REID_{name.upper()}": str(v) for name, v in chosen.items()}
+        self._environment = {f"REID_{name.upper()}": str(value) for name, value in chosen.items()}
         self.is_down = Event()
         self.is_down.set()
 
     def start(self, client: httpx.Client) -> None:
         """Start it and wait until it is ready."""
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+        self._process = Fork(run_reid_serve, self.port, self.log, environment=self._environment)
         wait_for(client, self._process)
         self.is_down.clear()
 
@@ -124,6 +123,14 @@ class Server:
     def held_s(self) -> list[float]:
         """Return for how long each cut-over held everybody back, by the log."""
         return [float(found) for found in re.findall(r"held_s\W+([\d.]+)", self.log.read_text())]
+
+
+def run_reid_serve(port: int, log: Path) -> None:
+    """Be `reid serve`, whose output goes to the end of a file."""
+    with log.open("ab") as file:
+        for output in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), output.fileno())
+    app(["serve", "--port", str(port)])
 
 
 class Load:

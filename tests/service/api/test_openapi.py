@@ -19,8 +19,8 @@ from live_server import crop, enroll
 from service.api.app import create_app
 from service.settings import Settings
 
-EXAMPLES_EACH = 100
-"""For each of the operations, of which there are more than twenty: 2,000 in all."""
+EXAMPLES_EACH, EXAMPLES_EACH_LONG = 20, 100
+"""For each of the operations, of which there are more than twenty: more than 2,000 in all with --long."""
 
 Case = schemathesis.Case[Any]
 
@@ -46,14 +46,14 @@ def busy_client(shared_client: httpx.Client) -> httpx.Client:
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_any_request_is_answered_as_documented(busy_client: httpx.Client, label: str) -> None:
+def test_any_request_is_answered_as_documented(busy_client: httpx.Client, label: str, is_long: bool) -> None:
     operation = OPERATIONS[label]
     cases = operation.as_strategy()
     if {"parameters", "requestBody"} & set(operation.definition.raw):
         cases |= operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
 
     @settings(
-        max_examples=EXAMPLES_EACH,
+        max_examples=EXAMPLES_EACH_LONG if is_long else EXAMPLES_EACH,
         deadline=None,
         derandomize=True,
         database=None,

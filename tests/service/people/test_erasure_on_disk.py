@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import pytest
 from sqlalchemy import delete, event, insert, select, update
 
 from erased import CONTROL, ERASED, describe, erase, found_on_disk, marks_of, noise, opened
+from forked import Fork
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, enroll, find_free_port, search, serve, upload_model
 from service.errors import DatabaseUnavailable
@@ -154,7 +154,7 @@ def uncleanable(settings: Settings) -> Iterator[None]:
         yield
 
 
-def kill_when_erased(sessions: Sessions, process: subprocess.Popen[bytes]) -> None:
+def kill_when_erased(sessions: Sessions, process: Fork) -> None:
     with sessions.read() as session:
         statement = select(Erasure.sequence)
         while session.scalar(statement) is None:

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from killed_server import ROOT, SERVER, wait_for
+from killed_server import ROOT, wait_for
 from live_server import (
     TIMEOUT_S,
     activate,
@@ -75,14 +75,16 @@ def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Ite
     environment = os.environ | {
         "REID_DATA_DIR": str(folder / "disk"),
         "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     script = (
         f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}/disk; cp -r {settings.data_dir}/. {folder}/disk"
-        f'; "$0" -c "$1" {port} & while :; do sh {pipe}; done'
+        f'; "$0" -c "$1" & while :; do sh {pipe}; done'
     )
+    server = f"from killed_server import run_server; run_server({port})"
     (folder / "disk").mkdir()
     process = subprocess.Popen(
-        [*IN_NAMESPACE, script, sys.executable, SERVER], cwd=ROOT, env=environment, start_new_session=True
+        [*IN_NAMESPACE, script, sys.executable, server], cwd=ROOT, env=environment, start_new_session=True
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:

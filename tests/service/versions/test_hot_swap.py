@@ -1,4 +1,4 @@
-"""Another network takes over a gallery in use, through two kills, and is taken back: nothing is amiss."""
+"""Another network takes over a gallery in use, through kills, and is taken back: nothing is amiss."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -17,19 +17,26 @@ from service.store.store import Store
 from service.upkeep.check import check
 from swapped_server import Labelled, Load, Server, activate_under_kills, enroll_all, lost
 
-NUM_PEOPLE, NUM_CAMERAS = 30, 4
+NUM_PEOPLE, NUM_PEOPLE_LONG, NUM_CAMERAS = 20, 30, 4
+KILL_AT, KILL_AT_LONG = [0.3], [0.3, 0.6]
+"""Shares of the items: the server is killed when so many have embeddings of the new network."""
 
 
 def test_a_network_takes_over_and_is_taken_back_while_eight_clients_work(
-    tmp_path: Path, make_settings: Callable[..., Settings], tiny_checkpoint: Path, another_checkpoint: Path
+    tmp_path: Path,
+    make_settings: Callable[..., Settings],
+    tiny_checkpoint: Path,
+    another_checkpoint: Path,
+    is_long: bool,
 ) -> None:
+    num_people, kill_at = (NUM_PEOPLE_LONG, KILL_AT_LONG) if is_long else (NUM_PEOPLE, KILL_AT)
     settings = make_settings(tmp_path / "data", backfill_share=0.03)  # slow enough to be killed on the way
     gallery = [
         Labelled(crop(seed, 1 + camera), str(seed), str(camera))
-        for seed in range(NUM_PEOPLE)
+        for seed in range(num_people)
         for camera in range(NUM_CAMERAS)
     ]
-    queries = [Labelled(crop(seed, 99), str(seed), "0") for seed in range(NUM_PEOPLE)]
+    queries = [Labelled(crop(seed, 99), str(seed), "0") for seed in range(num_people)]
     server = Server(
         tmp_path,
         default_checkpoint=tiny_checkpoint,
@@ -46,7 +53,7 @@ def test_a_network_takes_over_and_is_taken_back_while_eight_clients_work(
                 load.phase("before")
                 load.wait_for_all()
                 load.phase("during")
-                swap = activate_under_kills(server, client, second, [0.3, 0.6])
+                swap = activate_under_kills(server, client, second, kill_at)
                 load.phase("after")
                 load.wait_for_all()
                 back = client.post("/models/rollback").raise_for_status().headers["location"]
@@ -58,7 +65,7 @@ def test_a_network_takes_over_and_is_taken_back_while_eight_clients_work(
         finally:
             server.stop()
     assert swap.job["state"] == back_job["state"] == "succeeded"
-    assert len(swap.lives) == 3
+    assert len(swap.lives) == len(kill_at) + 1
     assert load.seen.failed == []
     assert load.seen.mixed({first: "before", second: "after"}) == []
     assert {a.version for a in load.seen.answers} == {first, second}
@@ -71,7 +78,9 @@ def test_a_network_takes_over_and_is_taken_back_while_eight_clients_work(
         expected = rank1_by_brute_force(Embedder(load_checkpoint(path)), queries, gallery)
         assert expected > 0.5
         for phase in phases:
-            assert abs(load.seen.rank1(phase, version) - expected) < 0.04, phase  # one query, by its rounding
+            assert abs(load.seen.rank1(phase, version) - expected) < 1.2 / num_people, (
+                phase
+            )  # one query, by its rounding
     engine = make_engine(settings.database_url)
     report = check(Store(settings, make_sessions(engine)))
     engine.dispose()
