@@ -39,7 +39,7 @@ from service.errors import (
 )
 from service.gallery import enrolment as gallery
 from service.gallery.items import delete_item
-from service.gallery.metadata import Label
+from service.gallery.metadata import ItemMetadata
 from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
@@ -130,7 +130,9 @@ class Happenings(RuleBasedStateMachine):
         self, process: Process, pictures: range | list[int], name: str | None, camera: str | None
     ) -> None:
         uploads = [BytesIO(PICTURES[picture]) for picture in pictures]
-        enrolment = gallery.enroll(process, uploads, [Label(name, camera)] * len(uploads), "return")
+        enrolment = gallery.enroll(
+            process, uploads, [ItemMetadata(identity_id=name, camera_id=camera)] * len(uploads), "return"
+        )
         for picture, item, is_new in zip(pictures, enrolment.items, enrolment.are_new, strict=True):
             known = Known(picture, name or item.identity.id, camera)
             same = [i for i, k in self.truth.items.items() if (k.picture, k.camera_id) == (picture, camera)]

@@ -39,9 +39,10 @@ class Ledger:
     lock: Lock = field(default_factory=Lock)
 
 
-def run_server(port: int) -> None:
-    """Serve the gallery that the environment names until the process ends, and log nothing."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+def run_server(port: int, *, is_silent: bool = True) -> None:
+    """Serve the gallery that the environment names until the process ends."""
+    if is_silent:
+        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     uvicorn.run(create_app(read_settings()), port=port, log_level="error", access_log=False)
 
 

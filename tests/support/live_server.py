@@ -121,7 +121,7 @@ def activate(client: httpx.Client, version: str, **how: Any) -> dict[str, Any]:
     return wait_for_job(client, answer.headers["location"])
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
+def wait_until(is_so: Callable[[], object]) -> None:
     """Wait until something is so."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while not is_so():

@@ -4,13 +4,12 @@ import http.client
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import httpx
 
 from command_line import MakeEnv, Server, put, read_until, reid, reid_serve
-from live_server import TIMEOUT_S, crop
+from live_server import TIMEOUT_S, crop, wait_until
 
 
 def test_serve_says_what_it_serves_and_three_commands_to_try(server: Server) -> None:
@@ -43,6 +42,14 @@ def test_a_setting_without_a_usable_value_is_named() -> None:
     assert "REID_PORT" in done.stdout + done.stderr
 
 
+def is_refused(server: Server) -> bool:
+    try:
+        httpx.get(f"{server.url}/livez")
+    except httpx.TransportError:
+        return True
+    return False
+
+
 def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv, tmp_path: Path) -> None:
     form = httpx.Request("POST", "http://service/gallery", files={"images": ("a.jpg", crop(1))})
     body = form.read()
@@ -51,10 +58,12 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         connection.putrequest("POST", "/gallery")
         for name in ("content-type", "content-length"):
             connection.putheader(name, form.headers[name])
-        connection.endheaders(body[:100])
-        time.sleep(0.5)
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        assert connection.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is under way
+        connection.send(body[:100])
         running.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        wait_until(lambda: is_refused(running))
         connection.send(body[100:])
         assert connection.getresponse().status == 201
         connection.close()

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sqlalchemy import create_engine, text
 
 from archives import packed, tar_of
 from killed_server import start_process, wait_for
-from live_server import crop, enroll, find_free_port, images, search, serve, wait_for_job
+from live_server import crop, enroll, find_free_port, images, search, serve, wait_for_job, wait_until
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
@@ -29,6 +28,10 @@ def import_all(client: httpx.Client, archive: bytes, **fields: Any) -> dict[str,
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
     return wait_for_job(client, answer.headers["location"])
+
+
+def wait_until_done(client: httpx.Client, location: str, least: int) -> None:
+    wait_until(lambda: client.get(location).json()["done"] >= least)
 
 
 def items_of(client: httpx.Client) -> list[dict[str, Any]]:
@@ -171,8 +174,7 @@ def test_a_cancelled_import_keeps_what_it_has_enrolled_and_forgets_the_rest(
 ) -> None:
     members = {f"{i}.jpg": crop(i) for i in range(300)}
     location = send(client, tar_of(members)).headers["location"]
-    while client.get(location).json()["done"] == 0:
-        time.sleep(0.01)
+    wait_until_done(client, location, 1)
     answer = client.delete(location)
     assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
     done = answer.json()["done"]
@@ -198,8 +200,7 @@ def test_an_import_that_is_killed_again_and_again_brings_every_crop_once(
             wait_for(client, process)
             location = send(client, tar_of(members)).headers["location"]
             for least in (1, num // 2):
-                while client.get(location).json()["done"] < least:
-                    time.sleep(0.01)
+                wait_until_done(client, location, least)
                 process.kill()
                 process.wait()
                 age_jobs(either_settings)
@@ -228,8 +229,7 @@ def test_an_import_goes_on_after_a_stop_on_whatever_server_there_is(either_setti
     members = {f"{i}.jpg": crop(i) for i in range(200)}
     with serve(either_settings) as client:
         location = send(client, tar_of(members)).headers["location"]
-        while client.get(location).json()["done"] == 0:
-            time.sleep(0.01)
+        wait_until_done(client, location, 1)
     with serve(either_settings) as client, serve(either_settings) as other:
         assert wait_for_job(other, location)["done"] == 200
         assert len(items_of(client)) == 200

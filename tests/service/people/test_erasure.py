@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from erased import describe, erase, opened
 from live_server import crop, enroll, search
-from service.people.erasure import Receipt, reapply
+from service.people.erasure import Receipt, apply_receipts
 from service.settings import Settings
 from service.store.changes import transaction
 from service.store.store import Store
@@ -173,11 +173,11 @@ def test_a_restored_backup_is_rid_of_what_was_erased_after_it(
     of_an_item = Receipt(now(), None, [other["id"], new_id()])
     with opened(either_settings) as sessions:
         store = Store(either_settings, sessions)
-        assert reapply(store, [known]) == []
+        assert apply_receipts(store, [known]) == []
         assert client.get(f"/gallery/{first['id']}").status_code == 200
-        own = reapply(store, [known, of_anna, of_an_item])
+        own = apply_receipts(store, [known, of_anna, of_an_item])
         (again,) = enroll(client, crop(1), identity_id="anna")
-        assert reapply(store, [known, of_anna, of_an_item]) == []
+        assert apply_receipts(store, [known, of_anna, of_an_item]) == []
         assert client.delete(f"/gallery/{again['id']}").status_code == 204
     assert [(e.reason, e.identity_sha256, e.erased["cleaned"]) for e in own] == [
         ("restored", sha256, True),

@@ -17,7 +17,7 @@ from forked import Fork
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, enroll, find_free_port, search, serve, upload_model
 from service.errors import DatabaseUnavailable
-from service.people.erasure import clean, erase_items
+from service.people.erasure import erase_items, purge_traces
 from service.settings import Settings
 from service.store.changes import transaction
 from service.store.database import Sessions, make_engine, make_sessions, migrate, rewrite
@@ -141,7 +141,7 @@ def test_erasing_who_was_deleted_before_cleans_the_files_all_the_same(settings: 
         assert "name" in found_on_disk(settings, gone)
         answer = client.delete(f"/identities/{ERASED}?mode=erase")
         assert (answer.status_code, answer.json()["code"]) == (404, "identity_not_found")
-        assert "cleaned" in answer.json()["detail"]
+        assert "were purged" in answer.json()["detail"]
         assert found_on_disk(settings, gone) == set()
         assert found_on_disk(settings, kept) == set(kept)
 
@@ -217,12 +217,12 @@ def test_an_erasure_whose_cleaning_must_wait_is_owed_until_it_is_done(settings: 
             with transaction(sessions) as change:
                 erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
             with pytest.raises(DatabaseUnavailable, match="are erased"):
-                clean(store, patience_s=0)
+                purge_traces(store, patience_s=0)
             assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is False
             assert client.get(f"/gallery/{item['id']}").status_code == 404
             enroll(client, noise(2))  # others may write meanwhile
             assert "name" in found_on_disk(settings, gone)
-        clean(store)
+        purge_traces(store)
         assert found_on_disk(settings, gone) == set()
         assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is True
 

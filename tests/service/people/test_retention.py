@@ -1,6 +1,5 @@
 """Erasing by age: exactly what is too old goes, by the time that is passed in."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select
 
-from live_server import crop, enroll, search, serve
+from live_server import crop, enroll, search, serve, wait_until
 from service.errors import BadSettings
 from service.people.retention import erase_expired
 from service.settings import Settings, read_settings
@@ -98,8 +97,8 @@ def test_a_server_erases_what_is_too_old_by_itself(settings: Settings) -> None:
         enroll(client, crop(1), camera_id="door")
         (other,) = enroll(client, crop(2), camera_id="hall", captured_at="2026-01-01T00:00:00Z")
     with serve(settings.model_copy(update={"retention_days_by_camera": {"hall": 1.0}})) as client:
-        while not (receipts := client.get("/erasures").json()["erasures"]):
-            time.sleep(0.05)
+        wait_until(lambda: client.get("/erasures").json()["erasures"])
+        receipts = client.get("/erasures").json()["erasures"]
         assert (receipts[0]["reason"], receipts[0]["item_ids"]) == ("retention", [other["id"]])
         assert search(client, crop(2))["num_searched"] == 1
 

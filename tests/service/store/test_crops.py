@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from live_server import TIMEOUT_S, crop, enroll, serve
+from live_server import crop, enroll, serve, wait_until
 from service.settings import Settings
 from service.store.changes import transaction
 from service.store.crops import CropStore
@@ -41,13 +40,6 @@ def lay(store: CropStore, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def wait_until_gone(path: Path) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while path.exists():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
 
 
 def take_unfinished(store: CropStore, path: Path, putting: "Future[str]") -> bool:
@@ -111,8 +103,7 @@ def test_a_server_lets_go_of_crops_that_killed_requests_have_left(either_setting
     with opened(either_settings) as gallery, transaction(gallery.sessions) as change:
         change.session.execute(update(Change).values(at=day_ago - timedelta(days=1)))
     with serve(either_settings) as client:
-        wait_until_gone(orphan)
-        wait_until_gone(unfinished)
+        wait_until(lambda: not orphan.exists() and not unfinished.exists())
         assert files_in(either_settings) == {item["sha256"], young.name}
         assert client.get(item["image_url"]).content == crop(1)
 

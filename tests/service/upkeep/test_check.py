@@ -96,8 +96,10 @@ def test_embeddings_that_are_absent_or_wrong_are_made_anew_and_found_by_a_runnin
         assert best["score"] > 0.999
 
 
-def test_a_crop_of_nobody_is_removed_only_when_it_is_old_and_asked_for(filled: Filled) -> None:
-    settings, _, _ = filled
+def test_a_crop_of_nobody_is_removed_only_when_it_is_old_and_asked_for(either_settings: Settings) -> None:
+    settings = either_settings
+    with serve(settings) as client:  # which is over by then: a server purges by itself
+        enroll(client, crop(1))
     store = CropStore(settings.crops_dir)
     path = store.path(store.put(b"nobody"))
     report = check_gallery(settings)

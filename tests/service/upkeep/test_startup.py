@@ -1,22 +1,20 @@
 """Starting, failing to start, and starting again after the power went."""
 
 import os
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from live_server import crop, enroll, find_free_port, search, serve, wait_until_ready
+from live_server import crop, enroll, find_free_port, search, serve, wait_until, wait_until_ready
 from service.api.app import create_app
 from service.errors import BadSettings
 from service.settings import Settings, read_settings
 
 
 def wait_until_failed(client: httpx.Client) -> httpx.Response:
-    while "being loaded" in (answer := client.get("/readyz")).text:
-        time.sleep(0.05)
-    return answer
+    wait_until(lambda: "being loaded" not in client.get("/readyz").text)
+    return client.get("/readyz")
 
 
 def test_the_process_answers_while_it_loads(settings: Settings) -> None:
