@@ -143,9 +143,19 @@ class Background:
             try:
                 task.work()
                 reason = ""
-            except (ServiceError, SQLAlchemyError, OSError) as error:
-                if reason != (reason := str(error)):
-                    logger.warning("background task failed, it runs again", task=task.name, reason=reason)
-            except Exception:
-                logger.exception("background task failed, it runs again", task=task.name)
+            except Exception as error:
+                if reason != (reason := f"{type(error).__name__}: {error}"):
+                    _log_failure(task, error, reason)
             task.wake.wait(task.every_s)
+
+
+def _log_failure(task: Task, error: Exception, reason: str) -> None:
+    """Log a failure of a task: an expected one as a warning, any other with its traceback."""
+    is_expected = isinstance(error, ServiceError | SQLAlchemyError | OSError)
+    logger.log(
+        logging.WARNING if is_expected else logging.ERROR,
+        "background task failed, it runs again",
+        task=task.name,
+        reason=reason,
+        exc_info=None if is_expected else error,
+    )

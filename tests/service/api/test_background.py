@@ -26,7 +26,7 @@ TIMEOUT_S = 30
         (OSError("no disk"), "warning"),
     ],
 )
-def test_a_task_that_fails_once_is_named_in_the_log_and_runs_again(
+def test_a_task_that_fails_is_logged_once_in_the_log_and_runs_again(
     settings: Settings, error: Exception, level: str
 ) -> None:
     engine = make_engine(settings.database_url)
@@ -38,7 +38,7 @@ def test_a_task_that_fails_once_is_named_in_the_log_and_runs_again(
     def work() -> None:
         nonlocal num_runs
         num_runs += 1
-        if num_runs == 1:
+        if num_runs <= 2:
             raise error
         has_run_again.set()
 
