@@ -1,7 +1,7 @@
-"""Networks that turn person crops into embeddings, and what travels with them."""
+"""Networks that turn person crops into embeddings, with their checkpoints, preprocessing and runtimes."""
 
 import sys
 
-# OpenVINO's converter would tell Google Analytics of each use, from a process that it forks, and keep an id
-# in the user's home. Where this module is not there, it does without.
+# OpenVINO's converter reports each use to Google Analytics, from a process that it forks, and keeps an id in
+# the home of the user. The converter reports nothing if the module openvino_telemetry cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
-"""Every network by name: a trunk with RGA modules, which are bound to their grid, hence to an input size.
+"""Every network by name: a trunk, with RGA modules after some of its stages.
 
-``rga_sc_resnet50`` is the paper's; ``rga_s_``, ``rga_c_``, ``rga_cs_``, ``rga_parallel_``,
-``rga_sc_relations_``, ``rga_sc_feature_``, ``rga_sc_symmetric_`` and ``rga_sc_stage1_`` to ``4_`` are its
-ablations, on any trunk; the trunk's name alone is the network without attention (``plain_tiny``, since
-``tiny`` has RGA-SC).
+A network is built for one input size, because an RGA module has weights for each place of its feature map.
+``rga_sc_resnet50`` is the network of the paper. The paper's ablations exist on every trunk: ``rga_s_``,
+``rga_c_``, ``rga_cs_``, ``rga_parallel_``, ``rga_sc_relations_``, ``rga_sc_feature_``, ``rga_sc_symmetric_``,
+and ``rga_sc_stage1_`` to ``rga_sc_stage4_``. The name of a trunk alone is the network without attention.
+There is one exception: ``tiny`` has RGA-SC, and ``plain_tiny`` has no attention.
 """
 
 import functools
@@ -21,7 +22,13 @@ Builder = Callable[[int, int, int], ReidNetwork]
 
 
 class Stage(NamedTuple):
-    """A part of a trunk; ``channels`` and ``stride`` of its maps where it may carry an RGA module."""
+    """A part of a trunk.
+
+    Args:
+        module: the layers.
+        channels: of the feature map that the stage puts out; 0 if no RGA module can follow the stage.
+        stride: pixels of the image for one place of that feature map.
+    """
 
     module: nn.Module
     channels: int = 0
@@ -29,7 +36,12 @@ class Stage(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The size of the embedding, and a pooling for an input size where it is no global average."""
+    """How a trunk ends: the size of the embedding and, unless it is a global average, the pooling.
+
+    Args:
+        embedding_size: numbers D in an embedding.
+        make_pool: builds the pooling for an image of a height and width in pixels.
+    """
 
     embedding_size: int
     make_pool: Callable[[int, int], nn.Module] | None = None
@@ -47,35 +59,42 @@ def build_network(
     feature: str = "bn",
     pooling: str = "average",
 ) -> ReidNetwork:
-    """Build a network with fresh weights for input images of height x width pixels.
+    """Build a network with fresh weights.
 
-    ``feature`` is what it answers in eval mode, ``bn`` or ``pooled``; ``pooling`` is ``average`` or ``gem``.
+    Args:
+        name: a key of ARCHITECTURES.
+        height: of the input images, in pixels; a positive multiple of 16.
+        width: of the input images, in pixels; a positive multiple of 16.
+        num_identities: identities that the classifier tells apart, at least 1.
+        feature: the embedding in eval mode, ``bn`` (after BatchNorm and activation) or ``pooled`` (before).
+        pooling: ``average``, or ``gem`` for a GeneralisedMean.
 
     Raises:
         UnknownArchitecture: no network has that name.
-        ValueError: a side is not a positive multiple of 16, there is no identity, or no such feature or
-            pooling.
+        ValueError: an argument is out of its range, or ``gem`` is asked of a trunk with its own pooling.
     """
     if name not in ARCHITECTURES:
         raise UnknownArchitecture(f"no architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
     if min(height, width) < 16 or height % 16 or width % 16:
-        raise ValueError(f"height and width must be multiples of 16, got {height} x {width}")
+        raise ValueError(f"height and width must be positive multiples of 16, got {height} x {width}")
     if num_identities < 1:
         raise ValueError(f"num_identities must be at least 1, got {num_identities}")
     if feature not in FEATURES or pooling not in POOLINGS:
-        raise ValueError(f"no feature {feature!r} with {pooling!r} pooling: {FEATURES} and {POOLINGS} exist")
+        raise ValueError(
+            f"feature is one of {FEATURES} and pooling one of {POOLINGS}, not {feature!r}, {pooling!r}"
+        )
     network = ARCHITECTURES[name](height, width, num_identities)
     network.feature = feature
     if pooling == "gem":
         if not isinstance(network.pool, nn.AdaptiveAvgPool2d):
-            raise ValueError(f"{name} has a pooling of its own, which GeM cannot replace")
+            raise ValueError(f"{name} has a pooling of its own, so pooling must be average, not gem")
         network.pool = GeneralisedMean()
     return network
 
 
 def _resnet50() -> tuple[list[Stage], Head]:
     """ResNet-50 with last stride 1 (RGA paper, section 4.2)."""
-    from torchvision.models import resnet50  # a third of a server's imports, for two of the trunks
+    from torchvision.models import resnet50  # imported here: it would take a third of a server's import time
 
     trunk = resnet50(weights=None)
     first = trunk.layer4[0]
@@ -91,7 +110,7 @@ def _resnet50() -> tuple[list[Stage], Head]:
 
 
 def _mobilenet_v2() -> tuple[list[Stage], Head]:
-    """MobileNetV2 with last stride 1; its stages end at /4, /8 and /16 and with the last layer."""
+    """MobileNetV2 with last stride 1. Its stages end at strides 4, 8 and 16, and with the last layer."""
     from torchvision.models import mobilenet_v2
 
     features: Any = mobilenet_v2(weights=None).features
@@ -103,7 +122,7 @@ def _mobilenet_v2() -> tuple[list[Stage], Head]:
 
 
 def _osnet() -> tuple[list[Stage], Head]:
-    """OSNet with the head that came with it."""
+    """OSNet with the pooling and the embedding size of its published form."""
     stages = [
         Stage(osnet.make_stem()),
         Stage(osnet.make_stage(64, 256), 256, 8),
@@ -134,7 +153,10 @@ TRUNKS: dict[str, Trunk] = {
 }
 
 LAST_STAGE_ONLY = ("osnet", "tiny")
-"""Trunks that carry one module, after their last stage, where a variant does not say otherwise."""
+"""Trunks with one RGA module, after the last stage. Other trunks have an RGA module after every stage.
+
+The suffixes ``_all`` and ``_stage1`` to ``_stage4`` in a name choose other stages.
+"""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "rga_sc": {},
@@ -142,18 +164,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rga_c": {"spatial": False},
     "rga_cs": {"order": "channel_first"},
     "rga_parallel": {"order": "parallel"},
-    "rga_sc_relations": {"sees": "relations"},
-    "rga_sc_feature": {"sees": "feature"},
+    "rga_sc_relations": {"inputs": "relations"},
+    "rga_sc_feature": {"inputs": "feature"},
     "rga_sc_symmetric": {"is_symmetric": True},
 }
-"""The paper's modules and its ablations (section 4.3), by their options."""
-
+"""The options of RelationAwareGlobalAttention for the paper's modules and its ablations (section 4.3)."""
 
 NUM_STAGES = {"resnet50": 4, "mobilenet_v2": 4, "osnet": 3, "tiny": 4}
 
 
 def _stages_of(trunk: str, suffix: str) -> tuple[int, ...]:
-    """Return which stages, from 1, carry a module: each alone, all, or the trunk's own choice."""
+    """Return the numbers, from 1, of the stages that an RGA module follows.
+
+    >>> _stages_of("resnet50", "_stage2"), _stages_of("osnet", "_all"), _stages_of("osnet", "")
+    ((2,), (1, 2, 3), (3,))
+    """
     number = NUM_STAGES[trunk]
     if suffix.startswith("_stage"):
         return (int(suffix.removeprefix("_stage")),)
@@ -181,7 +206,10 @@ def _build(
 
 
 def _names() -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """Yield every name with its trunk, variant and stages, such as rga_sc_stage2_resnet50."""
+    """Yield every name with its trunk, variant and suffix for ``_stages_of``.
+
+    For example, ``rga_sc_stage2_resnet50`` comes with ``("resnet50", "rga_sc", "_stage2")``.
+    """
     for trunk, number in NUM_STAGES.items():
         yield ("plain_tiny" if trunk == "tiny" else trunk), (trunk, "", "")
         for variant in VARIANTS:

@@ -1,13 +1,14 @@
-"""Relation-aware global attention (RGA), without ever building the affinity matrix.
+"""Relation-aware global attention (RGA), computed without the affinity matrix of all pairs of nodes.
 
 Source: Zhang, Lan, Zeng, Jin, Chen, "Relation-Aware Global Attention for Person Re-identification",
-CVPR 2020, section 3. Two deviations, neither of which changes a number beyond rounding:
+CVPR 2020, section 3. There are two deviations. Both change results by rounding alone:
 
-* theta, phi and the embedding of the feature itself read the same input, so they are one convolution with
-  one BatchNorm, whose output is cut in three.
-* The relation embedding is linear in the affinity G = theta^T phi, a product of two thin matrices: with
-  Theta, Phi of shape (n, e) and weights [W_in, W_out] of shape (r, 2n), it is
-  ``W_in G^T + W_out G = (W_in Phi) Theta^T + (W_out Theta) Phi^T``, at O(n e r) rather than O(n^2 r).
+* Theta, phi and the embedding of the feature itself read the same input. Therefore one convolution with one
+  BatchNorm computes all three, and its output is split.
+* The affinity G = Theta Phi^T is never built, because the relation embedding is linear in G. With Theta and
+  Phi of shape (n, e) and weights [W_in, W_out] of shape (r, 2n), the relation embedding is
+  ``W_in G^T + W_out G = (W_in Phi) Theta^T + (W_out Theta) Phi^T``. The right side takes O(n e r) operations,
+  the left side O(n^2 r).
 
 Shape legend: B batch, F features of a node, n nodes (h x w), e embedding size, r relation size.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 
 def reduced(size: int, ratio: int) -> int:
-    """Divide a channel count, but never down to nothing.
+    """Divide a number of channels by a ratio, with at least 1 as the result.
 
     >>> reduced(64, 8), reduced(5, 8)
     (8, 1)
@@ -28,15 +29,20 @@ def reduced(size: int, ratio: int) -> int:
 
 
 class RelationAttention(nn.Module):
-    """One attention value in (0, 1) per node, from the node's own feature and its relations to all nodes.
+    """One attention value in (0, 1) for each node, from its own feature and its relations to all nodes.
+
+    Source: RGA paper, section 3; its 1 x 1 convolutions over relations are a linear layer here.
 
     Args:
         features: size F of a node's feature.
-        nodes: number n of nodes; fixed, since the relation weights have one column per node.
-        reduction: ratio by which features and relations are embedded.
-        squeeze: ratio of the hidden layer that turns relations into one value.
-        sees: ``both``, or for the paper's ablations ``relations`` or ``feature`` alone.
-        is_symmetric: relations by one embedding of the nodes in the place of two (theta = phi).
+        nodes: number n of nodes. The number is fixed, because the relation weights have two columns a node.
+        reduction: ratio by which embeddings are smaller: e = F / reduction and r = n / reduction.
+        squeeze: ratio by which the hidden layer of the last step is smaller than its input.
+        inputs: ``both``, or for the paper's ablations ``relations`` or ``feature`` alone.
+        is_symmetric: use theta for phi too, so that a relation is the same in both directions.
+
+    Raises:
+        ValueError: ``inputs`` is unknown.
     """
 
     def __init__(
@@ -46,25 +52,25 @@ class RelationAttention(nn.Module):
         *,
         reduction: int = 8,
         squeeze: int = 8,
-        sees: str = "both",
+        inputs: str = "both",
         is_symmetric: bool = False,
     ) -> None:
         super().__init__()
-        if sees not in ("both", "relations", "feature"):
-            raise ValueError(f"attention sees both, relations or feature, not {sees!r}")
+        if inputs not in ("both", "relations", "feature"):
+            raise ValueError(f"inputs is both, relations or feature, not {inputs!r}")
         embedding, relations = reduced(features, reduction), reduced(nodes, reduction)
         self.nodes, self.is_symmetric = nodes, is_symmetric
-        self.has_relations, self.has_feature = sees != "feature", sees != "relations"
+        self.has_relations, self.has_feature = inputs != "feature", inputs != "relations"
         self.num_parts = self.has_feature + self.has_relations * (1 if is_symmetric else 2)
         self.embed = _convolution(features, self.num_parts * embedding)
         self.embed_norm = nn.BatchNorm2d(self.num_parts * embedding)
         if self.has_relations:
             self.relate = nn.Linear(2 * nodes, relations, bias=False)
             self.relate_norm = nn.BatchNorm2d(relations)
-        seen = self.has_feature + self.has_relations * relations
-        hidden = reduced(seen, squeeze)
+        num_inputs = self.has_feature + self.has_relations * relations
+        hidden = reduced(num_inputs, squeeze)
         self.score = nn.Sequential(
-            _convolution(seen, hidden),
+            _convolution(num_inputs, hidden),
             nn.BatchNorm2d(hidden),
             nn.ReLU(inplace=True),
             _convolution(hidden, 1),
@@ -78,20 +84,32 @@ class RelationAttention(nn.Module):
         return self.attend(self.embeddings(x))
 
     def embeddings(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return theta, phi and the feature's own embedding, each (B, e, h, w); an ablation has fewer."""
+        """Return theta, phi and the embedding of the feature itself, each (B, e, h, w).
+
+        Without ``feature`` among the inputs, or with ``is_symmetric``, there is one embedding less. With
+        ``feature`` alone there is one embedding.
+        """
         return torch.relu(self.embed_norm(self.embed(x))).chunk(self.num_parts, dim=1)
 
     def attend(self, embeddings: tuple[Tensor, ...]) -> Tensor:
-        """Return the attention map (B, 1, h, w) for the embeddings of nodes."""
-        seen = [embeddings[-1].mean(dim=1, keepdim=True)] if self.has_feature else []
+        """Return the attention map (B, 1, h, w) for the result of ``embeddings``."""
+        inputs = [embeddings[-1].mean(dim=1, keepdim=True)] if self.has_feature else []
         if self.has_relations:
             theta, phi = embeddings[0], embeddings[0 if self.is_symmetric else 1]
             relations = self.relations(theta.flatten(2), phi.flatten(2))
-            seen.append(torch.relu(self.relate_norm(relations.unflatten(2, theta.shape[2:]))))
-        return torch.sigmoid(self.score(torch.cat(seen, dim=1)))
+            inputs.append(torch.relu(self.relate_norm(relations.unflatten(2, theta.shape[2:]))))
+        return torch.sigmoid(self.score(torch.cat(inputs, dim=1)))
 
     def relations(self, theta: Tensor, phi: Tensor) -> Tensor:
-        """Return the embedded relations (B, r, n) of theta (B, e, n) and phi (B, e, n), before BatchNorm."""
+        """Embed the relations of every node to all nodes.
+
+        Args:
+            theta: float (B, e, n).
+            phi: float (B, e, n).
+
+        Returns:
+            float (B, r, n), before BatchNorm.
+        """
         incoming, outgoing = self.relate.weight.split(self.nodes, dim=1)
         linear = nn.functional.linear
         mixed = torch.cat([linear(phi, incoming), linear(theta, outgoing)], dim=1)  # (B, 2e, r)
@@ -99,14 +117,27 @@ class RelationAttention(nn.Module):
 
 
 class RelationAwareGlobalAttention(nn.Module):
-    """RGA-S, RGA-C or both for a feature map of a fixed size.
+    """The modules RGA-S, RGA-C and RGA-SC for a feature map of a fixed size.
 
-    ``order`` is RGA-SC's ``spatial_first`` (the channel part sees what the spatial part made),
-    ``channel_first``, or ``parallel``: both see the input, and their maps are multiplied, which is our
-    reading of the paper's section 4.3. ``sees`` and ``is_symmetric`` as in RelationAttention.
+    The spatial part (RGA-S) weights places, the channel part (RGA-C) weights channels. Source: RGA paper,
+    section 3, and section 4.3 for the ablations.
+
+    Args:
+        channels: channels C of the feature map.
+        height: height H of the feature map.
+        width: width W of the feature map.
+        spatial: have the spatial part.
+        channel: have the channel part.
+        order: ``spatial_first`` gives the channel part the output of the spatial part, as RGA-SC does;
+            ``channel_first`` is the reverse. ``parallel`` gives the input to both parts and multiplies their
+            maps, which is our reading of section 4.3.
+        reduction: as in RelationAttention.
+        squeeze: as in RelationAttention.
+        inputs: as in RelationAttention.
+        is_symmetric: as in RelationAttention.
 
     Raises:
-        ValueError: neither part is wanted, a size is not positive, or an option is unknown.
+        ValueError: both parts are left out, a size or ratio is below 1, or an option is unknown.
     """
 
     def __init__(
@@ -120,7 +151,7 @@ class RelationAwareGlobalAttention(nn.Module):
         order: str = "spatial_first",
         reduction: int = 8,
         squeeze: int = 8,
-        sees: str = "both",
+        inputs: str = "both",
         is_symmetric: bool = False,
     ) -> None:
         super().__init__()
@@ -133,13 +164,19 @@ class RelationAwareGlobalAttention(nn.Module):
         self.grid, self.order = (channels, height, width), order
         positions = height * width
         make = functools.partial(
-            RelationAttention, reduction=reduction, squeeze=squeeze, sees=sees, is_symmetric=is_symmetric
+            RelationAttention, reduction=reduction, squeeze=squeeze, inputs=inputs, is_symmetric=is_symmetric
         )
         self.spatial = make(channels, positions) if spatial else None
         self.channel = make(positions, channels) if channel else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (B, C, H, W) times its attention, same shape.
+        """Weight a feature map by its attention.
+
+        Args:
+            x: float (B, C, H, W).
+
+        Returns:
+            float (B, C, H, W).
 
         Raises:
             ValueError: the map has another size than the module was built for.

@@ -24,10 +24,10 @@ from model.errors import CheckpointError
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color
 
 FOREIGN = "openvino"
-"""The architecture in the card of a foreign network."""
+"""The architecture of a foreign network, which OpenVINO runs and torch does not."""
 
 MAX_CARD_LENGTH = 1 << 18
-"""Characters. A longer card is refused unread, because 700,000 unknown fields took 3.4 s and 650 MB."""
+"""Characters. A longer card is not parsed, because a card of 700,000 unknown fields took 3.4 s and 650 MB."""
 
 MAX_SIDE = 1024
 MAX_IDENTITIES = 1 << 30
@@ -50,7 +50,13 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class ThresholdRow(BaseModel):
-    """A cosine, and the shares of pairs at or above it: of two people (``fmr``), of one (``hit_rate``)."""
+    """A threshold on the cosine, and the error rates that were measured for it.
+
+    Args:
+        fmr: fraction of the pairs of different people at or above the threshold (false-match rate).
+        cosine: the threshold.
+        hit_rate: fraction of the pairs of one person at or above the threshold.
+    """
 
     model_config = _STRICT
 
@@ -69,7 +75,13 @@ class LogisticCurve(BaseModel):
 
 
 class Verification(BaseModel):
-    """What ``PairScores.verification`` has measured, and in ``data`` the images that it was measured on."""
+    """Thresholds and calibration, as ``PairScores.verification`` returns them.
+
+    Args:
+        thresholds: 1 to 100 rows; the cosine rises as ``fmr`` falls.
+        calibration: from a cosine to a probability.
+        data: the images that all this was measured on, in words.
+    """
 
     model_config = _STRICT
 
@@ -86,11 +98,15 @@ class Verification(BaseModel):
 
 
 class Compatibility(BaseModel):
-    """A promise: queries of this network find in a gallery of ``version`` about what its own queries find.
+    """A promise: queries of the new network search a gallery of an old model version without a new embedding.
 
-    ``rank1_cross`` and ``mAP_cross``, in percent, are of this network's queries against a gallery that
-    ``version`` has embedded; ``rank1_old`` and ``mAP_old`` are of that version's own queries. ``is_strict``
-    says that both numbers across the versions are the better ones.
+    Args:
+        version: the old model version, which embedded the gallery.
+        rank1_cross: rank-1 of queries of the new network in that gallery, in percent.
+        mAP_cross: mAP of queries of the new network in that gallery, in percent.
+        rank1_old: rank-1 of queries of the old version in that gallery, in percent.
+        mAP_old: mAP of queries of the old version in that gallery, in percent.
+        is_strict: both results of the new network are better than those of the old version.
     """
 
     model_config = _STRICT
@@ -104,7 +120,7 @@ class Compatibility(BaseModel):
 
 
 def _as(model: type[BaseModel]) -> AfterValidator:
-    """Check a JSON object against a class, and keep the object as it stands in the file."""
+    """Check a JSON object against a class, and keep the object as the file has it."""
 
     def check(values: dict[str, Any]) -> dict[str, Any]:
         model.model_validate(values)

@@ -1,7 +1,8 @@
-"""One file is one network: its weights, and its card as JSON in the safetensors header.
+"""Checkpoints: one safetensors file holds the weights of a network, and in its header the card.
 
-The version of a network is the first 12 hex digits of the SHA-256 of its file. Nothing is unpickled; weights
-may be stored as fp16 and are float32 once loaded. A foreign network is OpenVINO's IR, two tensors of bytes.
+The version of a checkpoint is the first 12 hex digits of the SHA-256 of the file. Nothing is unpickled.
+Weights may be stored in fp16; loaded weights are float32. A foreign network is stored as the two files of an
+OpenVINO IR, each of them a tensor of bytes.
 """
 
 import hashlib
@@ -25,14 +26,23 @@ from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "default.safetensors"
+"""The checkpoint that ships; weights/MODEL_CARD.md describes its network."""
+
 MAX_CHECKPOINT_BYTES = 1 << 30
 MAX_HEADER_BYTES = 8 << 20
 CARD_KEY = "card"
+"""The name of the card in the metadata of the safetensors header."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded network, ours in eval mode, its card and its version (12 hex digits)."""
+    """A checkpoint in memory.
+
+    Args:
+        contents: a network in torch, in eval mode, or a foreign network.
+        card: the card of the network.
+        version: 12 hex digits, from the content of the file.
+    """
 
     contents: ReidNetwork | ForeignNetwork
     card: Card
@@ -43,28 +53,35 @@ class Checkpoint:
         """The network in torch.
 
         Raises:
-            CheckpointError: it is a foreign one.
+            CheckpointError: the checkpoint holds a foreign network.
         """
         if isinstance(self.contents, ForeignNetwork):
             raise CheckpointError(
-                f"{self.version} ({self.card.recipe}) is a foreign network, which OpenVINO runs: it can be "
-                "served and evaluated, but not trained, taught from or looked into"
+                f"{self.version} ({self.card.recipe}) is a foreign network, which only OpenVINO runs: "
+                "it can be served and evaluated, but it cannot be trained, be a teacher, or show attention"
             )
         return self.contents
 
     @property
     def preprocess(self) -> Preprocess:
-        """The preprocessing that the network was trained with."""
+        """The preprocessing that the network needs."""
         return Preprocess(self.card.height, self.card.width, self.card.mean, self.card.std)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read, check and build the network of a file, on the CPU in float32.
+    """Read a checkpoint, check its card and its weights, and build its network.
 
-    OpenVINO has read a foreign one, but not compiled it yet.
+    Nothing of the file is run.
+
+    Args:
+        path: a file of at most 1 GiB.
+
+    Returns:
+        The checkpoint. A network in torch is on the CPU, in float32 and in eval mode. A foreign network has
+        been read by OpenVINO and is not compiled.
 
     Raises:
-        CheckpointError: the file is absent, too large, torn, not ours, or does not fit its own card.
+        CheckpointError: the file is absent, too large, torn or of another kind, or does not fit its card.
     """
     path = Path(path)
     content = _read(path)
@@ -83,9 +100,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(path: str | Path, network: nn.Module, card: Card, *, half: bool = False) -> str:
-    """Write a network and its card, whole or not at all, and return the version.
+    """Write a network and its card to a file. A crash leaves the old file or the new file.
 
-    ``half`` stores floating-point weights as fp16, half the size.
+    Args:
+        path: the file to write; an existing file is replaced.
+        network: any module; ``load_checkpoint`` reads those that ``build_network`` builds.
+        card: what is known of the network. The card is not checked.
+        half: store floating-point weights in fp16, which halves the size of the file.
+
+    Returns:
+        The version, 12 hex digits. The same weights with the same card always have the same version.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     tensors = {
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
@@ -95,7 +122,20 @@ def save_checkpoint(path: str | Path, network: nn.Module, card: Card, *, half: b
 
 
 def save_foreign(path: str | Path, graph: bytes, weights: bytes, card: Card) -> str:
-    """Write the XML and the weights of an OpenVINO IR and their card as a checkpoint; return the version."""
+    """Write a foreign network and its card to a file, as ``save_checkpoint`` does.
+
+    Args:
+        path: the file to write; an existing file is replaced.
+        graph: content of the .xml of an OpenVINO IR.
+        weights: content of the .bin of the same IR.
+        card: what is known of the network. The card is not checked.
+
+    Returns:
+        The version, 12 hex digits.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     contents = {GRAPH: graph, WEIGHTS: weights}
     tensors = {name: torch.from_numpy(np.array(bytearray(part))) for name, part in contents.items()}
     return _write(path, tensors, card)
@@ -108,7 +148,7 @@ def _write(path: str | Path, tensors: dict[str, Tensor], card: Card) -> str:
 
 
 def checkpoint_version(path: str | Path) -> str:
-    """Return the version of a file without building its network.
+    """Return the version of a checkpoint file, 12 hex digits. The content of the file is not checked.
 
     Raises:
         CheckpointError: the file is absent or too large.
@@ -117,10 +157,10 @@ def checkpoint_version(path: str | Path) -> str:
 
 
 def read_card(path: str | Path) -> Card:
-    """Read and check the card of a file without a look at its network.
+    """Read and check the card of a checkpoint file. The weights are not checked.
 
     Raises:
-        CheckpointError: the file is absent or too large, or has no usable card.
+        CheckpointError: the file is absent or too large, or its card is absent or refused.
     """
     path = Path(path)
     return _read_card(path, _read(path))
@@ -161,13 +201,22 @@ def _read_card(path: Path, content: bytes) -> Card:
 
 
 def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNetwork:
-    """Build the network of a card with the weights of a file, checked, in eval mode and float32.
+    """Build the network that a card describes, with given weights.
+
+    Args:
+        card: the card of the network.
+        tensors: the weights by name, on the CPU.
+        source: name of the file, for the message of an error.
+
+    Returns:
+        The network, on the CPU, in float32 and in eval mode.
 
     Raises:
-        CheckpointError: the card cannot be built, the weights do not fit it, or one is not finite.
+        CheckpointError: the card describes no network that exists, the weights do not fit the card, or a
+            weight is not finite.
     """
     try:
-        with torch.device("meta"):  # shapes without memory: a hostile card cannot make us allocate
+        with torch.device("meta"):  # shapes without memory, because a hostile card may ask for any size
             network = build_network(
                 card.architecture,
                 height=card.height,
@@ -177,10 +226,10 @@ def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNet
                 pooling=card.pooling,
             )
     except (UnknownArchitecture, ValueError) as error:
-        raise CheckpointError(f"the card of {source} cannot be built: {error}") from error
+        raise CheckpointError(f"the card of {source} describes no network: {error}") from error
     if network.embedding_size != card.embedding_size:
         raise CheckpointError(
-            f"the card of {source} says {card.embedding_size} dimensions, {card.architecture} has "
+            f"the card of {source} says {card.embedding_size} dimensions, but {card.architecture} has "
             f"{network.embedding_size}"
         )
     wanted = network.state_dict()
@@ -202,7 +251,11 @@ def _compare_shapes(source: str, wanted: dict[str, Tensor], tensors: dict[str, T
 
 
 def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
-    """Say what is missing, extra or misshapen, in words."""
+    """Say in which tensors a state dict differs from the one that is wanted.
+
+    Returns:
+        A phrase for each tensor that is missing, that does not belong there, or that has another shape.
+    """
     missing = [f"{name} is missing" for name in wanted if name not in tensors]
     extra = [f"{name} does not belong there" for name in tensors if name not in wanted]
     misshapen = [

@@ -1,4 +1,4 @@
-"""From images to embeddings: the one object that evaluation and service share."""
+"""From images to embeddings: the object that training, evaluation and service share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,24 @@ MAX_BATCH = 16
 
 
 class Embedder:
-    """Embeds person crops with one network. Safe to call from many threads.
+    """Embeds person crops with one network. Many threads may call it at once.
 
     Args:
-        checkpoint: the network; in the torch runtime it is moved to the device.
-        device: ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``torch-cpu``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        cache_dir: where a converted network is kept for the next start; none keeps nothing.
+        checkpoint: the network. The torch runtime moves the network to the device.
+        device: ``auto``, ``cpu`` (OpenVINO), ``cuda`` or ``torch-cpu``, as in ``make_runtime``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``, as in ``make_runtime``.
+        cache_dir: folder where a converted network is kept, so that the next start is faster. Without a
+            folder, the network is converted at every start.
 
     Raises:
-        RuntimeUnavailable: this machine has no such device or precision.
+        RuntimeUnavailable: this machine does not have the device or the precision.
+        CheckpointError: OpenVINO cannot run the network.
+
+    Example:
+        >>> from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+        >>> embedder = Embedder(load_checkpoint(DEFAULT_CHECKPOINT), "torch-cpu")
+        >>> embedder.embed([Image.new("RGB", (64, 128))]).shape
+        (1, 256)
     """
 
     def __init__(
@@ -40,11 +48,19 @@ class Embedder:
 
     @property
     def runtime(self) -> str:
-        """Name the engine and its precision, such as ``openvino-bf16``."""
+        """The engine and its precision, such as ``openvino-bf16``."""
         return self._runtime.name
 
     def embed(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Return L2-normalised float32 (N, D); in fp32 a crop's row does not depend on its neighbours."""
+        """Embed N crops.
+
+        Args:
+            images: N crops of any size and mode.
+
+        Returns:
+            float32 (N, D), rows of length 1. In fp32, the other crops of a call change the embedding of a
+            crop by rounding alone.
+        """
         rows = [np.empty((0, self.embedding_size), dtype=np.float32)]
         for start in range(0, len(images), MAX_BATCH):
             pixels = self._preprocess.pixels(images[start : start + MAX_BATCH])
@@ -53,7 +69,13 @@ class Embedder:
 
 
 def normalise_rows(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale each row to length 1; a row of zeros stays one.
+    """Scale each row to length 1. A row of zeros stays a row of zeros.
+
+    Args:
+        embeddings: float32 (N, D).
+
+    Returns:
+        float32 (N, D).
 
     >>> normalise_rows(np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float32)).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]

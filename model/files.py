@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the machine dies."""
+"""Writing files so that a crash or a power failure leaves no torn file, and naming a file for a card."""
 
 import hashlib
 import os
@@ -7,7 +7,14 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Replace a file so that a reader, or a machine that dies, sees the old or the new one and no third."""
+    """Write a file so that a reader always finds the old content or the new content.
+
+    The new content goes to a temporary file beside the file, then to the disk, and then takes the name of the
+    file. Folders that are missing are made.
+
+    Raises:
+        OSError: the file cannot be written; the old content is still there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -23,7 +30,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def sync_dir(path: str | Path) -> None:
-    """Make the names in a directory survive a power failure."""
+    """Write the names in a directory to the disk, so that new and renamed files survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,9 +39,9 @@ def sync_dir(path: str | Path) -> None:
 
 
 def describe_file(path: str | Path) -> str:
-    """Name a file for a card, by its own name and the first 12 hex digits of its SHA-256."""
+    """Return the name of a file with the first 12 hex digits of its SHA-256, for a card."""
     path = Path(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    name = path.name.encode(errors="replace").decode()  # a name on the disk need not be UTF-8
+    name = path.name.encode(errors="replace").decode()  # the name of a file need not be UTF-8, a card must be
     return f"{name} (SHA-256 {digest})"

@@ -1,23 +1,26 @@
-"""OSNet, the omni-scale trunk of re-identification, in the form that OpenVINO publishes with its weights.
+"""OSNet, a trunk made for re-identification, in the form of Intel's `person-reidentification-retail-0277`.
 
-Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, as in Intel's
-`person-reidentification-retail-0277`: instance normalisation of the image and of the first convolution, every
-second block gated by group normalisation of the means (no bottleneck), average pooling between the stages,
-and a depthwise convolution over the whole grid instead of a mean. Its batch normalisations came folded into
-the convolutions, so there are none here.
+Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019. OpenVINO publishes
+Intel's form with its weights. The particulars of this form:
 
-Shapes: N images, C H W.
+* The image and the output of the first convolution are instance-normalised.
+* The gate of every second block is a group normalisation of the channel means, not two small layers.
+* Average pooling stands between the stages.
+* A depthwise convolution over the whole grid takes the place of global average pooling.
+* There is no BatchNorm, because BatchNorm came folded into the convolutions.
+
+Shape legend: N images, C channels, H height, W width, D embedding.
 """
 
 import torch
 from torch import Tensor, nn
 
 NUM_GROUPS = 16
-"""Groups of the normalised gates."""
+"""Groups of channels in the group normalisation of a NormGate."""
 
 
 class LightConv(nn.Sequential):
-    """A pointwise and a depthwise 3 x 3 convolution (section 3.1 of the paper)."""
+    """A pointwise convolution and a depthwise 3 x 3 convolution (section 3.1 of the paper)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -28,7 +31,7 @@ class LightConv(nn.Sequential):
 
 
 class BottleneckGate(nn.Sequential):
-    """Weights of channels from their means by two small layers (section 3.3)."""
+    """Weights of channels, from the channel means by two small layers (section 3.3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -40,9 +43,10 @@ class BottleneckGate(nn.Sequential):
 
 
 class NormGate(nn.Sequential):
-    """Weights of channels from their means, normalised in groups of neighbours.
+    """Weights of channels, from the channel means normalised in groups of neighbouring channels.
 
-    Scale and shift are a convolution, which keeps OpenVINO from carrying the maps to another memory layout.
+    The scale and shift of the normalisation are a convolution, because OpenVINO would otherwise reorder the
+    feature maps in memory.
     """
 
     def __init__(self, channels: int) -> None:
@@ -54,7 +58,10 @@ class NormGate(nn.Sequential):
 
 
 class OsBlock(nn.Module):
-    """Four streams of one to four light convolutions, added through one shared gate, and a residual."""
+    """The sum of four streams, each weighted by the same gate, and a residual.
+
+    The streams have one to four light convolutions (section 3.2 of the paper).
+    """
 
     def __init__(self, channels_in: int, channels_out: int, gate: type[BottleneckGate | NormGate]) -> None:
         super().__init__()
@@ -71,7 +78,10 @@ class OsBlock(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, channels_out, H, W); the gate sees the means of all streams in one batch."""
+        """Return float (N, channels_out, H, W) for float (N, channels_in, H, W).
+
+        The gate is applied once, to the channel means of all four streams as one batch.
+        """
         reduced = self.reduce(maps)
         scales = [self.first(reduced), *(stream(reduced) for stream in self.others)]
         gates = self.gate(torch.cat([scale.mean(dim=(2, 3), keepdim=True) for scale in scales])).chunk(
@@ -105,7 +115,7 @@ def make_stage(channels_in: int, channels_out: int, *, is_last: bool = False) ->
 
 
 def make_head(channels: int, embedding_size: int, height: int, width: int) -> nn.Sequential:
-    """Return what takes (N, C, H, W) to (N, D, 1, 1): a weight for every place, then a linear layer."""
+    """Return the pooling from (N, C, H, W) to (N, D, 1, 1): a weight for each place, then a linear layer."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, (height, width), groups=channels),
         nn.Conv2d(channels, embedding_size, 1),

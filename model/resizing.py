@@ -1,20 +1,23 @@
 """The weights of a network for another input size.
 
 Some weights belong to places of a grid: the relations of RGA's spatial part, the node features of its channel
-part, the depthwise head of OSNet. Others belong to hidden units, whose number is a share of the places'. Both
-are resized, each in its way; relations of channels to channels are of no grid and stay.
+part, and the depthwise head of OSNet. Other weights belong to hidden units, whose number follows from the
+number of places. Relations between channels depend on no grid and stay as they are.
 
-* Weights over places are an image of the grid (in the spatial relations two: the half that meets the
-  transposed affinity, then the one that meets the affinity). It is interpolated and its sum kept, so that the
-  response to a map that is smooth keeps its size.
-* Hidden units have no order, and the mean of two of them means nothing. In the spatial part a larger grid
-  adds fresh units that nothing reads yet (columns of zeros), a smaller one keeps those that are read most and
-  moves the mean of the BatchNorm behind them by what the others gave on average.
-* The channel part sums its units, never negative, in theta times phi and in the mean of the feature. There
-  more units repeat the old ones in turn and fewer are every so-manieth, each counted by how many old ones it
-  stands for: in scale and shift of the BatchNorm before, since ReLU lets a positive factor through.
+* Weights of places form an image of the grid. (The spatial relations form two images: one for the transposed
+  affinity, one for the affinity.) The image is interpolated, and its sum is kept, so that the response to a
+  smooth feature map stays the same.
+* Hidden units of the spatial part have no order, so they cannot be interpolated. For a larger grid, fresh
+  units are added, and the next layer reads them with a weight of 0. For a smaller grid, the units with the
+  largest influence on the next layer are kept. The average output of the dropped units is added to the next
+  layer, by its BatchNorm.
+* Hidden units of the channel part are only summed: in theta times phi, and in the mean of the feature. If the
+  new size has more units, the old ones are repeated in order. If it has fewer, every n-th old unit is kept.
+  Each new unit is weighted by the number of old units that it stands for. The weight goes into the BatchNorm
+  before ReLU, because ReLU lets a positive factor through.
 
-So growing changes nothing but the grid, while shrinking drops units and asks for training.
+A network that grows keeps its function on smooth feature maps. A network that shrinks loses units and needs
+training.
 """
 
 import math
@@ -30,7 +33,7 @@ State = dict[str, Tensor]
 
 
 def bound_grids(network: ReidNetwork) -> dict[str, Grid]:
-    """Return the height and width of the maps that modules are bound to, by the modules' names."""
+    """Return the modules that work for one grid alone: name of the module -> height and width of the grid."""
     grids: dict[str, Grid] = {}
     for name, module in network.named_modules():
         if isinstance(module, RelationAwareGlobalAttention):
@@ -41,12 +44,20 @@ def bound_grids(network: ReidNetwork) -> dict[str, Grid]:
 
 
 def resize_relations(source: ReidNetwork, target: ReidNetwork) -> State:
-    """Return the weights of one network, but for its classifier, for the grids of another.
+    """Resize the weights of a network for another input size.
 
-    What is of the same size is the same tensor.
+    The method is ours; see the module's docstring. A test compares the shipped network at several sizes.
+
+    Args:
+        source: the network with the weights.
+        target: a network of the same layers, built for the other input size.
+
+    Returns:
+        A state dict for ``target``, without the classifier. A weight that keeps its size is the tensor of
+        ``source``, not a copy.
 
     Raises:
-        ValueError: the two differ in more than the size of their grids.
+        ValueError: the networks differ in more than the size of their grids.
     """
     state, wanted = _without_classifier(source), _without_classifier(target)
     grids, new_grids = bound_grids(source), bound_grids(target)
@@ -74,10 +85,14 @@ def resize_relations(source: ReidNetwork, target: ReidNetwork) -> State:
 
 
 def resize_maps(maps: Tensor, grid: Grid) -> Tensor:
-    """Interpolate weights over places (N, C, H, W) to another grid, bilinearly; the sum of each map stays.
+    """Interpolate weights of places bilinearly to another grid, and keep the sum of each map.
 
-    There is no blur against aliasing: weights are no picture, and the shipped head kept more of its
-    embeddings without (cosine 0.90, not 0.79, at 224 x 112).
+    Maps are not blurred against aliasing. Without blur, the embeddings of the shipped head at 224 x 112 had a
+    cosine of 0.90 with the former ones; with blur, 0.79.
+
+    Args:
+        maps: float (N, C, H, W).
+        grid: height and width of the result.
 
     >>> resize_maps(torch.ones(1, 1, 2, 2), (4, 2)).flatten().tolist()
     [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
@@ -97,7 +112,7 @@ def _without_classifier(network: ReidNetwork) -> State:
 
 
 def _resize_spatial(part: RelationAttention, grid: Grid, new_grid: Grid, wanted: State) -> State:
-    """Resize relations (r, 2 x H x W), their r units, and the hidden units that are a share of r."""
+    """Return the weights of a spatial part: relations (r, 2 x H x W), the r units, and the hidden layer."""
     state: State = part.state_dict()
     if not part.has_relations:
         return state
@@ -123,11 +138,11 @@ def _resize_spatial(part: RelationAttention, grid: Grid, new_grid: Grid, wanted:
 
 
 def _resize_channel(part: RelationAttention, grid: Grid, new_grid: Grid, wanted: State) -> State:
-    """Resize the embeddings (parts x e, H x W, 1, 1) of channels, and their e units alike in every part."""
+    """Return the weights of a channel part: embeddings (parts x e, H x W, 1, 1), and the e units of each."""
     state: State = part.state_dict()
     size = len(state["embed.weight"]) // part.num_parts
     new_size = len(wanted["embed.weight"]) // part.num_parts
-    units, counts = _stand_ins(size, new_size)
+    units, counts = _choose_units(size, new_size)
     rows = torch.cat([units + number * size for number in range(part.num_parts)])
     factors = [counts.sqrt()] * part.num_parts
     if part.has_feature:
@@ -144,14 +159,23 @@ def _resize_channel(part: RelationAttention, grid: Grid, new_grid: Grid, wanted:
 
 
 def _most_read(columns: Tensor, means: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Return which units weigh most in columns (outputs, units), and what the others give on average."""
+    """Choose the units with the largest influence on the next layer.
+
+    Args:
+        columns: weights of the next layer (outputs, units).
+        means: average output of each unit (units).
+        number: how many units are kept; all, if there are no more.
+
+    Returns:
+        The kept units in order, and what the dropped units add to each output on average.
+    """
     ranked = (columns.norm(dim=0) * means).argsort(descending=True, stable=True)
     kept, dropped = ranked[:number].sort().values, ranked[number:]
     return kept, columns[:, dropped] @ means[dropped]
 
 
 def _means(state: State, norm: str) -> Tensor:
-    """Return the mean of each unit after BatchNorm and ReLU, if it was distributed normally before."""
+    """Return the mean of each unit after BatchNorm and ReLU, for normally distributed inputs."""
     shift, scale = state[f"{norm}.bias"], state[f"{norm}.weight"].abs() + 1e-12
     ratio = shift / scale
     below = 0.5 * (1 + torch.erf(ratio / math.sqrt(2)))
@@ -162,12 +186,16 @@ def _widened(columns: Tensor, number: int) -> Tensor:
     return nn.functional.pad(columns, (0, number - columns.shape[1]))
 
 
-def _stand_ins(num_old: int, num_new: int) -> tuple[Tensor, Tensor]:
-    """Return for each new unit the old one it is, and how many old ones it stands for; these add up.
+def _choose_units(num_old: int, num_new: int) -> tuple[Tensor, Tensor]:
+    """Choose an old unit for each new unit.
 
-    >>> _stand_ins(2, 3)
+    Returns:
+        The old unit for each new one, and the number of old units that each new one stands for. The numbers
+        add up to ``num_old``.
+
+    >>> _choose_units(2, 3)
     (tensor([0, 0, 1]), tensor([0.5000, 0.5000, 1.0000]))
-    >>> _stand_ins(3, 2)
+    >>> _choose_units(3, 2)
     (tensor([0, 2]), tensor([2., 1.]))
     """
     groups = torch.arange(max(num_old, num_new)) * min(num_old, num_new) // max(num_old, num_new)
@@ -178,6 +206,6 @@ def _stand_ins(num_old: int, num_new: int) -> tuple[Tensor, Tensor]:
 
 
 def _take_norm(state: State, name: str, units: Tensor) -> State:
-    """Return the tensors of a BatchNorm for units that are taken from its own."""
+    """Return the tensors of a BatchNorm for some of its units."""
     names = [f"{name}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")]
     return {key: state[key][units] for key in names}

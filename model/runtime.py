@@ -1,4 +1,4 @@
-"""The two engines that run a network: torch on a GPU (or where it is asked for), OpenVINO on a CPU."""
+"""The engines that run a network: OpenVINO on a CPU, torch on a GPU (and on a CPU if asked for)."""
 
 import copy
 import functools
@@ -31,32 +31,47 @@ Floats = NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """Runs batches through one network; callable from many threads at once."""
+    """Runs crops through one network. Many threads may call it at once."""
 
     name: str
 
     def run(self, pixels: Pixels) -> Floats:
-        """Return embeddings (N, D), not of length 1, for crops of the network's size, uint8 (N, H, W, 3)."""
+        """Embed crops that have the size of the network's input.
+
+        Args:
+            pixels: uint8 (N, H, W, 3) in RGB.
+
+        Returns:
+            float32 (N, D), not of length 1.
+        """
         ...
 
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Say whether the processor computes in bf16 natively (AVX512-BF16 or AMX)."""
+    """Say whether the processor has instructions for bf16 (AVX512-BF16 or AMX)."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_runtime(
     checkpoint: Checkpoint, device: str, precision: str, cache_dir: str | Path | None
 ) -> Runtime:
-    """Choose the engine: CUDA where there is one, else OpenVINO; ``torch-cpu`` is torch on the processor.
+    """Choose the engine for a checkpoint.
 
-    ``auto`` precision is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a processor.
-    A foreign network is run by OpenVINO whatever the device, and in fp32 unless bf16 is asked for: what it
-    loses by that is not known.
+    OpenVINO runs every foreign network, on any device. The precision is then fp32, unless bf16 is asked for
+    and the processor has bf16, because the loss of accuracy in bf16 is unknown.
+
+    Args:
+        checkpoint: the network.
+        device: ``auto`` is CUDA if torch finds a CUDA device, else OpenVINO on the CPU. ``cpu`` is OpenVINO,
+            ``cuda`` is torch on a GPU, ``torch-cpu`` is torch on the CPU.
+        precision: ``auto`` is bf16 if the device has bf16. Otherwise ``auto`` is fp16 on CUDA and fp32 on a
+            CPU. On ``torch-cpu``, ``auto`` is fp32.
+        cache_dir: folder where OpenVINO's graphs are kept, or None.
 
     Raises:
-        RuntimeUnavailable: the device or precision is unknown, or not on this machine.
+        RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
+        CheckpointError: OpenVINO cannot run the network.
     """
     if device not in DEVICES or precision not in PRECISIONS:
         raise RuntimeUnavailable(
@@ -67,15 +82,15 @@ def make_runtime(
         is_bf16 = precision == "bf16" and cpu_has_bf16()
         return OpenVinoRuntime(checkpoint, "bf16" if is_bf16 else "fp32", None)
     if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeUnavailable("device 'cuda' was asked for, and torch sees no CUDA device")
+        raise RuntimeUnavailable("device 'cuda' was asked for, but torch finds no CUDA device")
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return TorchRuntime(checkpoint, "cuda", _cuda_precision(precision))
     if precision == "fp16":
-        raise RuntimeUnavailable("precision 'fp16' needs a CUDA device; a processor runs fp32 or bf16")
+        raise RuntimeUnavailable("precision 'fp16' needs a CUDA device; use fp32 or bf16 on a CPU")
     if device == "torch-cpu":
         return TorchRuntime(checkpoint, "cpu", "fp32" if precision == "auto" else precision)
     if precision == "bf16" and not cpu_has_bf16():
-        raise RuntimeUnavailable("precision 'bf16' was asked for, and this processor does not compute in it")
+        raise RuntimeUnavailable("precision 'bf16' was asked for, but this processor has no bf16; use fp32")
     if precision == "auto":
         precision = "bf16" if cpu_has_bf16() else "fp32"
     return OpenVinoRuntime(checkpoint, precision, cache_dir)
@@ -88,7 +103,7 @@ def _cuda_precision(precision: str) -> str:
 
 
 class TorchRuntime:
-    """The network in torch, channels-last; a crop goes to the device as it is, and is normalised there."""
+    """A network in torch, with the channels last in memory. Crops are normalised on the device."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, precision: str) -> None:
         self.name = f"torch-{device}-{precision}"
@@ -99,7 +114,7 @@ class TorchRuntime:
         self._normalise = checkpoint.preprocess.normalise
 
     def run(self, pixels: Pixels) -> Floats:
-        """Return embeddings (N, D) for pixels (N, H, W, 3)."""
+        """Embed crops, as ``Runtime.run`` says."""
         images = self._normalise(torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2))
         is_mixed = self._dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=is_mixed):
@@ -108,12 +123,14 @@ class TorchRuntime:
 
 
 class OpenVinoRuntime:
-    """The network converted to OpenVINO, one crop at a time.
+    """A network converted to OpenVINO, which runs one crop at a time.
 
-    In bf16 there are two graphs, and the stem's is in fp32: nearly all of MobileNetV2's error came from its
-    stem (cosine with fp32 0.989 at worst, 0.9997 so), and OSNet's is held above 0.999 by it on noise too. A
-    foreign network is one graph, as its stem is not known. A fixed batch of one is faster than a free batch
-    size, even for many crops.
+    A batch of one is used for many crops too, because a graph of any batch size was slower.
+
+    With precision bf16 the network is two graphs: the stem in fp32, the rest in bf16. The reason is that
+    nearly all of MobileNetV2's error came from its stem: the lowest cosine with fp32 was 0.989 with the stem
+    in bf16, and is 0.9997 with the stem in fp32. With the stem in fp32, OSNet stays above 0.999 even on
+    noise. A foreign network is one graph, because its stem is unknown.
     """
 
     def __init__(self, checkpoint: Checkpoint, precision: str, cache_dir: str | Path | None) -> None:
@@ -124,7 +141,7 @@ class OpenVinoRuntime:
         self._requests = threading.local()
 
     def run(self, pixels: Pixels) -> Floats:
-        """Return embeddings (N, D) for pixels (N, H, W, 3)."""
+        """Embed crops, as ``Runtime.run`` says."""
         return np.concatenate([self._run_one(crop) for crop in pixels])
 
     def _run_one(self, crop: Pixels) -> Floats:
@@ -133,7 +150,7 @@ class OpenVinoRuntime:
         maps: NDArray[Any] = crop[None]
         for request in self._requests.own:
             maps = request.infer([maps])[0]
-        return np.array(maps, np.float32)  # a copy: a request owns its output
+        return np.array(maps, np.float32)  # a copy, because the request overwrites its output
 
 
 def _compile(graph: openvino.Model, hint: str) -> openvino.CompiledModel:
@@ -145,7 +162,7 @@ def _compile(graph: openvino.Model, hint: str) -> openvino.CompiledModel:
 
 
 class _Rest(nn.Module):
-    """What follows the stem: the other stages, the pooling and the neck."""
+    """A network without its stem: the other stages, the pooling and the neck."""
 
     def __init__(self, network: ReidNetwork) -> None:
         super().__init__()
@@ -157,7 +174,10 @@ class _Rest(nn.Module):
 
 
 def _converted(checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -> list[openvino.Model]:
-    """Return the graphs, from the cache where they are whole; nothing of a foreign network is converted."""
+    """Return the graphs of a network, from the cache if they are whole there.
+
+    A foreign network is a graph already and is not kept in the cache.
+    """
     if isinstance(checkpoint.contents, ForeignNetwork):
         graph = checkpoint.contents.graph.clone()
         return [_take_pixels(graph, checkpoint.preprocess, is_bgr=checkpoint.card.channels == "bgr")]
@@ -169,7 +189,7 @@ def _converted(checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -
     paths = [cache_dir / f"{name}-{part}.xml" for part in parts]
     try:
         graphs = [openvino_core().read_model(path) for path in paths]
-    except RuntimeError:  # not there yet, or torn by a full disk, say: it can be derived again
+    except RuntimeError:  # not in the cache, or torn there
         graphs = convert_all(checkpoint)
         for graph, path in zip(graphs, paths, strict=True):
             _save(graph, path)
@@ -194,7 +214,7 @@ def _on_images(checkpoint: Checkpoint, module: nn.Module) -> openvino.Model:
 
 
 def _take_pixels(graph: openvino.Model, preprocess: Preprocess, *, is_bgr: bool = False) -> openvino.Model:
-    """Let a graph read what Pillow has, uint8 (1, H, W, 3) in RGB, and normalise it."""
+    """Let a graph take pixels as Pillow has them, uint8 (1, H, W, 3) in RGB, and normalise them."""
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(Layout("NHWC"))
     steps.input().model().set_layout(Layout("NCHW"))
@@ -206,7 +226,7 @@ def _take_pixels(graph: openvino.Model, preprocess: Preprocess, *, is_bgr: bool 
 
 
 def _take_channels_last(graph: openvino.Model) -> openvino.Model:
-    """Let a graph read maps as OpenVINO computes them, (1, H, W, C)."""
+    """Let a graph take feature maps in the layout that OpenVINO computes in, (1, H, W, C)."""
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_layout(Layout("NHWC"))
     steps.input().model().set_layout(Layout("NCHW"))
@@ -214,7 +234,7 @@ def _take_channels_last(graph: openvino.Model) -> openvino.Model:
 
 
 def _save(graph: openvino.Model, path: Path) -> None:
-    """Write the .bin, then the .xml that makes it visible, each by a rename."""
+    """Write the .bin, and then the .xml, without which nobody reads the .bin. Each is renamed into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     openvino.save_model(graph, temporary, compress_to_fp16=False)
@@ -255,10 +275,15 @@ def _split_attention(module: nn.Module) -> nn.Module:
 
 
 def convert(module: nn.Module, shape: Sequence[int]) -> openvino.Model:
-    """Convert a torch module to an OpenVINO graph for one input (1, *shape)."""
+    """Convert a module of torch to a graph of OpenVINO.
+
+    Args:
+        module: any module with one input and one output.
+        shape: of the input, without the batch size, which is 1.
+    """
     example = torch.zeros(1, *shape)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the converter's own use of torch.jit
-        warnings.simplefilter("ignore", TracerWarning)  # torch asks for sizes, which are fixed here
+        warnings.simplefilter("ignore", FutureWarning)  # the converter uses torch.jit
+        warnings.simplefilter("ignore", TracerWarning)  # warns of fixed shapes, which are wanted
         traced = _split_attention(module.eval())
         return openvino.convert_model(traced, example_input=example, input=[1, *shape])

@@ -140,21 +140,21 @@ def test_the_parts_are_applied_in_their_order(order: str) -> None:
     assert all((expected[order] - other).abs().max() > 1e-4 for other in others)
 
 
-def test_attention_sees_what_its_ablation_says() -> None:
+def test_attention_has_the_inputs_that_its_ablation_says() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 8, 4, 3)
-    alone = RelationAwareGlobalAttention(8, 4, 3, channel=False, sees="feature").eval()
+    alone = RelationAwareGlobalAttention(8, 4, 3, channel=False, inputs="feature").eval()
     with torch.inference_mode():
         before = alone.spatial(x)  # type: ignore[misc]
         moved = x.clone()
         moved[:, :, 0, 0] += 1
         changed = (alone.spatial(moved) - before).abs().amax(dim=(0, 1))  # type: ignore[misc]
     assert changed[0, 0] > 0
-    assert changed.sum() == changed[0, 0]  # a place sees its own feature and no other
+    assert changed.sum() == changed[0, 0]  # the attention to a place depends on its own feature alone
     symmetric = RelationAwareGlobalAttention(8, 4, 3, is_symmetric=True)
     full = RelationAwareGlobalAttention(8, 4, 3)
     assert sum(p.numel() for p in symmetric.parameters()) < sum(p.numel() for p in full.parameters())
-    with pytest.raises(ValueError, match="sees both, relations or feature"):
-        RelationAwareGlobalAttention(8, 4, 3, sees="all")
+    with pytest.raises(ValueError, match="inputs is both, relations or feature"):
+        RelationAwareGlobalAttention(8, 4, 3, inputs="all")
     with pytest.raises(ValueError, match="spatial_first, channel_first or parallel"):
         RelationAwareGlobalAttention(8, 4, 3, order="sideways")

@@ -170,7 +170,7 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"num_identities": 5}, r"classifier.weight is \(4, 64\), not \(5, 64\)"),
         ({"num_identities": 10**9}, "classifier.weight"),
         ({"num_identities": 10**30}, "num_identities must be less than or equal to"),
-        ({"embedding_size": 128}, "says 128 dimensions, tiny has 64"),
+        ({"embedding_size": 128}, "says 128 dimensions, but tiny has 64"),
         ({"embedding_size": 10**30}, "embedding_size must be less than or equal to"),
         ({"channels": "bgr"}, "channels must be rgb, or bgr if it is foreign"),
         ({"verification": []}, "verification must be an object"),

@@ -86,10 +86,10 @@ def test_the_same_size_is_the_same_to_the_last_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("grid", [(24, 8), (16, 12), (32, 16), (17, 9)])
-@pytest.mark.parametrize("sees", ["both", "relations", "feature"])
-def test_a_larger_grid_makes_the_same_attention_of_smooth_maps(grid: Grid, sees: str) -> None:
-    network = attention_network((16, 8), sees=sees)
-    larger = resized(network, attention_network(grid, seed=1, sees=sees))
+@pytest.mark.parametrize("inputs", ["both", "relations", "feature"])
+def test_a_larger_grid_makes_the_same_attention_of_smooth_maps(grid: Grid, inputs: str) -> None:
+    network = attention_network((16, 8), inputs=inputs)
+    larger = resized(network, attention_network(grid, seed=1, inputs=inputs))
     found = attention_maps(larger, smooth(grid, 2), (16, 8))
     wanted = attention_maps(network, smooth((16, 8), 2), (16, 8))
     spread = [float((maps - maps.mean()).abs().mean()) for maps in wanted]

@@ -45,7 +45,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ReidDataset:
 def make_learner(recipe: Recipe, teacher: NetworkTeacher | None = None, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     network = build_network("tiny", height=64, width=32, num_identities=4)
-    network.recomputes = recipe.recomputes
+    network.gradient_checkpointing = recipe.recomputes
     learner = Learner(recipe, network, teacher, CPU)
     learner.train()
     return learner

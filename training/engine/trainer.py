@@ -158,7 +158,7 @@ class Trainer:
             initial.load_into(network)
         if recipe.only_attention:
             freeze_all_but_attention(network)
-        network.recomputes = recipe.recomputes
+        network.gradient_checkpointing = recipe.recomputes
         moved: ReidNetwork = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return moved
 
