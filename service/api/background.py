@@ -28,6 +28,8 @@ TICK_S = 0.5
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 
+RUNS_AGAIN = "background task failed, it runs again"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -143,19 +145,10 @@ class Background:
             try:
                 task.work()
                 reason = ""
+            except (ServiceError, SQLAlchemyError, OSError) as error:
+                if reason != (reason := f"{type(error).__name__}: {error}"):
+                    logger.warning(RUNS_AGAIN, task=task.name, reason=reason)
             except Exception as error:
                 if reason != (reason := f"{type(error).__name__}: {error}"):
-                    _log_failure(task, error, reason)
+                    logger.exception(RUNS_AGAIN, task=task.name)
             task.wake.wait(task.every_s)
-
-
-def _log_failure(task: Task, error: Exception, reason: str) -> None:
-    """Log a failure of a task: an expected one as a warning, any other with its traceback."""
-    is_expected = isinstance(error, ServiceError | SQLAlchemyError | OSError)
-    logger.log(
-        logging.WARNING if is_expected else logging.ERROR,
-        "background task failed, it runs again",
-        task=task.name,
-        reason=reason,
-        exc_info=None if is_expected else error,
-    )
