@@ -40,7 +40,7 @@ RECIPE = replace(
     teacher_relations_weight=0.2,
     min_images_per_identity=2,
     teacher_weight=0.2,
-    recomputes=True,
+    gradient_checkpointing=True,
 )
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import openvino
 import pytest
@@ -45,7 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ReidDataset:
 def make_learner(recipe: Recipe, teacher: NetworkTeacher | None = None, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     network = build_network("tiny", height=64, width=32, num_identities=4)
-    network.gradient_checkpointing = recipe.recomputes
+    network.gradient_checkpointing = recipe.gradient_checkpointing
     learner = Learner(recipe, network, teacher, CPU)
     learner.train()
     return learner
@@ -81,7 +82,7 @@ def test_accumulated_batches_make_the_mean_of_their_gradients() -> None:
 
 
 def test_recomputing_changes_no_number() -> None:
-    plain, saving = make_learner(PLAIN), make_learner(replace(PLAIN, recomputes=True))
+    plain, saving = make_learner(PLAIN), make_learner(replace(PLAIN, gradient_checkpointing=True))
     for seed in range(3):
         outcomes = [learner.train_step(make_batch(seed)) for learner in (plain, saving)]
         assert outcomes[0] == outcomes[1]
@@ -92,7 +93,7 @@ def test_recomputing_changes_no_number() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_lower_precision_trains_as_fp32_does_but_for_rounding(precision: str) -> None:
+def test_lower_precision_trains_as_fp32_does_but_for_rounding(precision: Any) -> None:
     lower, full = make_learner(replace(PLAIN, precision=precision)), make_learner(PLAIN)
     losses = [[learner.train_step(make_batch(1)).losses["loss"] for learner in (lower, full)]]
     for learner in (lower, full):
@@ -316,7 +317,7 @@ def test_an_epoch_ends_with_an_update_even_when_its_last_batches_are_fewer(
     dataset: ReidDataset, tmp_path: Path
 ) -> None:
     recipe = replace(tiny(), num_epochs=1, accumulation_steps=3, identities_per_batch=2)
-    recipe = replace(recipe, epoch_draws="identities")
+    recipe = replace(recipe, sampler="identities")
     Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert len(lines) == 4

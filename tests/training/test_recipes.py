@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from training.data.datasets import Sample
 from training.data.samplers import IdentitySampler
 from training.engine.optimizers import learning_rate, make_optimizer
 from training.recipes.named import RECIPES, find_recipe, tiny
-from training.recipes.recipe import CHOICES, Recipe
+from training.recipes.recipe import AutoAugmentPolicy, Recipe
 
 PAPER = [
     "cuhk03_labeled_rga_sc_resnet50",
@@ -44,7 +44,7 @@ def test_the_papers_recipe_has_the_numbers_of_its_authors(name: str) -> None:
     assert recipe.architecture == "rga_sc_resnet50"
     assert (recipe.height, recipe.width) == (256, 128)
     assert (recipe.identities_per_batch, recipe.images_per_identity) == (16, 4)
-    assert (recipe.epoch_draws, recipe.num_epochs, recipe.accumulation_steps) == ("identities", 600, 1)
+    assert (recipe.sampler, recipe.num_epochs, recipe.accumulation_steps) == ("identities", 600, 1)
     assert (recipe.translation_probability, recipe.translation_scale) == (0.5, 1.125)
     assert (recipe.flip_probability, recipe.erasing_probability, recipe.crop_padding) == (0.5, 0.5, 0)
     assert (recipe.auto_augment, recipe.jitter_brightness, recipe.jitter_hue) == ("none", 0, 0)
@@ -127,7 +127,7 @@ def test_an_older_recipe_file_means_what_it_meant(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps(older))
     recipe = find_recipe(str(tmp_path / "recipe.json"))
     assert recipe == find_recipe("market1501_rga_sc_osnet")
-    assert (recipe.optimizer, recipe.schedule, recipe.epoch_draws) == ("adam", "cosine", "images")
+    assert (recipe.optimizer, recipe.schedule, recipe.sampler) == ("adam", "cosine", "images")
     assert learning_rate(recipe, 0.05) == pytest.approx(5e-4 * (0.01 + 0.99 / 2))
     assert learning_rate(recipe, 0.55) == pytest.approx(5e-4 / 2)
 
@@ -139,14 +139,34 @@ def test_a_recipe_comes_back_from_its_file(tmp_path: Path, name: str) -> None:
     assert find_recipe(str(tmp_path / "recipe.json")) == recipe
 
 
+def test_fields_may_have_the_names_that_they_had_before(tmp_path: Path) -> None:
+    values = asdict(tiny())
+    del values["gradient_checkpointing"], values["sampler"]
+    values |= {"recomputes": True, "epoch_draws": "identities", "warmup_epochs": 1}
+    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    recipe = find_recipe(str(tmp_path / "recipe.json"))
+    assert recipe == replace(tiny(), gradient_checkpointing=True, sampler="identities")
+
+
+def test_every_problem_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"name": "short", "num_epochs": 1}')
+    with pytest.raises(ValueError, match="architecture is missing; height is missing; width is missing"):
+        find_recipe(str(tmp_path / "recipe.json"))
+
+
 BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"num_epochs": 0}, "num_epochs"),
     ({"num_epochs": 1.5}, "num_epochs"),
-    ({"flip_probability": 1.5}, "flip_probability"),
+    ({"flip_probability": 1.5}, "flip_probability of the recipe is 1.5; must be less than or equal to 1"),
     ({"learning_rate": -1}, "learning_rate"),
     ({"learning_rate": 0}, "learning_rate"),
     ({"learning_rate": float("nan")}, "learning_rate"),
     ({"weight_decay": "much"}, "weight_decay"),
+    ({"num_epochs": 0, "optimizer": "lion"}, "num_epochs of .*; optimizer of "),
+    ({"pooling": "max"}, "pooling of the recipe is 'max'; there are average, gem"),
+    ({"milestones": [20, 20]}, r"milestones of the recipe is \[20, 20\]; must rise"),
+    ({"seed": True}, "seed of the recipe is True; must be a valid integer"),
+    ({"epoch_draws": "people"}, "sampler of the recipe is 'people'; there are images, identities"),
     ({"images_per_identity": 1}, "at least 2"),
     ({"learning_rte": 0.1}, "unknown learning_rte"),
     ({"optimizer": "lion"}, "optimizer of the recipe is 'lion'; there are adam, adamw, sgd"),
@@ -188,7 +208,7 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
-def test_each_optimiser_takes_the_recipes_numbers_and_what_trains(name: str, kind: type) -> None:
+def test_each_optimiser_takes_the_recipes_numbers_and_what_trains(name: Any, kind: type) -> None:
     recipe = replace(tiny(), optimizer=name, learning_rate=0.2, weight_decay=0.01, momentum=0.8)
     moving, frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
     optimizer = make_optimizer(recipe, [moving, frozen])
@@ -262,7 +282,7 @@ def test_each_jitter_changes_colours_by_its_strength(kind: str) -> None:
 
 
 def test_the_choices_are_all_built() -> None:
-    assert set(CHOICES["auto_augment"]) == {"none", *POLICIES}
+    assert set(get_args(AutoAugmentPolicy)) == {"none", *POLICIES}
 
 
 def test_what_happens_to_a_crop_depends_on_its_place_in_the_epoch_alone(tmp_path: Path) -> None:

@@ -110,6 +110,22 @@ def test_a_torn_state_never_replaces_a_good_one(people: Path, tmp_path: Path) ->
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["epoch"] == 3
 
 
+def test_a_run_is_resumed_whose_recipe_has_the_names_and_numbers_of_an_older_version(
+    people: Path, tmp_path: Path
+) -> None:
+    dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=1)
+    Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    values = json.loads(state["recipe"])
+    del values["gradient_checkpointing"], values["sampler"], values["compatible_scale"]
+    values |= {"recomputes": False, "epoch_draws": "images", "warmup_epochs": 1}
+    torch.save({**state, "recipe": json.dumps(values)}, tmp_path / "state.pt")
+    Trainer(recipe, dataset, tmp_path).fit(resume=True)
+    torch.save({**state, "recipe": json.dumps({**values, "newer": 1})}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match="another recipe"):
+        Trainer(recipe, dataset, tmp_path).fit(resume=True)
+
+
 def test_a_run_is_not_resumed_with_another_recipe_teacher_or_data(people: Path, tmp_path: Path) -> None:
     dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=1)
     Trainer(recipe, dataset, tmp_path, num_workers=0).fit()

@@ -14,7 +14,7 @@ from training.engine import distributed
 from training.engine.errors import TrainingError
 from training.engine.run_state import writing
 from training.engine.trainer import STATE_FILE
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, parse_recipe
 from training.weights.initial import find_initial
 
 ROW_FILE = "row.json"
@@ -120,7 +120,10 @@ def find_row(
 def _read_metrics(path: Path, made_with: dict[str, Any]) -> dict[str, float]:
     try:
         values: Any = json.loads(path.read_text())
-        others = [name for name in made_with if values["made_with"][name] != made_with[name]]
+        before = values["made_with"]
+        recipe = parse_recipe(json.dumps(before["recipe"]), str(path))
+        before["recipe"] = json.loads(recipe.to_json())  # whose fields may have had older names
+        others = [name for name in made_with if before[name] != made_with[name]]
         metrics = {name: float(value) for name, value in values["metrics"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise TrainingError(

@@ -34,7 +34,7 @@ from training.engine.optimizers import learning_rate
 from training.engine.progress import Meter, explain_dead_workers, progress_bar
 from training.engine.run_log import RunLog
 from training.engine.run_state import load_state, save_state, writing
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, parse_recipe
 from training.weights.initial import Initial, freeze_all_but_attention
 from training.weights.teachers import Teacher
 
@@ -140,7 +140,7 @@ class Trainer:
                 recipe.identities_per_batch,
                 recipe.images_per_identity,
                 seed=recipe.seed,
-                draws=recipe.epoch_draws,
+                draws=recipe.sampler,
             )
         except ValueError as error:
             raise TrainingError(f"{self.dataset.root} is too small for {recipe.name}: {error}") from error
@@ -158,7 +158,7 @@ class Trainer:
             initial.load_into(network)
         if recipe.only_attention:
             freeze_all_but_attention(network)
-        network.gradient_checkpointing = recipe.recomputes
+        network.gradient_checkpointing = recipe.gradient_checkpointing
         moved: ReidNetwork = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return moved
 
@@ -270,7 +270,11 @@ class Trainer:
 
     def _load_state(self, path: Path) -> None:
         state = load_state(path)
-        if state["recipe"] != self.recipe.to_json():
+        try:
+            is_same_recipe = parse_recipe(state["recipe"], str(path)) == self.recipe
+        except ValueError:  # of a version that has other fields
+            is_same_recipe = False
+        if not is_same_recipe:
             raise TrainingError(f"{self.output} holds a run of another recipe: see its {RECIPE_FILE}")
         if state["crops"] != self._fingerprint():
             raise TrainingError(f"{self.output} holds a run on other crops than those of {self.dataset.root}")

@@ -1,15 +1,13 @@
 """Recipes by name: the networks that ship, those of the RGA paper, and one for tests."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from model.card import Card
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, parse_recipe
 
 
 def market1501_rga_sc_mobilenet_v2() -> Recipe:
@@ -61,7 +59,7 @@ def market1501_rga_sc_osnet_224() -> Recipe:
         width=112,
         num_epochs=20,
         identities_per_batch=8,
-        epoch_draws="identities",
+        sampler="identities",
         learning_rate=5e-4,
         warmup_epochs=0.1,
         weight_decay=0.0,
@@ -116,7 +114,7 @@ def _paper(name: str) -> Recipe:
         num_epochs=600,
         identities_per_batch=16,
         images_per_identity=4,
-        epoch_draws="identities",
+        sampler="identities",
         optimizer="adam",
         learning_rate=8e-4,
         weight_decay=5e-4,
@@ -155,7 +153,7 @@ def finetune() -> Recipe:
         num_epochs=15,
         identities_per_batch=8,
         images_per_identity=4,
-        epoch_draws="identities",
+        sampler="identities",
         min_images_per_identity=2,
         learning_rate=1e-4,
         warmup_epochs=1.0,
@@ -234,15 +232,7 @@ def find_recipe(name: str) -> Recipe:
     if not name.endswith(".json"):
         raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}, or give a recipe.json")
     try:
-        values: Any = json.loads(Path(name).read_text())
+        text = Path(name).read_text()
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as a recipe: {error}") from error
-    known = {f.name for f in fields(Recipe)}
-    if not isinstance(values, dict) or (unknown := sorted(set(values) - known)):
-        raise ValueError(
-            f"{name} is not a recipe: unknown {', '.join(unknown) if isinstance(values, dict) else ''}"
-        )
-    try:
-        return Recipe(**values)
-    except TypeError as error:
-        raise ValueError(f"{name} is not a recipe: {error}") from error
+    return parse_recipe(text, name)

@@ -1,157 +1,124 @@
-"""Every number of a training run, validated. A run writes its own as recipe.json."""
+"""The recipe of a training run: every number of the run, validated. Each run writes its recipe.json."""
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from model.layers import POOLINGS
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "pooling": POOLINGS,
-    "epoch_draws": ("images", "identities"),
-    "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("cosine", "step"),
-    "schedule_per": ("step", "epoch"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "triplet": ("hard", "soft", "none"),
-    "auto_augment": ("none", "auto_augment", "rand_augment", "trivial_augment", "aug_mix"),
-}
-"""What each field that is a word may say."""
+AutoAugmentPolicy = Literal["none", "auto_augment", "rand_augment", "trivial_augment", "aug_mix"]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
-_COUNTS = {
-    "height": 1,
-    "width": 1,
-    "num_epochs": 1,
-    "identities_per_batch": 1,
-    "images_per_identity": 1,
-    "min_images_per_identity": 1,
-    "accumulation_steps": 1,
-    "crop_padding": 0,
-    "num_held_out": 0,
-    "evaluate_every": 0,
-    "seed": 0,
-}
-_FRACTIONS = (
-    "milestone_factor",
-    "warmup_start_factor",
-    "momentum",
-    "ema_decay",
-    "label_smoothing",
-    "circle_margin",
-    "centre_rate",
-    "flip_probability",
-    "translation_probability",
-    "erasing_probability",
-    "auto_augment_probability",
-)
-_NOT_NEGATIVE = (
-    "weight_decay",
-    "warmup_epochs",
-    "identity_weight",
-    "triplet_margin",
-    "circle_weight",
-    "circle_scale",
-    "centre_weight",
-    "teacher_weight",
-    "teacher_relations_weight",
-    "compatible_weight",
-    "compatible_scale",
-    "jitter_brightness",
-    "jitter_contrast",
-    "jitter_saturation",
-)
+_OLD_NAMES = {"recomputes": "gradient_checkpointing", "epoch_draws": "sampler"}
+"""Names that fields had in recipe.json before they were renamed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _check_pooling(pooling: str) -> str:
+    if pooling not in POOLINGS:
+        raise ValueError(f"there are {', '.join(POOLINGS)}")
+    return pooling
+
+
+def _check_order(epochs: tuple[int, ...]) -> tuple[int, ...]:
+    if list(epochs) != sorted(set(epochs)):
+        raise ValueError("must rise from each epoch to the next")
+    return epochs
+
+
+Milestones = Annotated[tuple[Count, ...], Strict(strict=False), AfterValidator(_check_order)]
+"""Epochs in rising order, also as a list, because JSON has no tuples."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Recipe:
-    """How a network is trained. Probabilities are 0-1, sizes in pixels; a weight or probability of 0 is off.
+    """How a network is trained.
 
-    A field added later has a default that keeps what older recipe.json files meant.
+    Probabilities are 0-1 and sizes are in pixels. A weight or a probability of 0 turns its
+    loss or change off. A field that is added later gets a default with which an older recipe.json means what
+    it meant.
 
     Raises:
-        ValueError: a value is out of its range, or two of them contradict each other.
+        ValueError: a value has another type or is out of its range, or two values contradict each other.
     """
 
     name: str
     architecture: str
-    height: int
-    width: int
-    num_epochs: int
-    pooling: str = "average"
+    height: Count
+    width: Count
+    num_epochs: Count
+    pooling: Annotated[str, AfterValidator(_check_pooling)] = "average"
     follows_initial: bool = False  # architecture, input size and pooling are those of --init
-    only_attention: bool = False  # train the RGA modules and the classifier, nothing else
+    only_attention: bool = False  # train the RGA modules and the classifier alone
     frozen_neck_statistics: bool = False
-    recomputes: bool = False  # each stage again on the way back: less memory, more time
-    seed: int = 0
+    gradient_checkpointing: bool = False  # each stage twice: less memory, more time
+    seed: CountOrZero = 0
     # batches
-    identities_per_batch: int = 16  # P
-    images_per_identity: int = 4  # K
-    epoch_draws: str = "images"  # all images in an epoch, or each identity once with K of its images
-    min_images_per_identity: int = 1  # identities with fewer are left out
-    num_held_out: int = 0  # training identities kept apart, to judge by
-    evaluate_every: int = 0  # epochs between two judgements by the held-out identities, for best.safetensors
+    identities_per_batch: Count = 16  # P
+    images_per_identity: Count = 4  # K
+    sampler: Literal["images", "identities"] = "images"  # an epoch is all images, or K of each identity
+    min_images_per_identity: Count = 1  # identities with fewer are left out
+    num_held_out: CountOrZero = 0  # training identities that are not trained on, for evaluate_every
+    evaluate_every: CountOrZero = 0  # epochs between two evaluations that choose best.safetensors
     # steps
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 5e-4
-    momentum: float = 0.9  # of SGD
-    schedule: str = "cosine"
-    schedule_per: str = "step"  # the rate moves with every step, or is the same for a whole epoch
-    warmup_epochs: float = 1.0
-    warmup_start_factor: float = 0.01
-    milestones: tuple[int, ...] = ()  # epochs at which the step schedule multiplies the rate
-    milestone_factor: float = 0.5
-    accumulation_steps: int = 1  # batches whose gradients make one step
-    precision: str = "auto"  # bf16 where the device computes in it, else fp16 on CUDA and fp32 on a processor
-    ema_decay: float = 0.999
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NotNegative = 5e-4
+    momentum: Fraction = 0.9  # of SGD
+    schedule: Literal["cosine", "step"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "step"  # how often the learning rate changes
+    warmup_epochs: NotNegative = 1.0
+    warmup_start_factor: Fraction = 0.01  # of the learning rate, in the first step
+    milestones: Milestones = ()  # epochs at which the step schedule multiplies the rate
+    milestone_factor: Fraction = 0.5
+    accumulation_steps: Count = 1  # batches whose gradients make one step
+    # "auto" is bf16 on a device that computes in it; otherwise fp16 on CUDA and fp32 on a CPU
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    ema_decay: Fraction = 0.999
     # losses
-    identity_weight: float = 1.0
-    label_smoothing: float = 0.1
-    triplet: str = "hard"
-    triplet_margin: float = 0.3
-    circle_weight: float = 0.0
-    circle_margin: float = 0.25
-    circle_scale: float = 64.0
-    centre_weight: float = 0.0
-    centre_rate: float = 0.5
-    teacher_weight: float = 20.0
-    teacher_relations_weight: float = 0.0
-    compatible_weight: float = 1.0  # of an old network's classifier; at 0 it is measured alone
-    compatible_scale: float = 16.0  # of that classifier's cosines
+    identity_weight: NotNegative = 1.0
+    label_smoothing: Fraction = 0.1
+    triplet: Literal["hard", "soft", "none"] = "hard"
+    triplet_margin: NotNegative = 0.3
+    circle_weight: NotNegative = 0.0
+    circle_margin: Fraction = 0.25
+    circle_scale: NotNegative = 64.0
+    centre_weight: NotNegative = 0.0
+    centre_rate: Fraction = 0.5
+    teacher_weight: NotNegative = 20.0
+    teacher_relations_weight: NotNegative = 0.0
+    compatible_weight: NotNegative = 1.0  # of the influence loss; at 0 compatibility is only measured
+    compatible_scale: NotNegative = 16.0  # of the cosines in the influence loss
     # augmentation
-    flip_probability: float = 0.5
-    crop_padding: int = 8
-    translation_probability: float = 0.0
-    translation_scale: float = 1.125
-    auto_augment: str = "none"
-    auto_augment_probability: float = 1.0
-    jitter_brightness: float = 0.0
-    jitter_contrast: float = 0.0
-    jitter_saturation: float = 0.0
-    jitter_hue: float = 0.0
-    erasing_probability: float = 0.5
+    flip_probability: Fraction = 0.5
+    crop_padding: CountOrZero = 8
+    translation_probability: Fraction = 0.0
+    translation_scale: Annotated[float, Field(ge=1)] = 1.125
+    auto_augment: AutoAugmentPolicy = "none"
+    auto_augment_probability: Fraction = 1.0
+    jitter_brightness: NotNegative = 0.0
+    jitter_contrast: NotNegative = 0.0
+    jitter_saturation: NotNegative = 0.0
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erasing_probability: Fraction = 0.5
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} of the recipe is {getattr(self, name)!r}; there are {', '.join(allowed)}"
-                )
-        for name, smallest in _COUNTS.items():
-            value = getattr(self, name)
-            _check(name, value, type(value) is int and value >= smallest)
-        for name in ("follows_initial", "only_attention", "frozen_neck_statistics", "recomputes"):
-            _check(name, getattr(self, name), isinstance(getattr(self, name), bool))
-        for name in _FRACTIONS:
-            self._check_number(name, 0, 1)
-        for name in _NOT_NEGATIVE:
-            self._check_number(name, 0, math.inf)
-        self._check_number("jitter_hue", 0, 0.5)
-        self._check_number("translation_scale", 1, math.inf)
-        self._check_number("learning_rate", 0, math.inf)
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0)
-        self._check_together()
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones belong to the step schedule, the recipe's is {self.schedule}")
+        if min(self.identities_per_batch, self.images_per_identity) < 2:
+            raise ValueError("a batch needs at least 2 identities with 2 images each to mine triplets")
+        if self.evaluate_every and not self.num_held_out:
+            raise ValueError(
+                "evaluate_every needs num_held_out: identities that are not trained on, to evaluate by"
+            )
+        return self
 
     @property
     def batch_size(self) -> int:
@@ -162,24 +129,46 @@ class Recipe:
         """Return the recipe as readable JSON."""
         return json.dumps(asdict(self), indent=2)
 
-    def _check_number(self, name: str, smallest: float, largest: float) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        _check(name, value, is_number and smallest <= value <= largest)
 
-    def _check_together(self) -> None:
-        milestones = self.milestones
-        is_list = isinstance(milestones, list | tuple) and all(type(epoch) is int for epoch in milestones)
-        _check("milestones", milestones, is_list and list(milestones) == sorted({0, *milestones} - {0}))
-        object.__setattr__(self, "milestones", tuple(milestones))  # JSON has lists only
-        if milestones and self.schedule != "step":
-            raise ValueError(f"milestones belong to the step schedule, the recipe's is {self.schedule}")
-        if min(self.identities_per_batch, self.images_per_identity) < 2:
-            raise ValueError("a batch needs at least 2 identities with 2 images each to mine triplets")
-        if self.evaluate_every and not self.num_held_out:
-            raise ValueError("evaluate_every needs num_held_out: people who are not trained on, to judge by")
+def parse_recipe(text: str, source: str) -> Recipe:
+    """Read a recipe from its JSON, in which fields may have the names of older versions.
+
+    Args:
+        text: the JSON of the recipe.
+        source: name of the file, for the message of an error.
+
+    Raises:
+        ValueError: the text is no JSON object, or a field is missing, unknown, of another type or out of its
+            range. The message names the field.
+    """
+    try:
+        values: Any = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{source} cannot be read as a recipe: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is not a recipe: a recipe is a JSON object")  # noqa: TRY004 - of a file
+    for name in _OLD_NAMES.keys() & values.keys():
+        values[_OLD_NAMES[name]] = values.pop(name)
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        raise ValueError(f"{source} is not a recipe: {_in_words(error)}") from error
 
 
-def _check(name: str, value: object, is_valid: bool) -> None:
-    if not is_valid:
-        raise ValueError(f"{name} of the recipe is out of range: {value!r}")
+def _in_words(error: ValidationError) -> str:
+    """Say what is wrong with each field, such as ``seed of the recipe is -1: must be ...``."""
+    return "; ".join(map(_describe_problem, error.errors(include_url=False)))
+
+
+def _describe_problem(problem: ErrorDetails) -> str:
+    name, cause = ".".join(map(str, problem["loc"])), problem["msg"]
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown {name}"
+    cause = cause.removeprefix("Value error, ").replace("Input should", "must", 1)
+    if not name:  # two fields contradict each other, and the message names them
+        return cause
+    if problem["type"] == "literal_error":
+        cause = "there are " + problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    return f"{name} of the recipe is {problem['input']!r}; {cause}"
