@@ -7,7 +7,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
-from service.gallery.selection import Selection, conditions
+from service.gallery.conditions import conditions
+from service.gallery.selection import Selection
 from service.store.changes import Transaction
 from service.store.database import pages
 from service.store.doomed import mark_doomed

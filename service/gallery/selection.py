@@ -1,130 +1,98 @@
-"""A selection of items in terms of the API, as a filter of the index and as conditions in SQL."""
+"""The filters that select items: the one definition of their fields.
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+Requests read these fields from a form, a query or JSON, and commands from their options. The module
+`conditions` translates a selection for the index and for SQL.
+"""
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from typing import Annotated, Self
 
-from service.index import Filter, Sighting
-from service.store.tables import Attribute, Identity, Item
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from service.errors import Fault, InvalidRequest
+from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
+
+MAX_NAMES = 1000
+MAX_SECONDS = 1e9
+
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which items are selected: an item must meet every field that is not empty.
+def _as_list(value: object) -> object:
+    """Return a list for a single value, and leave out empty values."""
+    if isinstance(value, str):
+        value = [value]
+    return [one for one in value if one != ""] if isinstance(value, list) else value
 
-    `Filter` says whether an item without a camera, track or time meets a field.
+
+def _is_pair(value: str) -> str:
+    name, equals, _ = value.partition("=")
+    if not name or not equals:
+        raise ValueError("expected name=value")
+    return value
+
+
+Names = Annotated[list[Name], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)]
+AttributePairs = Annotated[
+    list[Annotated[Name, AfterValidator(_is_pair)]], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)
+]
+
+
+class Selection(BaseModel):
+    """Which items are selected. An item must meet every field; a field with its default is no condition.
+
+    An item without a camera never meets `camera_id` and always meets `exclude_camera_id`; the same holds for
+    tracks. An item without a time meets neither `captured_after` nor `captured_before`, and always meets
+    `exclude_same_camera_s`.
+
+    Raises:
+        InvalidRequest: no time lies between `captured_after` and `captured_before`, or only some of the last
+            three fields are given.
     """
 
-    camera_ids: frozenset[str] = frozenset()
-    excluded_camera_ids: frozenset[str] = frozenset()
-    captured_after: datetime | None = None
-    """At this time or later."""
-    captured_before: datetime | None = None
-    """Before this time."""
-    identity_ids: frozenset[str] = frozenset()
-    excluded_identity_ids: frozenset[str] = frozenset()
-    track_ids: frozenset[str] = frozenset()
-    excluded_track_ids: frozenset[str] = frozenset()
-    attributes: frozenset[tuple[str, str]] = field(default=frozenset())
-    """Attributes, as names and values, that the identity of the item must all have."""
-    excluded_sighting: Sighting | None = None
-    """Items of this camera near this time are not selected."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-def to_filter(session: Session, selection: Selection) -> Filter:
-    """Return the selection as a filter of the index; the filter has keys instead of identity ids."""
-    keys: frozenset[int] | None = None
-    if selection.identity_ids:
-        keys = _keys(session, selection.identity_ids)
-    if selection.attributes:
-        described = frozenset(session.scalars(described_keys(selection.attributes)))
-        keys = described if keys is None else keys & described
-    excluded = selection.excluded_identity_ids
-    return Filter(
-        camera_ids=selection.camera_ids,
-        excluded_camera_ids=selection.excluded_camera_ids,
-        captured_after=selection.captured_after,
-        captured_before=selection.captured_before,
-        identity_keys=keys,
-        excluded_identity_keys=_keys(session, excluded) if excluded else frozenset(),
-        track_ids=selection.track_ids,
-        excluded_track_ids=selection.excluded_track_ids,
-        excluded_sighting=selection.excluded_sighting,
+    identity_id: Names = Field([], description="Only items of these identities; several may be given.")
+    exclude_identity_id: Names = Field([], description="No items of these identities; several may be given.")
+    track_id: Names = Field([], description="Only items on these tracks; several may be given.")
+    exclude_track_id: Names = Field([], description="No items on these tracks; several may be given.")
+    camera_id: Names = Field([], description="Only items of these cameras; several may be given.")
+    exclude_camera_id: Names = Field([], description="No items of these cameras; several may be given.")
+    attribute: AttributePairs = Field(
+        [],
+        description="Only items of identities with this attribute, written name=value; if several are given, "
+        "with all of them.",
     )
-
-
-def conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return the selection as SQL conditions, all of which hold for the selected items alone."""
-    found = [
-        *_among(Item.camera_id, selection.camera_ids, selection.excluded_camera_ids),
-        *_among(Item.track_id, selection.track_ids, selection.excluded_track_ids),
-    ]
-    if selection.captured_after is not None:
-        found.append(Item.captured_at >= selection.captured_after)
-    if selection.captured_before is not None:
-        found.append(Item.captured_at < selection.captured_before)
-    if selection.identity_ids:
-        found.append(Item.identity_key.in_(_keys_of(selection.identity_ids)))
-    if selection.excluded_identity_ids:
-        found.append(Item.identity_key.not_in(_keys_of(selection.excluded_identity_ids)))
-    if selection.attributes:
-        found.append(Item.identity_key.in_(described_keys(selection.attributes)))
-    if selection.excluded_sighting is not None:
-        found.append(_is_not_near(selection.excluded_sighting))
-    return found
-
-
-def _keys(session: Session, identity_ids: frozenset[str]) -> frozenset[int]:
-    return frozenset(session.scalars(_keys_of(identity_ids)))
-
-
-def _keys_of(identity_ids: frozenset[str]) -> Any:
-    return select(Identity.key).where(Identity.id.in_(identity_ids))
-
-
-def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
-    """Select the keys of the identities that have every one of these attributes."""
-    return (
-        select(Attribute.identity_key)
-        .where(tuple_(Attribute.name, Attribute.value).in_(sorted(attributes)))
-        .group_by(Attribute.identity_key)
-        .having(func.count() == len(attributes))
+    captured_after: OptionalTime = Field(
+        None, description="Only items captured at this time or later (RFC 3339)."
     )
-
-
-def _among(
-    column: InstrumentedAttribute[str | None], included: frozenset[str], excluded: frozenset[str]
-) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if included:
-        found.append(column.in_(included - excluded))
-    elif excluded:
-        found.append(or_(column.is_(None), column.not_in(excluded)))
-    return found
-
-
-def _is_not_near(sighting: Sighting) -> ColumnElement[bool]:
-    """Return the SQL condition for items that are not near the sighting; both ends of its span are near."""
-    within = timedelta(microseconds=round(sighting.within_s * 1_000_000))
-    return or_(
-        Item.camera_id.is_(None),
-        Item.camera_id != sighting.camera_id,
-        Item.captured_at.is_(None),
-        *_outside(sighting.captured_at, within),
+    captured_before: OptionalTime = Field(
+        None, description="Only items captured before this time (RFC 3339)."
     )
+    exclude_same_camera_s: Annotated[Seconds | None, BeforeValidator(blank_is_none)] = Field(
+        None,
+        description="No items of the camera query_camera_id captured within this many seconds of "
+        "query_captured_at; needs both.",
+    )
+    query_camera_id: OptionalName = Field(None, description="The camera that captured the query.")
+    query_captured_at: OptionalTime = Field(None, description="When the query was captured (RFC 3339).")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.captured_after and self.captured_before and self.captured_after >= self.captured_before:
+            raise InvalidRequest(Fault(("body", "captured_after"), "must be before captured_before"))
+        together = ("exclude_same_camera_s", "query_camera_id", "query_captured_at")
+        missing = [name for name in together if getattr(self, name) is None]
+        if 0 < len(missing) < len(together):
+            given = " and ".join(name for name in together if name not in missing)
+            raise InvalidRequest(Fault(("body", missing[0]), f"is needed beside {given}"))
+        return self
 
 
-def _outside(seen: datetime, within: timedelta) -> list[ColumnElement[bool]]:
-    """Return SQL conditions for `captured_at` outside `seen` +/- `within`; one of them must hold.
+def parse_attributes(pairs: list[str]) -> frozenset[tuple[str, str]]:
+    """Return the names and values of attributes that are written as name=value.
 
-    A bound outside the range of datetime is dropped.
+    >>> parse_attributes(["hat=red=ish"])
+    frozenset({('hat', 'red=ish')})
     """
-    found: list[ColumnElement[bool]] = []
-    if seen - datetime.min.replace(tzinfo=seen.tzinfo) >= within:
-        found.append(Item.captured_at < seen - within)
-    if datetime.max.replace(tzinfo=seen.tzinfo) - seen >= within:
-        found.append(Item.captured_at > seen + within)
-    return found
+    parts = [pair.partition("=") for pair in pairs]
+    return frozenset((name, value) for name, _, value in parts)

@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.errors import IdentityExists
+from service.gallery.conditions import described_keys
 from service.gallery.items import find_identity
-from service.gallery.selection import described_keys
 from service.store.store import Store
 from service.store.tables import Attribute, Identity, Item, new_id, now
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from service.errors import TooManyIdentities
+from service.gallery.conditions import to_filter
 from service.gallery.items import find_identity
-from service.gallery.selection import Selection, to_filter
+from service.gallery.selection import Selection
 from service.index import NO_TIME, Columns
 from service.serving.generation import Generation
 from service.store.store import Store

@@ -10,7 +10,8 @@ from sqlalchemy import Select, select
 
 from model.data.images import ImageInfo
 from service.errors import ImageError
-from service.gallery.selection import Selection, to_filter
+from service.gallery.conditions import to_filter
+from service.gallery.selection import Selection
 from service.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.serving.embedding import embed_in_batches

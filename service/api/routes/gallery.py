@@ -33,7 +33,7 @@ def get_items(
     page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId
 ) -> ItemsAnswer:
     """List items in the order of enrolment, a page at a time, by the filters of a search."""
-    items, last = list_items(serving.store, page.selection(), page.limit, page.after())
+    items, last = list_items(serving.store, page, page.limit, page.after())
     version = serving.current().replica.version
     embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
     return ItemsAnswer.of(items, last, version, request_id, embeddings)
@@ -45,7 +45,7 @@ def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId
     if not order.dry_run and order.expected_count is None:
         raise InvalidRequest(Fault(("body", "expected_count"), "is needed unless dry_run", "missing"))
     expected = None if order.dry_run else order.expected_count
-    num_items = delete_items(store, order.filter.selection(), expected)
+    num_items = delete_items(store, order.filter, expected)
     return DeletionAnswer(request_id=request_id, num_items=num_items, deleted=not order.dry_run)
 
 

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
-from service.api.schemas.fields import Seconds, attributes_of
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
     IdentitiesAnswer,
@@ -33,7 +32,7 @@ from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, Sug
 from service.api.slashes import IdentityId
 from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
-from service.gallery.selection import Selection
+from service.gallery.selection import Seconds, Selection, parse_attributes
 from service.people.corrections import merge, reject, split
 from service.people.identities import create, describe, find, list_identities, timeline
 from service.people.operations import find_operation, list_operations
@@ -58,7 +57,7 @@ def get_identities(
     page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId
 ) -> IdentitiesAnswer:
     """List identities in the order they were made, a page at a time."""
-    attributes = attributes_of(page.attribute)
+    attributes = parse_attributes(page.attribute)
     summaries, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
     return IdentitiesAnswer(
         request_id=request_id,
@@ -73,7 +72,7 @@ def get_suggestions(
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely one person, never two who were seen in one frame."""
     version, found = suggest(
-        serving.store, serving.refresh(), fields.selection(), fields.limit, fields.min_score, fields.of
+        serving.store, serving.refresh(), fields, fields.limit, fields.min_score, fields.of
     )
     return SuggestionsAnswer(
         request_id=request_id,
@@ -112,7 +111,7 @@ def get_identity_items(
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
     find(serving.store, identity_id)
-    among = Selection(identity_ids=frozenset([identity_id]))
+    among = Selection(identity_id=[identity_id])
     items, last = list_items(serving.store, among, page.limit, page.after())
     return ItemsAnswer.of(items, last, serving.current().version, request_id)
 

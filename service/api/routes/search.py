@@ -4,13 +4,13 @@ import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, UploadFile
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, RequestId
-from service.api.schemas.fields import AttributePairs, Names, Seconds, selection_of
+from service.api.schemas.forms import form_of
 from service.api.schemas.search import SearchAnswer
-from service.gallery.metadata import OptionalName, OptionalTime, blank_is_none
+from service.gallery.selection import Selection
 from service.search.search import Query, search
 
 router = APIRouter(tags=["search"])
@@ -25,6 +25,7 @@ Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
 async def query_of(
+    among: Annotated[Selection, Depends(form_of(Selection))],
     top_k: Annotated[int, Form(ge=1, le=1000, description="How many matches at most.")] = 10,
     group_by: Annotated[
         Literal["identity", "track", "camera", "item"],
@@ -33,52 +34,9 @@ async def query_of(
             "a camera with its one best item, or an item."
         ),
     ] = "identity",
-    identity_id: Annotated[Names, Form(description="Only these identities; may repeat.")] = [],  # noqa: B006
-    exclude_identity_id: Annotated[Names, Form(description="Not these identities; may repeat.")] = [],  # noqa: B006
-    track_id: Annotated[Names, Form(description="Only these tracks; may repeat.")] = [],  # noqa: B006
-    exclude_track_id: Annotated[Names, Form(description="Not these tracks; may repeat.")] = [],  # noqa: B006
-    camera_id: Annotated[Names, Form(description="Only these cameras; may repeat.")] = [],  # noqa: B006
-    exclude_camera_id: Annotated[Names, Form(description="Not these cameras; may repeat.")] = [],  # noqa: B006
-    attribute: Annotated[
-        AttributePairs, Form(description="Only identities with this attribute, as name=value; may repeat.")
-    ] = [],  # noqa: B006
-    captured_after: Annotated[
-        OptionalTime, Form(description="Only items captured at this time or later (RFC 3339).")
-    ] = None,
-    captured_before: Annotated[
-        OptionalTime, Form(description="Only items captured before this time (RFC 3339).")
-    ] = None,
-    exclude_same_camera_s: Annotated[
-        Seconds | None,
-        BeforeValidator(blank_is_none),
-        Form(
-            description="Not what the query's own camera saw within so many seconds of the query; needs "
-            "query_camera_id and query_captured_at."
-        ),
-    ] = None,
-    query_camera_id: Annotated[OptionalName, Form(description="The camera that took the query.")] = None,
-    query_captured_at: Annotated[OptionalTime, Form(description="When (RFC 3339).")] = None,
     min_score: Annotated[Cosine, Form(description="Only matches at least this like the query.")] = -1.0,
 ) -> Query:
-    """Read how to search from the form; empty fields count as absent.
-
-    Raises:
-        InvalidRequest: if the window of time is empty, or the query's own sighting is half known.
-    """
-    among = selection_of(
-        camera_id=camera_id,
-        exclude_camera_id=exclude_camera_id,
-        captured_after=captured_after,
-        captured_before=captured_before,
-        identity_id=identity_id,
-        exclude_identity_id=exclude_identity_id,
-        track_id=track_id,
-        exclude_track_id=exclude_track_id,
-        attribute=attribute,
-        exclude_same_camera_s=exclude_same_camera_s,
-        query_camera_id=query_camera_id,
-        query_captured_at=query_captured_at,
-    )
+    """Return the query that the form describes."""
     return Query(top_k, group_by, among, min_score)
 
 

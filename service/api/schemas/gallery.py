@@ -7,11 +7,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.fields import SelectionFields
 from service.api.schemas.pages import Page, cursor_of
 from service.api.schemas.strict import StrictModel
 from service.gallery.enrolment import Enrolment
 from service.gallery.metadata import OptionalIdentityName, OptionalName, OptionalTime
+from service.gallery.selection import Selection
 from service.store.tables import Item
 
 
@@ -22,6 +22,10 @@ class Correction(StrictModel):
     camera_id: OptionalName = None
     captured_at: OptionalTime = None
     track_id: OptionalName = None
+
+
+class SelectionFields(Selection):
+    """Which items are meant, by the filters of a search; all must hold, and absent ones say nothing."""
 
 
 class DeletionOrder(StrictModel):
@@ -108,7 +112,7 @@ class ItemAnswer(GalleryItem):
     request_id: str
 
 
-class ItemPage(Page, SelectionFields):
+class ItemPage(Page, Selection):
     """Which items to list, and how far the list was read before."""
 
     embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from service.api.schemas.fields import AttributePairs
 from service.api.schemas.pages import Page
 from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
+from service.gallery.selection import AttributePairs
 from service.people.identities import IdentitySummary, Visit
 
 MAX_ATTRIBUTES = 64

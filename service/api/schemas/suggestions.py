@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas.fields import SelectionFields
 from service.api.schemas.gallery import image_url
 from service.api.schemas.pages import Limit
 from service.gallery.metadata import OptionalName
+from service.gallery.selection import Selection
 from service.people.suggestions import PairMember, Suggestion
 
 
-class SuggestionFields(SelectionFields):
+class SuggestionFields(Selection):
     """Which pairs to suggest, by the items that the filters let through."""
 
     limit: Limit = 20

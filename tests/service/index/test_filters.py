@@ -14,7 +14,8 @@ from sqlalchemy import Engine, and_, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
 from indexed_items import EPOCH, SIZE, embedding
-from service.gallery.selection import Selection, conditions, to_filter
+from service.gallery.conditions import conditions, to_filter
+from service.gallery.selection import Selection
 from service.index import Filter, GalleryIndex, Grouping, Hits, Rows, Sighting
 from service.store.database import make_engine, migrate
 from service.store.tables import Attribute, Embedding, Identity, Item, Model, now
@@ -71,17 +72,51 @@ ATTRIBUTES = {
 }
 """Of the identities, by their keys."""
 
-NAMES = st.frozensets(st.sampled_from([f"p{key}" for key in range(1, 7)]), max_size=3)
-SELECTED: dict[str, st.SearchStrategy[Any]] = {
-    name: FIELDS[name] for name in FIELDS if "identity" not in name
-} | {
-    "identity_ids": NAMES,
-    "excluded_identity_ids": NAMES,
-    "attributes": st.frozensets(
-        st.sampled_from([("hat", "red"), ("hat", "blue"), ("site", "north"), ("site", "west")]), max_size=2
+NAMES = st.lists(st.sampled_from([f"p{key}" for key in range(1, 7)]), max_size=3)
+PAIRS = st.lists(st.sampled_from(["hat=red", "hat=blue", "site=north", "site=west"]), max_size=2)
+
+
+Window = tuple[datetime | None, datetime | None]
+
+
+def is_open(window: Window) -> bool:
+    after, before = window
+    return after is None or before is None or after < before
+
+
+def selected(fields: dict[str, list[str]], window: Window, sighting: Sighting | None) -> Selection:
+    """Return a selection, whose last three fields are given together or not at all."""
+    return Selection(
+        **fields,
+        captured_after=window[0],
+        captured_before=window[1],
+        exclude_same_camera_s=sighting.within_s if sighting else None,
+        query_camera_id=sighting.camera_id if sighting else None,
+        query_captured_at=sighting.captured_at if sighting else None,
+    )
+
+
+def several(values: str) -> st.SearchStrategy[list[str]]:
+    return some(values).map(sorted)
+
+
+SELECTIONS = st.builds(
+    selected,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "camera_id": several("abcd"),
+            "exclude_camera_id": several("abcd"),
+            "track_id": several("xyzw"),
+            "exclude_track_id": several("xyzw"),
+            "identity_id": NAMES,
+            "exclude_identity_id": NAMES,
+            "attribute": PAIRS,
+        },
     ),
-}
-SELECTIONS = st.fixed_dictionaries({}, optional=SELECTED).map(lambda fields: Selection(**fields))
+    st.tuples(MAYBE_TIMES, MAYBE_TIMES).filter(is_open),
+    st.none() | SIGHTINGS,
+)
 
 
 def filters(max_size: int) -> st.SearchStrategy[Filter]:
@@ -255,9 +290,9 @@ def is_meant(entry: Entry, among: Selection) -> bool:
     name, attributes = f"p{entry.identity}", ATTRIBUTES.get(entry.identity, set())
     camera, track, seen = entry.camera_id, entry.track_id, entry.captured_at
     for value, wanted, unwanted in (
-        (camera, among.camera_ids, among.excluded_camera_ids),
-        (track, among.track_ids, among.excluded_track_ids),
-        (name, among.identity_ids, among.excluded_identity_ids),
+        (camera, among.camera_id, among.exclude_camera_id),
+        (track, among.track_id, among.exclude_track_id),
+        (name, among.identity_id, among.exclude_identity_id),
     ):
         if (wanted and value not in wanted) or value in unwanted:
             return False
@@ -265,11 +300,10 @@ def is_meant(entry: Entry, among: Selection) -> bool:
         return False
     if among.captured_before and (seen is None or seen >= among.captured_before):
         return False
-    if not among.attributes <= attributes:
+    if not {tuple(pair.split("=")) for pair in among.attribute} <= attributes:
         return False
-    near = among.excluded_sighting
-    if near and camera == near.camera_id and seen:
-        return abs((seen - near.captured_at).total_seconds()) > near.within_s
+    if among.query_captured_at and camera == among.query_camera_id and seen:
+        return abs((seen - among.query_captured_at).total_seconds()) > (among.exclude_same_camera_s or 0)
     return True
 
 
