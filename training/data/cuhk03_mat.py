@@ -36,7 +36,7 @@ _BAD_MATLAB_RAISES = (  # what scipy and h5py raise for a torn file, and NumPy f
 Cell = tuple[int, int, int]  # pair of cameras, person, crop; from 0
 
 
-def extract_crops(root: Path, kind: str, folder: Path) -> None:
+def extract_crops(root: str | Path, kind: str, folder: str | Path) -> None:
     """Write the crops that the protocol names into ``folder``, in the layout and with the names of CUHK03-NP.
 
     ``cuhk-03.mat`` (MATLAB 7.3, which is HDF5) is in ``root`` or in ``root/cuhk03_release``; the protocol
@@ -45,6 +45,7 @@ def extract_crops(root: Path, kind: str, folder: Path) -> None:
     Raises:
         DatasetError: a file is absent or not what it should be, or the folder cannot be written.
     """
+    root, folder = Path(root), Path(folder)
     protocol = root / f"cuhk03_new_protocol_config_{kind}.mat"
     raw = next(
         (path for path in (root / RAW_NAME, root / "cuhk03_release" / RAW_NAME) if path.is_file()), None

@@ -162,14 +162,14 @@ def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, li
     return replace(dataset, train=train, query=tuple(query.values()), gallery=gallery), kept
 
 
-def open_crop(path: Path) -> Image.Image:
+def open_crop(path: str | Path) -> Image.Image:
     """Return a crop as upright RGB, decoded as the service decodes it.
 
     Raises:
         DatasetError: the file is absent or not a JPEG, PNG, WebP or BMP image; the message names it.
     """
     try:
-        image, _ = decode(path.read_bytes(), CROP_LIMITS)
+        image, _ = decode(Path(path).read_bytes(), CROP_LIMITS)
     except (OSError, ValueError, ImageError) as error:
         raise DatasetError(f"{path} cannot be read as an image: {error}") from error
     return image

@@ -37,7 +37,7 @@ class Row:
     place: str = ""
 
 
-def read_manifest(path: Path) -> ReidDataset:
+def read_manifest(path: str | Path) -> ReidDataset:
     """Read crops from a CSV (UTF-8), or from ``manifest.csv`` or ``gallery.csv``, an export, in a folder.
 
     Columns: ``path`` (from the CSV's folder), ``identity_id``, and if known ``camera_id``, ``track_id``,
@@ -48,6 +48,7 @@ def read_manifest(path: Path) -> ReidDataset:
     Raises:
         DatasetError: the file is no such CSV, or names files that are not there; the message names the line.
     """
+    path = Path(path)
     if path.is_dir():
         first, second = (path / name for name in MANIFEST_NAMES)
         path = second if second.exists() and not first.exists() else first
@@ -64,7 +65,7 @@ def read_manifest(path: Path) -> ReidDataset:
     return _build(name, path.parent, rows)
 
 
-def read_folders(root: Path) -> ReidDataset:
+def read_folders(root: str | Path) -> ReidDataset:
     """Read ``root/IDENTITY/*.jpg`` (or png, webp, bmp); hold some out to judge by, see ``hold_out_by_name``.
 
     The camera is read from file names such as ``0002_c1s1_000451_03.jpg``, ``a_c3.jpg`` or ``camera-3.jpg``
@@ -75,6 +76,7 @@ def read_folders(root: Path) -> ReidDataset:
     Raises:
         DatasetError: there are no such crops, or too few.
     """
+    root = Path(root)
     found = [path for path in sorted(root.glob("[!.]*/[!.]*")) if path.is_file()]
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
@@ -90,7 +92,7 @@ def read_folders(root: Path) -> ReidDataset:
     return _build(root.absolute().name, root, rows, notes)
 
 
-def check_files(source: Path, paths: Sequence[Path]) -> None:
+def check_files(source: str | Path, paths: Sequence[Path]) -> None:
     """Raise a DatasetError that names the first of the files that are not there, if any is."""
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:

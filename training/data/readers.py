@@ -31,13 +31,13 @@ PUBLISHED: dict[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def read_market1501(root: Path) -> ReidDataset:
+def read_market1501(root: str | Path) -> ReidDataset:
     """Read Market-1501 (Zheng et al., ICCV 2015) from its extracted folder, or the folder above it.
 
     Raises:
         DatasetError: a folder is absent or empty, or a .jpg in it has another name than the data set's.
     """
-    root = _first_folder(root, "Market-1501-v15.09.15")
+    root = _first_folder(Path(root), "Market-1501-v15.09.15")
     train, query, gallery = (
         _read_folder(root / name, ("*.jpg",), MARKET1501_NAME, "0002_c1s1_000451_03.jpg")
         for name in _SPLIT_FOLDERS
@@ -71,7 +71,7 @@ def _person_and_camera(path: Path) -> str:
     return "_c".join(parse_market1501_name(path.name) or ())
 
 
-def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
+def read_cuhk03_np(root: str | Path, kind: str = "labeled") -> ReidDataset:
     """Read CUHK03 (Li et al., CVPR 2014) by the new protocol of 767/700 identities (Zhong et al., CVPR 2017).
 
     ``kind`` is ``labeled`` (boxes by hand) or ``detected``. Either the folders of CUHK03-NP are there, as
@@ -82,6 +82,7 @@ def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
     Raises:
         DatasetError: neither is there, a .mat file cannot be read, or a crop has another name than the set's.
     """
+    root = Path(root)
     folder = _first_folder(root, kind, f"cuhk03-np/{kind}")
     if (
         not (folder / _SPLIT_FOLDERS[0]).is_dir()
@@ -98,7 +99,7 @@ def read_cuhk03_np(root: Path, kind: str = "labeled") -> ReidDataset:
     return _with_notes(ReidDataset(f"cuhk03-{kind}", folder, train, query, gallery))
 
 
-def read_msmt17(root: Path, *, with_val: bool = False) -> ReidDataset:
+def read_msmt17(root: str | Path, *, with_val: bool = False) -> ReidDataset:
     """Read MSMT17 V1 or V2 (Wei et al., CVPR 2018) by its list files.
 
     ``root`` is its folder, or the one above it; where that holds both, V1 is read. ``with_val`` adds the
@@ -108,7 +109,7 @@ def read_msmt17(root: Path, *, with_val: bool = False) -> ReidDataset:
     Raises:
         DatasetError: a list is absent, a line is none of it, or it names files that are not there.
     """
-    root = _first_folder(root, "MSMT17_V1", "MSMT17_V2")
+    root = _first_folder(Path(root), "MSMT17_V1", "MSMT17_V2")
     train_folder = next((root / name for name in _MSMT17_FOLDERS if (root / name).is_dir()), root / "train")
     test_folder = root / _MSMT17_FOLDERS[train_folder.name]
     train = _read_list(root / "list_train.txt", train_folder, first_pid=1)
@@ -175,17 +176,18 @@ def _read_source(source: str) -> ReidDataset:
     if kind not in READERS or not path:
         kind, path = "", source
     try:
-        return READERS[kind or find_kind(Path(path))](Path(path))
+        return READERS[kind or find_kind(path)](Path(path))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
-def find_kind(path: Path) -> str:
+def find_kind(path: str | Path) -> str:
     """Tell the kind of data by the files that lie there.
 
     Raises:
         DatasetError: nothing is there that is known, or several data sets are.
     """
+    path = Path(path)
     if path.is_file():
         return "csv"
     if not path.is_dir():

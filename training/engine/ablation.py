@@ -85,9 +85,9 @@ def _name(row: str, trunk: str) -> str:
 def find_row(
     recipe: Recipe,
     dataset: ReidDataset,
-    output: Path,
+    output: str | Path,
     init: str,
-    teacher: Path | None,
+    teacher: str | Path | None,
     *,
     resizes: bool = False,
 ) -> Row:
@@ -108,7 +108,7 @@ def find_row(
         "teacher": _fingerprint(str(teacher or "none")),
         "data set": _fingerprint_of_data(dataset),
     }
-    row = Row(recipe, output / recipe.architecture, made_with, num_weights)
+    row = Row(recipe, Path(output) / recipe.architecture, made_with, num_weights)
     path = row.folder / ROW_FILE
     if path.exists():
         row.metrics = _read_metrics(path, made_with)

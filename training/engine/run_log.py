@@ -33,8 +33,8 @@ class RunLog:
     is on disk after ``flush``, which belongs before each saving of the run's state.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
         self._waiting: dict[str, list[dict[str, float]]] = {LOG_FILE: [], STEPS_FILE: []}
         self._events: SummaryWriter | None = None
 
@@ -99,13 +99,13 @@ def _read_lines(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: str | Path) -> list[dict[str, float]]:
     """Return the figures of each epoch of a run; a torn last line is passed over.
 
     Raises:
         ValueError: another line is torn, or no record of an epoch.
     """
-    path = folder / LOG_FILE
+    path = Path(folder) / LOG_FILE
     lines = _read_lines(path)
     log: list[dict[str, float]] = []
     for number, line in enumerate(lines, start=1):
@@ -163,10 +163,10 @@ def redact(command: Sequence[str]) -> list[str]:
     return words
 
 
-def find_commit(root: Path) -> str | None:
+def find_commit(root: str | Path) -> str | None:
     """Return the commit that is checked out in a folder, with ``-dirty`` where files differ, or none."""
     git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
+    if git is None or not (Path(root) / ".git").exists():
         return None
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words

@@ -16,7 +16,7 @@ FORMAT = 2
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: str | Path) -> Iterator[None]:
     """Say in one line what keeps a run's folder from being written.
 
     Raises:
@@ -31,14 +31,14 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Replace the state of a run; the old one stays until the new one is whole."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: str | Path) -> dict[str, Any]:
     """Read the state of a run onto the CPU.
 
     Raises:

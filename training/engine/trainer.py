@@ -74,7 +74,7 @@ class Trainer:
         self,
         recipe: Recipe,
         dataset: ReidDataset,
-        output: Path,
+        output: str | Path,
         *,
         initial: Initial | None = None,
         teacher: Teacher | None = None,
@@ -85,7 +85,7 @@ class Trainer:
         is_compiled: bool = False,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.output = recipe, output
+        self.recipe, self.output = recipe, Path(output)
         self._samples = dataset.train
         self.dataset, self._kept = hold_out(dataset, recipe.num_held_out)
         common = common_identities(self.dataset.train, recipe.min_images_per_identity)

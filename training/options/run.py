@@ -111,7 +111,7 @@ class AblateOptions(RunOptions):
     architecture: Annotated[list[str] | None, Option(help="One more row; may repeat.")] = None
 
 
-def fetch_active(url: str | None, output: Path) -> Path:
+def fetch_active(url: str | None, output: str | Path) -> Path:
     """Keep the network in service at ``url`` in a run's folder; a run that goes on starts from what it kept.
 
     Raises:
@@ -120,6 +120,7 @@ def fetch_active(url: str | None, output: Path) -> Path:
     """
     if url is None:
         raise DeployError("--init active is the network in service: say where with --deploy URL")
+    output = Path(output)
     path = output / "active.safetensors"
     if distributed.rank() == 0 and not (output / STATE_FILE).exists():
         with writing(output):

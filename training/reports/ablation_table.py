@@ -14,12 +14,13 @@ from training.engine.run_state import writing
 _HEADER = ("architecture", "weights", "rank-1", "mAP", "rank-1 +-", "mAP +-")
 
 
-def write_table(rows: Sequence[Row], recipe: str, dataset: str, output: Path) -> None:
+def write_table(rows: Sequence[Row], recipe: str, dataset: str, output: str | Path) -> None:
     """Write finished rows, each beside the first of them, as ablation.json and ablation.md.
 
     Raises:
         TrainingError: the folder cannot be written.
     """
+    output = Path(output)
     figures = [
         {
             "architecture": row.name,

@@ -15,7 +15,7 @@ from training.reports.evaluation_table import print_rows
 from training.reports.page import write_report
 
 
-def finish_run(trainer: Trainer, last: Path, dataset: ReidDataset) -> Path:
+def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path:
     """Judge the network of a trained run as it ships, in fp16, and return the path of its file.
 
     ``last`` is the file that ``Trainer.fit`` returned.

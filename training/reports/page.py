@@ -32,7 +32,7 @@ _PAGES = Environment(
 
 
 def write_report(
-    run: Path,
+    run: str | Path,
     checkpoint: Checkpoint,
     dataset: ReidDataset,
     embeddings: EmbeddedSplits,
@@ -51,6 +51,7 @@ def write_report(
         DatasetError: a crop cannot be read.
         ValueError: a file of the run is not what train.py writes.
     """
+    run = Path(run)
     recipe, environment, log = _read(run / "recipe.json"), _read(run / ENVIRONMENT_FILE), read_log(run)
     ranking = Ranking(dataset, embeddings)
     chosen = choose_queries(ranking.average_precisions(), seed=int(recipe.get("seed", 0)))

@@ -17,7 +17,7 @@ class DeployError(Exception):
     """The service refused the network or the swap failed; the message is what the service said."""
 
 
-def deploy(path: Path, url: str, *, is_activated: bool = True, require_better: bool = False) -> str:
+def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_better: bool = False) -> str:
     """Register a checkpoint with the service at ``url``, judge it there, and put it in service if wanted.
 
     A gallery with too few labels to judge by is told, and is no hindrance unless it is required to be better.
@@ -28,6 +28,7 @@ def deploy(path: Path, url: str, *, is_activated: bool = True, require_better: b
     Raises:
         DeployError: the service cannot be reached, refuses the file or the swap, or the swap fails.
     """
+    path = Path(path)
     try:
         with httpx.Client(base_url=url, timeout=60) as client, path.open("rb") as file:
             answer = client.post("/models", files={"checkpoint": (path.name, file)}, timeout=600)
@@ -62,7 +63,7 @@ def _evaluate(client: httpx.Client, version: str) -> None:
         print(f"{name} {gain['value']:+.2f}, 95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}")
 
 
-def download_active(url: str, path: Path) -> str:
+def download_active(url: str, path: str | Path) -> str:
     """Write the checkpoint that is in service at ``url`` to a file and return its version.
 
     Raises:

@@ -21,7 +21,7 @@ class EmbeddingsError(Exception):
     """A network or a file of embeddings cannot be used; the message says why."""
 
 
-def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> EmbedImages:
+def open_network(path: str | Path, *, mean: float, scale: float, is_bgr: bool) -> EmbedImages:
     """Return a function from images to L2-normalised embeddings (N, D).
 
     A checkpoint of ours brings its own preprocessing. A foreign network gets (pixels 0-255 - mean) / scale,
@@ -30,7 +30,7 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
     Raises:
         EmbeddingsError: not a network with one image input (N, 3, H, W).
     """
-    if path.suffix == ".safetensors":
+    if Path(path).suffix == ".safetensors":
         return Embedder(load_checkpoint(path)).embed
     compiled, preprocess = compile_graph(path)
 
@@ -42,7 +42,7 @@ def open_network(path: Path, *, mean: float, scale: float, is_bgr: bool) -> Embe
     return embed
 
 
-def compile_graph(path: Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
+def compile_graph(path: str | Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
     """Return a foreign network compiled for the CPU, and the preprocessing to RGB 0-255 of its input's size.
 
     ``precision`` is OpenVINO's name of one, such as ``f32``; none is the fast one of the processor.

@@ -23,7 +23,7 @@ INPUT_CONSTANTS = 2
 WEIGHTED = (nn.Conv2d, nn.InstanceNorm2d, nn.GroupNorm, nn.BatchNorm1d, nn.PReLU)
 
 
-def read_osnet_weights(path: Path, *, height: int = 256, width: int = 128) -> dict[str, Tensor]:
+def read_osnet_weights(path: str | Path, *, height: int = 256, width: int = 128) -> dict[str, Tensor]:
     """Return the state dict of an `osnet` of that input size, without its classifier.
 
     Raises:

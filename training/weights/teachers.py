@@ -63,7 +63,7 @@ class NetworkTeacher:
         return self._run(pixels)
 
 
-def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
+def load_teacher_embeddings(path: str | Path, dataset: ReidDataset) -> Tensor:
     """Return a teacher's embeddings of the training crops, in their order: float32 (N, T).
 
     Raises:
@@ -86,7 +86,7 @@ def load_teacher_embeddings(path: Path, dataset: ReidDataset) -> Tensor:
 
 
 def open_teacher(
-    path: Path, student: Preprocess, device: torch.device, *, mean: float, scale: float, is_bgr: bool
+    path: str | Path, student: Preprocess, device: torch.device, *, mean: float, scale: float, is_bgr: bool
 ) -> NetworkTeacher:
     """Return a live teacher in fp32: a checkpoint of ours, or a foreign network as in training/embed.py.
 
@@ -94,7 +94,7 @@ def open_teacher(
         CheckpointError: the checkpoint cannot be read.
         EmbeddingsError: not a network with one image input (N, 3, H, W).
     """
-    if path.suffix == ".safetensors":
+    if Path(path).suffix == ".safetensors":
         return _open_own(path, student, device)
     compiled, preprocess = compile_graph(path, precision="f32")
 
@@ -106,7 +106,7 @@ def open_teacher(
     return NetworkTeacher(run, preprocess.height, preprocess.width, student)
 
 
-def _open_own(path: Path, student: Preprocess, device: torch.device) -> NetworkTeacher:
+def _open_own(path: str | Path, student: Preprocess, device: torch.device) -> NetworkTeacher:
     checkpoint = load_checkpoint(path)
     network, own = checkpoint.network.to(device), checkpoint.preprocess
 
