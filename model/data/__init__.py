@@ -1,1 +1,1 @@
-"""What serving and training both read of data: images, labels, folders, and Market-1501's file names."""
+"""Readers of data that service and training share: images, labels, folders, Market-1501's file names."""

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and the name of the file that labels them."""
+"""The suffixes of image files, and the name of the label file beside them."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 """Suffixes of image files, in lower case."""

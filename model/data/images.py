@@ -1,7 +1,8 @@
-"""From untrusted bytes to an upright RGB image: the only place that opens what others have sent.
+"""The decoder of untrusted images: bytes become an upright RGB image, or an error says why not.
 
-The header is judged before any pixel is decoded. Transparent pixels show white, as a viewer shows them; of an
-animation the first frame counts; 16-bit greys keep their upper 8 bits.
+No other module of service and training decodes images. The size in the header is checked before any pixel is
+decoded. Transparent pixels become white, as in a viewer. An animation becomes its first frame. Greys of 16
+bits keep the upper 8 bits.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ HOSTILE_BYTES_RAISE = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises on broken files, besides its own errors."""
+"""Errors that Pillow raises for broken files, besides its own errors."""
 
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
@@ -49,7 +50,13 @@ ORIENTATIONS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may cost us: bytes, pixels by its header, and the least pixels a side."""
+    """The sizes of images that ``decode`` accepts.
+
+    Args:
+        max_upload_bytes: most bytes of an encoded image.
+        max_pixels: most pixels, width x height, by the header.
+        min_side: fewest pixels of the width and of the height.
+    """
 
     max_upload_bytes: int
     max_pixels: int
@@ -57,12 +64,19 @@ class Limits:
 
 
 UNLIMITED = Limits(max_upload_bytes=1 << 62, max_pixels=1 << 62, min_side=1)
-"""For stored crops, which were within the limits of their day."""
+"""For stored crops. They were checked when they were stored, and the limits may be stricter today."""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is stored of an image besides its bytes; `width` and `height` are in pixels, upright."""
+    """Properties of an image.
+
+    Args:
+        sha256: of the encoded bytes, 64 hex digits.
+        content_type: a value of CONTENT_TYPES.
+        width: of the upright image, in pixels.
+        height: of the upright image, in pixels.
+    """
 
     sha256: str
     content_type: str
@@ -71,12 +85,16 @@ class ImageInfo:
 
 
 def decode(data: bytes, limits: Limits) -> tuple[Image.Image, ImageInfo]:
-    """Decode one image to upright RGB.
+    """Decode one image to RGB, and turn the image upright by its EXIF orientation.
+
+    Args:
+        data: an encoded image.
+        limits: the sizes that are accepted.
 
     Raises:
-        OversizedImage: more bytes or, by the header, more pixels than allowed.
-        UndersizedImage: too few pixels a side.
-        UnreadableImage: not a whole JPEG, PNG, WebP or BMP image.
+        OversizedImage: the image has more bytes than the limit or, by its header, more pixels.
+        UndersizedImage: the width or the height has fewer pixels than the limit.
+        UnreadableImage: the bytes are not a whole JPEG, PNG, WebP or BMP image.
     """
     if len(data) > limits.max_upload_bytes:
         raise OversizedImage(f"more than {limits.max_upload_bytes:,} bytes")

@@ -6,17 +6,18 @@ MARKET1501_NAME = re.compile(
     r"(?P<pid>-1|\d{4}|[1-9]\d{4,})_c(?P<camera>\d+)s\d+_\d+_\d+(?P<suffix>(?:\.[A-Za-z0-9]+)*)"
 )
 """Identity, camera, sequence, frame and box, as in `0002_c1s1_000451_03.jpg`. An identity has four digits, or
-more without a leading zero."""
+five and more digits without a leading zero, or is -1."""
 
 JUNK_PID = "-1"
-"""The identity of boxes that show no whole person; they are not searched."""
+"""The identity of boxes that show no whole person. A search leaves these boxes out."""
 
 DISTRACTOR_PID = "0000"
-"""The identity of boxes that show many different people or none; they are searched, and match nobody."""
+"""The identity that boxes of many different people, and boxes of no person, have in common. A search includes
+these boxes, and no query matches them."""
 
 
 def parse_market1501_name(name: str) -> tuple[str, str] | None:
-    """Return the identity and the camera that a file name begins with; None for a name of another form.
+    """Return the identity and the camera in a file name, or None if the name has another form.
 
     >>> parse_market1501_name("0002_c1s1_000451_03.jpg")
     ('0002', '1')

@@ -1,1 +1,1 @@
-"""Networks of other programs, as checkpoints of ours: ONNX, OpenVINO IR, and torch's own files."""
+"""Import of networks that other programs have made: ONNX, OpenVINO IR, and files of torch."""

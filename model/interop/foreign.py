@@ -1,4 +1,4 @@
-"""Networks of others, ONNX or OpenVINO IR, as checkpoints of ours that OpenVINO runs."""
+"""Import of ONNX and OpenVINO IR networks as checkpoints, which OpenVINO runs."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,14 +29,27 @@ def import_foreign(
     channels: str = "rgb",
     scale: float = 255.0,
 ) -> str:
-    """Write a network of others (.onnx, or .xml with its .bin) as a checkpoint, and return its version.
+    """Import an ONNX or OpenVINO IR network as a checkpoint.
 
-    It reads (pixels 0-255 / ``scale`` - ``mean``) / ``std`` at height x width pixels, in the order of
-    ``channels``, ``rgb`` or ``bgr``, in which mean and std are too. It is tried on a few images first.
+    The network embeds a few test images before ``out`` is written.
+
+    Args:
+        path: an .onnx file, or an .xml file with its .bin beside it.
+        out: the checkpoint to write; the file must not exist.
+        height: of the images that the network reads, in pixels.
+        width: of the images that the network reads, in pixels.
+        mean: of each channel, in the order of ``channels``. The network reads
+            (pixels 0-255 / ``scale`` - ``mean``) / ``std``.
+        std: standard deviation of each channel, in the order of ``channels``.
+        channels: order in which the network reads colours, ``rgb`` or ``bgr``.
+        scale: number by which pixels are divided before ``mean`` is subtracted.
+
+    Returns:
+        The version of the checkpoint, 12 hex digits.
 
     Raises:
-        CheckpointError: it is no such network, its shapes do not fit, it fails on trial, ``out`` is there
-            already, or it cannot be written.
+        CheckpointError: the file cannot be read as such a network, the network has other inputs or outputs
+            than one image and one embedding, a test image fails, or ``out`` exists or cannot be written.
     """
     path, out = Path(path), Path(out)
     if out.exists():
@@ -84,12 +97,19 @@ def _read(path: Path) -> openvino.Model:
 
 
 def _fix_input(graph: openvino.Model, height: int, width: int) -> openvino.Model:
-    """Let a graph of one input and one output take an image, float32 (1, 3, H, W), whatever its axes are."""
+    """Let a graph with one input and one output take an image, float32 (1, 3, H, W).
+
+    The input of the graph may be (N, 3, H, W) or (N, H, W, 3), in any floating-point type.
+    """
     if len(graph.inputs) != 1:
         names = ", ".join(port.any_name for port in graph.inputs)
-        raise CheckpointError(f"it takes {len(graph.inputs)} inputs ({names}); one image is what it will get")
+        raise CheckpointError(
+            f"the network takes {len(graph.inputs)} inputs ({names}); export it with one input, the image"
+        )
     if len(graph.outputs) != 1:
-        raise CheckpointError(f"it has {len(graph.outputs)} outputs; export it with its embedding alone")
+        raise CheckpointError(
+            f"the network has {len(graph.outputs)} outputs; export it with one output, the embedding"
+        )
     shape, kind = graph.input().partial_shape, graph.input().element_type
     sizes = {"NCHW": [1, 3, height, width], "NHWC": [1, height, width, 3]}
     fitting = [layout for layout, wanted in sizes.items() if shape.compatible(PartialShape(wanted))]
@@ -104,35 +124,50 @@ def _fix_input(graph: openvino.Model, height: int, width: int) -> openvino.Model
         steps.output().tensor().set_element_type(openvino.Type.f32)
         return steps.build()
     except RuntimeError as error:
-        raise CheckpointError(f"it cannot take one image of {height} x {width}: {reason(error)}") from error
+        raise CheckpointError(
+            f"the network cannot take one image of {height} x {width} (height x width): {reason(error)}"
+        ) from error
 
 
 def _misfit(shape: PartialShape, kind: openvino.Type, height: int, width: int) -> str:
-    """Say why no image of a size can be given to a network."""
+    """Say why a network cannot take an image of height x width pixels."""
     wanted = "one input (N, 3, H, W) or (N, H, W, 3) of floating-point numbers is needed"
     if shape.rank.is_dynamic or shape.rank.get_length() != 4 or not kind.is_real():
-        return f"it takes {shape} of {kind.to_string()}; {wanted}"
+        return f"the network takes {shape} of {kind.to_string()}; {wanted}"
     if shape[0].is_static and shape[0].get_length() != 1:
-        return f"it takes {shape[0]} images at once; export it with a batch of one, or of any size"
+        return f"the network takes {shape[0]} images at once; export it with a batch size of 1"
     for channel, first in ((1, 2), (3, 1)):
         if shape[channel] == openvino.Dimension(3):
-            return f"it takes images of {shape[first]} x {shape[first + 1]}, not of {height} x {width}"
-    return f"it takes {shape}; {wanted}"
+            return (
+                f"the network takes images of {shape[first]} x {shape[first + 1]}, not of {height} x {width}"
+            )
+    return f"the network takes {shape}; {wanted}"
 
 
 def _fix_output(graph: openvino.Model) -> openvino.Model:
-    """Let a graph of one output answer with an embedding, (1, D)."""
+    """Give the output of a graph with one output the shape of an embedding, (1, D)."""
     shape = graph.output().partial_shape
     sizes = list(shape.to_shape()) if shape.is_static else []
     if len(sizes) not in (2, 4) or sizes[0] != 1 or max(sizes) != np.prod(sizes):
-        raise CheckpointError(f"it answers with {shape}; an embedding (1, D), or (1, D, 1, 1), is needed")
+        raise CheckpointError(
+            f"the output of the network is {shape}; an embedding (1, D) or (1, D, 1, 1) is needed"
+        )
     answer = graph.get_results()[0].input_value(0)
     flat = opset8.reshape(answer, np.array([1, -1]), special_zero=False)
     return openvino.Model(flat.outputs(), graph.get_parameters(), graph.friendly_name)
 
 
 def _in_rgb(values: Color, scale: float, channels: str) -> Color:
-    """Turn numbers of pixels that were divided by ``scale`` into those of RGB from 0 to 1."""
+    """Convert a mean or a standard deviation for a card, which holds both in RGB for pixels from 0 to 1.
+
+    Args:
+        values: one for each channel, for pixels 0-255 divided by ``scale``.
+        scale: the number that pixels were divided by.
+        channels: order of ``values``, ``rgb`` or ``bgr``.
+
+    >>> _in_rgb((1.0, 2.0, 3.0), 510.0, "bgr")
+    (6.0, 4.0, 2.0)
+    """
     first, second, third = (value * scale / 255 for value in values)
     return (first, second, third) if channels == "rgb" else (third, second, first)
 

@@ -1,10 +1,17 @@
-"""OpenVINO's core, and the networks of others: graphs of its IR that a checkpoint holds as bytes.
+"""Foreign networks: untrusted graphs of OpenVINO IR, which a checkpoint holds as bytes.
 
-Such a graph is untrusted. It is read from memory, so that its weights are those beside it, and it must begin
-as OpenVINO writes it, so that no reader of another format is asked, some of which open files that a network
-names. The parser (pugixml) expands no entities, and OpenVINO checks where each constant lies. A layer must
-have a size, and not a huge one; there may be no loops, which need not end, and no memory between two crops.
-All this does not hinder OpenVINO from dying of a graph that is made for it: see `model/interop/trial.py`.
+These checks protect the process that reads a graph:
+
+* The graph is read from memory, so that its weights come from the checkpoint and not from another file.
+* The graph must begin as OpenVINO writes an IR. Otherwise OpenVINO would try its readers of other formats,
+  and some of these open files that a network names.
+* Every layer has a fixed size of at most MAX_LAYER_VALUES.
+* Loops and branches are refused, because a loop need not end. Layers that keep a state are refused, because
+  the embedding of a crop would depend on the crop before.
+
+The XML parser of OpenVINO (pugixml) expands no entities, and OpenVINO checks that each constant lies within
+the weights. A hostile graph can still crash OpenVINO. Therefore `model/interop/trial.py` tries a foreign
+network in another process.
 """
 
 import functools
@@ -19,11 +26,11 @@ from model.errors import CheckpointError
 
 MAX_GRAPH_BYTES = 32 << 20
 MAX_LAYER_VALUES = 1 << 26
-"""What a layer of a foreign network may give for one crop: 256 MiB in float32."""
+"""The largest number of values in the output of a layer for one crop: 256 MiB in float32."""
 
 REFUSED_LAYERS = ("Assign", "If", "Loop", "ReadValue", "TensorIterator")
 GRAPH, WEIGHTS = "graph", "weights"
-"""The names of the two tensors, of bytes."""
+"""The names of the two tensors of a checkpoint, each of bytes: the .xml and the .bin of an IR."""
 
 _BEGINNING = re.compile(rb'<\?xml version="1\.0"\?>\s*<net ')
 
@@ -37,20 +44,28 @@ class ForeignNetwork:
 
 @functools.cache
 def openvino_core() -> openvino.Core:
-    """Return the process's one OpenVINO core, which lives as long as the process.
+    """Return the OpenVINO core that the whole process shares.
 
-    On a processor with AMX a core gives the thread that makes it a signal stack of its own and unmaps it when
-    the last network made with it goes, on whatever thread that is: the next signal (Ctrl-C, say, or a data
-    loader's SIGCHLD) then killed the process.
+    The core is never deleted, because deleting a core can kill the process on a CPU with AMX. There a core
+    gives a signal stack to the thread that creates the core. The stack is unmapped when the last network of
+    the core is deleted, even on another thread. The next signal to the first thread, such as the SIGCHLD of a
+    data loader, then killed the process.
     """
     return openvino.Core()
 
 
 def make_foreign(tensors: dict[str, Tensor], height: int, width: int, embedding_size: int) -> ForeignNetwork:
-    """Read the graph of a checkpoint's tensors and check it against the sizes of its card.
+    """Read a foreign network from the tensors of a checkpoint, and check its layers and sizes.
+
+    Args:
+        tensors: GRAPH and WEIGHTS, each uint8 (number of bytes).
+        height: of the images, in pixels, by the card.
+        width: of the images, in pixels, by the card.
+        embedding_size: numbers D in an embedding, by the card.
 
     Raises:
-        CheckpointError: it cannot be read, does what no network here may, or has other sizes.
+        CheckpointError: a tensor is missing, extra or no tensor of bytes, the graph cannot be read, a layer
+            is refused, or a size is not the size in the card.
     """
     for name in (GRAPH, WEIGHTS):
         if name not in tensors or "uint8" not in str(tensors[name].dtype) or tensors[name].dim() != 1:
@@ -58,52 +73,57 @@ def make_foreign(tensors: dict[str, Tensor], height: int, width: int, embedding_
     if len(tensors) != 2:
         raise CheckpointError(f"{len(tensors) - 2} tensors beside {GRAPH} and {WEIGHTS} do not belong there")
     graph = _read_graph(tensors[GRAPH], tensors[WEIGHTS])
-    _check_port("takes", graph.inputs, [1, 3, height, width])
-    _check_port("answers with", graph.outputs, [1, embedding_size])
+    _check_port("input", graph.inputs, [1, 3, height, width])
+    _check_port("output", graph.outputs, [1, embedding_size])
     check_layers(graph)
     return ForeignNetwork(graph)
 
 
 def _read_graph(graph: Tensor, weights: Tensor) -> openvino.Model:
     if len(graph) > MAX_GRAPH_BYTES:
-        raise CheckpointError(f"its graph has {len(graph):,} bytes; at most {MAX_GRAPH_BYTES:,} are read")
+        raise CheckpointError(f"the graph has {len(graph):,} bytes; at most {MAX_GRAPH_BYTES:,} are read")
     xml = graph.numpy().tobytes()
     if not _BEGINNING.match(xml):
-        raise CheckpointError("its graph is no OpenVINO IR as OpenVINO writes it")
+        raise CheckpointError("the graph does not begin as OpenVINO writes an IR")
     try:
         return openvino_core().read_model(xml, openvino.Tensor(weights.numpy()))
     except (RuntimeError, ValueError) as error:  # ValueError: a name that is not UTF-8
-        raise CheckpointError(f"its graph cannot be read: {reason(error)}") from error
+        raise CheckpointError(f"the graph cannot be read: {reason(error)}") from error
 
 
-def _check_port(verb: str, ports: list[openvino.Output], shape: list[int]) -> None:
+def _check_port(side: str, ports: list[openvino.Output], shape: list[int]) -> None:
     wanted = openvino.PartialShape(shape)
     is_float = [port.element_type == openvino.Type.f32 for port in ports]
     if is_float != [True] or ports[0].partial_shape != wanted:
         found = ", ".join(f"{port.partial_shape} of {port.element_type.to_string()}" for port in ports)
-        raise CheckpointError(f"its graph {verb} {found or 'nothing'}; its card says {wanted} of f32")
+        raise CheckpointError(
+            f"the {side} of the graph is {found or 'missing'}; the card says {wanted} of f32"
+        )
 
 
 def check_layers(graph: openvino.Model) -> None:
-    """Look at what every layer is, and how much it gives for one crop.
+    """Check the kind and the output size of every layer.
 
     Raises:
-        CheckpointError: it is a loop, a branch or a memory, has no fixed size, or is too large.
+        CheckpointError: a layer is one of REFUSED_LAYERS, or its output has no fixed size or more than
+            MAX_LAYER_VALUES values.
     """
     for layer in graph.get_ops():
         kind = layer.get_type_name()
         if kind in REFUSED_LAYERS:
-            raise CheckpointError(f"its graph has the layer {kind}, which is not run here")
+            raise CheckpointError(f"the graph has the layer {kind}, which is refused")
         for output in layer.outputs():
             shape = output.partial_shape
             if shape.is_dynamic:
                 raise CheckpointError(
-                    f"the size of a layer {kind} in its graph depends on the image: {shape}"
+                    f"the size of a layer {kind} in the graph depends on the image: {shape}"
                 )
             if np.prod(list(shape.to_shape()), dtype=np.float64) > MAX_LAYER_VALUES:
-                raise CheckpointError(f"a layer {kind} in its graph is too large: {shape}")
+                raise CheckpointError(
+                    f"a layer {kind} in the graph is too large: {shape} exceeds {MAX_LAYER_VALUES:,} values"
+                )
 
 
 def reason(error: Exception) -> str:
-    """Return what OpenVINO says of an error; the lines before name places in its source."""
+    """Return the message of an error of OpenVINO without the lines that name places in OpenVINO's source."""
     return str(error).strip().splitlines()[-1]

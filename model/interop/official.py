@@ -1,8 +1,12 @@
-"""Checkpoints of the RGA authors' ResNet-50 code, as checkpoints of ours.
+"""Import of checkpoints that the code of the RGA paper's authors has trained (ResNet-50).
 
-Their modules have three convolutions where ours has one (`model/attention.py`), and a convolution where ours
-has a linear layer; everything else has another name and the same shape. Their relations come in our order:
-the first half of the columns meets the transposed affinity.
+An RGA module of the authors has the same weights as `model/attention.py`, with three differences:
+
+* The authors have three convolutions for theta, phi and the embedding of the feature. We have one.
+* The authors embed relations by a 1 x 1 convolution. We have a linear layer.
+* The tensors have other names.
+
+The columns of the relation weights have the same order: the first half is for the transposed affinity.
 """
 
 from pathlib import Path
@@ -18,7 +22,7 @@ from model.files import describe_file
 from model.interop.state_dicts import read_state_dict
 
 BRANCHES = {"rgasc": "rga_sc_resnet50", "rgas": "rga_s_resnet50", "rgac": "rga_c_resnet50"}
-"""The authors' names of their networks, and ours."""
+"""The name of each network in the authors' code -> the name in ARCHITECTURES."""
 
 HEIGHT, WIDTH = 256, 128
 NUM_PROBLEMS_TOLD = 10
@@ -35,13 +39,21 @@ _LAYERS = {
 
 
 def import_official(path: str | Path, out: str | Path, *, branch: str, feature: str = "pooled") -> str:
-    """Write the network of an authors' checkpoint (.pth.tar) as one of ours, and return its version.
+    """Import a checkpoint of the authors' code. Nothing of the file is run.
 
-    Nothing of the file is run. ``feature`` as in ``build_network``: the authors' evaluation judges both,
-    the pooled one first.
+    Args:
+        path: the checkpoint of the authors, .pth.tar.
+        out: the checkpoint to write; the file must not exist.
+        branch: the network, a key of BRANCHES.
+        feature: ``pooled`` or ``bn``, as in ``build_network``. The authors' code evaluates both and reports
+            ``pooled`` first.
+
+    Returns:
+        The version of the checkpoint, 12 hex digits.
 
     Raises:
-        CheckpointError: the file is not theirs, ``out`` is there already, or it cannot be written.
+        CheckpointError: the file cannot be read or does not hold the network ``branch``, or ``out`` exists or
+            cannot be written.
     """
     path, out = Path(path), Path(out)
     if out.exists():
@@ -71,14 +83,14 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
 
 
 def _state(branch: str, num_identities: int) -> dict[str, Tensor]:
-    """Return our state dict, shapes without memory."""
+    """Return the state dict of our network on the device meta: shapes without memory."""
     with torch.device("meta"):
         network = build_network(BRANCHES[branch], height=HEIGHT, width=WIDTH, num_identities=num_identities)
     return network.state_dict()
 
 
 def _wanted(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the authors' state dict for ours, both shapes without memory."""
+    """Return the state dict that the authors' network must have, for ours. Both are on the device meta."""
     wanted: dict[str, Tensor] = {}
     for name, ours in state.items():
         theirs = _their_names(name)
@@ -89,7 +101,12 @@ def _wanted(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the authors' tensors as ours are named and shaped."""
+    """Return the authors' tensors with the names and shapes of our network.
+
+    Args:
+        ours: the state dict of our network, for names and shapes.
+        theirs: the state dict of the authors.
+    """
     renamed = {}
     for name, like in ours.items():
         parts = [theirs[one] for one in _their_names(name)]
@@ -98,7 +115,7 @@ def _renamed(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Te
 
 
 def _their_names(name: str) -> list[str]:
-    """Return what the authors call a tensor of ours.
+    """Return the names of the authors' tensors that together make one tensor of ours.
 
     >>> _their_names("neck.bias"), _their_names("backbone.0.1.weight"), _their_names("backbone.3.0.bn1.bias")
     (['feat_bn.bias'], ['backbone.bn1.weight'], ['backbone.layer2.0.bn1.bias'])
@@ -121,7 +138,7 @@ def _their_names(name: str) -> list[str]:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the ``module.`` that torch's DataParallel puts before every name."""
+    """Remove the prefix ``module.``, which torch's DataParallel adds to every name."""
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

@@ -1,4 +1,7 @@
-"""A network is tried before it is kept: here, or in a process of its own, which it may end."""
+"""The trial of a network before it is kept: a few images are embedded and the embeddings are checked.
+
+A foreign network is tried in another process, because a hostile graph can crash OpenVINO.
+"""
 
 import subprocess
 import sys
@@ -16,39 +19,46 @@ from model.errors import CheckpointError, ModelError
 from model.interop.graphs import reason
 
 SAME = 1e-5
-"""Embeddings of different images differ by more than this part of their largest number."""
+"""A fraction. The embeddings of two images count as the same if no number differs by more than this fraction
+of the largest number."""
 
 LONGEST_TRIAL_S = 120
 
 
 def try_apart(path: str | Path) -> None:
-    """Try a foreign network in another process: a graph can be made so that OpenVINO dies of it.
+    """Try the network of a checkpoint in another process, if the network is foreign.
 
-    Networks of ours are built of our own code, and are not tried here.
+    Other networks are not tried, because their layers are our own code.
+
+    Args:
+        path: the checkpoint.
 
     Raises:
-        CheckpointError: as ``load_checkpoint`` and ``try_out``, or the process has died or takes too long.
+        CheckpointError: the checkpoint cannot be loaded, the network fails ``try_out``, or the other process
+            crashes or takes more than LONGEST_TRIAL_S seconds.
     """
     path = Path(path)
     if read_card(path).architecture != FOREIGN:
         return
     command = [sys.executable, "-m", "model.interop.trial", str(path)]
     try:
-        done = subprocess.run(  # noqa: S603 - our own words, and a file named by us
+        done = subprocess.run(  # noqa: S603 - a command of ours and a path
             command, capture_output=True, text=True, timeout=LONGEST_TRIAL_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise CheckpointError(f"{path.name} was tried for {LONGEST_TRIAL_S} s without an end") from error
+        raise CheckpointError(f"the trial of {path.name} did not end within {LONGEST_TRIAL_S} s") from error
     if done.returncode:
-        said = done.stdout.strip() or f"{path.name} ended the process that tried it, by {-done.returncode}"
-        raise CheckpointError(said)
+        code = done.returncode
+        end = f"by signal {-code}" if code < 0 else f"with exit status {code}"
+        raise CheckpointError(done.stdout.strip() or f"{path.name} ended the process that tried it, {end}")
 
 
 def try_out(embedder: Embedder) -> None:
-    """Embed noise, black and white, and look at what comes out.
+    """Embed two images of noise, a black image and a white image, and check the embeddings.
 
     Raises:
-        CheckpointError: the network does not run, or its embeddings are not of length 1, or all the same.
+        CheckpointError: the network does not run, an embedding does not have length 1 (an embedding of zeros
+            or NaN has not), or all embeddings are the same.
     """
     rng = np.random.default_rng(0)
     images: dict[str, NDArray[Any]] = {
@@ -66,14 +76,14 @@ def try_out(embedder: Embedder) -> None:
     for name, length in zip(images, lengths, strict=True):
         if not 0.99 < length < 1.01:
             raise CheckpointError(
-                f"the embedding of {name}, made on trial, has length {length:.3g} and not 1"
+                f"on trial, the embedding of {name} has length {length:.3g}, but must have length 1"
             )
     if np.ptp(rows, axis=0).max() <= SAME * np.abs(rows).max():
         raise CheckpointError("the network makes the same embedding of every image")
 
 
 def main(path: str | Path) -> None:
-    """Load and try a checkpoint; say what is wrong with it, and end with status 1."""
+    """Load and try a checkpoint. An error is printed, and the exit status is then 1."""
     try:
         try_out(Embedder(load_checkpoint(path)))
     except ModelError as error:

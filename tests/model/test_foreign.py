@@ -1,4 +1,4 @@
-"""Networks of others: they answer as they do by themselves, and what cannot be served is refused."""
+"""Foreign networks: their embeddings agree with torch, and a network that cannot be served is refused."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def bring(
 
 
 def embed_plainly(channels: str, scale: float, mean: Color, std: Color) -> Floats:
-    """Run the small network in torch, on numbers worked out in the order in which it reads them."""
+    """Embed CROPS by the small network in torch, with the preprocessing written out."""
     resized = [np.asarray(crop.resize((WIDTH, HEIGHT), 2), np.float64) for crop in CROPS]
     pixels_NHWC = np.stack(resized)[..., :: 1 if channels == "rgb" else -1]
     normalised = torch.from_numpy(((pixels_NHWC / scale - mean) / std).astype(np.float32))
@@ -73,7 +73,7 @@ SAVED: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("saved", SAVED)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_foreign_network_answers_as_it_does_by_itself(saved: str, options: str, tmp_path: Path) -> None:
+def test_embeddings_are_those_of_the_network_in_torch(saved: str, options: str, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(bring(SAVED[saved](tmp_path), *OPTIONS[options]))
     expected = embed_plainly(*OPTIONS[options])
     found = Embedder(checkpoint).embed(CROPS)
@@ -98,23 +98,25 @@ def checkpoint(small: Path) -> Checkpoint:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_openvino_runs_it_in_fp32_whatever_the_device(checkpoint: Checkpoint, device: str) -> None:
+def test_openvino_runs_a_foreign_network_in_fp32_on_any_device(checkpoint: Checkpoint, device: str) -> None:
     assert Embedder(checkpoint, device).runtime == "openvino-fp32"
 
 
-def test_bf16_is_used_where_it_is_asked_for_and_there(checkpoint: Checkpoint) -> None:
+def test_bf16_is_used_if_asked_for_and_if_the_processor_has_bf16(checkpoint: Checkpoint) -> None:
     embedder = Embedder(checkpoint, precision="bf16")
     assert embedder.runtime == ("openvino-bf16" if cpu_has_bf16() else "openvino-fp32")
     cosines = (embedder.embed(CROPS) * Embedder(checkpoint).embed(CROPS)).sum(axis=1)
     assert cosines.min() > 0.999
 
 
-def test_several_embedders_of_one_checkpoint_answer_alike(checkpoint: Checkpoint) -> None:
+def test_two_embedders_of_one_checkpoint_make_the_same_embeddings(checkpoint: Checkpoint) -> None:
     first, second = Embedder(checkpoint), Embedder(checkpoint)
     np.testing.assert_array_equal(first.embed(CROPS), second.embed(CROPS))
 
 
-def test_training_embeds_with_it_and_refuses_to_train_it(small: Path, checkpoint: Checkpoint) -> None:
+def test_training_embeds_with_a_foreign_network_and_refuses_to_train_it(
+    small: Path, checkpoint: Checkpoint
+) -> None:
     embed = open_network(small, mean=0, scale=1, is_bgr=False)
     np.testing.assert_array_equal(embed(CROPS), Embedder(checkpoint).embed(CROPS))
     cpu = torch.device("cpu")
@@ -134,7 +136,7 @@ FLAT = helper.make_node("Flatten", ["pooled"], ["out"])
 
 
 def save_branches(path: Path) -> Path:
-    """Write a graph that does one thing or another, as its image has it."""
+    """Write a graph with a branch that depends on the image."""
 
     def branch(kind: str) -> object:
         out = helper.make_tensor_value_info("branch", TensorProto.FLOAT, None)
@@ -152,11 +154,11 @@ def save_branches(path: Path) -> Path:
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "maps": (
         lambda path: save_onnx(path, [helper.make_node("Relu", ["images"], ["out"])]),
-        r"it answers with \[1,3,64,32\]; an embedding",
+        r"the output of the network is \[1,3,64,32\]; an embedding",
     ),
     "not finite": (
         lambda path: save_onnx(path, [POOL, helper.make_node("Log", ["pooled"], ["out"])]),
-        "the embedding of a black image, made on trial, has length nan",
+        "on trial, the embedding of a black image has length nan",
     ),
     "constant": (
         lambda path: save_onnx(
@@ -174,22 +176,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda path: save_onnx(
             path, [helper.make_node("Add", ["images", "more"], ["out"])], inputs=("images", "more")
         ),
-        r"it takes 2 inputs \(images, more\)",
+        r"the network takes 2 inputs \(images, more\)",
     ),
     "two outputs": (
         lambda path: save_onnx(path, [POOL, FLAT], outputs=("pooled", "out")),
-        "it has 2 outputs",
+        "the network has 2 outputs",
     ),
-    "a batch of two": (lambda path: save_small_onnx(path, batch=2), "it takes 2 images at once"),
+    "a batch of two": (lambda path: save_small_onnx(path, batch=2), "the network takes 2 images at once"),
     "another size": (
         lambda path: save_onnx(path, [POOL, FLAT], shape=(1, 3, 48, 24)),
-        "it takes images of 48 x 24, not of 64 x 32",
+        "the network takes images of 48 x 24, not of 64 x 32",
     ),
     "another size, channels last": (
         lambda path: save_onnx(
             path, [helper.make_node("Flatten", ["images"], ["out"])], shape=(1, 48, 24, 3)
         ),
-        "it takes images of 48 x 24, not of 64 x 32",
+        "the network takes images of 48 x 24, not of 64 x 32",
     ),
     "one channel": (
         lambda path: save_onnx(path, [POOL, FLAT], shape=(1, 1, 64, 32)),
@@ -197,7 +199,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no image": (
         lambda path: save_onnx(path, [helper.make_node("Relu", ["images"], ["out"])], shape=(1, 6144)),
-        r"it takes \[1,6144\] of f32; one input",
+        r"the network takes \[1,6144\] of f32; one input",
     ),
     "whole numbers": (
         lambda path: save_onnx(
@@ -210,7 +212,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "of u8; one input .* of floating-point",
     ),
-    "a branch": (save_branches, "the layer If, which is not run here"),
+    "a branch": (save_branches, "the layer If, which is refused"),
     "a size that depends": (
         lambda path: save_onnx(
             path,
@@ -264,7 +266,7 @@ def test_a_file_that_is_absent_torn_or_too_large_is_refused(tmp_path: Path) -> N
         bring(whole)
 
 
-def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
     path = save_ir(tmp_path / "small.xml")
     content = bring(path).read_bytes()
     with pytest.raises(CheckpointError, match="is there already"):
@@ -275,19 +277,19 @@ def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
 BOMB = b'<?xml version="1.0"?>\n<!DOCTYPE net [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>\n'
 
 
-NOT_OURS = "no OpenVINO IR as OpenVINO writes it"
-UNREADABLE = "its graph cannot be read"
+OTHER_BEGINNING = "the graph does not begin as OpenVINO writes an IR"
+UNREADABLE = "the graph cannot be read"
 
 
 def unfit_parts(folder: Path) -> dict[str, tuple[bytes, bytes, str]]:
-    """Return graphs and weights that no import writes, and what is said of them."""
+    """Return graphs and weights that no import writes, each with the error message."""
     graph, weights = (folder / "small.xml").read_bytes(), (folder / "small.bin").read_bytes()
     declaration, _, rest = graph.partition(b"\n")
     far = graph.replace(b'offset="0"', b'offset="18446744073709551608"')
     return {
-        "empty": (b"", weights, NOT_OURS),
-        "onnx": (save_small_onnx(folder / "small.onnx").read_bytes(), b"", NOT_OURS),
-        "bomb": (BOMB + rest, weights, NOT_OURS),
+        "empty": (b"", weights, OTHER_BEGINNING),
+        "onnx": (save_small_onnx(folder / "small.onnx").read_bytes(), b"", OTHER_BEGINNING),
+        "bomb": (BOMB + rest, weights, OTHER_BEGINNING),
         "bomb inside": (declaration + b"\n" + rest.replace(b"</net>", BOMB + b"</net>"), weights, UNREADABLE),
         "torn": (graph[: len(graph) // 2], weights, UNREADABLE),
         "garbage": (graph[:200] + bytes(range(256)), weights, UNREADABLE),
@@ -300,7 +302,7 @@ def unfit_parts(folder: Path) -> dict[str, tuple[bytes, bytes, str]]:
     }
 
 
-def test_a_hostile_or_torn_graph_is_refused_and_no_crash(small: Path, tmp_path: Path) -> None:
+def test_a_hostile_or_torn_graph_is_refused_without_a_crash(small: Path, tmp_path: Path) -> None:
     for name, (graph, weights, message) in unfit_parts(small.parent).items():
         path = tmp_path / f"{name}.safetensors"
         save_foreign(path, graph, weights, make_card())
@@ -311,8 +313,8 @@ def test_a_hostile_or_torn_graph_is_refused_and_no_crash(small: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 128}, r"takes \[1,3,64,32\] of f32; its card says \[1,3,128,32\]"),
-        ({"embedding_size": 13}, r"answers with \[1,12\] of f32; its card says \[1,13\]"),
+        ({"height": 128}, r"the input of the graph is \[1,3,64,32\] of f32; the card says \[1,3,128,32\]"),
+        ({"embedding_size": 13}, r"the output of the graph is \[1,12\] of f32; the card says \[1,13\]"),
         ({"channels": "cmyk"}, r"channels must match pattern '\^\(rgb\|bgr\)\$'"),
         ({"channels": 3}, "channels must be a valid string"),
         ({"num_identities": -1}, "num_identities must be greater than or equal to 0"),
@@ -328,7 +330,7 @@ def test_a_card_that_does_not_fit_the_graph_is_refused(
         load_checkpoint(tmp_path / "a.safetensors")
 
 
-def test_tensors_that_are_no_bytes_or_belong_nowhere_are_refused(tmp_path: Path) -> None:
+def test_tensors_of_another_kind_and_extra_tensors_are_refused(tmp_path: Path) -> None:
     metadata = {"card": json.dumps(make_card().to_dict())}
     some = torch.zeros(8, dtype=torch.uint8)
     path = tmp_path / "a.safetensors"
@@ -343,14 +345,16 @@ def test_tensors_that_are_no_bytes_or_belong_nowhere_are_refused(tmp_path: Path)
             load_checkpoint(path)
 
 
-def test_what_ends_the_process_that_tries_it_is_refused(small: Path, tmp_path: Path) -> None:
+def test_a_network_that_crashes_the_trial_is_refused(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_deadly(path)
-    with pytest.raises(CheckpointError, match=r"a\.safetensors ended the process that tried it, by \d+"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.safetensors ended the process that tried it, by signal \d+"
+    ):
         try_apart(path)
     graph, weights = ((small.parent / f"small{suffix}").read_bytes() for suffix in (".xml", ".bin"))
     save_foreign(path, graph, weights, make_card(width=64))
-    with pytest.raises(CheckpointError, match=r"a\.safetensors cannot be used: its graph takes"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors cannot be used: the input of the graph is"):
         try_apart(path)
 
 

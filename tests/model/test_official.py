@@ -1,4 +1,4 @@
-"""Checkpoints of the RGA authors' code: each tensor has its place, and the network makes their embeddings."""
+"""Import of the RGA authors' checkpoints: every tensor is used, and the embeddings are the authors'."""
 
 import pickle
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Refuse = Callable[..., str]
 
 
 def official_shapes(branch: str) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the authors' ResNet-50 with 767 identities."""
+    """Return the names and shapes of the authors' ResNet-50 with 767 identities."""
     lines = (DATA / "official_state_dict_keys.txt").read_text().splitlines()
     shapes = {}
     for name, shape in map(str.split, lines):
@@ -35,7 +35,7 @@ def official_shapes(branch: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    """A state dict of the smallest of the three."""
+    """The state dict of rgac, the smallest of the authors' three networks."""
     return make_authors("rgac").state_dict()
 
 
@@ -64,9 +64,7 @@ def test_the_twin_of_a_module_agrees_with_the_authors_numbers(setting: str, kind
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_every_tensor_of_the_authors_is_one_of_ours_and_none_is_left_over(
-    branch: str, tmp_path: Path
-) -> None:
+def test_every_tensor_of_the_authors_is_imported(branch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = {
         name: torch.rand(shape) if shape else torch.tensor(7)
@@ -89,19 +87,21 @@ def test_our_network_makes_the_authors_embeddings(branch: str, tmp_path: Path) -
     authors = make_authors(branch)
     path, out = save_authors(tmp_path / "a.pth.tar", authors.state_dict()), tmp_path / "out.safetensors"
     import_official(path, out, branch=branch)
-    network = load_checkpoint(out).network.double()  # in float32 two orders of the same sums differ by 1e-5
+    network = load_checkpoint(out).network.double()  # in float32 the order of a sum changes results by 1e-5
     images = torch.randn(1, 3, 256, 128, dtype=torch.float64)
     with torch.inference_mode():
         wanted = authors.double()(images)
         for feature in ("pooled", "bn"):
             network.feature = feature
             torch.testing.assert_close(network(images), wanted[feature], atol=1e-9, rtol=1e-9)
-    assert (wanted["pooled"] - wanted["bn"]).abs().max() > 0.1  # the two features are not the same
+    assert (
+        wanted["pooled"] - wanted["bn"]
+    ).abs().max() > 0.1  # otherwise the test could not tell the features apart
 
 
 @pytest.fixture
 def refuse(tmp_path: Path) -> Refuse:
-    """Import a file and return the one line it is refused with, having written nothing."""
+    """Return a function that imports a file, checks that nothing was written, and returns the error."""
 
     def end(path: Path, branch: str = "rgac") -> str:
         with pytest.raises(CheckpointError) as caught:
@@ -149,12 +149,12 @@ def test_a_weight_that_is_not_finite_is_refused(
     assert "not finite in neck.bias" in refuse(save_authors(tmp_path / "a.pth.tar", changed))
 
 
-def test_a_tensor_that_claims_more_numbers_than_it_has_is_refused(
+def test_a_tensor_with_more_numbers_than_its_memory_holds_is_refused(
     refuse: Refuse, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     changed = state | {"cls.weight": torch.zeros(1).expand(10**9, 2048)}
     line = refuse(save_authors(tmp_path / "a.pth.tar", changed))
-    assert line.endswith("has no plain numbers in cls.weight")
+    assert line.endswith("has a tensor that is not dense, real and whole in memory: cls.weight")
 
 
 def test_files_of_another_kind_are_refused_in_one_line(refuse: Refuse, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_files_of_another_kind_are_refused_in_one_line(refuse: Refuse, tmp_path:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_torn_or_damaged_file_is_refused_or_read_and_nothing_else(is_zip: bool, tmp_path: Path) -> None:
+def test_a_torn_or_damaged_file_is_read_or_raises_a_checkpoint_error(is_zip: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.pth.tar"
     torch.save({"state_dict": {"a": torch.rand(9)}}, path, _use_new_zipfile_serialization=is_zip)
     content = path.read_bytes()
@@ -211,7 +211,7 @@ def test_a_hostile_pickle_is_not_run(is_zip: bool, refuse: Refuse, tmp_path: Pat
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_that_is_there_already_stays_as_it_is(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = save_authors(tmp_path / "a.pth.tar", state)
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"mine")
