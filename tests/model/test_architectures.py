@@ -1,4 +1,4 @@
-"""Every network that can be built by name."""
+"""Building every network by its name."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_a_network_has_the_attention_its_name_says(name: str, modules: int, part
 
 
 @pytest.mark.parametrize("trunk", ["resnet50", "mobilenet_v2"])
-def test_a_module_alone_stands_after_the_stage_that_its_network_is_named_after(trunk: str) -> None:
+def test_a_single_module_follows_the_stage_in_the_name_of_the_network(trunk: str) -> None:
     with torch.device("meta"):
         for place, grid in enumerate([(64, 32), (32, 16), (16, 8), (16, 8)], start=1):
             network = build_network(f"rga_sc_stage{place}_{trunk}", height=256, width=128, num_identities=5)
@@ -119,7 +119,7 @@ def test_the_neck_has_a_frozen_bias_and_the_classifier_none() -> None:
     assert network.classifier.bias is None
 
 
-def test_a_strided_depthwise_convolution_is_the_plain_one_and_stays_float32_in_training() -> None:
+def test_a_strided_depthwise_convolution_equals_the_plain_one_and_stays_float32_under_autocast() -> None:
     torch.manual_seed(0)
     plain = torch.nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False)
     layer = StridedDepthwise.like(plain)
@@ -130,7 +130,7 @@ def test_a_strided_depthwise_convolution_is_the_plain_one_and_stays_float32_in_t
         assert layer(x.bfloat16()).dtype == torch.float32
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_names() -> None:
     with pytest.raises(UnknownArchitecture, match="rga_sc_mobilenet_v2"):
         build_network("resnet51", height=64, width=32, num_identities=5)
 
@@ -138,6 +138,6 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "identities"), [(0, 32, 5), (65, 32, 5), (64, 8, 5), (64, 32, 0)]
 )
-def test_a_size_that_no_network_has_is_refused(height: int, width: int, identities: int) -> None:
+def test_an_argument_out_of_range_is_refused(height: int, width: int, identities: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         build_network("tiny", height=height, width=width, num_identities=identities)

@@ -1,4 +1,4 @@
-"""RGA: against the authors' own numbers, and against the full-affinity twin over random shapes."""
+"""RGA agrees with the numbers of the authors' code, and with a twin that builds the full affinity matrix."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_gradients_agree_with_the_authors_code(setting: str) -> None:
     scale = max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in found.items():
         assert gradient is not None
-        # biases before a BatchNorm have a true gradient of 0: those are judged on the module's scale
+        # a bias before a BatchNorm has a gradient of 0, so its error is compared with the largest gradient
         error = float((gradient - expected[name]).norm())
         assert error <= 1e-4 * max(float(expected[name].norm()), 1e-2 * scale), name
     assert x.grad is not None
@@ -87,14 +87,14 @@ def test_any_shape_agrees_with_the_full_affinity_twin(
     torch.testing.assert_close(attention(x), expected)
 
 
-def test_a_squeeze_that_would_reach_no_channel_is_one() -> None:
+def test_a_ratio_above_the_number_of_channels_leaves_one_channel() -> None:
     attention = RelationAwareGlobalAttention(3, 2, 2)
     assert attention(torch.randn(4, 3, 2, 2)).shape == (4, 3, 2, 2)
     assert attention.spatial is not None
     assert attention.spatial.relate.weight.shape == (1, 8)
 
 
-def test_neither_part_is_refused() -> None:
+def test_a_module_without_both_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="spatial part"):
         RelationAwareGlobalAttention(8, 4, 4, spatial=False, channel=False)
 
@@ -105,7 +105,7 @@ def test_a_size_below_one_is_refused(sizes: tuple[int, int, int]) -> None:
         RelationAwareGlobalAttention(*sizes)
 
 
-def test_a_map_of_another_size_is_refused_by_name() -> None:
+def test_a_map_of_another_size_is_refused_with_both_sizes() -> None:
     attention = RelationAwareGlobalAttention(8, 4, 4)
     with pytest.raises(ValueError, match=r"expected a map of \(B, 8, 4, 4\), got \(1, 8, 4, 8\)"):
         attention(torch.randn(1, 8, 4, 8))

@@ -1,4 +1,4 @@
-"""A checkpoint file: what comes back, and what every kind of bad file is answered with."""
+"""Checkpoint files: saving and loading, and the error for every kind of bad file."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def write(path: Path, card: object, tensors: dict[str, torch.Tensor] | None = No
     return path
 
 
-def test_the_network_and_its_card_come_back(path: Path) -> None:
+def test_a_saved_network_and_its_card_are_loaded(path: Path) -> None:
     loaded = load_checkpoint(path)
     images = torch.randn(3, 3, 64, 32)
     assert loaded.card == CARD
@@ -97,7 +97,7 @@ def test_half_precision_halves_the_file_and_loads_as_float32(path: Path, tmp_pat
     assert network.neck.num_batches_tracked.dtype == torch.int64
 
 
-def test_a_loaded_network_can_be_trained_on(path: Path) -> None:
+def test_a_loaded_network_can_be_trained(path: Path) -> None:
     network = load_checkpoint(path).network.train()
     network(torch.randn(4, 3, 64, 32)).logits.sum().backward()
     assert network.classifier.weight.grad is not None
@@ -123,7 +123,7 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
         struct.pack("<Q", 2) + b"[]",
     ],
 )
-def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"foreign\.safetensors"):
@@ -219,7 +219,7 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         ({"compatible_with": {"version": "0123456789ab"}}, "rank1_cross is missing; .* and 1 more"),
     ],
 )
-def test_a_card_that_does_not_hold_is_refused_with_a_reason(
+def test_a_wrong_card_is_refused_with_the_field_and_the_reason(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     path = write(tmp_path / "network.safetensors", {**CARD.to_dict(), **change})
@@ -227,7 +227,7 @@ def test_a_card_that_does_not_hold_is_refused_with_a_reason(
         load_checkpoint(path)
 
 
-def test_a_promise_of_compatibility_comes_back(tmp_path: Path) -> None:
+def test_a_promise_of_compatibility_is_saved_and_loaded(tmp_path: Path) -> None:
     for promise in (PROMISE, {**PROMISE, "is_strict": True}):
         save_checkpoint(tmp_path / "network.safetensors", build(), replace(CARD, compatible_with=promise))
         assert load_checkpoint(tmp_path / "network.safetensors").card.compatible_with == promise
@@ -240,13 +240,13 @@ def test_a_field_that_a_card_lacks_is_named(tmp_path: Path, missing: str) -> Non
         load_checkpoint(write(tmp_path / "network.safetensors", card))
 
 
-def test_a_card_from_before_the_later_fields_is_read(tmp_path: Path) -> None:
+def test_an_old_card_without_the_newer_fields_is_read(tmp_path: Path) -> None:
     names = ("architecture", "height", "width", "embedding_size", "num_identities", "mean", "std")
     card = {name: CARD.to_dict()[name] for name in names}
     assert load_checkpoint(write(tmp_path / "network.safetensors", card)).card.feature == "bn"
 
 
-def test_a_hostile_card_costs_nothing(tmp_path: Path) -> None:
+def test_a_huge_card_is_refused_within_a_second_and_names_are_escaped(tmp_path: Path) -> None:
     path, card = tmp_path / "network.safetensors", CARD.to_dict()
     many = {str(number): 0 for number in range(500_000)}
     for hostile in ({**card, **many}, {**card, "metrics": many}, {**card, "recipe": "a" * 6_000_000}):
@@ -262,8 +262,8 @@ def test_a_hostile_card_costs_nothing(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_the_version_of_the_same_content_stays_what_it_was_in_earlier_releases(tmp_path: Path) -> None:
-    """Whole numbers stay whole: pydantic does not touch the card of a network that is saved."""
+def test_the_version_of_the_same_content_is_that_of_earlier_releases(tmp_path: Path) -> None:
+    """Whole numbers in a card must not become floats, because the version is a hash of the file."""
     linear, path = torch.nn.Linear(3, 2), tmp_path / "network.safetensors"
     with torch.no_grad():
         for parameter in linear.parameters():
@@ -320,7 +320,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_the_shipped_checkpoint_is_ours_small_and_described() -> None:
+def test_the_shipped_checkpoint_is_small_and_its_model_card_has_its_figures() -> None:
     checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
     assert DEFAULT_CHECKPOINT.stat().st_size <= 12_000_000
     assert checkpoint.card.architecture == "rga_sc_osnet"

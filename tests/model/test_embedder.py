@@ -1,4 +1,4 @@
-"""From images to embeddings, in every runtime that this machine has."""
+"""Embedding images, in every runtime that this machine has."""
 
 import os
 import subprocess
@@ -75,7 +75,7 @@ def test_a_row_does_not_depend_on_batch_size_or_order(tiny: Checkpoint, device: 
     np.testing.assert_allclose(together, backwards, atol=1e-5)
 
 
-def test_no_images_are_no_rows(tiny: Checkpoint) -> None:
+def test_no_images_give_no_rows(tiny: Checkpoint) -> None:
     assert Embedder(tiny).embed([]).shape == (0, 64)
 
 
@@ -94,7 +94,7 @@ def test_the_default_runtime_agrees_with_fp32_torch_on_the_shipped_network() -> 
     assert cosines(fast, exact).min() >= 0.999
 
 
-def test_a_stem_in_a_graph_of_its_own_changes_nothing(tiny: Checkpoint) -> None:
+def test_two_graphs_make_the_same_embeddings_as_one(tiny: Checkpoint) -> None:
     """On a processor without bf16, OpenVINO computes both of its graphs in fp32."""
     crops = tiny.preprocess.pixels(make_crops(5))
     one, two = (OpenVinoRuntime(tiny, precision, None).run(crops) for precision in ("fp32", "bf16"))
@@ -110,7 +110,7 @@ def test_auto_is_the_fastest_precision_of_the_processor(tiny: Checkpoint) -> Non
 
 
 @pytest.mark.parametrize(("precision", "num_graphs"), [("fp32", 1), ("bf16", 2)])
-def test_a_converted_network_is_kept_and_used_again(
+def test_a_converted_network_is_read_from_the_cache(
     tiny: Checkpoint, tmp_path: Path, precision: str, num_graphs: int
 ) -> None:
     crops = tiny.preprocess.pixels(make_crops(3))
@@ -124,7 +124,9 @@ def test_a_converted_network_is_kept_and_used_again(
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".bin"])
-def test_a_torn_kept_network_is_converted_again(tiny: Checkpoint, tmp_path: Path, suffix: str) -> None:
+def test_a_network_that_is_torn_in_the_cache_is_converted_again(
+    tiny: Checkpoint, tmp_path: Path, suffix: str
+) -> None:
     crops = make_crops(3)
     expected = Embedder(tiny, "cpu", "fp32", cache_dir=tmp_path).embed(crops)
     torn = min(tmp_path.glob(f"*{suffix}"))
@@ -141,14 +143,14 @@ def test_a_torn_kept_network_is_converted_again(tiny: Checkpoint, tmp_path: Path
         ("cpu", "fp16", "needs a CUDA device"),
     ],
 )
-def test_a_runtime_that_is_not_there_is_refused(
+def test_an_unavailable_runtime_is_refused(
     tiny: Checkpoint, device: str, precision: str, message: str
 ) -> None:
     with pytest.raises(RuntimeUnavailable, match=message):
         Embedder(tiny, device, precision)
 
 
-def test_cuda_is_used_where_there_is_a_device_and_refused_elsewhere(tiny: Checkpoint) -> None:
+def test_cuda_is_used_if_there_is_a_device_and_refused_otherwise(tiny: Checkpoint) -> None:
     if torch.cuda.is_available():
         assert Embedder(tiny, "cuda").runtime.startswith("torch-cuda")
     else:
@@ -170,7 +172,7 @@ def test_preprocessing_is_resize_scale_and_normalise() -> None:
 
 
 def test_a_golden_embedding_guards_preprocessing() -> None:
-    """The first numbers of one generated crop under the shipped network, in fp32 torch."""
+    """The first numbers of the embedding of a generated crop must stay those in the file (fp32, torch)."""
     embedding = Embedder(load_checkpoint(DEFAULT_CHECKPOINT), "torch-cpu", "fp32").embed(make_crops(1))[0]
     expected = np.array(
         [float(number) for number in (DATA / "golden_embedding.txt").read_text().split()], dtype=np.float32
@@ -178,7 +180,7 @@ def test_a_golden_embedding_guards_preprocessing() -> None:
     np.testing.assert_allclose(embedding[: len(expected)], expected, atol=2e-5)
 
 
-def test_a_signal_does_no_harm_after_a_network_went_on_another_thread() -> None:
+def test_a_signal_is_handled_after_a_network_was_deleted_on_another_thread() -> None:
     program = """
 import faulthandler, os, signal, sys, threading
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
@@ -197,7 +199,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
-def test_converting_a_network_tells_nobody(tmp_path: Path) -> None:
+def test_converting_a_network_sends_no_telemetry(tmp_path: Path) -> None:
     program = """
 import torch
 from model.runtime import convert
@@ -209,4 +211,4 @@ convert(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
         "HOME": str(tmp_path)
     }
     subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True)
-    assert list(tmp_path.iterdir()) == []  # where OpenVINO's telemetry keeps the id that it sends
+    assert list(tmp_path.iterdir()) == []  # OpenVINO's telemetry keeps its id in the home folder

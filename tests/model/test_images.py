@@ -1,4 +1,4 @@
-"""Decoding untrusted bytes: every format and mode becomes upright RGB, everything else a refusal."""
+"""Decoding untrusted bytes: every format and mode becomes upright RGB, and other bytes raise an error."""
 
 import struct
 import zlib
@@ -25,7 +25,7 @@ def pixels(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """Return a PNG that says it is this large and holds a few bytes of pixels."""
+    """Return a PNG whose header claims a size, with 100 bytes of pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -110,12 +110,12 @@ def test_an_orientation_beside_damaged_exif_is_applied() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_exif_that_is_broken_does_not_spoil_the_image() -> None:
+def test_an_image_with_broken_exif_is_decoded() -> None:
     content = encode(person(1), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")
     assert pixels(content).shape == (128, 64, 3)
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
+def test_an_animation_becomes_its_first_frame() -> None:
     first, second = Image.new("RGB", (32, 64), "red"), Image.new("RGB", (32, 64), "blue")
     for kind in ("PNG", "WEBP"):
         content = encode(first, kind, save_all=True, append_images=[second], lossless=True)
@@ -139,7 +139,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         png_claiming(64, 64),
     ],
 )
-def test_what_is_no_whole_image_of_ours_is_unreadable(content: bytes) -> None:
+def test_torn_images_and_other_formats_are_unreadable(content: bytes) -> None:
     with pytest.raises(UnreadableImage, match=r"images\[3\]"):
         decode(content, LIMITS, 3)
 
@@ -169,7 +169,7 @@ WHOLE += [encode(person(1).convert("P"), "PNG", transparency=3), encode(person(1
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_hostile_bytes_are_decoded_or_refused_and_nothing_else(data: st.DataObject) -> None:
+def test_damaged_images_are_decoded_or_raise_an_image_error(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(WHOLE)))
     for _ in range(data.draw(st.integers(1, 8))):
         near_start = data.draw(st.booleans())

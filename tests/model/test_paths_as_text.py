@@ -1,4 +1,4 @@
-"""Every public function of model/ that takes a file takes its path as text too."""
+"""Functions of model/ work with a path as text; test_public_paths.py checks that all accept text."""
 
 import os
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_converted_networks_are_kept_in_a_folder(tiny_checkpoint: Path, tmp_path
         assert sorted(path.suffix for path in (tmp_path / str(number)).iterdir()) == [".bin", ".xml"]
 
 
-def test_a_file_is_written_named_and_its_folder_synced(tmp_path: Path) -> None:
+def test_a_file_is_written_and_described_and_its_folder_synced(tmp_path: Path) -> None:
     path = tmp_path / "new" / os.fsdecode(b"caf\xe9")
     write_atomically(str(path), b"content")
     sync_dir(str(tmp_path / "new"))

@@ -1,4 +1,4 @@
-"""Weights for another input size: what stays, by hand and by what a network makes of the same maps."""
+"""Resizing weights for another input size keeps sums, attention maps and embeddings."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ BATCH = 32
 
 
 def smooth(grid: Grid, seed: int, channels: int = CHANNELS) -> Tensor:
-    """Maps that vary little from place to place, the same ones on every grid."""
+    """Return smooth feature maps. The same seed gives the same maps on every grid."""
     coarse = torch.randn(BATCH, channels, 4, 2, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, grid, mode="bicubic")
 
 
 def attention_network(grid: Grid, seed: int = 0, **options: bool | str) -> ReidNetwork:
-    """An RGA module with statistics of real maps, scales and shifts by chance, as a network."""
+    """Return a network of one RGA module, with random scales and shifts, and statistics of smooth maps."""
     torch.manual_seed(seed)
     attention = RelationAwareGlobalAttention(CHANNELS, *grid, **options)  # type: ignore[arg-type]
     network = ReidNetwork(nn.Sequential(attention), CHANNELS, 1)
@@ -47,7 +47,7 @@ def resized(network: ReidNetwork, target: ReidNetwork) -> ReidNetwork:
 
 
 def attention_maps(network: ReidNetwork, maps: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return the attention to places (N, 1, h, w), brought to a grid, and to channels (N, 1, C, 1)."""
+    """Return the attention to places (N, 1, h, w), interpolated to a grid, and to channels (N, 1, C, 1)."""
     attention: Any = network.backbone[0]
     with torch.inference_mode():
         spatial: Tensor = attention.spatial(maps)
@@ -66,7 +66,7 @@ def difference(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> list
     new=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     seed=st.integers(0, 999),
 )
-def test_interpolated_weights_keep_their_sum_and_what_is_even_stays_even(
+def test_interpolation_keeps_the_sum_and_constant_weights_stay_constant(
     old: Grid, new: Grid, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -77,7 +77,7 @@ def test_interpolated_weights_keep_their_sum_and_what_is_even_stays_even(
 
 
 @pytest.mark.parametrize("name", ["rga_sc_all_tiny", "rga_sc_osnet", "rga_sc_feature_tiny", "plain_tiny"])
-def test_the_same_size_is_the_same_to_the_last_bit(name: str) -> None:
+def test_weights_for_the_same_size_are_the_same_bits(name: str) -> None:
     torch.manual_seed(0)
     source, target = (build_network(name, height=64, width=32, num_identities=n) for n in (4, 5))
     state = resize_relations(source, target)
@@ -103,20 +103,20 @@ def test_a_symmetric_module_is_resized_too() -> None:
     assert max(difference(found, attention_maps(network, smooth((16, 8), 2), (16, 8)))) < 0.03
 
 
-def test_units_are_added_and_repeated_without_a_change() -> None:
+def test_a_larger_grid_adds_units_that_the_next_layer_ignores() -> None:
     network = attention_network((16, 8))
     target = attention_network((24, 8), seed=1)
     state = resize_relations(network, target)
     columns = state["backbone.0.spatial.score.0.weight"]
     assert columns.shape[1] == 1 + 24
     old = network.state_dict()["backbone.0.spatial.score.0.weight"]
-    assert torch.equal(columns[: len(old), :17], old)  # no other reads the units that are new
+    assert torch.equal(columns[: len(old), :17], old)  # the old weights of the next layer are kept
     assert not columns[: len(old), 17:].any()
     unread = state["backbone.0.spatial.score.3.weight"]
     assert not unread[:, len(old) :].any()
 
 
-def test_there_and_back_is_nearly_the_same_attention_and_fresh_weights_are_not() -> None:
+def test_growing_and_shrinking_back_nearly_restores_the_attention() -> None:
     network = attention_network((16, 8))
     there = resized(network, attention_network((32, 16), seed=1))
     back = resized(there, attention_network((16, 8), seed=2))
@@ -141,13 +141,13 @@ def test_a_smaller_grid_is_nearer_to_the_old_attention_than_a_fresh_network() ->
 
 
 @pytest.mark.parametrize(("height", "width"), [(320, 160), (384, 128)])
-def test_the_shipped_network_knows_the_same_people_at_another_size(height: int, width: int) -> None:
+def test_the_shipped_network_recognises_people_at_another_size(height: int, width: int) -> None:
     shipped = load_checkpoint(DEFAULT_CHECKPOINT)
     card = shipped.card
     torch.manual_seed(0)
     build = {"height": height, "width": width, "num_identities": 1}
     larger = resized(shipped.network, build_network("rga_sc_osnet", **build))  # type: ignore[arg-type]
-    # all of the shipped weights but those over places: they alone are fresh
+    # a rival for comparison: weights of places are fresh, all others are those that ship
     fresh = build_network("rga_sc_osnet", **build)  # type: ignore[arg-type]
     over_places = ("relate.weight", "channel.embed.weight", "pool.0.weight")
     kept = {k: v for k, v in larger.state_dict().items() if not k.endswith(over_places)}
@@ -179,7 +179,7 @@ def test_networks_that_differ_in_more_than_their_grids_are_refused() -> None:
             resize_relations(source, target)
 
 
-def test_what_is_bound_to_a_grid_is_known_by_name() -> None:
+def test_bound_grids_names_the_modules_that_depend_on_a_grid() -> None:
     network = build_network("rga_sc_osnet", height=256, width=128, num_identities=1)
     assert bound_grids(network) == {"backbone.4": (16, 8), "pool.0": (16, 8)}
     assert bound_grids(build_network("resnet50", height=64, width=32, num_identities=1)) == {}
