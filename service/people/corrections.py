@@ -17,8 +17,8 @@ from service.store.tables import Identity, Item, Operation, Rejection, new_id, n
 def merge(store: Store, identity_id: str, source_ids: Iterable[str]) -> Operation:
     """Move the items of other identities, the sources, to this identity, and delete the sources.
 
-    The identity keeps its name, notes and attributes. Where it lacks one, it takes that of the first source
-    that has one.
+    The identity keeps its name, notes and attributes. A field that the identity lacks is taken from the first
+    source that has the field.
 
     Raises:
         IdentityNotFound: one of the identities does not exist; nothing is changed.
@@ -85,7 +85,7 @@ def reject(store: Store, identity_id: str, item_ids: Sequence[str]) -> Operation
 
 
 def correct_item(store: Store, item_id: str, corrections: Mapping[str, Any]) -> tuple[Item, Operation | None]:
-    """Change the metadata of an item. Only a change of the identity is an operation, which can be undone.
+    """Change the metadata of an item; only a change of the identity can be undone.
 
     Args:
         store: the gallery.
@@ -123,7 +123,7 @@ def _take_description(target: Identity, source: Identity) -> None:
 
 
 def _take_rejections(session: Session, to_key: int, from_key: int) -> None:
-    """Move the rejections by one identity to another, except for items that are of the other."""
+    """Copy the rejections for one identity to another, except for items that belong to the other."""
     own = select(Item.slot).where(Item.identity_key == to_key)
     statement = select(Rejection.slot).where(Rejection.identity_key == from_key, Rejection.slot.not_in(own))
     for slot in session.scalars(statement).all():

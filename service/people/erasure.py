@@ -1,4 +1,4 @@
-"""Erase for good: rows, embeddings, crops, snapshots, and what the database's files keep of deleted rows.
+"""Erase for good: rows, embeddings, crops, snapshots, and copies of deleted rows in the database files.
 
 One transaction deletes the rows and adds a receipt. After the commit the traces on the disk are purged:
 crops, snapshots, and free pages of the database file. The receipt says whether the purge is done. So after a
@@ -48,8 +48,8 @@ PATIENCE_S = 30
 
 OWED = (
     "the rows are erased, but the database file, which may still hold traces of them, cannot be rewritten "
-    "yet: no long read may run, and the disk needs as much free room as the file has; this is tried again "
-    "every minute"
+    "yet: no long read may run, and the disk needs as much free room as the file has; the service tries "
+    "again every minute"
 )
 
 NOT_PURGED = (
@@ -61,7 +61,7 @@ PURGED = "; the traces of everything that was deleted before were purged from th
 
 @dataclass(frozen=True)
 class Receipt:
-    """The part of a receipt by which an erasure is repeated on a backup from before."""
+    """The fields of a receipt that are needed to repeat the erasure on a restored backup."""
 
     at: datetime
     identity_sha256: str | None
@@ -70,7 +70,7 @@ class Receipt:
 
 @dataclass
 class _Counts:
-    """Numbers of erased things; `embeddings` by model version, `cleaned` once the traces are purged."""
+    """How much was erased; `embeddings` counts by model version, `cleaned` is true after the purge."""
 
     items: int = 0
     embeddings: Counter[str] = field(default_factory=Counter)
@@ -167,7 +167,7 @@ def purge_traces(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool
     Raises:
         DatabaseUnavailable: the database file could not be rewritten; the purge is still owed.
     """
-    with suppress(ServiceError, SQLAlchemyError):  # no index yet, or it follows at the next search
+    with suppress(ServiceError, SQLAlchemyError):  # no index yet, or the next search refreshes the index
         store.follow()
     store.purge_doomed()
     with store.read() as session:
@@ -236,12 +236,12 @@ def _apply(change: Transaction, receipt: Receipt) -> Erasure:
 
 
 def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
-    """Delete items, identities and everything that mentions them from the tables, and add the receipt.
+    """Delete items, identities and everything that mentions them from the tables; add and return the receipt.
 
     Args:
         change: the transaction.
-        reason: why, for the receipt.
-        slots: the items.
+        reason: the reason in the receipt.
+        slots: the slots of the items.
         identities: the id of each identity, by its key.
     """
     session, counts = change.session, _Counts()

@@ -100,7 +100,7 @@ def list_identities(
         limit: most identities of the page.
         after: the key after which the page begins.
         name: a part of the name, in any case; empty for every name.
-        attributes: names and values that an identity must all have.
+        attributes: pairs of name and value; an identity must have all of them.
 
     Returns:
         The identities, and the key after which the next page begins, or None on the last page.

@@ -28,7 +28,7 @@ def operations_on_items(session: Session, slots: Sequence[int]) -> set[str]:
 
 
 def gone_keys(session: Session, keys: Collection[int]) -> set[int]:
-    """Return the keys among these whose identity does not exist any more."""
+    """Return those of the keys whose identity no longer exists."""
     left: set[int] = set()
     for page in pages(keys):
         left |= set(session.scalars(select(Identity.key).where(Identity.key.in_(page))))
@@ -42,8 +42,8 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
     person, and the operations on it are deleted too.
 
     Args:
-        session: writes.
-        operations: the ids of operations on erased items; is extended.
+        session: a session that writes.
+        operations: the ids of operations on erased items; the ids of the other deleted operations are added.
         keys: the keys of deleted identities.
 
     Returns:
@@ -80,7 +80,7 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
     for ids in pages(sorted(operations)):
         session.execute(delete(Operation).where(Operation.id.in_(ids)))
     for ids in pages(sorted(names)):
-        # An id that another identity has now is no trace of the deleted one.
+        # An id that another identity has now is no trace of the deleted identity.
         names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(ids))))
     return len(operations), names
 
@@ -90,9 +90,12 @@ def _descriptions(row: FormerIdentity) -> list[dict[str, Any]]:
 
 
 def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -> int:
-    """Delete the files of jobs with these identity ids, doom their crops, and return the number of files.
+    """Delete the job files that are labelled with these ids, doom their crops, and count the files.
 
-    The hashes of the crops are added to `crops`.
+    Args:
+        session: a session that writes.
+        names: ids of identities.
+        crops: the hashes of the crops are added to this set.
     """
     if not names:
         return 0

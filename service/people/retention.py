@@ -1,4 +1,7 @@
-"""Retention: erase items that were captured, or else enrolled, longer ago than the settings allow."""
+"""Retention: erase items that are older than the settings allow.
+
+The age of an item counts from its capture, or from its enrolment if the time of the capture is unknown.
+"""
 
 from datetime import datetime, timedelta
 
@@ -13,9 +16,10 @@ ITEMS_PER_PAGE = 1_000
 
 
 def erase_expired(store: Store, moment: datetime) -> int:
-    """Erase the items that are too old at `moment`, in one transaction a page, and return their number.
+    """Erase the items that are too old at `moment`, page by page, and return their number.
 
-    An item with a time in the future is not old. Without a limit in the settings no item is old.
+    Each page is one transaction. An item with a time in the future is not too old. Without a limit in the
+    settings no item is too old.
 
     Raises:
         DatabaseUnavailable: the items are erased, but the purge of their traces is not done yet.

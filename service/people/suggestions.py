@@ -1,4 +1,4 @@
-"""Suggestions: pairs of identities that are likely the same person, by the means of their embeddings.
+"""Suggestions: pairs of identities that are likely the same person, by their mean embeddings.
 
 Every pair is compared, without approximation. A pair is impossible if both identities were seen in one frame,
 which is one camera at one time. A pair is also impossible if an item of one identity was rejected for the
@@ -24,7 +24,7 @@ from service.store.store import Store
 from service.store.tables import Identity, Item, Rejection
 
 MAX_IDENTITIES = 20_000
-"""Most identities that are compared with each other, which takes some seconds."""
+"""At most this many identities are compared with each other; the comparison takes some seconds."""
 
 BLOCK = 512
 """Identities that are compared with all others in one step."""
@@ -57,7 +57,9 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class People:
-    """The identities of some rows of an index. Place i has `rows[starts[i] : starts[i + 1]]`.
+    """The identities of some rows of an index. The rows of identity i are `rows[starts[i] : starts[i + 1]]`.
+
+    The number i of an identity, from 0 to M - 1, is called its place.
 
     Attributes:
         keys: (M,), the key of each identity.
@@ -105,8 +107,9 @@ class ImpossiblePairs:
     """Pairs of identities that cannot be one person, by place.
 
     Attributes:
-        pairs_P2: (P, 2), every pair both ways round, sorted by the first place.
-        crowds: the places of the identities of each crowd, of which any two are an impossible pair.
+        pairs_P2: (P, 2), every pair in both orders, sorted by the first place.
+        crowds: for each crowd the places of its identities. Any two identities of a crowd are an impossible
+            pair.
     """
 
     pairs_P2: Ints  # noqa: N815 - a shape suffix
@@ -143,7 +146,7 @@ def suggest(
     Args:
         store: the gallery.
         generation: the generation in service.
-        among: which items count.
+        among: the items whose embeddings are compared.
         limit: most pairs.
         min_score: least cosine of a pair, from -1 to 1.
         identity_id: one identity of every pair; None for pairs of all identities.
@@ -204,9 +207,9 @@ def _topk(scores: Floats, k: int, least: float) -> list[int]:
 
 
 def _blocks(people: People, key: int | None) -> Iterator[tuple[int, Floats]]:
-    """Yield the place of the first of some identities, and their scores with all identities.
+    """Yield blocks of B identities: the place of the first, and their scores with all identities, (B, M).
 
-    Over all blocks each pair has a score above -inf once. With `key` the only block is that of one identity.
+    Each pair has a score above -inf in one block only. With `key` there is one block, of that identity.
     """
     if key is not None:
         for place in np.flatnonzero(people.keys == key).tolist():
@@ -251,7 +254,10 @@ def impossible_pairs(
 
 
 def _frames(columns: Columns, people: People) -> tuple[Ints, Ints]:
-    """Return each (frame, identity) once, sorted by frame: the number of the frame, and the place."""
+    """Return the numbers of the frames and the places of the identities in them, sorted by frame.
+
+    An identity that has several items in a frame is listed once.
+    """
     places = np.repeat(np.arange(len(people)), np.diff(people.starts))
     cameras, times = columns.cameras.codes[people.rows], columns.times[people.rows]
     is_known = (times != NO_TIME) & (cameras != columns.cameras.code_of.get(None, -1))
