@@ -44,12 +44,13 @@ def near_duplicates(
 
     Args:
         index: the items of the gallery.
-        embeddings_ND: of the new crops, L2-normalised.
-        metadata: of the new crops.
+        embeddings_ND: the embeddings of the new crops, L2-normalised.
+        metadata: the metadata of the new crops.
         min_score: least cosine of a near-duplicate, from -1 to 1.
 
     Returns:
-        For each new crop the slot of an item, or -1 - place of an earlier new crop, or None.
+        For each new crop the slot of an item, or `-1 - place` of an earlier new crop, or None if there is no
+        near-duplicate.
     """
     found: list[int | None] = []
     for place, known in enumerate(metadata):

@@ -1,8 +1,9 @@
 """Enrolment: from uploaded crops to items that searches find.
 
-An enrolment embeds its crops outside any lock and writes their bytes to the disk. One transaction, alone
-among all that change the gallery, then commits the items, their embeddings and their entries in the change
-log. Every index follows that log. The answer comes after the commit, so a crash loses nothing acknowledged.
+An enrolment embeds its crops outside any lock and writes their bytes to the disk. One transaction then
+commits the items, their embeddings and their entries in the change log. No other transaction changes the
+gallery at the same time. Every index follows the change log. The answer is sent after the commit, so a crash
+loses no acknowledged item.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,10 +60,13 @@ def enroll(
     Args:
         serving: the service.
         uploads: the images.
-        metadata: of each image.
+        metadata: the metadata of each image.
         on_duplicate: what to do with a crop of equal bytes and camera: "return" the item in the gallery,
             "store" another item, or "reject" the request.
         before_commit: called within the transaction.
+
+    Returns:
+        The items, after the commit.
 
     Raises:
         ImageError: one of the images is refused; nothing is stored.
@@ -92,7 +96,7 @@ def _embed(
 
 
 def _restore_deleted(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
-    """Store crops again that were deleted, with the last item of equal bytes, since `_commit` stored them."""
+    """Store crops again whose files are gone; another request may delete a file with its last item."""
     for upload, crop in zip(uploads, crops, strict=True):
         if not serving.store.crops.has(crop.sha256):
             serving.store.crops.put(read_upload(upload, serving.limits))

@@ -38,8 +38,10 @@ FILES_PER_PAGE = 16
 """Crops that a worker enrols together."""
 
 WRITTEN_AT_ONCE = 64
+"""Crops that a request holds in memory before it writes them."""
+
 BYTES_AT_ONCE = 32 * 1024 * 1024
-"""Crops, and bytes of crops, that a request holds in memory before it writes them."""
+"""Bytes of crops after which a request writes the crops that it holds, even if they are few."""
 
 MAX_NAME = 1_024
 
@@ -95,12 +97,12 @@ def accept_images(
     on_duplicate: OnDuplicate,
     before_commit: BeforeAnswer,
 ) -> Job:
-    """Store the images of a request and queue the job that enrols them.
+    """Store the images of a request, and queue and return the job that enrols them.
 
     Args:
         serving: the service.
         uploads: the name of each image, which may be empty, and its bytes.
-        metadata: of each image.
+        metadata: the metadata of each image.
         on_duplicate: as for `enroll`.
         before_commit: called within the transaction.
 
@@ -126,7 +128,7 @@ def accept_archive(
     on_duplicate: OnDuplicate,
     before_commit: BeforeAnswer,
 ) -> Job:
-    """Store the crops of an archive and queue the job that enrols them.
+    """Store the crops of an archive, and queue and return the job that enrols them.
 
     Args:
         serving: the service.
@@ -214,7 +216,7 @@ def run_import(serving: Serving, job: Job) -> None:
 
 
 def _enroll_page(serving: Serving, job_id: str) -> bool:
-    """Enrol the next page of pending crops, and tell whether there were any."""
+    """Enrol the next page of pending crops, and tell whether there was any pending crop."""
     pending = select(JobFile).where(JobFile.job_id == job_id, JobFile.error.is_(None))
     with serving.store.read() as session:
         job = session.get_one(Job, job_id)
@@ -247,9 +249,8 @@ def _mark_done(job_id: str, files: Sequence[JobFile], session: Session, _enrolme
         Cancelled: the job has ended, or another process has enrolled one of these crops.
     """
     _count_done(session, job_id, len(files))
-    mark_doomed(
-        session, {file.sha256 for file in files if file.sha256}
-    )  # a crop that an item keeps is not deleted
+    # A doomed crop is not deleted while an item keeps it.
+    mark_doomed(session, {file.sha256 for file in files if file.sha256})
     positions = [file.position for file in files]
     pending = JobFile.job_id == job_id, JobFile.position.in_(positions), JobFile.error.is_(None)
     if session.execute(delete(JobFile).where(*pending)).rowcount != len(files):  # type: ignore[attr-defined]

@@ -1,4 +1,8 @@
-"""Read, list and delete items; with an item its embeddings, its crop and its empty identity are deleted."""
+"""Read, list and delete items.
+
+The deletion of an item also deletes its embeddings, its crop if nothing else needs the crop, and its identity
+if the identity has no other item and is not kept on purpose.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -62,7 +66,7 @@ def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tu
 
 
 def find_embeddings(store: Store, items: Sequence[Item], version: str) -> dict[int, bytes]:
-    """Return the stored embeddings of items by a model version, by slot: float16, little endian."""
+    """Return the stored embeddings that a model version made of items, by slot: float16, little endian."""
     statement = select(Embedding.slot, Embedding.values).where(
         Embedding.model_version == version, Embedding.slot.in_([item.slot for item in items])
     )
@@ -104,7 +108,7 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
 def delete_slots(
     change: Transaction, slots: Sequence[int], kind: Literal["removed", "erased"] = "removed"
 ) -> None:
-    """Delete the rows of items and of all that belongs to them, and doom their crops.
+    """Delete items with all rows that belong to them, and doom their crops.
 
     An identity that is not kept on purpose (`is_kept`) is deleted with its last item.
     """

@@ -1,4 +1,4 @@
-"""The metadata of a crop, and their forms: ids that callers choose, and times."""
+"""The metadata of a crop, and the checks of its fields: ids that callers choose, and times."""
 
 import re
 import unicodedata
@@ -53,7 +53,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_u
 """An RFC 3339 time with its offset, turned into UTC."""
 
 IdentityName = Annotated[Name, AfterValidator(_not_a_page)]
-"""An id of an identity. `suggestions` is no such id, because GET /identities/suggestions is a list."""
+"""The id of an identity; `suggestions` is refused, because GET /identities/suggestions is a list."""
 
 OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
 OptionalIdentityName = Annotated[IdentityName | None, BeforeValidator(blank_is_none)]
