@@ -1,7 +1,7 @@
 """Jobs: work that outlives its request, that any process may do, and that any caller may cancel.
 
-The process that does a job updates `alive_at` every half second. A job that is not updated any more has lost
-its process, so another process claims the job and goes on where it was.
+The process that does a job updates `alive_at` every half second. A job whose `alive_at` is old has lost its
+process, so another process claims the job and continues where the lost process stopped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def add_job(
     done: int = 0,
     total: int = 0,
 ) -> Job:
-    """Queue a job, which begins after the commit.
+    """Queue and return a job, which begins after the commit.
 
     Args:
         change: the transaction.
@@ -182,7 +182,7 @@ def advance(session: Session, job_id: str, done: int, total: int) -> None:
 
 
 def require_running(session: Session, job_id: str) -> None:
-    """Check that a job has not ended; within a `Transaction` it cannot be cancelled before the commit.
+    """Check that a job has not ended; within a `Transaction` the job cannot be cancelled before the commit.
 
     Raises:
         Cancelled: the job was cancelled, or has ended otherwise.
@@ -197,7 +197,7 @@ def mark_ended(
     """Mark a job that has not ended as ended.
 
     Args:
-        session: writes.
+        session: a session that writes.
         job_id: the job.
         state: succeeded, failed or cancelled.
         error: why the job did not succeed.

@@ -49,7 +49,7 @@ class Worker:
         self._job_id = ""
 
     def run_due(self) -> None:
-        """Start the next job that no process does, unless this process does a job of this kind."""
+        """Start the next job of this kind that no process does, unless this process does one already."""
         with self._starting:
             if self._is_busy() or self._store.stopping.is_set():
                 return
@@ -88,7 +88,7 @@ class Worker:
                 else to_service_error(error) or ServiceError(str(error))
             )
             if isinstance(failure, self._transient):
-                log.warning("job interrupted, it is taken up again", reason=str(failure))
+                log.warning("job interrupted, the job is tried again", reason=str(failure))
                 self._store.stopping.wait(RETRY_S)
             else:
                 log.warning("job failed", reason=str(failure))
@@ -101,7 +101,7 @@ class Worker:
             self._end(job, "succeeded", None, result)
 
     def _end(self, job: Job, state: str, error: str | None, result: dict[str, Any] | None = None) -> None:
-        """Store the end of a job; on a full disk, for example, as soon as it can be stored."""
+        """Store the end of a job; on a failure, such as a full disk, try again unless the process stops."""
         while True:
             try:
                 return end_job(self._store, job.id, state, error, result)

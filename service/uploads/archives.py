@@ -1,7 +1,7 @@
 """Read the members of a posted tar or zip, one after the other; no other module opens archives.
 
 No member is written to the disk under its own name. Declared sizes are not trusted: the bytes of a member are
-counted as they are unpacked. One hostile member refuses the whole archive.
+counted as they are unpacked. An archive with one hostile member is refused as a whole.
 """
 
 import bz2
@@ -77,7 +77,7 @@ class Archive:
         max_member_bytes: most bytes of one image.
 
     Attributes:
-        num_skipped: harmless files that are no images; complete after `members` has ended.
+        num_skipped: number of harmless files that are no images; final once `members` has ended.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int, max_member_bytes: int) -> None:
@@ -118,9 +118,8 @@ class Archive:
                     raise BadArchive(f"{info.filename!r} is a link or a device")
                 if not info.is_dir():
                     with archive.open(info) as content:
-                        yield from self._member(
-                            info.filename, content, 0
-                        )  # only members that are needed are unpacked
+                        # The cost is 0, because a zip unpacks only the members that are read.
+                        yield from self._member(info.filename, content, 0)
 
     def _check_directory(self) -> None:
         """Check the size of the list of members of a zip, because the list is read as a whole.
@@ -159,7 +158,7 @@ class Archive:
         """Check that the name of a member is harmless and new.
 
         Raises:
-            BadArchive: it is not, or the archive has too many members.
+            BadArchive: the name is harmful or there twice, or the archive has too many members.
         """
         shown = name[:100]
         if len(self._names) >= MAX_MEMBERS:
@@ -217,7 +216,7 @@ class _Unpacked:
         self._tail = b""
 
     def allow(self, num_bytes: int) -> None:
-        """Allow this many bytes from here on, and the headers after them."""
+        """Allow `num_bytes` more bytes, and after them at most `MAX_HEADER_BYTES` of headers."""
         self._left = num_bytes + MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
@@ -235,7 +234,7 @@ class _Unpacked:
         return data
 
     def check_end(self, offset: int) -> None:
-        """Check that from `offset` on, where tarfile found no further member, the tar has only zeros.
+        """Check that the tar has only zeros from `offset` on, where tarfile found no further member.
 
         The check is needed because tarfile takes a damaged header for the end of the tar. A tar that does not
         end with a block of zeros was cut off.

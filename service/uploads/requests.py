@@ -41,7 +41,7 @@ def decode(data: bytes, limits: images.Limits, position: int = 0) -> tuple[Image
 def decode_uploads(
     uploads: Sequence[BinaryIO], limits: images.Limits
 ) -> Iterator[tuple[Image.Image, images.ImageInfo]]:
-    """Decode uploads one after the other, when the next one is asked for.
+    """Decode uploads one after the other; an upload is decoded only when the caller asks for it.
 
     Raises:
         ImageError: an image is refused; `position` is that of its upload.
@@ -51,7 +51,7 @@ def decode_uploads(
 
 
 def thumbnail(data: bytes, size: int) -> bytes:
-    """Return a stored crop as a JPEG whose longer side has at most `size` pixels; never enlarged."""
+    """Return a stored crop as a JPEG whose longer side has at most `size` pixels, never enlarged."""
     image, _ = decode(data, images.UNLIMITED)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     jpeg = BytesIO()
