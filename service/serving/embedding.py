@@ -67,7 +67,7 @@ def embed_in_batches(
     Args:
         embedder: the network.
         images: upright RGB images, each with anything that the caller wants back, such as its `ImageInfo`.
-        turn: entered around each batch; it may wait.
+        turn: makes a context manager that is entered around each batch; to enter it may take a while.
 
     Returns:
         The embeddings, (N, D), L2-normalised, and what came with each image.

@@ -35,7 +35,7 @@ class Priority:
     def enrolment(self) -> Iterator[None]:
         """Wait until no other enrolment of this process embeds or stores, then for searches.
 
-        One enrolment at a time, so that a search shares the cores with at most one of them.
+        Only one enrolment embeds at a time, so that a search shares the cores with at most one enrolment.
         """
         with self._enrolment:
             self._wait_for_searches(ENROLMENT_WAITS_S)

@@ -1,9 +1,9 @@
 """A replica: the index of one process, which follows the change log of the database.
 
-A search first reads the number of the newest change. If the replica has not seen that change, the current
-rows of the slots in the newer part of the log are read, and the index is made to agree with these rows. A
-change may be applied twice without harm. So an index may be loaded while the gallery changes, and brought up
-to date after that.
+A search first reads the number of the newest change. If the replica has not seen that change, it reads the
+newer entries of the log, then the current rows of the slots in these entries, and makes the index agree with
+the rows. A change may be applied twice without harm. So an index may be loaded while the gallery changes, and
+brought up to date after that.
 """
 
 import time
@@ -53,12 +53,12 @@ class Replica:
         """Build the index of a model version from the embeddings in the database.
 
         Args:
-            session: reads.
+            session: a session that reads.
             version: the model version.
-            embedding_size: D of its embeddings.
+            embedding_size: the length D of an embedding.
             kind: the kind of index.
-            sequence: the number of the change up to which items are taken; by default the newest. All these
-                items must have an embedding of the version.
+            sequence: the number of the change up to which items are loaded; by default the newest. All these
+                items must have an embedding by the version.
         """
         newest = newest_change(session) if sequence is None else sequence
         return cls(version, _build(session, version, embedding_size, kind, sequence), newest)

@@ -42,7 +42,7 @@ class Serving:
     Attributes:
         store: the database and the crops.
         priority: the order in which work embeds crops.
-        limits: of an uploaded image.
+        limits: the limits of an uploaded image.
         snapshots: the snapshots of the index on the disk.
     """
 
@@ -198,7 +198,10 @@ class Serving:
             self.save_snapshot(is_last=True)
 
     def save_snapshot(self, *, is_last: bool = False) -> None:
-        """Write a snapshot of the index if one is due; with `is_last`, if the index has changed at all."""
+        """Write a snapshot of the index if one is due.
+
+        With `is_last` a snapshot is written even after a single change, because no later one will be.
+        """
         replica = self.current().replica
         is_due = self.snapshots.changes_since(replica) > 0 if is_last else self.snapshots.is_due(replica)
         if not is_due:

@@ -56,13 +56,15 @@ class Snapshots:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the directory, for which every process waits that writes or deletes snapshots."""
+        """Hold the lock of the directory; only its holder writes or deletes snapshots."""
         self._directory.mkdir(parents=True, exist_ok=True)
         with lock_of(self._directory / LOCK):
             yield
 
     def save(self, gallery_id: str, replica: Replica) -> None:
-        """Write a snapshot and delete the one before; call this within `locked`. Searches and changes go on.
+        """Write a snapshot and delete the one before; call this within `locked`.
+
+        Searches and changes go on while the snapshot is written.
 
         Raises:
             OSError: the snapshot cannot be written; the one before stays.
@@ -125,7 +127,7 @@ class Snapshots:
             raise ValueError("its bytes have changed on the disk")
 
     def delete(self) -> int:
-        """Delete all snapshots, and return how many files of an index these were."""
+        """Delete all snapshots, and return how many index files were deleted."""
         with self.locked():
             return self._delete_except("")
 
@@ -145,7 +147,7 @@ class Snapshots:
             raise ValueError(f"{HEADER} has other fields: {error}") from error
 
     def _delete_except(self, name: str) -> int:
-        """Delete the files of all indexes except `name`; without a name, the header too."""
+        """Delete the index files except `name`, and return how many; if `name` is empty, the header too."""
         others = [path for path in self._directory.glob("index-*") if path.name != name]
         for path in others:
             path.unlink(missing_ok=True)

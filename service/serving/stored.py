@@ -62,7 +62,7 @@ def embed_stored(
         store: keeps the crops.
         embedder: the network.
         sha256s: the hashes of the crops by any key.
-        skipped: errors of a crop for which that crop is left out.
+        skipped: errors after which a crop is left out; any other error is raised.
 
     Returns:
         The embeddings by key, each (D,), L2-normalised.

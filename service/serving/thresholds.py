@@ -27,7 +27,7 @@ UNSURE_FACTOR = 10
 """`unsure` begins at this many times the target false-match rate."""
 
 MIN_FALSE_MATCHES = 10
-"""An evaluation is used if the target rate is at least this many of its pairs of different people."""
+"""An evaluation is used if at least this many of its pairs of different people match at the target rate."""
 
 Decision = Literal["match", "unsure", "unknown"]
 Source = Literal["evaluation", "card", "none"]
@@ -39,7 +39,7 @@ class Thresholds:
 
     Attributes:
         match: least score of a match, or None if no threshold is known.
-        unsure: least score that may be a match, or None likewise.
+        unsure: least score that may be a match, or None if no threshold is known.
         source: where the thresholds come from.
         calibration: turns a score into a probability.
         evaluated_at: time of the newest evaluation of the version, even if that is not the source.
