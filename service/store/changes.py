@@ -20,7 +20,8 @@ from service.store.database import Sessions
 from service.store.tables import Change, Gallery, Model, now
 
 ACTIVATIONS = ("activated", "compatible")
-"""Kinds of change that no index follows at the commit: the process that activates a version swaps itself."""
+"""Kinds of change that need no refresh at the commit. The process that activates a version swaps its own
+generation then."""
 
 
 class Transaction:
@@ -48,7 +49,8 @@ class Transaction:
 
         Args:
             kind: one of the kinds that `Change` lists.
-            slot: of the item that changed. An ``added`` item takes the number of the change as its slot.
+            slot: the slot of the item that changed. The slot of an ``added`` item is the number of the
+                change.
         """
         self._newest += 1
         self.changes_items |= kind not in ACTIVATIONS

@@ -31,7 +31,7 @@ class CropStore:
         if not _holds(path, data):
             _write(path, data)
         for directory in (path.parent, path.parent.parent, self._root):
-            sync_dir(directory)  # even if they exist: another thread may not have synced them yet
+            sync_dir(directory)  # also an old folder: the thread that made it may not have synced it yet
         return sha256
 
     def put_all(self, readers: Iterable[Callable[[], bytes]]) -> None:
@@ -83,7 +83,7 @@ class CropStore:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Tell whether a file has exactly these bytes; it may be damaged, or changed by hand."""
+    """Tell whether a file has exactly these bytes; a file may be damaged, or changed by hand."""
     try:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:

@@ -97,9 +97,9 @@ def make_sessions(engine: Engine) -> Sessions:
 def rewrite(engine: Engine, patience_s: float) -> bool:
     """Remove every trace of deleted rows from the database file and its log.
 
-    SQLite keeps copies of deleted rows where rows have moved from page to page, with `secure_delete` too. So
-    the file is rewritten, which needs as much room again, and the write-ahead log is emptied, which must wait
-    for readers. PostgreSQL reuses the room of the deleted rows.
+    SQLite keeps copies of deleted rows where rows have moved from page to page, even with `secure_delete`. So
+    the file is rewritten and the write-ahead log is emptied. The rewrite needs as much free room as the file
+    has, and the log cannot be emptied while somebody reads. PostgreSQL reuses the room of the deleted rows.
 
     Args:
         engine: the database.
@@ -117,7 +117,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
     try:
         cursor = raw.cursor()
         cursor.execute("VACUUM")
-        cursor.execute(f"PRAGMA busy_timeout={round(1000 * CHECKPOINT_S)}")  # writers wait as long as this
+        cursor.execute(f"PRAGMA busy_timeout={round(1000 * CHECKPOINT_S)}")  # other writers wait too
         deadline_s = time.monotonic() + patience_s
         while True:
             (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -41,7 +41,7 @@ def to_service_error(error: OSError | SQLAlchemyError) -> ServiceError | None:
 def operator_message(error: Exception) -> str | None:
     """Return a failure as one sentence for the operator, or None if the failure is a defect of this program.
 
-    The sentence names the file, or says why the database cannot be used; callers of the API do not get this.
+    The sentence names the file, or says why the database cannot be used. The API does not show this sentence.
     """
     if isinstance(error, ServiceError):
         return str(error)

@@ -269,7 +269,7 @@ class FormerIdentity(Table):
 
 
 class Erasure(Table):
-    """A receipt of an erasure, by which the erasure can be repeated on a backup from before.
+    """A receipt of an erasure, by which the erasure can be repeated on an older backup.
 
     A receipt holds no name: item ids are random, and instead of the identity id there is its SHA-256.
     """
