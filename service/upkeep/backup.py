@@ -1,6 +1,6 @@
 """Backup: one file holds the tables, the crops and the networks of a gallery.
 
-A backup is made beside a running server. One read transaction copies the tables of any database into an
+A backup can be made while a server runs. One read transaction copies the tables of any database into an
 SQLite file, and a restore copies them into any database, so a gallery can move between databases. The crops
 are read after the tables. An item that the server deletes in between is deleted from the copy too. The last
 member of the file holds the SHA-256 of every other member, so a torn or damaged file is recognised.
@@ -38,7 +38,7 @@ from service.upkeep.backup_file import ABOUT, SUMS, TABLES, Writer, sums_of
 from service.upkeep.table_copy import copy_tables, one_moment
 
 FORMAT = 1
-MISSING_HINT = "`reid check` tells of all such, and --allow-missing makes a backup without them"
+MISSING_HINT = "`reid check` lists all missing crops, and --allow-missing makes a backup without them"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def open_gallery(settings: Settings) -> Store:
     engine.dispose()
     if schema is None:
         raise BadBackup("there is no gallery in this database")
-    hint = "use the program that serves it, or start this one's `reid serve` first"
+    hint = "use the program that serves the database, or migrate it with `reid serve` of this program first"
     raise BadBackup(f"the database has schema {schema}, and this program {newest}: {hint}")
 
 
@@ -150,19 +150,16 @@ def crops_of(session: Session) -> Sequence[str]:
 
 
 def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> bool:
-    """Write a crop, and tell whether that was possible.
+    """Write a crop and return True, or return False if the crop is no longer needed.
 
-    False if the crop was deleted together with all its items since the tables were copied.
+    A crop is no longer needed if all its items were deleted since the tables were copied.
 
     Raises:
         CropMissing: the crop is gone, although an item of the copy still needs the crop.
     """
     slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
-    for is_last in (
-        False,
-        False,
-        True,
-    ):  # a new item may bring the crop back just after the crop was not found
+    # A crop that was not found is tried again, because a new item may have brought it back.
+    for is_last in (False, False, True):
         try:
             writer.add(f"crops/{sha256}", store.crops.get(sha256))
         except CropMissing:

@@ -28,7 +28,7 @@ from service.store.tables import Change, Embedding, Gallery, Item
 from service.upkeep.orphans import delete_orphans, find_orphans
 
 MIN_AGE_S = 600
-"""A younger crop without an item may belong to an enrolment that is under way, in seconds."""
+"""Age in seconds below which a crop without an item may belong to an enrolment in progress."""
 
 
 class FindingKind(StrEnum):
@@ -58,7 +58,7 @@ class Report:
         num_items: how many items were checked.
         num_recomputed: how many of them were embedded again.
         findings: what is wrong.
-        num_young: how many crops without an item are so young that a request may be about to add it.
+        num_young: how many crops without an item are so young that a request may still add the item.
     """
 
     num_items: int
@@ -76,9 +76,9 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
     """Check a gallery.
 
     Args:
-        store: the gallery; its schema is up to date. It need not be in service.
+        store: the gallery, whose schema is up to date; no server needs to run.
         num_recomputed: how many items, drawn by chance, are embedded again and compared.
-        repair: whether to make again what can be made again.
+        repair: whether to make wrong embeddings again, and to delete orphans and a bad snapshot.
 
     Raises:
         ServiceError: the active network cannot be loaded.
@@ -177,7 +177,7 @@ def _find_unlike(
 
 
 def _embed(store: Store, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """Embed those of the items whose crop is whole; a broken crop has a finding of its own."""
+    """Embed the items whose crop is whole; a broken crop has a finding of its own."""
     with store.read() as session:
         kept = select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
         sha256s = {row.slot: row.sha256 for row in session.execute(kept)}

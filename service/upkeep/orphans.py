@@ -23,15 +23,20 @@ MIN_AGE = timedelta(hours=1)
 """No request takes so long from its first crop to its commit, not even with a large archive."""
 
 MAX_ORPHANS = 1_000
+"""Up to this many orphans are always purged."""
+
 MAX_SHARE = 0.1
-"""More orphans than `MAX_ORPHANS`, and more than this share of the items, were not left by crashes. The
-database may then be an old one, or that of another gallery."""
+"""If the orphans are more than `MAX_ORPHANS` and more than this share of the items, none is purged. Crashes
+do not leave so many orphans, so the database may be an old one, or that of another gallery."""
 
 
 def find_orphans(store: Store) -> Iterator[tuple[Path, float]]:
-    """Find crops that no item, job or note needs, each with the time it was written, in seconds since 1970.
+    """Find crops that no item and no job needs and that are not doomed yet.
 
-    A young one may belong to a request under way.
+    A young orphan may belong to a request in progress.
+
+    Returns:
+        The path of each crop, and the time when it was written, in seconds since 1970.
     """
     for page in pages(store.crops.paths()):
         if store.stopping.is_set():

@@ -20,7 +20,7 @@ LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
 
 @contextmanager
 def one_moment(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that sees the database as of now, whatever others change during it."""
+    """Open a transaction that sees the database as of its first read, even if others change the database."""
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with engine.connect() as connection:
@@ -28,7 +28,7 @@ def one_moment(engine: Engine) -> Iterator[Connection]:
 
 
 def copy_tables(source: Connection, target: Connection) -> None:
-    """Copy all rows into a new database; its one row of `Gallery`, with an id of its own, is updated."""
+    """Copy all rows into a new database; the row of `Gallery` that the new database has is overwritten."""
     copies = sa.MetaData()
     for original in Table.metadata.sorted_tables:
         table = _with_plain_nulls(original, copies)
