@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: over the connection it is given, or by the settings."""
+"""How Alembic reaches the database: by a connection that the caller gives, or by the settings."""
 
 from alembic import context
 from sqlalchemy import Connection

@@ -10,6 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_models()
+    _create_items()
+    _create_embeddings()
+    _create_jobs()
+
+
+def _create_models() -> None:
     op.create_table(
         "models",
         sa.Column("version", sa.String(64), nullable=False),
@@ -20,6 +27,9 @@ def upgrade() -> None:
         sa.Column("activated_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("version", name="pk_models"),
     )
+
+
+def _create_items() -> None:
     op.create_table(
         "identities",
         sa.Column("key", sa.Integer(), nullable=False),
@@ -51,6 +61,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_items_identity_key", "items", ["identity_key"])
     op.create_index("ix_items_sha256", "items", ["sha256"])
+
+
+def _create_embeddings() -> None:
     op.create_table(
         "embeddings",
         sa.Column("slot", sa.Integer(), nullable=False),
@@ -67,6 +80,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("slot", "model_version", name="pk_embeddings"),
     )
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(32), nullable=False),

@@ -1,7 +1,7 @@
-"""The change log, the crops to be deleted, and jobs that say that they are alive.
+"""The change log, the doomed crops, and the time at which a job was last kept alive.
 
-From here on the slot of an item is the number of the change that added it, so the log goes on after the last
-slot there is.
+From here on the slot of an item is the number of the change that added the item. So the numbers of the log
+begin after the greatest slot of the items.
 """
 
 import secrets

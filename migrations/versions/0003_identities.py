@@ -1,6 +1,6 @@
 """Identities that people describe and correct, erasures, kept answers, and jobs that enrol files.
 
-From here on a job need not be about a model version.
+From here on a job may have no model version, as an import has none.
 """
 
 from typing import Any
@@ -38,6 +38,7 @@ def upgrade() -> None:
         jobs.add_column(sa.Column("options", sa.JSON()))
         jobs.add_column(sa.Column("started_at", TIME))
     _create_about_identities()
+    _create_about_operations()
     _create_about_requests()
 
 
@@ -58,6 +59,9 @@ def _create_about_identities() -> None:
         sa.PrimaryKeyConstraint("identity_key", "slot", name="pk_rejections"),
     )
     op.create_index("ix_rejections_slot", "rejections", ["slot"])
+
+
+def _create_about_operations() -> None:
     op.create_table(
         "operations",
         sa.Column("id", sa.String(32), nullable=False),
@@ -123,7 +127,7 @@ def _create_about_requests() -> None:
 
 
 def _reference(name: str, kind: Any, table: str, column: str, owner: str) -> sa.Column[Any]:
-    """Return a column that goes with the row it refers to."""
+    """Return a foreign key; a row that has the key is deleted together with the row it refers to."""
     key = sa.ForeignKey(f"{table}.{column}", name=f"fk_{owner}_{name}_{table}", ondelete="CASCADE")
     return sa.Column(name, kind, key, nullable=False)
 

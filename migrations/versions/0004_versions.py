@@ -1,4 +1,4 @@
-"""What evaluations find, a version that is searched in place of another, and items whose crop is not kept."""
+"""Results of evaluations, the version searched in place of the active one, and items without their crop."""
 
 import sqlalchemy as sa
 from alembic import op
