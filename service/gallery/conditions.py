@@ -34,7 +34,7 @@ def to_filter(session: Session, selection: Selection) -> Filter:
 
 
 def conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return the selection as SQL conditions, all of which hold for the selected items alone."""
+    """Return the selection as SQL conditions; an item is selected if it meets all of them."""
     found = [
         *_among(Item.camera_id, selection.camera_id, selection.exclude_camera_id),
         *_among(Item.track_id, selection.track_id, selection.exclude_track_id),
