@@ -1,1 +1,1 @@
-"""Makes and judges checkpoints; imports model, never service."""
+"""Trains and evaluates checkpoints; imports model, never service."""

@@ -1,9 +1,9 @@
-"""Train a table of ablations on any data, a row at a time, and print what each part of the network is worth.
+"""Train a table of ablations on any data set, row by row, and print what each part of the network is worth.
 
 Usage: ``python training/ablate.py --recipe NAME --data DIR --output DIR --table modules``. A row is the
-recipe with another architecture, trained and judged as train.py does, in OUTPUT/ARCHITECTURE. The same
-command goes on where it was stopped; rows that are finished stay as they are. OUTPUT/ablation.json and .md
-hold the table.
+recipe with another architecture. It is trained and evaluated as by train.py, in OUTPUT/ARCHITECTURE. After an
+interruption, the same command resumes the unfinished row and keeps finished rows. The table is written to
+OUTPUT/ablation.json and OUTPUT/ablation.md.
 """
 
 from dataclasses import replace
@@ -22,10 +22,10 @@ from training.reports.finished_run import train_row
 
 
 def ablate(options: AblateOptions) -> None:
-    """Train and judge the rows that are not finished, and print the table; its first row is the baseline.
+    """Train and evaluate the unfinished rows, and print the table; the first row is the baseline.
 
-    A recipe with ``only_attention`` leaves nothing of a network without attention to train but the
-    classifier: that row judges the weights that all rows start from.
+    With ``only_attention`` in the recipe, a network without attention trains only its classifier. Its row
+    then shows what the weights are worth that all rows start from.
     """
     if not (options.table or options.architecture):
         raise SystemExit(f"ablate: name a --table ({', '.join(TABLES)}, all) or rows by --architecture")

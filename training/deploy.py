@@ -1,4 +1,4 @@
-"""Register a checkpoint with a service, have it judged on the gallery, and put it in service if asked to.
+"""Register a checkpoint with a service, evaluate it on the gallery, and put it in service on request.
 
 Usage: ``python training/deploy.py --checkpoint FILE --to URL [--activate] [--require-better]``. With
 --deploy URL train.py does the same at the end of a run.
@@ -17,25 +17,25 @@ from training.weights.deployment import deploy as deploy_checkpoint
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """What deploy.py takes."""
+    """Options of deploy.py."""
 
     checkpoint: Annotated[Path, Option(help="A .safetensors checkpoint.")]
     to: Annotated[str, Option(help="URL of the service.")]
-    activate: Annotated[bool, Option("--activate", help="Put it in service there, and wait until it is.")] = (
-        False
-    )
+    activate: Annotated[
+        bool, Option("--activate", help="Put the network in service there, and wait for the swap.")
+    ] = False
     require_better: Annotated[
-        bool, Option("--require-better", help="Unless it is worse on the gallery's own people.")
+        bool, Option("--require-better", help="Activate only if it is no worse on the people of the gallery.")
     ] = False
 
     def __post_init__(self) -> None:
-        """End the process if options contradict each other."""
+        """End the process if two options contradict each other."""
         if self.require_better and not self.activate:
             raise SystemExit("deploy: --require-better needs --activate")
 
 
 def deploy(options: DeployOptions) -> None:
-    """Register a checkpoint with a service, and put it in service if asked to."""
+    """Register a checkpoint with a service, and put it in service on request."""
     with exit_on_error("deploy", OSError):
         deploy_checkpoint(
             options.checkpoint,

@@ -1,7 +1,7 @@
-"""Say what is in a data set before one trains on it: counts, sizes, crops in train and test, a contact sheet.
+"""Describe a data set before training: counts, sizes, crops both in train and in test, a contact sheet.
 
 Usage: ``python training/describe.py --data DIR [--sheet FILE.png | --no-sheet] [--json]``. Every image is
-decoded; those that cannot be are named, and the command ends with status 1.
+decoded. If some cannot be decoded, the command names them and ends with status 1.
 """
 
 import json
@@ -20,12 +20,14 @@ from training.reports.description import describe_dataset, print_report
 
 @dataclass(frozen=True)
 class DescribeOptions:
-    """What describe.py takes."""
+    """Options of describe.py."""
 
     data: Data
     sheet: Annotated[Path, Option(help="The contact sheet to write (PNG).")] = Path("contact-sheet.png")
-    with_sheet: Annotated[bool, Option("--with-sheet/--no-sheet", help="Write it.")] = True
-    as_json: Annotated[bool, Option("--json", help="Print one JSON object alone.")] = False
+    with_sheet: Annotated[
+        bool, Option("--with-sheet/--no-sheet", help="Whether to write the contact sheet.")
+    ] = True
+    as_json: Annotated[bool, Option("--json", help="Print only one JSON object.")] = False
 
 
 def describe(options: DescribeOptions) -> None:

@@ -1,4 +1,4 @@
-"""Embed a data set with any network - ours, ONNX or OpenVINO IR - into an .npz to distil from.
+"""Embed a data set with any network (checkpoint, ONNX or OpenVINO IR), for distillation.
 
 Usage: ``python training/embed.py --network FILE --data DIR --out FILE.npz``. The file holds ``paths``
 (relative to the data set's folder) and ``embeddings``, float32 (N, D), L2-normalised.
@@ -20,20 +20,20 @@ from training.weights.foreign import open_network
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What embed.py takes."""
+    """Options of embed.py."""
 
     network: Annotated[Path, Option(help="Checkpoint (.safetensors), .onnx or OpenVINO .xml.")]
     data: Data
     out: Annotated[Path, Option(help="The .npz to write.")]
     split: Annotated[str, Option(help="train, query or gallery.")] = "train"
     channels: Annotated[str, Option(help="Channel order of a foreign network: bgr or rgb.")] = "bgr"
-    mean: Annotated[float, Option(help="Subtracted from 0-255 for a foreign network.")] = 0.0
-    scale: Annotated[float, Option(help="Divided by, after the mean.")] = 1.0
+    mean: Annotated[float, Option(help="Subtracted from pixels 0-255 for a foreign network.")] = 0.0
+    scale: Annotated[float, Option(help="Divides the pixels after --mean.")] = 1.0
     flip: Annotated[bool, Option(help="Average each crop with its mirror image.")] = False
 
 
 def embed(options: EmbedOptions) -> None:
-    """Embed a data set into an .npz that train.py --teacher-embeddings takes."""
+    """Embed a data set into an .npz for train.py --teacher-embeddings."""
     split, out = options.split, options.out
     if split not in ("train", "query", "gallery") or options.channels not in ("bgr", "rgb"):
         raise typer.BadParameter("--split is train, query or gallery; --channels is bgr or rgb")

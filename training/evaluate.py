@@ -1,7 +1,7 @@
-"""Judge checkpoints by the protocols of data sets: every one of --checkpoint by every one of --data.
+"""Evaluate checkpoints by the protocols of data sets: each --checkpoint on each --data.
 
 Usage: ``python training/evaluate.py --checkpoint FILE --data DIR``, with ``--multi-query``, ``--flip``,
-``--rerank``, ``--pairs`` and ``--json`` where wanted.
+``--rerank``, ``--pairs`` and ``--json`` as options.
 """
 
 import json
@@ -22,9 +22,9 @@ from training.reports.evaluation_table import Row, print_evaluation
 def evaluate(options: EvaluateOptions) -> None:
     """Print rank-1, rank-5, rank-10, mAP (by steps and by trapezoids) and mINP in percent.
 
-    A row says what the network was trained on and what it was tested on. With --multi-query, the images are
-    those of gt_bbox where Market-1501 has it, as published, and else those of the query split. With
-    --gallery-checkpoint the metrics are those across two versions.
+    Each row names the data set that the network was trained on and the one it was tested on. With
+    --multi-query, the images of a query come from the gt_bbox folder of Market-1501, as published; without
+    that folder, from the query split. With --gallery-checkpoint, two versions are compared across.
     """
     rows: list[Row] = []
     pairs: list[Pairs] = []
@@ -56,7 +56,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 
 def _read_test(source: str, *, is_multi_query: bool) -> tuple[ReidDataset, str]:
-    """Return a data set whose query split is all that is embedded, and what its queries are, in words."""
+    """Return a data set with the queries to embed, and a name of the kind of query for the table."""
     dataset = read_dataset([source], needs=("query", "gallery"))
     if not is_multi_query:
         return dataset, "single"

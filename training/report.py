@@ -1,4 +1,4 @@
-"""Write the report of a finished run again: one page with figures, curves, ranked lists and attention maps.
+"""Write the report of a finished run again: a page with metrics, curves, ranked lists and attention maps.
 
 Usage: ``python training/report.py --run DIR --data DIR``, for a run that train.py finished.
 """
@@ -20,7 +20,7 @@ from training.reports.page import write_report
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What report.py takes."""
+    """Options of report.py."""
 
     run: Annotated[Path, Option(help="Folder of a run that train.py finished.")]
     data: Data

@@ -1,4 +1,4 @@
-"""Train a network, judge it, and put it in service if asked to.
+"""Train a network, evaluate it, and put it in service on request.
 
 Usage: ``python training/train.py --recipe NAME --data DIR --output DIR``, or ``python -m training.train``;
 on several GPUs of one machine ``torchrun --nproc-per-node N training/train.py ...``.
@@ -18,7 +18,7 @@ from training.weights.deployment import deploy
 
 
 def train(options: TrainOptions) -> None:
-    """Train by a recipe; the result is OUTPUT/network.safetensors."""
+    """Train a network by a recipe, and write it to OUTPUT/network.safetensors."""
     with exit_on_error("train", ValueError), distributed.joined(options.device) as device:
         dataset = read_dataset(options.data, needs=("train", "query", "gallery"))
         recipe = find_recipe(options.recipe)

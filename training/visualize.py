@@ -1,4 +1,4 @@
-"""Show where a network looks: each stage's spatial attention map as a heat map over a crop.
+"""Draw where a network looks: the spatial attention map of each stage as a heat map over a crop.
 
 Usage: ``python training/visualize.py --checkpoint FILE IMAGE... --out FILE.png [--common-scale]``.
 """
@@ -19,16 +19,18 @@ from training.reports.attention_maps import attention_maps, draw_attention, to_p
 
 @dataclass(frozen=True)
 class VisualizeOptions:
-    """What visualize.py takes."""
+    """Options of visualize.py."""
 
     images: Annotated[list[Path], Argument(help="Crops to show.")]
     checkpoint: Annotated[Path, Option(help="A .safetensors checkpoint.")]
     out: Annotated[Path, Option(help="The .png to write.")]
-    common_scale: Annotated[bool, Option("--common-scale", help="Colours from 0 to 1 for all maps.")] = False
+    common_scale: Annotated[bool, Option("--common-scale", help="Use the colour scale 0-1 for all maps.")] = (
+        False
+    )
 
 
 def visualize(options: VisualizeOptions) -> None:
-    """Draw each stage's spatial attention over crops."""
+    """Draw the spatial attention of each stage over crops."""
     with exit_on_error("visualize", OSError):
         crops = [open_crop(path) for path in options.images]
         maps = attention_maps(load_checkpoint(options.checkpoint), crops)

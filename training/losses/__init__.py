@@ -1,1 +1,1 @@
-"""Losses as pure functions of tensors: those of labels, and those of another network's embeddings."""
+"""Losses as pure functions of tensors: some compare embeddings by label, some with another network's."""

@@ -1,4 +1,4 @@
-"""Losses of embeddings by the labels of their images.
+"""Losses that compare embeddings by the labels of their images.
 
 Shape legend: N images, D embedding, C classes.
 """
@@ -9,11 +9,16 @@ from torch import Tensor
 
 
 def batch_hard_triplet_loss(embeddings_ND: Tensor, labels_N: Tensor, margin: float | None) -> Tensor:
-    """Pull the farthest image of the same identity closer than the nearest of another, by a margin.
+    """Return the batch-hard triplet loss: each anchor with its farthest positive and its nearest negative.
 
-    Euclidean distances on embeddings as they come, mean over anchors; without a margin the soft one,
-    log(1 + exp(positive - negative)) (Hermans et al., 2017, section 2). Every label needs two images, and
-    there must be two labels.
+    Source: Hermans et al., "In Defense of the Triplet Loss", 2017, section 2. Distances are Euclidean, and
+    the loss is the mean over anchors.
+
+    Args:
+        embeddings_ND: float (N, D), not normalised.
+        labels_N: int64 (N,), two labels or more, with two images or more of each.
+        margin: by how much the positive must be nearer than the negative. None takes the paper's soft margin,
+            log(1 + exp(positive - negative)).
     """
     distances_NN = torch.cdist(
         embeddings_ND.float(), embeddings_ND.float(), compute_mode="donot_use_mm_for_euclid_dist"
@@ -26,10 +31,17 @@ def batch_hard_triplet_loss(embeddings_ND: Tensor, labels_N: Tensor, margin: flo
 
 
 def circle_loss(embeddings_ND: Tensor, labels_N: Tensor, margin: float, scale: float) -> Tensor:
-    """Weigh every pair's cosine by how far it is from its goal, mean over anchors.
+    """Return the circle loss, in which a pair weighs more the farther its cosine is from its optimum.
 
-    Sun et al., "Circle Loss", CVPR 2020, equations 4-6 and 8, with O_p = 1 + margin, O_n = -margin, and an
-    anchor's positives being the other images of its label. Every label needs two images.
+    Source: Sun et al., "Circle Loss", CVPR 2020, equations 4-6 and 8, with O_p = 1 + margin and
+    O_n = -margin. The positives of an anchor are the other images of its label. The loss is the mean over
+    anchors.
+
+    Args:
+        embeddings_ND: float (N, D), of any length.
+        labels_N: int64 (N,), with two images or more of each label.
+        margin: m of the paper, 0-1.
+        scale: gamma of the paper.
     """
     cosines_NN = cosines(embeddings_ND)
     is_same_NN = labels_N[:, None] == labels_N[None, :]
@@ -42,16 +54,29 @@ def circle_loss(embeddings_ND: Tensor, labels_N: Tensor, margin: float, scale: f
 
 
 def centre_loss(embeddings_ND: Tensor, labels_N: Tensor, centres_CD: Tensor) -> Tensor:
-    """Return half the mean squared distance of the embeddings to the centres of their classes.
+    """Return half the mean squared Euclidean distance from the embeddings to the centres of their classes.
 
-    Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, equation 2,
-    divided by the number of images.
+    Source: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016,
+    equation 2. Deviation: the sum is divided by the number of images.
+
+    Args:
+        embeddings_ND: float (N, D), not normalised.
+        labels_N: int64 (N,), 0 to C - 1.
+        centres_CD: float32 (C, D).
     """
     return (embeddings_ND.float() - centres_CD[labels_N]).square().sum(dim=1).mean() / 2
 
 
 def moved_centres(embeddings_ND: Tensor, labels_N: Tensor, centres_CD: Tensor, rate: float) -> Tensor:
-    """Return the centres, each gone towards the embeddings of its class in the batch (equation 4 there).
+    """Return the centres after each has moved towards the embeddings of its class in the batch.
+
+    Source: equation 4 of the paper that `centre_loss` names.
+
+    Args:
+        embeddings_ND: float (N, D), not normalised.
+        labels_N: int64 (N,), 0 to C - 1.
+        centres_CD: float32 (C, D).
+        rate: alpha of the paper, 0-1.
 
     >>> moved_centres(torch.ones(2, 1), torch.tensor([1, 1]), torch.zeros(2, 1), 0.5).flatten().tolist()
     [0.0, 0.3333333432674408]

@@ -1,1 +1,1 @@
-"""The options of the commands: a dataclass for each, and how a dataclass becomes a command line."""
+"""Options of the commands: a dataclass for each command, and the function that makes a command of one."""

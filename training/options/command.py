@@ -1,4 +1,4 @@
-"""From a dataclass of options to a command, and from an error to one line on the terminal."""
+"""Make a command line of a dataclass of options, and end a command with one line on an expected error."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ EXPECTED_ERRORS = (
     TrainingError,
     VisualizeError,
 )
-"""Errors whose message says what went wrong and what to do, so that no traceback is needed."""
+"""Errors whose message says what is wrong and what to do, so that a traceback adds nothing."""
 
 
 def command(options: Callable[Fields, Options], body: Callable[[Options], None]) -> Callable[Fields, None]:
-    """Return a function for ``typer.run`` that takes a dataclass's fields and gives ``body`` the dataclass.
+    """Make a function for `typer.run` that takes the fields of a dataclass and calls ``body`` with one.
 
     Args:
         options: a dataclass whose fields are annotated with typer's options and arguments.
@@ -58,7 +58,7 @@ def exit_on_error(place: str, *others: type[Exception]) -> Iterator[None]:
     """End the process with ``PLACE: MESSAGE`` and status 1 on an expected error, or on one of ``others``.
 
     Raises:
-        SystemExit: such an error was raised inside.
+        SystemExit: the body of the ``with`` statement raised one of these errors.
     """
     expected: tuple[type[Exception], ...] = (*EXPECTED_ERRORS, *others)
     try:

@@ -11,14 +11,14 @@ from training.data.readers import READERS
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What evaluate.py takes."""
+    """Options of evaluate.py."""
 
     checkpoint: Annotated[list[Path], Option(help="A .safetensors checkpoint; may repeat.")]
     data: Annotated[
         list[str],
         Option(
             metavar="[KIND:]PATH",
-            help=f"A data set to judge by; may repeat, each by itself. KIND is {', '.join(READERS)}.",
+            help=f"A data set to evaluate on, by itself; may repeat. KIND is {', '.join(READERS)}.",
         ),
     ]
     device: Annotated[str, Option(help="auto, cpu, cuda or torch-cpu.")] = "auto"
@@ -27,13 +27,14 @@ class EvaluateOptions:
         False
     )
     gallery_checkpoint: Annotated[
-        Path | None, Option(help="Embed the gallery by this one, and by --checkpoint the queries alone.")
+        Path | None,
+        Option(help="Embed the gallery with this checkpoint, and only the queries with --checkpoint."),
     ] = None
     flip: Annotated[bool, Option(help="Average each crop with its mirror image.")] = False
     rerank: Annotated[bool, Option(help="Re-rank by k-reciprocal neighbours.")] = False
     with_pairs: Annotated[
-        bool, Option("--pairs", help="Say too what thresholds on the cosine let through and miss.")
+        bool, Option("--pairs", help="Also print false matches and misses for thresholds on the cosine.")
     ] = False
-    as_json: Annotated[bool, Option("--json", help="Print JSON alone: an object, or a list of several.")] = (
-        False
-    )
+    as_json: Annotated[
+        bool, Option("--json", help="Print only JSON: an object, or a list for several rows.")
+    ] = False

@@ -1,4 +1,4 @@
-"""The options of the commands that train: those of every run, of train.py and of ablate.py."""
+"""Options of train.py and ablate.py, and the options that both share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +22,33 @@ from training.weights.teachers import EmbeddingsTeacher, Teacher, load_teacher_e
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What train.py and ablate.py both take."""
+    """Options that train.py and ablate.py share."""
 
     recipe: Annotated[str, Option(help="Name in training/recipes/named.py, or a run's recipe.json.")]
     data: Data
-    output: Annotated[Path, Option(help="Folder of this run; ablate.py makes one in it for each row.")]
+    output: Annotated[Path, Option(help="Folder of this run; ablate.py makes a folder in it for each row.")]
     init: Annotated[
         str,
-        Option(help="Start from FILE, imagenet or none; train.py also from active (in service at --deploy)."),
+        Option(help="Start from FILE, imagenet or none; train.py also from active, the network at --deploy."),
     ] = "imagenet"
     resize_relations: Annotated[
-        bool, Option("--resize-relations", help="Let --init FILE be of another input size.")
+        bool, Option("--resize-relations", help="Accept an --init FILE of another input size.")
     ] = False
-    teacher_embeddings: Annotated[Path | None, Option(help="An .npz of training/embed.py.")] = None
+    teacher_embeddings: Annotated[Path | None, Option(help="A teacher's .npz, written by embed.py.")] = None
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
-    workers: Annotated[int, Option(min=0, help="Processes that read crops, beside each network.")] = 1
-    save_seconds: Annotated[float, Option(min=0, help="Seconds between states; 0: every step.")] = 60.0
+    workers: Annotated[
+        int, Option(min=0, help="Processes that read crops, for each process that trains.")
+    ] = 1
+    save_seconds: Annotated[
+        float, Option(min=0, help="Seconds between saved states; 0 saves after each step.")
+    ] = 60.0
 
     def find_initial(self, architecture: str) -> Initial | None:
-        """Return the weights to start from, or none; raises as ``weights.initial.find_initial``."""
+        """Return the weights to start from, or None; raises as `training.weights.initial.find_initial`."""
         return find_initial(self.init, architecture, resizes=self.resize_relations)
 
     def find_teacher(self, recipe: Recipe, dataset: ReidDataset, device: torch.device) -> Teacher | None:  # noqa: ARG002
-        """Return the teacher of --teacher-embeddings, or none; raises as ``load_teacher_embeddings``."""
+        """Return the teacher of --teacher-embeddings, or None; raises as `load_teacher_embeddings`."""
         if not self.teacher_embeddings:
             return None
         return EmbeddingsTeacher(load_teacher_embeddings(self.teacher_embeddings, dataset), device)
@@ -52,29 +56,29 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """What train.py takes."""
+    """Options of train.py."""
 
-    resume: Annotated[bool, Option(help="Go on with the run in --output.")] = False
+    resume: Annotated[bool, Option(help="Resume the run in --output.")] = False
     teacher: Annotated[Path | None, Option(help="A live teacher: checkpoint, .onnx or OpenVINO .xml.")] = None
     teacher_channels: Annotated[str, Option(help="Channel order of a foreign teacher.")] = "bgr"
-    teacher_mean: Annotated[float, Option(help="Subtracted from 0-255 for a foreign teacher.")] = 0.0
-    teacher_scale: Annotated[float, Option(help="Divided by, after the mean.")] = 1.0
+    teacher_mean: Annotated[float, Option(help="Subtracted from pixels 0-255 for a foreign teacher.")] = 0.0
+    teacher_scale: Annotated[float, Option(help="Divides the pixels after --teacher-mean.")] = 1.0
     compatible_with: Annotated[
-        Path | None, Option(help="A checkpoint with whose embeddings the new ones stay comparable.")
+        Path | None, Option(help="An old checkpoint; new embeddings stay comparable with its own.")
     ] = None
     is_compiled: Annotated[bool, Option("--compile", help="Use torch.compile.")] = False
     deploy_to: Annotated[
-        str | None, Option("--deploy", help="URL of a service to register it with, and be judged by.")
+        str | None, Option("--deploy", help="URL of a service that registers and evaluates the network.")
     ] = None
     is_activated: Annotated[
-        bool, Option("--activate", help="Put it in service there, and wait until it is.")
+        bool, Option("--activate", help="Put the network in service there, and wait for the swap.")
     ] = False
     require_better: Annotated[
-        bool, Option("--require-better", help="Unless it is worse on the gallery's own people.")
+        bool, Option("--require-better", help="Activate only if it is no worse on the people of the gallery.")
     ] = False
 
     def __post_init__(self) -> None:
-        """End the process if options contradict each other."""
+        """End the process if two options contradict each other."""
         if self.teacher_channels not in ("bgr", "rgb") or (self.teacher and self.teacher_embeddings):
             raise SystemExit(
                 "train: --teacher-channels is bgr or rgb; give --teacher or --teacher-embeddings"
@@ -83,14 +87,14 @@ class TrainOptions(RunOptions):
             raise SystemExit("train: --activate needs --deploy URL, and --require-better needs --activate")
 
     def find_initial(self, architecture: str) -> Initial | None:
-        """Return the weights to start from, or none; ``active`` is downloaded into --output first."""
+        """Return the weights to start from, or None; for ``active``, download them into --output first."""
         if self.init != "active":
             return super().find_initial(architecture)
         path = fetch_active(self.deploy_to, self.output)
         return find_initial(str(path), architecture, resizes=self.resize_relations)
 
     def find_teacher(self, recipe: Recipe, dataset: ReidDataset, device: torch.device) -> Teacher | None:
-        """Return the teacher of --teacher or --teacher-embeddings, or none."""
+        """Return the teacher of --teacher or --teacher-embeddings, or None."""
         if not self.teacher:
             return super().find_teacher(recipe, dataset, device)
         return open_teacher(
@@ -105,17 +109,20 @@ class TrainOptions(RunOptions):
 
 @dataclass(frozen=True)
 class AblateOptions(RunOptions):
-    """What ablate.py takes."""
+    """Options of ablate.py."""
 
-    table: Annotated[str | None, Option(help=f"{', '.join(TABLES)} or all.")] = None
-    architecture: Annotated[list[str] | None, Option(help="One more row; may repeat.")] = None
+    table: Annotated[str | None, Option(help=f"A table of the paper: {', '.join(TABLES)} or all.")] = None
+    architecture: Annotated[list[str] | None, Option(help="A row of its own; may repeat.")] = None
 
 
 def fetch_active(url: str | None, output: str | Path) -> Path:
-    """Keep the network in service at ``url`` in a run's folder; a run that goes on starts from what it kept.
+    """Download the network in service at ``url`` into a run's folder; a resumed run keeps its first download.
+
+    Returns:
+        The file.
 
     Raises:
-        DeployError: there is no URL, or as ``download_active``.
+        DeployError: there is no URL, or as `download_active`.
         TrainingError: the folder cannot be written.
     """
     if url is None:

@@ -1,1 +1,1 @@
-"""Recipes: every number of a training run, validated, and the recipes that have a name."""
+"""Recipes: the validated numbers of a training run, and the recipes that have a name."""

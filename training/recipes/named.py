@@ -1,4 +1,4 @@
-"""Recipes by name: the networks that ship, those of the RGA paper, and one for tests."""
+"""Recipes by name: of the shipped networks, of the RGA paper, for fine-tuning, and for tests."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,7 +11,10 @@ from training.recipes.recipe import Recipe, parse_recipe
 
 
 def market1501_rga_sc_mobilenet_v2() -> Recipe:
-    """Small enough to train on two cores from ImageNet weights, meant to be distilled from a teacher."""
+    """Return a recipe for a small network, to be distilled from a teacher on two CPU cores.
+
+    Training starts from ImageNet weights.
+    """
     return Recipe(
         name="market1501_rga_sc_mobilenet_v2",
         architecture="rga_sc_mobilenet_v2",
@@ -24,9 +27,10 @@ def market1501_rga_sc_mobilenet_v2() -> Recipe:
 
 
 def market1501_rga_sc_osnet() -> Recipe:
-    """The shipped network's first step: attention learnt on a frozen network, which also teaches it.
+    """Return the recipe of the shipped network's first step: only the attention is trained.
 
-    The neck came with its statistics folded in, so they are not gathered anew.
+    The weights of the OSNet that training starts from are frozen, and the same OSNet is the teacher. The
+    statistics of its neck are folded into the weights, so the neck gathers none.
     """
     return Recipe(
         name="market1501_rga_sc_osnet",
@@ -48,9 +52,10 @@ def market1501_rga_sc_osnet() -> Recipe:
 
 
 def market1501_rga_sc_osnet_224() -> Recipe:
-    """Its second step, at 224 x 112 pixels: every weight learns to embed as 0277 does at 256 x 128.
+    """Return the recipe of the shipped network's second step, at 224 x 112 pixels.
 
-    Teacher and student see the same view (Beyer et al., CVPR 2022), and no label is used.
+    Every weight learns to embed as OpenVINO's person-reidentification-retail-0277 does at 256 x 128 pixels.
+    Teacher and student see the same augmented view (Beyer et al., CVPR 2022). No label is used.
     """
     return Recipe(
         name="market1501_rga_sc_osnet_224",
@@ -79,32 +84,34 @@ def market1501_rga_sc_osnet_224() -> Recipe:
 
 
 def cuhk03_labeled_rga_sc_resnet50() -> Recipe:
-    """RGA-SC on ResNet-50 for CUHK03-NP with boxes drawn by hand: 767 identities, 28,200 steps."""
+    """Return RGA-SC on ResNet-50 for CUHK03-NP with boxes drawn by hand: 767 identities, 28,200 steps."""
     return _paper("cuhk03_labeled_rga_sc_resnet50")
 
 
 def cuhk03_detected_rga_sc_resnet50() -> Recipe:
-    """RGA-SC on ResNet-50 for CUHK03-NP with boxes of a detector: 767 identities, 28,200 steps."""
+    """Return RGA-SC on ResNet-50 for CUHK03-NP with boxes of a detector: 767 identities, 28,200 steps."""
     return _paper("cuhk03_detected_rga_sc_resnet50")
 
 
 def market1501_rga_sc_resnet50() -> Recipe:
-    """RGA-SC on ResNet-50 for Market-1501: 751 identities, 27,600 steps."""
+    """Return RGA-SC on ResNet-50 for Market-1501: 751 identities, 27,600 steps."""
     return _paper("market1501_rga_sc_resnet50")
 
 
 def msmt17_rga_sc_resnet50() -> Recipe:
-    """RGA-SC on ResNet-50 for MSMT17: 1,041 identities, 39,000 steps."""
+    """Return RGA-SC on ResNet-50 for MSMT17: 1,041 identities, 39,000 steps."""
     return _paper("msmt17_rga_sc_resnet50")
 
 
 def _paper(name: str) -> Recipe:
-    """Return the recipe of Zhang et al., CVPR 2020, by the authors' published script.
+    """Return the recipe of Zhang et al., CVPR 2020, with the numbers of the authors' published script.
 
-    ImageNet weights are expected as --init. An epoch draws each identity once and drops the last incomplete
-    batch. Deviations: the aspect of the erased rectangle is drawn evenly on a logarithmic scale, from 0.3 to
-    1/0.3; an identity with fewer than K images shows each once before any twice. There is no EMA: with a
-    decay of 0 it is the network itself.
+    Training starts from ImageNet weights (--init imagenet). An epoch draws each identity once and drops the
+    last batch if it is incomplete. The authors keep no moving average of the weights, so the EMA decay is 0,
+    with which the average is the network itself.
+
+    Deviations: the aspect ratio of the erased rectangle is drawn evenly on a logarithmic scale, from 0.3 to
+    1/0.3. If an identity has fewer than K images, each image is shown once before any image is shown twice.
     """
     return Recipe(
         name=name,
@@ -137,12 +144,12 @@ def _paper(name: str) -> Recipe:
 
 
 def finetune() -> Recipe:
-    """A network that is in service, taught the people and cameras of its own gallery: minutes on a processor.
+    """Return the recipe that fine-tunes a network on the people and cameras of its own gallery.
 
-    Architecture and input size are those of the checkpoint it starts from (see ``follow``), else the shipped
-    network's. An epoch draws each identity once. Small steps and few of them: the people of one site teach a
-    network that knows many sites to forget them. Identities with one crop are left out, as they have no other
-    to come near to.
+    A run takes minutes on a CPU. Architecture, input size and pooling are those of the checkpoint that
+    training starts from (see `follow`). An epoch draws each identity once. The learning rate is low and the
+    epochs are few, because a network that trains on one site forgets the many sites that it knows. Identities
+    with one crop are left out, because a crop needs another one of its identity to be pulled towards.
     """
     return Recipe(
         name="finetune",
@@ -166,7 +173,7 @@ def finetune() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """Seconds on any machine: for tests and for trying the swap, not for recognising people."""
+    """Return a recipe for tests and for trying a swap: seconds of training, useless for recognition."""
     return Recipe(
         name="tiny",
         architecture="tiny",
@@ -194,13 +201,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def follow(recipe: Recipe, card: Card | None, pids: Iterable[int]) -> Recipe:
-    """Return a recipe that ``follows_initial`` for the network of a card; any other as it is.
+    """Give a recipe that ``follows_initial`` the architecture, input size and pooling of a checkpoint.
 
-    Batches are made smaller where the training split has too few identities or crops of one. ``pids`` has the
-    identity of each of its samples.
+    If the training split has fewer identities than a batch takes, or fewer crops of each, the batches are
+    made smaller. Another recipe is returned as it is.
+
+    Args:
+        recipe: the recipe.
+        card: the card of the checkpoint that training starts from, or None without one.
+        pids: the identity of each sample of the training split.
 
     Raises:
-        ValueError: the recipe needs a checkpoint of ours, or its pixels are normalised in another way.
+        ValueError: there is no checkpoint, or its mean and std are not those of ImageNet.
     """
     if not recipe.follows_initial:
         return recipe
@@ -222,10 +234,10 @@ def follow(recipe: Recipe, card: Card | None, pids: Iterable[int]) -> Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of that name, or the one in a .json file that an earlier run wrote.
+    """Return the recipe of a name in RECIPES, or read the .json file of an earlier run.
 
     Raises:
-        ValueError: no such recipe, or the file does not hold one; the message says what is wrong.
+        ValueError: no recipe has the name, or the file holds no valid recipe; the message says what is wrong.
     """
     if name in RECIPES:
         return RECIPES[name]()
