@@ -24,7 +24,7 @@ Builder = Callable[[int, int, int], ReidNetwork]
 class Stage(NamedTuple):
     """A part of a trunk.
 
-    Args:
+    Attributes:
         module: the layers.
         channels: of the feature map that the stage puts out; 0 if no RGA module can follow the stage.
         stride: pixels of the image for one place of that feature map.
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 class Head(NamedTuple):
     """How a trunk ends: the size of the embedding and, unless it is a global average, the pooling.
 
-    Args:
+    Attributes:
         embedding_size: numbers D in an embedding.
         make_pool: builds the pooling for an image of a height and width in pixels.
     """

@@ -19,7 +19,7 @@ POOLINGS = ("average", "gem")
 class TrainingOutput(NamedTuple):
     """The output of a network in training mode, for the losses.
 
-    Args:
+    Attributes:
         pooled: float (N, D), before BatchNorm, for the triplet loss.
         embedding: float (N, D), after BatchNorm and activation, for distillation.
         logits: float (N, num_identities), for the cross-entropy.
