@@ -56,7 +56,7 @@ def test_a_folder_that_is_not_market1501_is_refused_by_name(tmp_path: Path, name
     with pytest.raises(DatasetError, match=r"bounding_box_train holds no \*\.jpg"):
         read_market1501(tmp_path)
     (tmp_path / "bounding_box_train" / name).touch()
-    with pytest.raises(DatasetError, match=rf"{name} has no name such as 0002_c1s1"):
+    with pytest.raises(DatasetError, match=rf"{name} is not named as in this data set, such as 0002_c1s1"):
         read_market1501(tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_whole_data_sets_have_no_notes_and_others_have_the_numbers(tmp_path: Pat
     assert read_cuhk03_np(tmp_path, "detected").notes == ()
     (tmp_path / "query" / "0001_c1_0.png").unlink()
     assert read_cuhk03_np(tmp_path, "detected").notes == (
-        "cuhk03-detected query: 1,399 images of 700 identities, published are 1,400 of 700",
+        "cuhk03-detected query: 1,399 images of 700 identities, where 1,400 of 700 are published",
     )
 
 
@@ -86,7 +86,7 @@ def test_junk_and_distractors_are_no_identities_of_a_note(tmp_path: Path) -> Non
     for folder in MARKET1501:
         write_crops(tmp_path / folder, "0002_c1s1_000451_03.jpg")
     write_crops(tmp_path / "bounding_box_test", "-1_c6s3_094567_07.jpg", "0000_c3s2_135653_00.jpg")
-    gallery = "market1501 gallery: 3 images of 1 identities, published are 19,732 of 750"
+    gallery = "market1501 gallery: 3 images of 1 identities, where 19,732 of 750 are published"
     assert read_market1501(tmp_path).notes[2] == gallery
 
 
@@ -118,11 +118,11 @@ def test_msmt17_is_read_from_its_lists_with_people_of_training_and_test_apart(
         assert [(sample.pid, sample.camid) for sample in dataset.query] == [(3, 4)]
         assert [(sample.pid, sample.camid) for sample in dataset.gallery] == [(3, 5), (4, 14)]
         assert dataset.train[0].path.parts[-3] == folders[0]
-        assert dataset.notes[0].endswith("published are 30,248 of 1,041")
+        assert dataset.notes[0].endswith("where 30,248 of 1,041 are published")
     dataset = read_msmt17(tmp_path, with_val=True)
     assert [(sample.pid, sample.camid) for sample in dataset.train] == [(1, 1), (2, 2), (2, 15)]
     assert dataset.query[0].pid == 3
-    assert dataset.notes[0].endswith("published are 32,621 of 1,041")
+    assert dataset.notes[0].endswith("where 32,621 of 1,041 are published")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_msmt17_is_read_from_its_lists_with_people_of_training_and_test_apart(
         (b"0000/a.jpg 0\n", "line 1: '0000/a.jpg 0' is not"),
         (
             b"0000/0000_000_04_x.jpg 0\n0000/0000_000_04_y.jpg 0",
-            r"2 of 2 files that are not there, such as .*_x\.jpg",
+            r"2 of the 2 files in .* are not there, such as .*_x\.jpg",
         ),
     ],
 )
@@ -175,12 +175,10 @@ def test_what_is_not_recognised_is_answered_with_what_was_looked_for(tmp_path: P
         DatasetError, match=r"holds cuhk03-labeled and cuhk03-detected: say which, as in cuhk03"
     ):
         find_kind(tmp_path)
-    with pytest.raises(
-        DatasetError, match=r"no data set that is known; looked for .*list_train\.txt.*IDENTITY"
-    ):
+    with pytest.raises(DatasetError, match=r"no known data set; looked for .*list_train\.txt.*IDENTITY"):
         find_kind(tmp_path / "cuhk03-np" / "labeled" / "bounding_box_train")
     with pytest.raises(
-        DatasetError, match=r"market:/x is not there; give \[KIND:\]PATH, KIND one of market1501"
+        DatasetError, match=r"market:/x is not there; give \[KIND:\]PATH with a KIND of market1501"
     ):
         read_dataset(["market:/x"])
 

@@ -81,7 +81,9 @@ def test_rows_without_a_camera_count_as_of_a_camera_of_their_track_or_their_own(
     first, second, third, fourth = (sample.camid for sample in dataset.train)
     assert first == second
     assert len({first, third, fourth}) == 3
-    note = "crops: 3 crops have no camera; each track, or crop, counts as a camera, which flatters"
+    note = (
+        "crops: 3 crops have no camera; each track, or crop, counts as a camera, so the metrics are too high"
+    )
     assert dataset.notes == (note,)
 
 
@@ -89,7 +91,7 @@ def test_people_in_train_and_query_are_noted(tmp_path: Path) -> None:
     path = write_manifest(
         tmp_path, HEADER, "a.jpg,anna,1,,train", "b.jpg,anna,1,,query", "c.jpg,anna,2,,gallery"
     )
-    assert "1 identities are both in train and query" in read_dataset([str(path)]).notes[0]
+    assert "1 identities are in both train and query" in read_dataset([str(path)]).notes[0]
 
 
 def test_without_a_split_a_fifth_of_the_people_seen_twice_is_held_out_whatever_the_order(
@@ -106,7 +108,7 @@ def test_without_a_split_a_fifth_of_the_people_seen_twice_is_held_out_whatever_t
     assert len(dataset.train) == 13 * 2 + 1
     assert Counter(sample.pid for sample in dataset.query) == dict.fromkeys(held_out, 2)
     assert Counter(sample.pid for sample in dataset.gallery) == {**dict.fromkeys(held_out, 2), 0: 1, -1: 1}
-    assert dataset.notes == ("crops: no split is given, 3 of 17 identities are held out",)
+    assert dataset.notes == ("crops: no crop has a split, so 3 of 17 identities are held out",)
     again = read_dataset([str(write_manifest(tmp_path, HEADER, *reversed(lines)))])
     assert sorted(ids(again.query)) == sorted(ids(dataset.query))
 
@@ -132,7 +134,7 @@ def test_where_no_two_people_were_seen_by_two_cameras_each_crop_has_its_own(tmp_
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], r"crops\.csv begins with '', not with columns as path,identity_id"),
+        ([], r"crops\.csv begins with '', not with columns such as path,identity_id"),
         (["path;identity_id"], r"begins with 'path;identity_id'"),
         (["path,identity_id,path"], r"begins with 'path,identity_id,path'"),
         ([HEADER], "names no crop"),
@@ -148,12 +150,12 @@ def test_where_no_two_people_were_seen_by_two_cameras_each_crop_has_its_own(tmp_
         ([HEADER, "a.jpg,anna,1,,train", "b.jpg,anna,1,,"], r"line 3: no split, though .*line 2 has one"),
         (
             [HEADER, "a.jpg,anna,1,,train", "a.jpg,bob,1,,train"],
-            r"line 3: .*a\.jpg stands in .*line 2 already",
+            r"line 3: .*a\.jpg is in .*line 2 already",
         ),
-        ([HEADER, "a.jpg,anna,1,,", "b.jpg,bob,1,,"], "of 2 identities 0 have two crops or more"),
+        ([HEADER, "a.jpg,anna,1,,", "b.jpg,bob,1,,"], "0 of 2 identities have two crops or more"),
         (
             [HEADER, *(f"{n}{i}.jpg,{n},{i},," for n in "abc" for i in "12")],
-            "of 3 identities 3 have two crops",
+            "3 of 3 identities have two crops",
         ),
     ],
 )
@@ -169,7 +171,7 @@ def test_a_manifest_that_cannot_be_used_is_named_with_the_line(
 def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
     path = write_manifest(tmp_path, HEADER, "a.jpg,anna,1,,train")
     path.write_text(f"{path.read_text()}{name},anna,1,,train\n")
-    with pytest.raises(DatasetError, match=r"crops\.csv names 1 of 2 files that are not there, such as"):
+    with pytest.raises(DatasetError, match=r"1 of the 2 files in .*crops\.csv are not there, such as"):
         read_dataset([str(path)])
 
 
@@ -260,7 +262,7 @@ def test_a_folder_and_a_manifest_train_and_are_judged_as_they_are(
     assert folder["trained_on"] == manifest["trained_on"] == "folder+list"
     assert 0 < folder["mAP"] <= 100
     assert 0 < manifest["mAP"] <= 100
-    assert printed.err.count("no split is given, 2 of 10 identities are held out") == 2
+    assert printed.err.count("no crop has a split, so 2 of 10 identities are held out") == 2
 
 
 def test_embeddings_of_joined_sets_are_found_again(network: Path, data: list[str], tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_embeddings_of_joined_sets_are_found_again(network: Path, data: list[str
 
 def test_a_split_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, HEADER, "a.jpg,anna,1,,train")
-    with pytest.raises(SystemExit, match="train: crops has no query split, and this takes one"):
+    with pytest.raises(SystemExit, match="train: crops has no query split, which this command needs"):
         train.main("tiny", [str(path)], tmp_path / "run", init="none", device="cpu")
     assert not (tmp_path / "run").exists()
 

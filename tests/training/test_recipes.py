@@ -14,7 +14,7 @@ from live_server import person
 from model.architectures import build_network
 from model.preprocess import Preprocess
 from training.data.augment import POLICIES, Augment
-from training.data.crops import Crops, Draw, common_identities, plan_epoch
+from training.data.crops import Crops, Draw, plan_epoch, select_frequent
 from training.data.datasets import Sample
 from training.data.samplers import IdentitySampler
 from training.engine.optimizers import learning_rate, make_optimizer
@@ -305,9 +305,9 @@ def test_what_happens_to_a_crop_depends_on_its_place_in_the_epoch_alone(tmp_path
 
 def test_identities_with_too_few_images_can_be_left_out() -> None:
     samples = [Sample(Path(f"{number}"), pid, 1) for number, pid in enumerate([5, 3, 5, 9, 9, 9])]
-    assert common_identities(samples, 1) == [0, 1, 2, 3, 4, 5]
-    assert common_identities(samples, 2) == [0, 2, 3, 4, 5]
-    assert common_identities(samples, 3) == [3, 4, 5]
+    assert select_frequent(samples, 1) == [0, 1, 2, 3, 4, 5]
+    assert select_frequent(samples, 2) == [0, 2, 3, 4, 5]
+    assert select_frequent(samples, 3) == [3, 4, 5]
 
 
 def test_more_images_than_any_identity_has_are_refused() -> None:

@@ -301,7 +301,7 @@ def test_the_page_of_a_network_without_attention_says_so(people: ReidDataset, tm
 
 
 def test_a_report_of_what_is_no_finished_run_ends_in_a_sentence(people: ReidDataset, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"report: .* holds no data set that is known"):
+    with pytest.raises(SystemExit, match=r"report: .* holds no known data set"):
         report.main(tmp_path, [str(tmp_path)])
     embeddings = random_embeddings(people)
     make_checkpoint(tmp_path / "network.safetensors")

@@ -1,1 +1,1 @@
-"""Data sets of person crops: read from their folders, split, drawn in batches, augmented, as tensors."""
+"""Data sets of person crops: readers, splits, batches, augmentation and tensors."""

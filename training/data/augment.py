@@ -1,4 +1,4 @@
-"""What is done to a training crop before a network sees it."""
+"""Augmentation of training crops."""
 
 import torch
 from PIL import Image
@@ -17,11 +17,16 @@ POLICIES: dict[str, type[nn.Module]] = {
 
 
 class Augment:
-    """Resize or enlarge and cut, flip, shift in a padded frame, recolour, normalise and erase by a recipe.
+    """Augment a crop by a recipe: resize, flip, shift, change colours, normalise and erase a rectangle.
 
-    Enlarging and cutting is the "random 2D translation" of the RGA authors' code. The erased rectangle
-    (Zhong et al., AAAI 2020) is 0 after normalisation, that is, the mean colour. All chance is that of
-    torch's own generator.
+    With ``translation_probability`` the crop is enlarged by ``translation_scale`` and a random part of the
+    input size is cut out, as in the "random 2D translation" of the RGA authors' code. The erased rectangle
+    (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020) is 0 after normalisation, which is the mean
+    colour. All random numbers come from torch's default generator.
+
+    Args:
+        recipe: its fields on augmentation and the input size.
+        preprocess: the preprocessing of the network.
     """
 
     def __init__(self, recipe: Recipe, preprocess: Preprocess) -> None:
@@ -38,11 +43,11 @@ class Augment:
         self._erase = v2.RandomErasing(recipe.erasing_probability, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return float32 (3, H, W)."""
-        pixels: Tensor = self._change(self._place(image))
+        """Return the augmented crop, float32 (3, H, W), normalised."""
+        pixels: Tensor = self._change(self._resize(image))
         return torch.as_tensor(self._erase(self._preprocess.normalise(pixels[None])[0]))
 
-    def _place(self, image: Image.Image) -> Tensor:
+    def _resize(self, image: Image.Image) -> Tensor:
         if float(torch.rand(())) >= self._translation_probability:
             return image_to_pixels(self._preprocess.resize(image))
         return torch.as_tensor(self._cut(image_to_pixels(self._enlarge.resize(image))))

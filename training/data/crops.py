@@ -1,7 +1,6 @@
-"""From an epoch's plan to tensors. What chance does to a crop is a function of its place in the epoch.
+"""Training crops as tensors. The augmentation of a crop depends only on its place in the epoch.
 
-So neither the number of workers, nor which of them is faster, nor a run that was stopped and resumed, changes
-what a network sees.
+The number of workers, their speed, and an interruption of the run therefore do not change the images.
 """
 
 import random
@@ -18,14 +17,25 @@ from training.data.datasets import Sample, open_crop
 
 
 class Draw(NamedTuple):
-    """One place in a batch: the position of the sample, and the seed of what chance does to it."""
+    """One place in a batch.
+
+    Attributes:
+        position: of the sample in the training split.
+        seed: of the crop's augmentation.
+    """
 
     position: int
     seed: int
 
 
 class Batch(NamedTuple):
-    """What a network is shown: images (N, 3, H, W), labels (N) and positions of the samples (N)."""
+    """A batch of training images.
+
+    Attributes:
+        images: float32 (N, 3, H, W), normalised.
+        labels: int64 (N,), the class of each image.
+        positions: int64 (N,), the position of each sample in the training split.
+    """
 
     images: Tensor
     labels: Tensor
@@ -33,7 +43,7 @@ class Batch(NamedTuple):
 
 
 def plan_epoch(batches: Sequence[Sequence[int]], *, seed: int, epoch: int) -> list[list[Draw]]:
-    """Give every place of an epoch's batches a seed of its own.
+    """Give each place in an epoch's batches its own augmentation seed.
 
     >>> first, second = plan_epoch([[4, 7], [4, 9]], seed=0, epoch=3)
     >>> [draw.position for draw in first], first[0].seed != second[0].seed
@@ -43,14 +53,14 @@ def plan_epoch(batches: Sequence[Sequence[int]], *, seed: int, epoch: int) -> li
     return [[Draw(position, rng.getrandbits(32)) for position in batch] for batch in batches]
 
 
-def common_identities(samples: Sequence[Sample], min_images: int) -> list[int]:
-    """Return the positions of the samples whose identity has that many."""
+def select_frequent(samples: Sequence[Sample], min_images: int) -> list[int]:
+    """Return the positions of the samples whose identity has at least ``min_images`` samples."""
     counts = Counter(sample.pid for sample in samples)
     return [position for position, sample in enumerate(samples) if counts[sample.pid] >= min_images]
 
 
 class Crops(Dataset[tuple[Tensor, int, int]]):
-    """Samples as (image, label of its pid, position), augmented with the seed of their draw."""
+    """A data set of (augmented image, label of its identity, position), indexed by `Draw`."""
 
     def __init__(
         self, samples: Sequence[Sample], labels: dict[int, int], augment: Callable[[Image.Image], Tensor]

@@ -1,4 +1,4 @@
-"""The crops of CUHK03 as files, out of the MATLAB file that they come in."""
+"""Extract the crops of CUHK03 from its MATLAB file."""
 
 import re
 import tempfile
@@ -21,7 +21,7 @@ RAW_NAME = "cuhk-03.mat"
 MAX_SIDE = 4096
 _SPLITS = {"bounding_box_train": "train_idx", "query": "query_idx", "bounding_box_test": "gallery_idx"}
 _CROP_NAME = re.compile(r"(\d)_(\d{3})_\d_(\d{2})\.png")
-_BAD_MATLAB_RAISES = (  # what scipy and h5py raise for a torn file, and NumPy for one of another structure
+_BAD_MATLAB_RAISES = (  # scipy and h5py on a damaged file, NumPy on an unexpected structure
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -33,17 +33,20 @@ _BAD_MATLAB_RAISES = (  # what scipy and h5py raise for a torn file, and NumPy f
     ValueError,
     zlib.error,
 )
-Cell = tuple[int, int, int]  # pair of cameras, person, crop; from 0
+Cell = tuple[int, int, int]  # camera pair, person and crop, each counted from 0
 
 
 def extract_crops(root: str | Path, kind: str, folder: str | Path) -> None:
-    """Write the crops that the protocol names into ``folder``, in the layout and with the names of CUHK03-NP.
+    """Write the crops of a protocol to a folder, in the layout and with the file names of CUHK03-NP.
 
-    ``cuhk-03.mat`` (MATLAB 7.3, which is HDF5) is in ``root`` or in ``root/cuhk03_release``; the protocol
-    ``cuhk03_new_protocol_config_KIND.mat`` in ``root``. The folder appears whole or not at all.
+    Args:
+        root: holds the protocol, ``cuhk03_new_protocol_config_KIND.mat``. The crops, ``cuhk-03.mat`` (MATLAB
+            7.3, which is HDF5), are in ``root`` or in ``root/cuhk03_release``.
+        kind: ``labeled`` or ``detected``.
+        folder: the folder to make; it appears complete or not at all.
 
     Raises:
-        DatasetError: a file is absent or not what it should be, or the folder cannot be written.
+        DatasetError: a .mat file is absent or cannot be read, or the folder cannot be written.
     """
     root, folder = Path(root), Path(folder)
     protocol = root / f"cuhk03_new_protocol_config_{kind}.mat"
@@ -64,7 +67,7 @@ def extract_crops(root: str | Path, kind: str, folder: str | Path) -> None:
             _write_crops(raw, kind, cells, whole)
             _publish(whole, folder)
     except OSError as error:
-        advice = "link the .mat files into a folder that can be, and give that"
+        advice = "link the .mat files into a writable folder, and give that"
         raise DatasetError(f"{folder} cannot be written ({error}): {advice}") from error
 
 
@@ -72,12 +75,12 @@ def _publish(whole: Path, folder: Path) -> None:
     try:
         whole.rename(folder)
     except OSError:
-        if not folder.is_dir():  # another process was faster
+        if not folder.is_dir():  # another process has made the same folder
             raise
 
 
 def _read_protocol(path: Path) -> dict[str, Cell]:
-    """Return the cell of each crop that a split has, by the path that the crop gets."""
+    """Map the path of each crop to make, such as query/0001_c1_00001.png, to its cell in the crops' file."""
     try:
         arrays = loadmat(path, variable_names=["labels", "camId", "filelist", *_SPLITS.values()])
         labels, cameras = arrays["labels"].ravel(), arrays["camId"].ravel()
@@ -107,11 +110,13 @@ def _write_crops(raw: Path, kind: str, cells: dict[str, Cell], folder: Path) -> 
                 image = Image.fromarray(_read_image(file[pairs[pair][crop, person]]))
                 image.save(folder / name)
     except _BAD_MATLAB_RAISES as error:
-        raise DatasetError(f"{raw} cannot be read as CUHK03, or its crops written: {error}") from error
+        raise DatasetError(
+            f"{raw} cannot be read as CUHK03, or its crops cannot be written: {error}"
+        ) from error
 
 
 def _read_image(dataset: Any) -> NDArray[np.uint8]:
-    """Return pixels (H, W, 3) of what MATLAB, column by column, keeps as (3, W, H)."""
+    """Return the pixels, uint8 (H, W, 3), of a stored crop (3, W, H): MATLAB keeps arrays by column."""
     if (
         dataset.ndim != 3
         or dataset.shape[0] != 3

@@ -1,4 +1,4 @@
-"""Data sets as lists of samples, and what can be done with them."""
+"""Data sets as tuples of samples: join them, hold identities out, open their crops."""
 
 import math
 import os
@@ -16,20 +16,27 @@ JUNK_PID = -1
 DISTRACTOR_PID = 0
 
 CROP_LIMITS = replace(UNLIMITED, max_pixels=178_956_970)
-"""Limits of a crop that is trained on or evaluated: the pixels from which Pillow suspects an attack."""
+"""Limits of a crop for training or evaluation: the largest image that Pillow opens by default."""
 
 
 class DatasetError(Exception):
-    """A folder does not hold the data set that it should; the message says what is missing."""
+    """A data set cannot be read or used; the message says why."""
 
     def __str__(self) -> str:
-        """Return the message alone, also where a DataLoader has put its worker's traceback before it."""
+        """Return the message without the traceback that a DataLoader puts before a worker's error."""
         return super().__str__().rstrip().rpartition("DatasetError: ")[2]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One crop: its file, identity (pid; -1 junk, 0 distractor), camera and track (-1: not known)."""
+    """One crop.
+
+    Attributes:
+        path: the file.
+        pid: the identity; -1 is junk, 0 a distractor.
+        camid: the camera.
+        trackid: the track, or -1 if it is not known.
+    """
 
     path: Path
     pid: int
@@ -41,7 +48,13 @@ class Sample:
 class ReidDataset:
     """A training split, and a query and a gallery split of other people.
 
-    ``notes`` says in sentences what one should know before one trusts it, such as images that are missing.
+    Attributes:
+        name: the name that cards and reports give.
+        root: the folder from which `relative_path` counts.
+        train: crops to train on.
+        query: crops to search for.
+        gallery: crops to search in.
+        notes: warnings for the user in whole sentences, such as a number of images unlike the published one.
 
     Raises:
         DatasetError: junk or a distractor is in the training split or among the queries.
@@ -55,7 +68,7 @@ class ReidDataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that who is learnt, or looked for, is somebody."""
+        """Check that each training and query sample has an identity."""
         for sample in self.train + self.query:
             if sample.pid <= DISTRACTOR_PID:
                 raise DatasetError(f"{sample.path} is junk or a distractor: these are for the gallery alone")
@@ -70,17 +83,17 @@ class ReidDataset:
         return self.train + self.query + self.gallery
 
     def relative_path(self, sample: Sample) -> str:
-        """Return the path of a sample from the root, with slashes; with ``..`` where it lies elsewhere."""
+        """Return a sample's path from the root, with slashes; a file outside the root begins with ``..``."""
         return Path(os.path.relpath(sample.path, self.root)).as_posix()
 
 
 def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
-    """Make one data set of several: their identities, cameras and tracks are numbered apart.
+    """Join data sets. Each identity, camera and track gets a new number that no other data set uses.
 
-    Junk and distractors stay what they are. The root is the deepest folder that holds all roots.
+    Junk and distractors keep their pids. The root is the deepest folder that holds all roots.
 
     Raises:
-        DatasetError: a crop is in two of them.
+        DatasetError: a crop is in two of the data sets.
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -88,9 +101,9 @@ def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
     moved: list[ReidDataset] = []
     for dataset, pids in zip(datasets, _number_identities(datasets), strict=True):
         before = [sample for other in moved for sample in other.samples]
-        camids = 1 + max([-1, *(sample.camid for sample in before)])
-        trackids = 1 + max([-1, *(sample.trackid for sample in before)])
-        moved.append(_renumber(dataset, pids, camids, trackids))
+        first_camid = 1 + max([-1, *(sample.camid for sample in before)])
+        first_trackid = 1 + max([-1, *(sample.trackid for sample in before)])
+        moved.append(_renumber(dataset, pids, first_camid, first_trackid))
     return ReidDataset(
         "+".join(dataset.name for dataset in moved),
         Path(os.path.commonpath([dataset.root.absolute() for dataset in moved])),
@@ -102,10 +115,10 @@ def join(datasets: Sequence[ReidDataset]) -> ReidDataset:
 
 
 def _number_identities(datasets: Sequence[ReidDataset]) -> list[dict[int, int]]:
-    """Return each set's pids by its old ones: from 1, those of training first.
+    """Map the pids of each data set to new ones, counted from 1; training identities come first.
 
-    They alternate by the size of the sets, so that the last ones, which ``hold_out`` takes, are a like share
-    of every set.
+    The training identities of the data sets are interleaved in proportion to their numbers. The last ones,
+    which `hold_out` takes, are therefore the same share of each data set.
     """
     order = []
     for position, dataset in enumerate(datasets):
@@ -128,13 +141,15 @@ def _refuse_common_crops(datasets: Sequence[ReidDataset]) -> None:
             origin[path] = dataset.name
 
 
-def _renumber(dataset: ReidDataset, pids: dict[int, int], camids: int, trackids: int) -> ReidDataset:
+def _renumber(
+    dataset: ReidDataset, pids: dict[int, int], first_camid: int, first_trackid: int
+) -> ReidDataset:
     def renumber(sample: Sample) -> Sample:
         return replace(
             sample,
             pid=pids.get(sample.pid, sample.pid),
-            camid=sample.camid + camids,
-            trackid=sample.trackid + trackids if sample.trackid >= 0 else sample.trackid,
+            camid=sample.camid + first_camid,
+            trackid=sample.trackid + first_trackid if sample.trackid >= 0 else sample.trackid,
         )
 
     train, query, gallery = (tuple(renumber(sample) for sample in dataset.split(name)) for name in SPLITS)
@@ -142,21 +157,21 @@ def _renumber(dataset: ReidDataset, pids: dict[int, int], camids: int, trackids:
 
 
 def hold_out(dataset: ReidDataset, num_identities: int) -> tuple[ReidDataset, list[int]]:
-    """Keep the last identities of the training split apart, to choose by without looking at the test split.
+    """Hold out the last identities of the training split, to choose a network without the test split.
 
     Returns:
-        The held-out people as a data set with the remaining training split: one query an identity and camera,
-        and all their crops as the gallery; and the positions of the remaining samples in the full split.
+        A data set with the remaining training split, one query for each held-out identity and camera, and all
+        held-out crops as the gallery; and the positions of the remaining samples in the full training split.
 
     Raises:
-        DatasetError: there are not that many identities.
+        DatasetError: there are not more than ``num_identities`` identities.
     """
     pids = sorted({sample.pid for sample in dataset.train})
     if num_identities >= len(pids):
         raise DatasetError(f"{num_identities} identities cannot be held out of {len(pids)}")
-    apart = set(pids[len(pids) - num_identities :])
-    kept = [i for i, sample in enumerate(dataset.train) if sample.pid not in apart]
-    gallery = tuple(sample for sample in dataset.train if sample.pid in apart)
+    held_out = set(pids[len(pids) - num_identities :])
+    kept = [i for i, sample in enumerate(dataset.train) if sample.pid not in held_out]
+    gallery = tuple(sample for sample in dataset.train if sample.pid in held_out)
     query = {(sample.pid, sample.camid): sample for sample in reversed(gallery)}
     train = tuple(dataset.train[i] for i in kept)
     return replace(dataset, train=train, query=tuple(query.values()), gallery=gallery), kept
@@ -176,7 +191,7 @@ def open_crop(path: str | Path) -> Image.Image:
 
 
 def label_pids(samples: Iterable[Sample]) -> dict[int, int]:
-    """Number the identities from 0 in the order of their pid.
+    """Map each pid to a class label, counted from 0 in the order of the pids.
 
     >>> label_pids([Sample(Path("b"), 7, 1), Sample(Path("a"), 2, 1)])
     {2: 0, 7: 1}

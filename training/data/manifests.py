@@ -1,7 +1,7 @@
-"""People's own crops: a CSV manifest, as the gallery exports it, or a folder with a folder for each identity.
+"""Read the user's own crops: a CSV manifest, such as an export of the gallery, or a folder for each identity.
 
-Identities, cameras and tracks have names there; they are numbered in the order of their names. Where nothing
-says which crops are for training and which to judge by, a fifth of the identities is held out.
+Identities, cameras and tracks have names in these sources, and are numbered in the order of the names. If no
+crop has a split, a fifth of the identities is held out for evaluation.
 """
 
 import hashlib
@@ -27,7 +27,16 @@ _COLUMNS = ("path", "identity_id", "camera_id", "track_id", "split")
 
 @dataclass(frozen=True)
 class Row:
-    """One crop by the names of a manifest; what is not known is empty. ``place`` is for messages."""
+    """One crop of a manifest or a folder; an unknown name is empty.
+
+    Attributes:
+        path: the file of the crop.
+        identity: empty for a distractor, -1 for junk.
+        camera: the name of the camera.
+        track: the name of the track, which is unique within a camera.
+        split: train, query or gallery.
+        place: the line of the manifest, for error messages.
+    """
 
     path: Path
     identity: str = ""
@@ -38,15 +47,19 @@ class Row:
 
 
 def read_manifest(path: str | Path) -> ReidDataset:
-    """Read crops from a CSV (UTF-8), or from ``manifest.csv`` or ``gallery.csv``, an export, in a folder.
+    """Read the crops that a CSV file lists.
 
-    Columns: ``path`` (from the CSV's folder), ``identity_id``, and if known ``camera_id``, ``track_id``,
-    ``split`` (train, query or gallery), in any order; others are ignored. A crop without an identity is a
-    distractor of the gallery, one of the identity -1 is junk. A crop without a camera counts as seen by one
-    of its own, or of its track's own. If no crop has a split, see ``hold_out_by_name``.
+    The columns are ``path`` (relative to the folder of the CSV), ``identity_id``, and optionally
+    ``camera_id``, ``track_id`` and ``split`` (train, query or gallery), in any order. Other columns are
+    ignored. A crop without an identity is a distractor, and a crop of the identity -1 is junk. Crops without
+    a camera get one camera for each track, or for each crop without a track. If no crop has a split,
+    `hold_out_by_name` splits them.
+
+    Args:
+        path: a CSV in UTF-8, or a folder with ``manifest.csv`` or, as an export has it, ``gallery.csv``.
 
     Raises:
-        DatasetError: the file is no such CSV, or names files that are not there; the message names the line.
+        DatasetError: the CSV cannot be read, or lists a file that is not there; the message names the line.
     """
     path = Path(path)
     if path.is_dir():
@@ -54,7 +67,7 @@ def read_manifest(path: str | Path) -> ReidDataset:
         path = second if second.exists() and not first.exists() else first
     try:
         with path.open(encoding=ENCODING, newline="") as file:
-            rows = [_parse_row(path.parent, place, fields) for place, fields in _numbered(path, file)]
+            rows = [_parse_row(path.parent, place, fields) for place, fields in _read_lines(path, file)]
     except (OSError, LabelsError) as error:
         raise DatasetError(f"{path} cannot be read as a CSV: {error}") from error
     if not rows:
@@ -66,15 +79,15 @@ def read_manifest(path: str | Path) -> ReidDataset:
 
 
 def read_folders(root: str | Path) -> ReidDataset:
-    """Read ``root/IDENTITY/*.jpg`` (or png, webp, bmp); hold some out to judge by, see ``hold_out_by_name``.
+    """Read ``root/IDENTITY/*.jpg`` (or png, webp, bmp) and split the crops by `hold_out_by_name`.
 
     The camera is read from file names such as ``0002_c1s1_000451_03.jpg``, ``a_c3.jpg`` or ``camera-3.jpg``
-    if every name has one. Otherwise each crop counts as seen by a camera of its own, so that the rule that
-    leaves out the query's camera leaves out the query alone. The identity -1 is junk, and crops with
-    Market-1501's names of distractors (0000) are distractors.
+    if every name has one. Otherwise each crop gets a camera of its own, so that the protocol, which leaves
+    out crops of the query's camera, leaves out the query alone. Crops of the identity -1 are junk. Crops of
+    the identity 0000 whose names begin with ``0000_c``, as in Market-1501, are distractors.
 
     Raises:
-        DatasetError: there are no such crops, or too few.
+        DatasetError: there are no such crops, or too few identities.
     """
     root = Path(root)
     found = [path for path in sorted(root.glob("[!.]*/[!.]*")) if path.is_file()]
@@ -93,23 +106,33 @@ def read_folders(root: str | Path) -> ReidDataset:
 
 
 def check_files(source: str | Path, paths: Sequence[Path]) -> None:
-    """Raise a DatasetError that names the first of the files that are not there, if any is."""
+    """Check that the files exist that ``source`` lists.
+
+    Raises:
+        DatasetError: a file is not there; the message names the first one.
+    """
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        count = f"{len(missing):,} of {len(paths):,} files that are not there"
-        raise DatasetError(f"{source} names {count}, such as {missing[0]}")
+        count = f"{len(missing):,} of the {len(paths):,} files in {source} are not there"
+        raise DatasetError(f"{count}, such as {missing[0]}")
 
 
 def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[str, list[Row]]:
-    """Split rows into train, query and gallery where they say nothing of it themselves.
+    """Split rows into train, query and gallery by holding out a fifth of the identities, at least two.
 
-    Held out is a fifth of the identities that two cameras saw, at least two, by the hash of their names:
-    mostly the same ones again when others have joined. Of these there is one query for each camera, and all
-    crops are gallery, as are distractors and junk. Without ``has_cameras`` each track, or crop, counts as
-    seen by a camera of its own.
+    Only identities that two cameras saw can be held out. They are chosen by the hash of their names, so that
+    most of them are chosen again when identities are added later. The query split has one crop for each
+    held-out identity and camera. The gallery split has all their crops, and the distractors and junk.
+
+    Args:
+        rows: the crops.
+        has_cameras: False gives each track, or each crop without a track, a camera of its own.
+
+    Returns:
+        The rows of each split, by its name.
 
     Raises:
-        DatasetError: fewer than two identities can be held out, or would be left.
+        DatasetError: fewer than two identities can be held out, or fewer than two are left to train on.
 
     >>> rows = [Row(Path(f"{who}-{i}"), who, str(i)) for who in "abcd" for i in (1, 2)]
     >>> {name: "".join(row.identity for row in split) for name, split in hold_out_by_name(rows).items()}
@@ -119,8 +142,8 @@ def hold_out_by_name(rows: Sequence[Row], *, has_cameras: bool = True) -> dict[s
     num_held_out = max(2, int(HELD_OUT_SHARE * len(seen_twice)))
     if len(seen_twice) < 2 or len(known) < num_held_out + 2:
         raise DatasetError(
-            f"of {len(known)} identities {len(seen_twice)} have two crops or more; two of those to judge by"
-            " and two others to train on are the least: add crops, or give each a split in a manifest"
+            f"{len(seen_twice)} of {len(known)} identities have two crops or more; at least two of these are"
+            " needed to evaluate and two others to train: add crops, or give each a split in a manifest"
         )
     held_out = set(sorted(seen_twice, key=_hash)[:num_held_out])
     trained_on = known - held_out
@@ -160,12 +183,12 @@ def _folder_identity(path: Path) -> str:
     return "" if identity == DISTRACTOR and path.name.startswith(f"{DISTRACTOR}_c") else identity
 
 
-def _numbered(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
     reader = LabelReader(file, any_case=True)
     header = reader.columns
     if not {"path", "identity_id"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
         raise DatasetError(
-            f"{path} begins with {','.join(header)[:80]!r}, not with columns as {','.join(_COLUMNS)}"
+            f"{path} begins with {','.join(header)[:80]!r}, not with columns such as {','.join(_COLUMNS)}"
         )
     for row in reader:
         place = f"{path}, line {row.line}"
@@ -190,7 +213,7 @@ def _refuse_repeats(rows: Iterable[Row]) -> None:
     places: dict[tuple[Path, str], str] = {}
     for row in rows:
         if (row.path, row.split) in places:
-            raise DatasetError(f"{row.place}: {row.path} stands in {places[row.path, row.split]} already")
+            raise DatasetError(f"{row.place}: {row.path} is in {places[row.path, row.split]} already")
         places[row.path, row.split] = row.place
 
 
@@ -200,7 +223,9 @@ def _build(name: str, root: Path, rows: Sequence[Row], notes: Iterable[str] = ()
     if all(row.split for row in rows):
         splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
         if both := _identities(splits["train"]) & _identities(splits["query"]):
-            notes.append(f"{name}: {len(both):,} identities are both in train and query, which flatters")
+            notes.append(
+                f"{name}: {len(both):,} identities are in both train and query, so the metrics are too high"
+            )
     elif given := [row for row in rows if row.split]:
         unsplit = next(row for row in rows if not row.split)
         raise DatasetError(
@@ -211,13 +236,14 @@ def _build(name: str, root: Path, rows: Sequence[Row], notes: Iterable[str] = ()
         splits = hold_out_by_name(rows, has_cameras=has_cameras)
         held_out, known = _identities(splits["gallery"]), _identities(rows)
         notes.append(
-            f"{name}: no split is given, {len(held_out):,} of {len(known):,} identities are held out"
+            f"{name}: no crop has a split, so {len(held_out):,} of {len(known):,} identities are held out"
         )
-    num_alone = sum(not row.camera for row in rows) if has_cameras else len(rows)
-    if num_alone:
+    num_without = sum(not row.camera for row in rows) if has_cameras else len(rows)
+    if num_without:
         why = "have no camera" if has_cameras else "are of identities that no two cameras saw"
         notes.append(
-            f"{name}: {num_alone:,} crops {why}; each track, or crop, counts as a camera, which flatters"
+            f"{name}: {num_without:,} crops {why}; each track, or crop, counts as a camera, so the metrics"
+            " are too high"
         )
     return ReidDataset(name, root, *_number(rows, splits, has_cameras), notes=tuple(notes))
 

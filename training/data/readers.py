@@ -1,4 +1,4 @@
-"""Public data sets from their folders, and the one entry to every kind of data: ``read_dataset``."""
+"""Read public data sets from their folders, and any data set by its path: `read_dataset`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,8 +19,6 @@ _MSMT17_LINE = re.compile(r"((?:.*/)?\d+_\d+_(\d{1,4})_[^/ ]+) (\d{1,9})\s*")
 _MSMT17_FOLDERS = {"train": "test", "mask_train_v2": "mask_test_v2"}  # V1; V2, with faces masked
 _SPLIT_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
-# images and identities of train, query and gallery, junk and distractors among the images alone;
-# from the data sets' own notes and papers
 _MSMT17_TEST = ((11_659, 3_060), (82_161, 3_060))
 PUBLISHED: dict[str, tuple[tuple[int, int], ...]] = {
     "market1501": ((12_936, 751), (3_368, 750), (19_732, 750)),
@@ -29,13 +27,14 @@ PUBLISHED: dict[str, tuple[tuple[int, int], ...]] = {
     "msmt17": ((30_248, 1_041), *_MSMT17_TEST),
     "msmt17-trainval": ((32_621, 1_041), *_MSMT17_TEST),
 }
+"""Published (images, identities) of train, query and gallery. Junk and distractors count as images alone."""
 
 
 def read_market1501(root: str | Path) -> ReidDataset:
     """Read Market-1501 (Zheng et al., ICCV 2015) from its extracted folder, or the folder above it.
 
     Raises:
-        DatasetError: a folder is absent or empty, or a .jpg in it has another name than the data set's.
+        DatasetError: a folder is absent or empty, or a .jpg is not named as Market-1501 names its crops.
     """
     root = _first_folder(Path(root), "Market-1501-v15.09.15")
     train, query, gallery = (
@@ -47,10 +46,12 @@ def read_market1501(root: str | Path) -> ReidDataset:
 
 
 def read_query_boxes(dataset: ReidDataset) -> tuple[Sample, ...]:
-    """Read Market-1501's boxes drawn by hand (gt_bbox) of each query's identity in its camera.
+    """Read Market-1501's hand-drawn boxes (gt_bbox) of each query's identity in the query's camera.
 
-    Multiple queries are made of these by its published protocol; the box of the query itself is one of them.
-    Of another data set, or where the folder is not there, there are none.
+    The published protocol makes multiple queries of these boxes. The query's own box is one of them.
+
+    Returns:
+        The boxes as samples; none for another data set, or without the folder gt_bbox.
 
     Raises:
         DatasetError: a query has no box.
@@ -67,20 +68,24 @@ def read_query_boxes(dataset: ReidDataset) -> tuple[Sample, ...]:
 
 
 def _person_and_camera(path: Path) -> str:
-    """Return 0002_c1 of 0002_c1s1_000451_03.jpg, and nothing of a name of another form."""
+    """Return 0002_c1 for 0002_c1s1_000451_03.jpg, and an empty text for a name of another form."""
     return "_c".join(parse_market1501_name(path.name) or ())
 
 
 def read_cuhk03_np(root: str | Path, kind: str = "labeled") -> ReidDataset:
     """Read CUHK03 (Li et al., CVPR 2014) by the new protocol of 767/700 identities (Zhong et al., CVPR 2017).
 
-    ``kind`` is ``labeled`` (boxes by hand) or ``detected``. Either the folders of CUHK03-NP are there, as
-    ``root/KIND/bounding_box_train`` and so on, or in ``root/cuhk03-np``, or ``root`` is the KIND folder; or
-    ``cuhk-03.mat`` and ``cuhk03_new_protocol_config_KIND.mat`` are: from them the folders are made once, in
-    ``root/cuhk03-np``.
+    The crops are in the folders of CUHK03-NP: ``bounding_box_train``, ``query`` and ``bounding_box_test``. If
+    these are absent, they are made once, in ``root/cuhk03-np/KIND``, from ``cuhk-03.mat`` and
+    ``cuhk03_new_protocol_config_KIND.mat``.
+
+    Args:
+        root: holds the folders of CUHK03-NP, or ``KIND`` or ``cuhk03-np/KIND`` with them, or the .mat files.
+        kind: ``labeled`` (boxes drawn by hand) or ``detected``.
 
     Raises:
-        DatasetError: neither is there, a .mat file cannot be read, or a crop has another name than the set's.
+        DatasetError: the data set is not there, a .mat file cannot be read, or a crop is not named as
+            CUHK03-NP names its crops.
     """
     root = Path(root)
     folder = _first_folder(root, kind, f"cuhk03-np/{kind}")
@@ -88,7 +93,7 @@ def read_cuhk03_np(root: str | Path, kind: str = "labeled") -> ReidDataset:
         not (folder / _SPLIT_FOLDERS[0]).is_dir()
         and (root / f"cuhk03_new_protocol_config_{kind}.mat").exists()
     ):
-        from training.data.cuhk03_mat import extract_crops  # h5py and scipy, for those who need them
+        from training.data.cuhk03_mat import extract_crops  # needs h5py and scipy, which import slowly
 
         folder = root / "cuhk03-np" / kind
         extract_crops(root, kind, folder)
@@ -102,12 +107,15 @@ def read_cuhk03_np(root: str | Path, kind: str = "labeled") -> ReidDataset:
 def read_msmt17(root: str | Path, *, with_val: bool = False) -> ReidDataset:
     """Read MSMT17 V1 or V2 (Wei et al., CVPR 2018) by its list files.
 
-    ``root`` is its folder, or the one above it; where that holds both, V1 is read. ``with_val`` adds the
-    2,373 images of list_val.txt, of the same people, to the training split. The lists number the identities
-    of both splits from 0; here all have numbers of their own, from 1.
+    The lists count identities from 0 in the training split and from 0 again in the test split. Here the pids
+    of both are different, and count from 1.
+
+    Args:
+        root: the folder of MSMT17, or the folder above it; of V1 and V2 together, V1 is read.
+        with_val: add the 2,373 images of list_val.txt, which show the same people, to the training split.
 
     Raises:
-        DatasetError: a list is absent, a line is none of it, or it names files that are not there.
+        DatasetError: a list is absent, has a line of another form, or lists a file that is not there.
     """
     root = _first_folder(Path(root), "MSMT17_V1", "MSMT17_V2")
     train_folder = next((root / name for name in _MSMT17_FOLDERS if (root / name).is_dir()), root / "train")
@@ -132,7 +140,7 @@ READERS: dict[str, Callable[[Path], ReidDataset]] = {
     "folders": read_folders,
     "csv": read_manifest,
 }
-_SIGNS = {
+_MARKERS = {
     "csv": MANIFEST_NAMES,
     "market1501": ("bounding_box_train", "Market-1501-v15.09.15/bounding_box_train"),
     **{
@@ -145,6 +153,7 @@ _SIGNS = {
     },
     "msmt17": ("list_train.txt", "MSMT17_V1/list_train.txt", "MSMT17_V2/list_train.txt"),
 }
+"""Paths of which one, in the folder of a data set, tells its kind."""
 Data = Annotated[
     list[str],
     typer.Option(
@@ -155,19 +164,22 @@ Data = Annotated[
 
 
 def read_dataset(sources: Sequence[str], needs: Sequence[str] = ()) -> ReidDataset:
-    """Read what ``--data`` names: each source is ``[KIND:]PATH``, and several are joined.
+    """Read the data sets that ``--data`` names, join them, and print their notes to stderr.
 
-    Without a kind (see READERS) it is recognised by the files there. Notes go to stderr, a line each.
+    Args:
+        sources: each is ``[KIND:]PATH``. KIND is a key of READERS; `find_kind` finds an omitted one.
+        needs: the splits that must not be empty.
 
     Raises:
-        DatasetError: as the readers, or the kind cannot be told, or a split that ``needs`` names is empty.
+        DatasetError: a data set cannot be read, has no known kind, or has a crop of another one; or a split
+            in ``needs`` is empty.
     """
     dataset = join([_read_source(source) for source in sources])
     for note in dataset.notes:
         typer.echo(f"warning: {note}", err=True)
     for name in needs:
         if not dataset.split(name):
-            raise DatasetError(f"{dataset.name} has no {name} split, and this takes one")
+            raise DatasetError(f"{dataset.name} has no {name} split, which this command needs")
     return dataset
 
 
@@ -182,27 +194,29 @@ def _read_source(source: str) -> ReidDataset:
 
 
 def find_kind(path: str | Path) -> str:
-    """Tell the kind of data by the files that lie there.
+    """Return the kind of the data set at a path, a key of READERS.
 
     Raises:
-        DatasetError: nothing is there that is known, or several data sets are.
+        DatasetError: no known data set is there, or several are.
     """
     path = Path(path)
     if path.is_file():
         return "csv"
     if not path.is_dir():
-        raise DatasetError(f"{path} is not there; give [KIND:]PATH, KIND one of {', '.join(READERS)}")
+        raise DatasetError(f"{path} is not there; give [KIND:]PATH with a KIND of {', '.join(READERS)}")
     if path.name in ("labeled", "detected") and (path / _SPLIT_FOLDERS[0]).is_dir():
         return f"cuhk03-{path.name}"
-    found = [kind for kind, signs in _SIGNS.items() if any((path / sign).exists() for sign in signs)]
+    found = [
+        kind for kind, markers in _MARKERS.items() if any((path / marker).exists() for marker in markers)
+    ]
     if len(found) > 1:
         raise DatasetError(f"{path} holds {' and '.join(found)}: say which, as in {found[0]}:{path}")
     if found:
         return found[0]
     if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.glob("*/*")):
         return "folders"
-    looked_for = ", ".join(sign for signs in _SIGNS.values() for sign in signs)
-    raise DatasetError(f"{path} holds no data set that is known; looked for {looked_for}, IDENTITY/*.jpg")
+    looked_for = ", ".join(marker for markers in _MARKERS.values() for marker in markers)
+    raise DatasetError(f"{path} holds no known data set; looked for {looked_for}, IDENTITY/*.jpg")
 
 
 def _first_folder(root: Path, *names: str) -> Path:
@@ -218,7 +232,7 @@ def _read_folder(
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         match = name.fullmatch(path.name)
         if match is None:
-            raise DatasetError(f"{path} has no name such as {example}")
+            raise DatasetError(f"{path} is not named as in this data set, such as {example}")
         samples.append(Sample(path, int(match[1]), int(match[2])))
     if not samples:
         raise DatasetError(f"{folder} holds no {' or '.join(patterns)}")
@@ -248,6 +262,6 @@ def _with_notes(dataset: ReidDataset) -> ReidDataset:
         if found != published:
             notes.append(
                 f"{dataset.name} {name}: {found[0]:,} images of {found[1]:,} identities,"
-                f" published are {published[0]:,} of {published[1]:,}"
+                f" where {published[0]:,} of {published[1]:,} are published"
             )
     return replace(dataset, notes=tuple(notes))

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 
 class IdentitySampler:
-    """Batches of P different identities with K crops each, a function of (seed, epoch) alone.
+    """Draws batches of P different identities with K crops each, by a seed and the number of the epoch.
 
-    An epoch draws all images, until fewer than P identities have crops left, or each identity once with K of
-    its images; what does not fill a batch is left out. An identity with fewer than K crops left repeats some.
+    An incomplete last batch is dropped. An identity with fewer than K crops left shows some of its crops
+    again.
+
+    Args:
+        pids: the identity of each sample.
+        identities: P.
+        images: K.
+        seed: of the order of all epochs.
+        draws: the length of an epoch. ``images`` draws crops until fewer than P identities have any left;
+            ``identities`` draws K crops of each identity once.
 
     Raises:
-        ValueError: there are fewer than P identities, or none has K images.
+        ValueError: there are fewer than P identities, or no identity has K images.
     """
 
     def __init__(
@@ -28,7 +36,7 @@ class IdentitySampler:
         self._identities, self._images, self._seed, self._draws = identities, images, seed, draws
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Return an epoch's batches of positions, the crops of an identity side by side."""
+        """Return the batches of an epoch as positions of samples; crops of one identity are adjacent."""
         rng = random.Random(f"{self._seed}/{epoch}")  # noqa: S311 - a shuffle, not a secret
         groups = {pid: self._groups(positions, rng) for pid, positions in self._positions.items()}
         if self._draws == "identities":

@@ -22,7 +22,7 @@ from model.files import write_atomically
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 from training.data.augment import Augment
-from training.data.crops import Batch, Crops, common_identities, plan_epoch
+from training.data.crops import Batch, Crops, plan_epoch, select_frequent
 from training.data.datasets import DatasetError, ReidDataset, hold_out, label_pids
 from training.data.samplers import IdentitySampler
 from training.engine import distributed
@@ -88,8 +88,8 @@ class Trainer:
         self.recipe, self.output = recipe, Path(output)
         self._samples = dataset.train
         self.dataset, self._kept = hold_out(dataset, recipe.num_held_out)
-        common = common_identities(self.dataset.train, recipe.min_images_per_identity)
-        self._kept = [self._kept[position] for position in common]
+        frequent = select_frequent(self.dataset.train, recipe.min_images_per_identity)
+        self._kept = [self._kept[position] for position in frequent]
         self._trained_on = tuple(self._samples[position] for position in self._kept)
         self.parent = initial.version if initial else None
         self._device = device or distributed.choose_device("cpu")
