@@ -13,7 +13,7 @@ from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from training.data.datasets import ReidDataset
 from training.data.readers import read_dataset, read_query_boxes
-from training.engine.evaluation import Pairs, embed_test, judge, judge_pairs, pool_queries
+from training.engine.evaluation import Pairs, embed_test, evaluate_pairs, evaluate_splits, pool_queries
 from training.options.command import command, exit_on_error
 from training.options.evaluation import EvaluateOptions
 from training.reports.evaluation_table import Row, print_evaluation
@@ -37,7 +37,7 @@ def evaluate(options: EvaluateOptions) -> None:
         for path, network, embedder in zip(options.checkpoint, networks, embedders, strict=True):
             for dataset, queries in datasets:
                 splits = embed_test(embedder, dataset, gallery_embedder=others, with_flip=options.flip)
-                judged = pool_queries(splits, dataset) if options.multi_query else (splits, dataset)
+                tested = pool_queries(splits, dataset) if options.multi_query else (splits, dataset)
                 row = {
                     "checkpoint": str(path),
                     "trained_on": network.card.dataset or "not said",
@@ -45,9 +45,9 @@ def evaluate(options: EvaluateOptions) -> None:
                     "queries": queries,
                     **({"gallery_checkpoint": str(gallery)} if gallery else {}),
                 }
-                rows.append({**row, **judge(*judged, is_reranked=options.rerank)})
+                rows.append({**row, **evaluate_splits(*tested, is_reranked=options.rerank)})
                 if options.with_pairs:
-                    pairs.append(judge_pairs(*judged))
+                    pairs.append(evaluate_pairs(*tested))
     if options.as_json:
         answers = [{**row, **more} for row, more in zip(rows, pairs or [{}] * len(rows), strict=True)]
         print(json.dumps(answers if len(answers) > 1 else answers[0]))

@@ -13,7 +13,7 @@ from typer import Option
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 from training.data.readers import Data, read_dataset
-from training.engine.evaluation import embed_test, judge
+from training.engine.evaluation import embed_test, evaluate_splits
 from training.options.command import command, exit_on_error
 from training.reports.page import write_report
 
@@ -32,7 +32,9 @@ def report(options: ReportOptions) -> None:
         dataset = read_dataset(options.data, needs=("query", "gallery"))
         checkpoint = load_checkpoint(options.run / "network.safetensors")
         embeddings = embed_test(Embedder(checkpoint), dataset)
-        path = write_report(options.run, checkpoint, dataset, embeddings, judge(embeddings, dataset))
+        path = write_report(
+            options.run, checkpoint, dataset, embeddings, evaluate_splits(embeddings, dataset)
+        )
     print(f"report in {path}")
 
 

@@ -233,7 +233,7 @@ def test_what_lies_in_a_rows_folder_and_is_no_row_is_refused(
     folder = tmp_path / "table" / "plain_tiny"
     folder.mkdir(parents=True)
     (folder / "state.pt").write_bytes(b"of a run")
-    assert "holds a run that is no row of a table" in refuse(table="symmetry")
+    assert "holds a run that is not a row of a table" in refuse(table="symmetry")
     for content in ("torn", "[]", '{"made_with": {}}', '{"made_with": null, "metrics": {}}'):
         (folder / "row.json").write_text(content)
         assert "row.json cannot be read" in refuse(table="symmetry")

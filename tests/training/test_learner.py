@@ -179,7 +179,9 @@ def test_compiling_without_a_compiler_ends_in_a_sentence() -> None:
     learner = Learner(PLAIN, network, None, CPU, is_compiled=True)
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/c++")}),
-        pytest.raises(TrainingError, match="--compile does not work here, train without it") as caught,
+        pytest.raises(
+            TrainingError, match="--compile does not work on this machine, train without it"
+        ) as caught,
     ):
         learner.train_step(make_batch(1))
     assert "\n" not in str(caught.value)

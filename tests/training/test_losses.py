@@ -152,7 +152,7 @@ def test_a_teacher_of_the_students_size_is_imitated_without_a_head() -> None:
 
 def test_a_recipe_without_a_loss_of_its_own_needs_a_teacher() -> None:
     recipe = replace(tiny(), identity_weight=0.0, triplet="none")
-    with pytest.raises(TrainingError, match="tiny learns from a teacher alone"):
+    with pytest.raises(TrainingError, match="tiny learns only from a teacher"):
         Criterion(recipe, 5, 4, 0)
     assert Criterion(replace(recipe, circle_weight=1.0), 5, 4, 0)
     assert terms_of(replace(tiny(), identity_weight=3.0))["identity"] == pytest.approx(

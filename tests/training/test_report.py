@@ -22,7 +22,7 @@ from model.checkpoint import load_checkpoint
 from references import loop_metrics
 from training import report
 from training.data.datasets import ReidDataset, Sample
-from training.engine.evaluation import EmbeddedSplits, judge
+from training.engine.evaluation import EmbeddedSplits, evaluate_splits
 from training.engine.run_log import RunLog, find_commit, read_log
 from training.engine.trainer import Trainer
 from training.recipes.named import tiny
@@ -96,7 +96,7 @@ def finished(people: ReidDataset, tmp_path_factory: pytest.TempPathFactory) -> P
     write_run(folder, people)
     make_checkpoint(folder / "network.safetensors")
     checkpoint, embeddings = load_checkpoint(folder / "network.safetensors"), random_embeddings(people)
-    write_report(folder, checkpoint, people, embeddings, judge(embeddings, people))
+    write_report(folder, checkpoint, people, embeddings, evaluate_splits(embeddings, people))
     return folder
 
 
@@ -166,7 +166,7 @@ def test_a_trainer_that_resumes_cuts_its_log(people: ReidDataset, tmp_path: Path
 
 def test_a_log_that_is_torn_within_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
-    with pytest.raises(ValueError, match=r"line 2 of .* is no record of an epoch"):
+    with pytest.raises(ValueError, match=r"line 2 of .* is not the record of an epoch"):
         read_log(tmp_path)
 
 
@@ -252,7 +252,9 @@ def test_the_worst_queries_are_those_of_the_lowest_ap() -> None:
     assert 0 < len(expected) < 300
     assert np.flatnonzero(~np.isnan(precisions)).tolist() == list(expected)
     np.testing.assert_allclose(precisions[list(expected)], list(expected.values()))
-    assert judge(embeddings, dataset)["mAP"] == pytest.approx(100 * np.nanmean(precisions), abs=0.01)
+    assert evaluate_splits(embeddings, dataset)["mAP"] == pytest.approx(
+        100 * np.nanmean(precisions), abs=0.01
+    )
     worst, random = choose_queries(precisions, seed=3)
     assert worst == sorted(expected, key=lambda position: expected[position])[:10]
     assert len(set(random)) == 10
@@ -295,7 +297,7 @@ def test_the_page_of_a_network_without_attention_says_so(people: ReidDataset, tm
     make_checkpoint(tmp_path / "osnet.safetensors", architecture="osnet")
     embeddings = random_embeddings(people)
     checkpoint = load_checkpoint(tmp_path / "osnet.safetensors")
-    path = write_report(tmp_path / "run", checkpoint, people, embeddings, judge(embeddings, people))
+    path = write_report(tmp_path / "run", checkpoint, people, embeddings, evaluate_splits(embeddings, people))
     assert "osnet has no spatial attention" in path.read_text()
     assert not (tmp_path / "run" / "attention.png").exists()
 

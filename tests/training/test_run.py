@@ -27,7 +27,7 @@ from training import embed, evaluate, train
 from training.data.datasets import open_crop
 from training.data.readers import read_market1501
 from training.engine.errors import TrainingError
-from training.engine.evaluation import EmbeddedSplits, embed_test, judge
+from training.engine.evaluation import EmbeddedSplits, embed_test, evaluate_splits
 from training.engine.trainer import Trainer
 from training.metrics.ranking import evaluate_distmat
 from training.metrics.reranking import rerank_distances
@@ -161,9 +161,9 @@ def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Pa
     ]
     expected = evaluate_distmat(rerank_distances(qg, qq, gg), *labels).percent()
     splits = EmbeddedSplits(query, gallery)
-    reranked = judge(splits, dataset, is_reranked=True)
+    reranked = evaluate_splits(splits, dataset, is_reranked=True)
     assert reranked == {name: round(value, 2) for name, value in expected.items()}
-    assert reranked != judge(splits, dataset)
+    assert reranked != evaluate_splits(splits, dataset)
 
 
 def test_the_command_takes_both(run: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:

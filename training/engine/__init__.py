@@ -1,1 +1,1 @@
-"""The engine: trains a network by a recipe, embeds data sets with one, and evaluates the embeddings."""
+"""The engine: trains a network by a recipe, embeds data sets, and evaluates the embeddings."""

@@ -1,4 +1,4 @@
-"""Rows of an ablation: a recipe with other architectures, each in a folder of its own, as far as it got."""
+"""Rows of an ablation table: one recipe with several architectures, each trained in its own folder."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from model.files import write_atomically
 from training.data.datasets import SPLITS, ReidDataset
 from training.engine import distributed
 from training.engine.errors import TrainingError
-from training.engine.run_state import writing
+from training.engine.run_state import explain_write_errors
 from training.engine.trainer import STATE_FILE
 from training.recipes.recipe import Recipe, parse_recipe
 from training.weights.initial import find_initial
@@ -24,14 +24,19 @@ TABLES: dict[str, tuple[str, ...]] = {
     "symmetry": ("plain", "rga_sc_symmetric", "rga_sc"),
     "stages": ("plain", *(f"rga_sc_stage{number}" for number in range(1, 5)), "rga_sc_all"),
 }
-"""The RGA paper's ablations (section 4.3), as what stands before a trunk's name; ``all`` has each once."""
+"""The RGA paper's ablations (section 4.3): architectures without the name of the trunk, by table."""
 
 
 @dataclass
 class Row:
-    """One network of a table; ``metrics`` are in percent, and empty until it is trained and judged.
+    """One network of a table.
 
-    ``made_with`` is all that its figures follow from; ``num_weights`` leaves out the classifier.
+    Attributes:
+        recipe: the recipe with the row's architecture.
+        folder: of the row's run.
+        made_with: everything that the metrics depend on; a row made with something else is not resumed.
+        num_weights: weights of the network without its classifier.
+        metrics: in percent; empty until the row is trained and evaluated.
     """
 
     recipe: Recipe
@@ -42,20 +47,24 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Its architecture."""
+        """The architecture of the row."""
         return self.recipe.architecture
 
     def save(self) -> None:
-        """Write what it is made with, and its metrics if they are known; the first process does so."""
+        """Write ``made_with`` and ``metrics`` to row.json; the first process writes for all."""
         if distributed.rank() != 0:
             return
-        with writing(self.folder):
+        with explain_write_errors(self.folder):
             values = {"made_with": self.made_with, "metrics": self.metrics}
             write_atomically(self.folder / ROW_FILE, json.dumps(values, indent=2).encode())
 
 
 def architectures_of(table: str, architecture: str) -> tuple[str, ...]:
-    """Return a table's architectures on the trunk of one, the network without attention first.
+    """Return the architectures of a table on one trunk; the network without attention comes first.
+
+    Args:
+        table: a key of TABLES, or ``all`` for every table without repetitions.
+        architecture: any architecture on the trunk.
 
     >>> architectures_of("symmetry", "rga_sc_resnet50")
     ('resnet50', 'rga_sc_symmetric_resnet50', 'rga_sc_resnet50')
@@ -71,11 +80,11 @@ def architectures_of(table: str, architecture: str) -> tuple[str, ...]:
     trunk = next(trunk for trunk in NUM_STAGES if architecture.endswith(trunk))
     rows = TABLES[table] if table in TABLES else sum(TABLES.values(), ())
     names = dict.fromkeys(_name(row, trunk) for row in rows)
-    return tuple(name for name in names if name in ARCHITECTURES)  # OSNet has three stages
+    return tuple(name for name in names if name in ARCHITECTURES)  # OSNet, for example, has no fourth stage
 
 
 def _name(row: str, trunk: str) -> str:
-    """Return a row's architecture; where it is RGA-SC as the trunk has it anyway, by that one name."""
+    """Return the architecture of a row; the trunk's usual RGA-SC is always called rga_sc."""
     if row == "plain":
         return "plain_tiny" if trunk == "tiny" else trunk
     own = f"rga_sc_stage{NUM_STAGES[trunk]}" if trunk in LAST_STAGE_ONLY else "rga_sc_all"
@@ -91,14 +100,20 @@ def find_row(
     *,
     resizes: bool = False,
 ) -> Row:
-    """Return the row of a recipe as far as it got in its folder, having seen that it can be trained.
+    """Check that a row can be trained, and return the row with the metrics of a finished run.
 
-    ``init`` and ``resizes`` are as ``find_initial`` has them.
+    Args:
+        recipe: the recipe with the row's architecture.
+        dataset: the data set to train and evaluate on.
+        output: the folder of the table; the row's folder is in it.
+        init: the initial weights, as for `find_initial`.
+        teacher: the file of a teacher's embeddings, or None.
+        resizes: as for `find_initial`.
 
     Raises:
-        InitialWeightsError: what ``init`` names does not fit its network.
+        InitialWeightsError: the initial weights do not fit the network.
         ModelError: there is no such network.
-        TrainingError: its folder holds a row that was made with something else, or a run that is no row.
+        TrainingError: the folder holds a row made with something else, or a run that is not a row.
         ValueError: the network cannot be built at the recipe's size.
     """
     num_weights = _count_weights(recipe, init, resizes=resizes)
@@ -113,7 +128,7 @@ def find_row(
     if path.exists():
         row.metrics = _read_metrics(path, made_with)
     elif (row.folder / STATE_FILE).exists():
-        raise TrainingError(f"{row.folder} holds a run that is no row of a table: give another --output")
+        raise TrainingError(f"{row.folder} holds a run that is not a row of a table: give another --output")
     return row
 
 
@@ -122,7 +137,7 @@ def _read_metrics(path: Path, made_with: dict[str, Any]) -> dict[str, float]:
         values: Any = json.loads(path.read_text())
         before = values["made_with"]
         recipe = parse_recipe(json.dumps(before["recipe"]), str(path))
-        before["recipe"] = json.loads(recipe.to_json())  # whose fields may have had older names
+        before["recipe"] = json.loads(recipe.to_json())  # an older row.json may have older names of fields
         others = [name for name in made_with if before[name] != made_with[name]]
         metrics = {name: float(value) for name, value in values["metrics"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -131,14 +146,17 @@ def _read_metrics(path: Path, made_with: dict[str, Any]) -> dict[str, float]:
         ) from error
     if others:
         raise TrainingError(
-            f"{path.parent} holds a row made with another {others[0]}: see its {ROW_FILE}; go back to that, "
+            f"{path.parent} holds a row made with another {others[0]} (see its {ROW_FILE}): use that again, "
             "or give another --output"
         )
     return metrics
 
 
 def _fingerprint(source: str) -> str:
-    """Return the hash of a file, with that of the weights beside an OpenVINO graph, or a word as it is."""
+    """Return the SHA-256 of a file, or the text itself if no such file exists.
+
+    The hash of an OpenVINO graph includes the weights beside it.
+    """
     path = Path(source)
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     if not path.is_file():
@@ -156,7 +174,7 @@ def _fingerprint_of_data(dataset: ReidDataset) -> str:
 
 
 def _count_weights(recipe: Recipe, init: str, *, resizes: bool) -> int:
-    """Count the weights of a network but for its classifier, having seen that the initial ones fit it."""
+    """Check that the initial weights fit the network, and count its weights without the classifier."""
     network = build_network(
         recipe.architecture,
         height=recipe.height,

@@ -1,4 +1,4 @@
-"""The losses of a recipe over one batch, and what they learn for themselves."""
+"""The losses of a recipe over one batch, with the parameters that belong to the losses."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
@@ -12,14 +12,20 @@ from training.recipes.recipe import Recipe
 
 
 class Criterion(nn.Module):
-    """The recipe's losses. It learns the head that predicts the teacher's embedding, and the class centres.
+    """The recipe's losses, with the class centres and a linear head that predicts the teacher's embedding.
 
-    Where the two embeddings are of one size there is no head: the student's own imitates the teacher's. The
-    centres follow a rule of their own (``move_centres``), not the optimiser. ``prototypes_CD`` is an old
-    network's classifier, which stays as it is.
+    If the embeddings of student and teacher have the same size, there is no head: the student's embedding is
+    itself the prediction. The optimiser trains the head; `move_centres` moves the centres.
+
+    Args:
+        recipe: its fields on losses.
+        embedding_size: D of the student.
+        num_identities: C, the classes.
+        teacher_size: T, the size of the teacher's embedding; 0 without a teacher.
+        prototypes_CD: float32 (C, D), the frozen classifier of an old network, or None.
 
     Raises:
-        TrainingError: without a teacher the recipe leaves nothing to learn from.
+        TrainingError: there is no teacher, and the recipe has no other loss.
     """
 
     def __init__(
@@ -34,7 +40,9 @@ class Criterion(nn.Module):
         self._recipe = recipe
         own = (recipe.identity_weight, recipe.circle_weight, recipe.centre_weight)
         if not teacher_size and not any(own) and recipe.triplet == "none":
-            raise TrainingError(f"{recipe.name} learns from a teacher alone: give one, or a loss of its own")
+            raise TrainingError(
+                f"{recipe.name} learns only from a teacher: give a teacher, or a recipe with another loss"
+            )
         has_head = teacher_size not in (0, embedding_size) and recipe.teacher_weight > 0
         self.head = nn.Linear(embedding_size, teacher_size, bias=False) if has_head else None
         self.centres: Tensor
@@ -46,13 +54,18 @@ class Criterion(nn.Module):
     def forward(
         self, output: TrainingOutput, labels_N: Tensor, teacher_NT: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the weighted terms by name; their sum is the loss."""
+        """Return the weighted terms of the loss by name; their sum is the loss.
+
+        Args:
+            output: of the network in training mode, for N images.
+            labels_N: int64 (N,), 0 to C - 1.
+            teacher_NT: float (N, T), the teacher's embeddings, or None.
+        """
         recipe, pooled_ND = self._recipe, output.pooled
         logits = output.logits.float()
         identity = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)
-        terms = {
-            "identity": recipe.identity_weight * identity
-        }  # at 0 too: several GPUs wait for its gradient
+        # also at weight 0, because DistributedDataParallel waits for the gradient of the classifier
+        terms = {"identity": recipe.identity_weight * identity}
         if recipe.triplet != "none":
             margin = recipe.triplet_margin if recipe.triplet == "hard" else None
             terms["triplet"] = batch_hard_triplet_loss(pooled_ND, labels_N, margin)
@@ -79,7 +92,7 @@ class Criterion(nn.Module):
 
     @torch.no_grad()
     def move_centres(self, output: TrainingOutput, labels_N: Tensor) -> None:
-        """Let the centres follow the batch."""
+        """Move the class centres towards the embeddings of a batch (see `moved_centres`)."""
         if self._recipe.centre_weight > 0:
             rate = self._recipe.centre_rate
             self.centres.copy_(moved_centres(output.pooled, labels_N, self.centres, rate))

@@ -1,8 +1,9 @@
-"""Several processes that train one network, started by torchrun; a single process needs nothing of it.
+"""Training of one network by several processes, which torchrun starts. A single process works too.
 
-Every process has the same weights and its share of each batch. What the losses read is gathered from all of
-them, so that each computes the loss of the whole batch and mines in the whole batch; batch normalisation
-counts the whole batch too. The losses are therefore those of one process, up to rounding.
+Each process has the same weights and a part of each batch. Embeddings and labels are gathered from all
+processes, so that each process computes the loss of the whole batch, and finds the hardest pairs in the whole
+batch. Batch normalisation uses the statistics of the whole batch too. The losses therefore equal those of one
+process, up to rounding.
 """
 
 import os
@@ -23,13 +24,13 @@ Value = TypeVar("Value")
 
 @contextmanager
 def joined(device: str) -> Iterator[torch.device]:
-    """Join the processes of torchrun, if it started this one, and answer the device of this one.
+    """Join the other processes if torchrun started this one, and give the device of this process.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        TrainingError: there is no such device.
+        TrainingError: the device is unknown or absent.
     """
     chosen = choose_device(device)
     if not (dist.is_available() and dist.is_torchelastic_launched()):
@@ -38,7 +39,9 @@ def joined(device: str) -> Iterator[torch.device]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if chosen.index >= torch.cuda.device_count():
-            raise TrainingError(f"process {chosen.index} has no GPU: {torch.cuda.device_count()} are there")
+            raise TrainingError(
+                f"process {chosen.index} has no GPU: this machine has {torch.cuda.device_count()}"
+            )
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
@@ -48,17 +51,17 @@ def joined(device: str) -> Iterator[torch.device]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu`` or ``cuda``.
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; ``auto`` is CUDA if torch finds a CUDA device.
 
     Raises:
-        TrainingError: there is none such.
+        TrainingError: the name is unknown, or torch finds no CUDA device.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise TrainingError(f"--device is auto, cpu or cuda, not {name}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda was asked for, and torch sees no CUDA device")
+        raise TrainingError("--device cuda needs a CUDA device, and torch finds none")
     return torch.device(name)
 
 
@@ -68,7 +71,7 @@ def is_joined() -> bool:
 
 
 def rank() -> int:
-    """Return the number of this process; 0 writes the files."""
+    """Return the number of this process, from 0. Process 0 writes the files."""
     return dist.get_rank() if is_joined() else 0
 
 
@@ -78,46 +81,49 @@ def world_size() -> int:
 
 
 def wait() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this function."""
     if is_joined():
         dist.barrier()
 
 
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return what averages the gradients of all processes after each backward pass; alone, the network."""
+    """Wrap a network so that each backward pass averages the gradients of all processes."""
     if not is_joined():
         return network
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices)
 
 
-def own_part(items: Sequence[Value]) -> Sequence[Value]:
-    """Return this process's contiguous part of a batch, whose size the number of processes divides."""
-    size = len(items) // world_size()
-    return items[rank() * size : (rank() + 1) * size]
+def own_part(batch: Sequence[Value]) -> Sequence[Value]:
+    """Return this process's part of a batch: one of `world_size` contiguous parts of equal size."""
+    size = len(batch) // world_size()
+    return batch[rank() * size : (rank() + 1) * size]
 
 
 class Sum(torch.autograd.Function):
-    """Add a tensor up over all processes; its gradient is the sum of what each of them sends back."""
+    """Sum a tensor over all processes. The gradient is the sum of the gradients in all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
-        """Return the sum."""
+        """Return the sum of the tensors of all processes."""
         total = tensor.contiguous().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Return the sum of the gradients."""
+        """Return the sum of the gradients of all processes."""
         return Sum.forward(ctx, gradient)
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of their ranks; gradients flow back to all of them.
+    """Return the rows of all processes in the order of their ranks; gradients flow back to each process.
 
-    Each process computes the same loss of them, so each sends back one equal gradient: their sum is the
-    number of processes times what is wanted, which the average that ``parallel`` takes undoes.
+    Each process computes the same loss from the gathered rows, so the gradient of its rows is `world_size`
+    times too large. The average over the processes that `parallel` takes makes up for this factor.
+
+    Args:
+        rows: (N, ...), with the same shape in each process.
     """
     if not is_joined():
         return rows
@@ -128,7 +134,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average the gradients of a module that every process has, and that ``parallel`` does not watch."""
+    """Average the gradients of a module over all processes, for a module that `parallel` does not wrap."""
     if is_joined():
         for parameter in module.parameters():
             if parameter.grad is not None:
@@ -137,12 +143,12 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def share(items: Sequence[Value]) -> Sequence[Value]:
-    """Return what this process does of a list that all do together."""
+    """Return the items that this process works on when all processes share a list: every `world_size`-th."""
     return items[rank() :: world_size()]
 
 
 def collect(results: Mapping[int, Value]) -> list[Value]:
-    """Return the results of all processes, in the order of their keys."""
+    """Return the results of all processes, in the order of their keys; each process calls this function."""
     parts: list[Any] = [results]
     if is_joined():
         parts = [None] * world_size()
@@ -152,7 +158,7 @@ def collect(results: Mapping[int, Value]) -> list[Value]:
 
 
 def synchronise_norms(network: nn.Module, device: torch.device) -> nn.Module:
-    """Let batch normalisations count the batches of all processes, in place as far as weights go."""
+    """Replace each batch normalisation by one over all processes, with the same weights and statistics."""
     if not is_joined():
         return network
     if device.type == "cuda":
@@ -168,7 +174,10 @@ def synchronise_norms(network: nn.Module, device: torch.device) -> nn.Module:
 class SynchronisedNorm(_BatchNorm):
     """Batch normalisation over all processes on a CPU, where torch's SyncBatchNorm does not run.
 
-    It takes over another's weights and statistics. Each process must have equally many images.
+    Each process must have the same number of images.
+
+    Args:
+        norm: the batch normalisation whose weights and statistics are used.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -183,7 +192,7 @@ class SynchronisedNorm(_BatchNorm):
             raise ValueError(f"expected (N, C, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Normalise (N, C, ...)."""
+        """Normalise a tensor (N, C, ...) by channel."""
         if not self.training:
             return torch.as_tensor(super().forward(input))
         values, shape = input.float(), (1, -1, *[1] * (input.dim() - 2))
@@ -193,13 +202,13 @@ class SynchronisedNorm(_BatchNorm):
         centred = values - mean.view(shape)
         variance = (Sum.apply(centred.square().sum(dims, dtype=torch.float64)) / count).float()
         if self.track_running_stats:
-            self._count(mean.detach(), variance.detach() * count / (count - 1))
+            self._update_statistics(mean.detach(), variance.detach() * count / (count - 1))
         scale: Tensor = self.weight * torch.rsqrt(variance + self.eps)
         normalised = centred * scale.view(shape) + self.bias.view(shape)
         return torch.as_tensor(normalised, dtype=input.dtype)
 
     @torch.no_grad()
-    def _count(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
         running_mean, running_var, momentum = self.running_mean, self.running_var, self.momentum
         if running_mean is not None and running_var is not None and momentum is not None:
             running_mean.lerp_(mean, momentum)

@@ -1,4 +1,4 @@
-"""Embed the crops of a data set, shared by several processes where there are several."""
+"""Embed the crops of a data set. The processes of a run share the work."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,19 @@ BATCH_SIZE = 16
 def embed_samples(
     samples: Sequence[Sample], embed: EmbedImages, label: str, *, with_flip: bool = False
 ) -> Floats:
-    """Embed the crops in their order, with a progress bar: float32 (N, D).
+    """Embed crops, with a progress bar.
 
-    ``with_flip`` averages a crop and its mirror image, and normalises again. Several processes share
-    the work.
+    Args:
+        samples: the crops.
+        embed: returns the L2-normalised embeddings of a list of images.
+        label: of the progress bar.
+        with_flip: average each crop's embedding with that of its mirror image, and normalise again.
+
+    Returns:
+        float32 (N, D), L2-normalised, in the order of the samples; the same in each process.
+
+    Raises:
+        DatasetError: a crop cannot be read.
     """
     rows = {}
     starts = distributed.share(range(0, len(samples), BATCH_SIZE))

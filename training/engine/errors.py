@@ -1,5 +1,5 @@
-"""What ends a training run."""
+"""The error that ends a training run."""
 
 
 class TrainingError(Exception):
-    """A run cannot start or go on; the message says why and what to do."""
+    """A run cannot start or continue; the message says why and what to do."""

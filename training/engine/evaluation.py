@@ -16,11 +16,16 @@ from training.metrics.verification import FALSE_MATCH_RATES, score_pairs
 from training.weights.foreign import Floats
 
 Pairs = dict[str, list[dict[str, float]]]
-"""Thresholds for FALSE_MATCH_RATES, and quantiles of the cosines; rates are fractions."""
+"""The keys are ``thresholds``, one for each of FALSE_MATCH_RATES, and ``quantiles`` of the cosines."""
 
 
 class EmbeddedSplits(NamedTuple):
-    """L2-normalised embeddings of a data set's query and gallery, in their order: float32 (Q, D), (G, D)."""
+    """L2-normalised embeddings of a data set's test split, in the order of its samples.
+
+    Attributes:
+        query: float32 (Q, D).
+        gallery: float32 (G, D).
+    """
 
     query: Floats
     gallery: Floats
@@ -33,12 +38,16 @@ def embed_test(
     gallery_embedder: Embedder | None = None,
     with_flip: bool = False,
 ) -> EmbeddedSplits:
-    """Embed query and gallery; ``with_flip`` averages each crop with its mirror image.
+    """Embed the query and gallery split of a data set.
 
-    ``gallery_embedder`` embeds the gallery where it is another network that was there before.
+    Args:
+        embedder: the network.
+        dataset: the data set.
+        gallery_embedder: the network that embeds the gallery; by default the same one.
+        with_flip: average each crop's embedding with that of its mirror image.
 
     Raises:
-        ValueError: the two embed in different sizes.
+        ValueError: the embeddings of the two networks have different sizes.
     """
     gallery_embedder = gallery_embedder or embedder
     if gallery_embedder.embedding_size != embedder.embedding_size:
@@ -51,11 +60,11 @@ def embed_test(
 
 
 def pool_queries(embeddings: EmbeddedSplits, dataset: ReidDataset) -> tuple[EmbeddedSplits, ReidDataset]:
-    """Make one query of all that show an identity in a camera: the L2-normalised mean of their embeddings.
+    """Join the queries of each identity and camera to one: the L2-normalised mean of their embeddings.
 
     Returns:
-        The embeddings, with queries (P, D) for P pairs of pid and camid; and the data set, with the first
-        crop of each pair as its query split.
+        Embeddings with queries (P, D), for P pairs of identity and camera; and the data set with the first
+        query of each pair as its query split.
     """
     positions = defaultdict(list)
     for position, sample in enumerate(dataset.query):
@@ -66,12 +75,20 @@ def pool_queries(embeddings: EmbeddedSplits, dataset: ReidDataset) -> tuple[Embe
 
 
 def evaluate(embedder: Embedder, dataset: ReidDataset) -> dict[str, float]:
-    """Return the metrics of query against gallery by cosine distance, in percent (see Metrics.percent)."""
-    return judge(embed_test(embedder, dataset), dataset)
+    """Embed a data set and return its metrics in percent, by the names of `Metrics.percent`."""
+    return evaluate_splits(embed_test(embedder, dataset), dataset)
 
 
-def judge(embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool = False) -> dict[str, float]:
-    """Return the metrics of embeddings, in percent, as ``evaluate`` does, or of their re-ranked distances."""
+def evaluate_splits(
+    embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool = False
+) -> dict[str, float]:
+    """Return the metrics of embeddings in percent, by the names of `Metrics.percent`.
+
+    Args:
+        embeddings: of the test split.
+        dataset: the data set.
+        is_reranked: re-rank the cosine distances by k-reciprocal neighbours first.
+    """
     q_pids, q_camids = _labels(dataset.query)
     g_pids, g_camids = _labels(dataset.gallery)
     labels = q_pids, g_pids, q_camids, g_camids
@@ -82,8 +99,12 @@ def judge(embeddings: EmbeddedSplits, dataset: ReidDataset, *, is_reranked: bool
     return {name: round(value, 2) for name, value in metrics.percent().items()}
 
 
-def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
-    """Return what thresholds on the cosine let through and miss, and how the cosines lie."""
+def evaluate_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
+    """Return false matches and misses by threshold on the cosine, as fractions, and quantiles of the cosines.
+
+    Raises:
+        ValueError: as for `score_test_pairs`.
+    """
     scores = score_test_pairs(embeddings, dataset)
     thresholds = [{"target": rate, **asdict(scores.threshold(rate))} for rate in FALSE_MATCH_RATES]
     columns = scores.quantiles()
@@ -95,10 +116,10 @@ def judge_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
 
 
 def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairScores:
-    """Count the cosines of query and gallery, of one identity in two cameras, and of two identities.
+    """Count the cosines of pairs of query and gallery by `score_pairs`.
 
     Raises:
-        ValueError: one of the two kinds has no pair.
+        ValueError: no pair shows one identity in two cameras, or no pair shows two identities.
     """
     (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
     return score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)

@@ -1,4 +1,4 @@
-"""A network and all that changes it from step to step: optimiser, losses, moving average, precision."""
+"""One training step: forward and backward pass, optimiser, losses, moving average and precision."""
 
 import math
 from typing import Any, NamedTuple
@@ -28,7 +28,13 @@ class LossNotFinite(Exception):
 
 
 class StepResult(NamedTuple):
-    """What one batch, of all processes, gave: ``losses`` holds ``loss``, their sum, and every term."""
+    """The result of one batch of all processes.
+
+    Attributes:
+        losses: every term of the loss by name, and ``loss``, their sum.
+        num_correct: images whose identity the classifier names.
+        num_images: images of the batch.
+    """
 
     losses: dict[str, float]
     num_correct: int
@@ -36,15 +42,16 @@ class StepResult(NamedTuple):
 
 
 class Learner:
-    """Changes a network by the recipe. All processes hold the same state after each update.
+    """Trains a network by the recipe. All processes have the same state after each step of the optimiser.
 
     Args:
-        recipe: every number of it.
-        network: on the device, what does not train being frozen.
-        teacher: what it learns from beside the labels, or none.
+        recipe: the recipe.
+        network: on the device; frozen weights do not require gradients.
+        teacher: the network whose embeddings are learnt beside the labels, or None.
         device: of the network.
-        prototypes: an old network's classifier (num_identities, D) to stay comparable with, or none.
-        is_compiled: whether torch.compile makes kernels for it first.
+        prototypes: float32 (num_identities, D), the classifier of an old network to be compatible with, or
+            None.
+        is_compiled: compile the network with torch.compile.
     """
 
     def __init__(
@@ -75,18 +82,22 @@ class Learner:
             self._forward.compile()
 
     def train(self) -> None:
-        """Put the network in training mode."""
+        """Put the network in training mode, but for a neck whose statistics the recipe freezes."""
         self.network.train()
         if self._recipe.frozen_neck_statistics:
             neck: Any = self.network.neck
             neck.eval()
 
     def train_step(self, batch: Batch, num_batches: int = 1) -> StepResult:
-        """Add a batch's gradient, as one of so many that make an update.
+        """Add the gradient of a batch to the gradients of the current step of the optimiser.
+
+        Args:
+            batch: this process's part of the batch.
+            num_batches: batches whose gradients are averaged in the current step of the optimiser.
 
         Raises:
-            LossNotFinite: the loss is infinite or NaN; nothing was changed.
-            TrainingError: torch.compile does not work here.
+            LossNotFinite: the loss is infinite or NaN; neither weights nor gradients have changed.
+            TrainingError: torch.compile does not work on this machine.
         """
         output = self._run(batch.images)
         labels = distributed.gather(batch.labels.to(self._device))
@@ -104,7 +115,7 @@ class Learner:
         return StepResult(losses, int((output.logits.argmax(dim=1) == labels).sum()), len(labels))
 
     def optimizer_step(self, rate: float) -> None:
-        """Step along the gradient that has gathered, at a learning rate."""
+        """Change the weights by the accumulated gradients at a learning rate, and clear the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         distributed.average_gradients(self.criterion)
@@ -121,11 +132,13 @@ class Learner:
                 output = self._forward(images)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrainingError(f"--compile does not work here, train without it ({reason})") from error
+            raise TrainingError(
+                f"--compile does not work on this machine, train without it ({reason})"
+            ) from error
         return TrainingOutput(*(distributed.gather(part) for part in output))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that changes."""
+        """Return everything that training changes."""
         return {
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
@@ -135,7 +148,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` returned."""
+        """Restore the result of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.criterion.load_state_dict(state["criterion"])
@@ -144,7 +157,9 @@ class Learner:
 
 
 def mixed_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return what convolutions compute in beside fp32, or none: ``auto`` is the fast one of the device.
+    """Return the type of autocast for a precision of the recipe, or None for fp32 without autocast.
+
+    ``auto`` is bf16 on a device that computes in bf16, and otherwise fp16 on CUDA and fp32 on a CPU.
 
     >>> mixed_dtype("fp32", torch.device("cpu")), mixed_dtype("fp16", torch.device("cuda"))
     (None, torch.float16)

@@ -1,4 +1,4 @@
-"""What moves the weights: the optimiser, and its learning rate as the epochs go by."""
+"""The optimiser and the schedule of its learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,10 @@ from training.recipes.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return the recipe's Adam, AdamW (Loshchilov and Hutter, ICLR 2019) or SGD with momentum."""
+    """Return the recipe's Adam, AdamW (Loshchilov and Hutter, ICLR 2019) or SGD with momentum.
+
+    Parameters that do not require gradients are left out.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "sgd":
@@ -22,7 +25,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimi
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """Return the rate at a fractional epoch: linear warm-up, then cosine to zero or steps at milestones.
+    """Return the learning rate at a time in epochs: linear warm-up, then cosine to 0 or steps at milestones.
 
     >>> from dataclasses import replace
     >>> from training.recipes.named import tiny

@@ -1,4 +1,4 @@
-"""How far a run is: the sums of an epoch, the bar on the terminal, and why a data loader died."""
+"""Progress of an epoch: running sums, a bar on the terminal, and an error for dead data loaders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,5 +59,5 @@ def explain_dead_workers() -> Iterator[None]:
             raise
         raise TrainingError(
             "a process that reads crops died: there is too little memory, or shared memory; "
-            "give it more, or --workers 0"
+            "provide more, or give --workers 0"
         ) from error

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: its environment, a line of figures an epoch, TensorBoard events."""
+"""The logs of a run: its environment, the metrics of each epoch and step, TensorBoard events."""
 
 import json
 import os
@@ -27,10 +27,11 @@ _SECRET_OPTION = re.compile(r"--?[\w-]*(?:key|token|password|secret)[\w-]*", re.
 
 
 class RunLog:
-    """The record of a run in its folder: environment.json, metrics.jsonl, steps.jsonl, TensorBoard events.
+    """Writes environment.json, metrics.jsonl, steps.jsonl and TensorBoard events to a run's folder.
 
-    Epochs, and steps within them, are counted from 1. Nothing is written before ``start``, and what is noted
-    is on disk after ``flush``, which belongs before each saving of the run's state.
+    Epochs, and steps within an epoch, are counted from 1. Nothing is written before `start`. `epoch` and
+    `step` keep their values in memory until `flush` writes them to disk. Call `flush` before each saving of
+    the run's state, so that the logs never end before the state.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,10 +40,10 @@ class RunLog:
         self._events: SummaryWriter | None = None
 
     def start(self, dataset: ReidDataset, *, seed: int, epoch: int = 0, step: int = 0) -> None:
-        """Write the environment, and forget what came after ``epoch`` whole epochs and ``step`` steps.
+        """Write the environment, and delete what the logs have after ``epoch`` epochs and ``step`` steps.
 
-        A run that goes on from there does it again. Torn lines are forgotten too; the environments of
-        earlier starts are kept, under ``earlier_starts``.
+        A resumed run repeats the deleted epochs and steps. Incomplete lines are deleted too. The environments
+        of earlier starts are kept under ``earlier_starts``.
         """
         for name in self._waiting:
             lines = _read_lines(self._folder / name)
@@ -57,17 +58,17 @@ class RunLog:
         self._events = SummaryWriter(str(self._folder / EVENTS_FOLDER), purge_step=epoch + 1)
 
     def epoch(self, values: dict[str, float]) -> None:
-        """Note the figures of an epoch, by name; ``epoch`` is its number."""
+        """Add the values of an epoch by name; ``epoch`` is its number."""
         self._waiting[LOG_FILE].append(values)
 
     def step(self, values: dict[str, float]) -> None:
-        """Note the figures of a step; ``epoch`` and ``step`` are its numbers."""
+        """Add the values of a step by name; ``epoch`` and ``step`` are its numbers."""
         self._waiting[STEPS_FILE].append(values)
 
     def flush(self) -> None:
-        """Write down what was noted, so that it outlives this process and this machine."""
+        """Write the added values to disk, so that they survive a crash of the process or the machine."""
         if self._events is None:
-            raise ValueError("a log is written to after start()")
+            raise ValueError("a log cannot be flushed before start()")
         for line in self._waiting[LOG_FILE]:
             for name, value in line.items():
                 if name != "epoch":
@@ -81,7 +82,7 @@ class RunLog:
             lines.clear()
 
     def close(self) -> None:
-        """End the thread that writes the events."""
+        """End the thread that writes TensorBoard events."""
         if self._events is not None:
             self._events.close()
 
@@ -100,10 +101,10 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def read_log(folder: str | Path) -> list[dict[str, float]]:
-    """Return the figures of each epoch of a run; a torn last line is passed over.
+    """Return the values of each epoch of a run. An incomplete last line is ignored.
 
     Raises:
-        ValueError: another line is torn, or no record of an epoch.
+        ValueError: another line is incomplete, or is not the record of an epoch.
     """
     path = Path(folder) / LOG_FILE
     lines = _read_lines(path)
@@ -115,13 +116,13 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
                 raise ValueError(
-                    f"line {number} of {path} is no record of an epoch: {line[:80]!r}"
+                    f"line {number} of {path} is not the record of an epoch: {line[:80]!r}"
                 ) from error
     return log
 
 
 def describe_environment(dataset: ReidDataset, *, seed: int) -> dict[str, Any]:
-    """Say what a run was made with: versions, machine, commit, command, data. No secrets, no variables."""
+    """Return versions, machine, commit, command and data of a run; no secrets, no environment variables."""
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     counts = {
         split: {"images": len(samples), "identities": len({sample.pid for sample in samples})}
@@ -143,7 +144,7 @@ def describe_environment(dataset: ReidDataset, *, seed: int) -> dict[str, Any]:
 
 
 def redact(command: Sequence[str]) -> list[str]:
-    """Return a command without the passwords in its URLs and the values of options that hold secrets.
+    """Return a command with *** for passwords in URLs and for the values of secret options.
 
     >>> redact(["train", "--deploy", "https://anna:1234@host/", "--api-key", "5678", "--token=9"])
     ['train', '--deploy', 'https://***@host/', '--api-key', '***', '--token=***']
@@ -164,12 +165,12 @@ def redact(command: Sequence[str]) -> list[str]:
 
 
 def find_commit(root: str | Path) -> str | None:
-    """Return the commit that is checked out in a folder, with ``-dirty`` where files differ, or none."""
+    """Return the commit checked out in a folder, with ``-dirty`` if files differ; None without git."""
     git = shutil.which("git")
     if git is None or not (Path(root) / ".git").exists():
         return None
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no word comes from a user
     return answer.stdout.strip() or None
 
 

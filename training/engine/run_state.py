@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had never stopped: one file, whole or absent."""
+"""The saved state from which a run is resumed: one file, complete or absent."""
 
 import io
 import pickle
@@ -16,8 +16,8 @@ FORMAT = 2
 
 
 @contextmanager
-def writing(folder: str | Path) -> Iterator[None]:
-    """Say in one line what keeps a run's folder from being written.
+def explain_write_errors(folder: str | Path) -> Iterator[None]:
+    """Raise `TrainingError` with one line when a run's folder cannot be written.
 
     Raises:
         TrainingError: the disk is full, the folder is not writable, or the like.
@@ -32,17 +32,17 @@ def writing(folder: str | Path) -> Iterator[None]:
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Replace the state of a run; the old one stays until the new one is whole."""
+    """Replace the saved state of a run; the old state stays until the new one is complete."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
-    """Read the state of a run onto the CPU.
+    """Read the saved state of a run, with tensors on the CPU.
 
     Raises:
-        TrainingError: the file is no state of this version.
+        TrainingError: the file is damaged, or another version has written it.
     """
     try:
         state: Any = torch.load(path, weights_only=True, map_location="cpu")

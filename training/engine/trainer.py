@@ -1,4 +1,4 @@
-"""The training loop: one network, one recipe, and a state on disk from which it goes on exactly."""
+"""The training loop: trains a network by a recipe, and saves a state from which a run resumes exactly."""
 
 import copy
 import hashlib
@@ -33,7 +33,7 @@ from training.engine.learner import Learner, LossNotFinite
 from training.engine.optimizers import learning_rate
 from training.engine.progress import Meter, explain_dead_workers, progress_bar
 from training.engine.run_log import RunLog
-from training.engine.run_state import load_state, save_state, writing
+from training.engine.run_state import explain_write_errors, load_state, save_state
 from training.recipes.recipe import Recipe, parse_recipe
 from training.weights.initial import Initial, freeze_all_but_attention
 from training.weights.teachers import Teacher
@@ -49,25 +49,25 @@ STATE_FILE, NETWORK_FILE, BEST_FILE, RECIPE_FILE = (
 class Trainer:
     """Trains the recipe's network on a data set and writes it to a folder.
 
-    Every state is saved at the end of an epoch and every ``save_every_s`` seconds. What a step does is a
-    function of that state and of the step's number - each step and each crop has a random seed of its own -
-    so a run that is killed and resumed repeats, in fp32 on a CPU, every loss to the last bit.
+    The state is saved at the end of each epoch and every ``save_every_s`` seconds. Each step and each crop
+    has a random seed of its own, so that a step depends only on the saved state and the number of the step.
+    In fp32 on a CPU, a run that is killed and resumed therefore repeats every loss to the last bit.
 
     Args:
-        recipe: every number of the run.
-        dataset: its training split is used, nothing else; less the identities that the recipe holds out.
-        output: the run's folder: recipe, state, networks (the EMA of the weights) and logs.
-        initial: weights to start from, or none for fresh ones.
-        teacher: a network to learn from, or none.
-        compatible_with: an old network with whose embeddings the new ones shall be comparable, or none.
-        device: that of this process; none is the CPU.
-        num_workers: processes that read and augment crops.
-        save_every_s: seconds between two states; 0 saves after every step.
-        is_compiled: whether torch.compile makes kernels for the network first.
+        recipe: the recipe.
+        dataset: only the training split is used, without the identities that the recipe holds out.
+        output: the run's folder, for recipe, state, networks (the EMA of the weights) and logs.
+        initial: weights to start from, or None for fresh ones.
+        teacher: a network to learn from, or None.
+        compatible_with: an old network to whose embeddings the new ones must be comparable, or None.
+        device: of this process; the CPU by default.
+        num_workers: processes that read and augment crops, for each process that trains.
+        save_every_s: seconds between two savings of the state; 0 saves after every step.
+        is_compiled: compile the network with torch.compile.
 
     Raises:
-        TrainingError: the data have too few identities or images, or do not fit the number of processes; or
-            the old network's embeddings are of another size.
+        TrainingError: the training split has too few identities or images, the processes cannot share a batch
+            equally, or the embeddings of ``compatible_with`` have another size.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Trainer:
         self._saved_at_s = time.monotonic()
 
     def fit(self, *, resume: bool = False) -> Path:
-        """Train to the recipe's last epoch and return the path of the network's file.
+        """Train to the recipe's last epoch and return the network's file; ``resume`` continues a saved run.
 
         Raises:
-            TrainingError: the folder cannot be written, holds a run and ``resume`` is not set, or holds that
-                of another recipe, teacher, old network or data set; a crop cannot be read; or the loss is
+            TrainingError: the folder cannot be written, or holds a run and ``resume`` is False, or holds a
+                run of another recipe, teacher, old network or data set; a crop cannot be read; or the loss is
                 not finite.
         """
         self._prepare_folder(resume)
@@ -181,7 +181,7 @@ class Trainer:
                     self._save_in_time()
                 status = "loss {loss:.3f}  accuracy {accuracy:.1f} %"
                 progress.update(task, advance=1, status=status.format(**self._meter.summary()))
-        except DatasetError as error:  # a worker's comes with its traceback, whose last line is its own
+        except DatasetError as error:  # from a worker: its traceback, with the message in the last line
             message = str(error).strip().splitlines()[-1]
             raise TrainingError(message) from error
 
@@ -196,7 +196,7 @@ class Trainer:
             num_workers=self._num_workers,
             prefetch_factor=4 if self._num_workers else None,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # its own, so that starting it draws nothing from torch's
+            generator=torch.Generator(),  # the loader's seed must not come from torch's default one
         )
         return loader, len(plan)
 
@@ -207,7 +207,7 @@ class Trainer:
             path = self._dump_batch(step, batch, error.losses)
             raise TrainingError(
                 f"{error} in step {step + 1} of epoch {self._epoch + 1}: the batch is in {path}; lower the "
-                "learning rate, or look at the crops of it"
+                "learning rate, or look at the crops of the batch"
             ) from error
         self._meter.add(result)
         if distributed.rank() == 0:
@@ -216,7 +216,7 @@ class Trainer:
             )
 
     def _dump_batch(self, step: int, batch: Batch, losses: dict[str, float]) -> Path:
-        """Write the batch that broke the run: its crops as JSON, its tensors beside."""
+        """Write a batch without a finite loss as JSON and tensors; return the path of the JSON."""
         name = "nan-batch" if distributed.world_size() == 1 else f"nan-batch-{distributed.rank()}"
         samples = [self._samples[position] for position in batch.positions.tolist()]
         facts = {
@@ -227,14 +227,14 @@ class Trainer:
             "paths": [str(sample.path) for sample in samples],
         }
         path = self.output / f"{name}.json"
-        with writing(self.output):
+        with explain_write_errors(self.output):
             write_atomically(path, json.dumps(facts, indent=2).encode())
             tensors = {"images": batch.images.contiguous(), "labels": batch.labels}
             write_atomically(path.with_suffix(".safetensors"), save(tensors))
         return path
 
     def _end_epoch(self, summary: dict[str, float]) -> None:
-        rate = learning_rate(self.recipe, self._epoch)  # of its first step
+        rate = learning_rate(self.recipe, self._epoch)  # in its first step
         self._epoch, self._step, self._meter = self._epoch + 1, 0, Meter()
         metrics: dict[str, float] = {}
         if self.recipe.evaluate_every and self._epoch % self.recipe.evaluate_every == 0:
@@ -243,7 +243,7 @@ class Trainer:
         if distributed.rank() == 0:
             self._log.epoch({"epoch": self._epoch, **summary, "learning_rate": rate})
             network = self._learner.ema.module
-            with writing(self.output):
+            with explain_write_errors(self.output):
                 save_checkpoint(self.output / NETWORK_FILE, network, self.card())
                 if metrics and metrics["mAP"] > self._best:
                     save_checkpoint(self.output / BEST_FILE, network, self.card(metrics))
@@ -251,7 +251,7 @@ class Trainer:
         self._save()
 
     def _validate(self) -> dict[str, float]:
-        """Evaluate the network on the identities that are held out."""
+        """Evaluate the network on the held-out identities."""
         network: Any = copy.deepcopy(self._learner.ema.module).eval()
         device = "cuda" if self._device.type == "cuda" else "torch-cpu"
         return evaluate(Embedder(Checkpoint(network, self.card(), ""), device), self.dataset)
@@ -263,7 +263,7 @@ class Trainer:
         if path.exists():
             self._load_state(path)
         if distributed.rank() == 0:
-            with writing(self.output):
+            with explain_write_errors(self.output):
                 write_atomically(self.output / RECIPE_FILE, self.recipe.to_json().encode())
                 seed = self.recipe.seed
                 self._log.start(self._source, seed=seed, epoch=self._epoch, step=self._step)
@@ -272,7 +272,7 @@ class Trainer:
         state = load_state(path)
         try:
             is_same_recipe = parse_recipe(state["recipe"], str(path)) == self.recipe
-        except ValueError:  # of a version that has other fields
+        except ValueError:  # of a version with other fields
             is_same_recipe = False
         if not is_same_recipe:
             raise TrainingError(f"{self.output} holds a run of another recipe: see its {RECIPE_FILE}")
@@ -302,7 +302,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        """Write the state, and before it the logs up to it."""
+        """Write the logs, then the state: the logs must not end before the state."""
         self._saved_at_s = time.monotonic()
         if distributed.rank() != 0:
             return
@@ -316,14 +316,14 @@ class Trainer:
             "meter": asdict(self._meter),
             "learner": self._learner.state_dict(),
         }
-        with writing(self.output):
+        with explain_write_errors(self.output):
             self._log.flush()
             save_state(self.output / STATE_FILE, state)
 
     def card(
         self, metrics: dict[str, float] | None = None, verification: dict[str, Any] | None = None
     ) -> Card:
-        """Describe the network as it is now."""
+        """Return the card of the network in its current state."""
         network: Any = self._learner.network
         return Card(
             metrics=metrics or {},
@@ -341,7 +341,7 @@ class Trainer:
 
 
 def step_seed(*place: int) -> int:
-    """Return the seed of what is drawn in a step, such as dropout, from (seed, epoch, step, rank).
+    """Return the random seed of a step (for dropout and the like), from (seed, epoch, step, rank).
 
     >>> step_seed(0, 3, 5, 0) == step_seed(0, 3, 5, 0) != step_seed(0, 5, 3, 0)
     True

@@ -12,7 +12,7 @@ from training.data.datasets import ReidDataset
 from training.data.readers import Data
 from training.engine import distributed
 from training.engine.ablation import TABLES
-from training.engine.run_state import writing
+from training.engine.run_state import explain_write_errors
 from training.engine.trainer import STATE_FILE
 from training.recipes.recipe import Recipe
 from training.weights.deployment import DeployError, download_active
@@ -130,7 +130,7 @@ def fetch_active(url: str | None, output: str | Path) -> Path:
     output = Path(output)
     path = output / "active.safetensors"
     if distributed.rank() == 0 and not (output / STATE_FILE).exists():
-        with writing(output):
+        with explain_write_errors(output):
             download_active(url, path)
     distributed.wait()
     return path

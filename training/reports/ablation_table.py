@@ -9,7 +9,7 @@ from rich.table import Table
 
 from model.files import write_atomically
 from training.engine.ablation import Row
-from training.engine.run_state import writing
+from training.engine.run_state import explain_write_errors
 
 _HEADER = ("architecture", "weights", "rank-1", "mAP", "rank-1 +-", "mAP +-")
 
@@ -32,7 +32,7 @@ def write_table(rows: Sequence[Row], recipe: str, dataset: str, output: str | Pa
     ]
     values = {"recipe": recipe, "dataset": dataset, "rows": figures}
     lines = [_HEADER, ("---",) * len(_HEADER), *(_cells(row, rows[0]) for row in rows)]
-    with writing(output):
+    with explain_write_errors(output):
         write_atomically(output / "ablation.json", json.dumps(values, indent=2).encode())
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         write_atomically(output / "ablation.md", text.encode())

@@ -8,8 +8,8 @@ from model.embedder import Embedder
 from training.data.datasets import ReidDataset
 from training.engine import compatibility, distributed
 from training.engine.ablation import Row
-from training.engine.evaluation import embed_test, judge, score_test_pairs
-from training.engine.run_state import writing
+from training.engine.evaluation import embed_test, evaluate_splits, score_test_pairs
+from training.engine.run_state import explain_write_errors
 from training.engine.trainer import Trainer
 from training.reports.evaluation_table import print_rows
 from training.reports.page import write_report
@@ -35,15 +35,15 @@ def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path
     measured = compatibility.measure(old, embeddings, dataset) if old else None
     path = trainer.output / "network.safetensors"
     if distributed.rank() == 0:
-        metrics = judge(embeddings, dataset)
+        metrics = evaluate_splits(embeddings, dataset)
         print_rows([metrics])
         scores = score_test_pairs(embeddings, dataset)
         verification = scores.verification() | {"data": f"{dataset.name}, its test split"}
         if measured:
             print(compatibility.describe(measured))
-        promise = measured if measured and compatibility.is_promise(measured) else None
-        card = replace(trainer.card(metrics, verification), compatible_with=promise)
-        with writing(trainer.output):
+        declared = measured if measured and compatibility.is_compatible(measured) else None
+        card = replace(trainer.card(metrics, verification), compatible_with=declared)
+        with explain_write_errors(trainer.output):
             version = save_checkpoint(path, checkpoint.network, card, half=True)
             report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
         print(f"network {version} in {path}, report in {report}")
