@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_input_size_is_resized_if_asked_and_else_refused
         refused.load_into(network)
     assert str(caught.value) == (
         f"{path} was made for 64 x 32 pixels, and its relation weights depend on the grid: 32 x 16, 16 x 8, "
-        "8 x 4 and 4 x 2 places there, 48 x 16, 24 x 8, 12 x 4 and 6 x 2 here; "
+        "8 x 4 and 4 x 2 places in it, 48 x 16, 24 x 8, 12 x 4 and 6 x 2 in this run; "
         "give --resize-relations to interpolate them"
     )
     allowed.load_into(network)

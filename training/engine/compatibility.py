@@ -118,8 +118,8 @@ def describe(measured: Mapping[str, Any]) -> str:
     )
     if not is_compatible(measured):
         return (
-            f"{found}\nnot compatible, so the card does not say so: rank-1 of the new queries is more than "
-            f"{TOLERANCE} points below that of the old ones; raise the recipe's compatible_weight, or backfill"
+            f"{found}\nnot compatible, so the card does not say so: rank-1 of the new queries is more "
+            f"than {TOLERANCE} points below that of the old; raise the recipe's compatible_weight or backfill"
         )
     better = "find more than" if measured["is_strict"] else "do not find more than"
     return f"{found}\ncompatible, and the card says so: new queries {better} the old ones did"

@@ -1,1 +1,1 @@
-"""Weights: initial ones, those of teachers and foreign networks, and the way to and from a service."""
+"""Weights: initial weights, teachers, foreign networks, and transfer to and from a service."""

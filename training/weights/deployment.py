@@ -1,4 +1,4 @@
-"""Put a checkpoint in service: upload, judge, activate, wait with a bar; or fetch the active one."""
+"""Upload a checkpoint to a service, evaluate and activate it there; or download the active checkpoint."""
 
 import time
 from pathlib import Path
@@ -14,16 +14,23 @@ POLL_S = 0.5
 
 
 class DeployError(Exception):
-    """The service refused the network or the swap failed; the message is what the service said."""
+    """The service refuses the network or cannot be reached; the message gives the reason."""
 
 
 def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_better: bool = False) -> str:
-    """Register a checkpoint with the service at ``url``, judge it there, and put it in service if wanted.
+    """Register a checkpoint with a service, evaluate it on the gallery, and put it in service on request.
 
-    A gallery with too few labels to judge by is told, and is no hindrance unless it is required to be better.
+    If the evaluation fails, for example because the gallery has too few labels, the reason is printed and
+    the activation goes on. With ``require_better`` the service then refuses the activation.
+
+    Args:
+        path: the checkpoint.
+        url: of the service.
+        is_activated: put the network in service and wait for the swap.
+        require_better: activate only if the network is no worse on the gallery's identities.
 
     Returns:
-        Its version; once it answers searches, if it was to be activated.
+        The version of the network.
 
     Raises:
         DeployError: the service cannot be reached, refuses the file or the swap, or the swap fails.
@@ -40,7 +47,7 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
                 _checked(answer)
                 job = _wait(client, answer.headers["Location"], "re-embedding the gallery")
                 if job["state"] != "succeeded":
-                    raise DeployError(f"the swap {_ending(job)}; the old network serves on")
+                    raise DeployError(f"the swap {_ending(job)}; the old network stays in service")
                 print(f"network {version} is in service at {url}")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeployError(f"the service at {url} cannot be reached: {error}") from error
@@ -48,17 +55,17 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
 
 
 def _evaluate(client: httpx.Client, version: str) -> None:
-    """Have a version judged on the gallery's own people, and print what comes of it."""
+    """Evaluate a version on the gallery of the service, and print the result."""
     answer = client.post(f"/models/{version}/evaluate")
     _checked(answer)
-    job = _wait(client, answer.headers["Location"], "judging it on the gallery")
+    job = _wait(client, answer.headers["Location"], "evaluating the network on the gallery")
     if job["state"] != "succeeded":
-        print(f"not judged on the gallery: the evaluation {_ending(job)}")
+        print(f"not evaluated on the gallery: the job {_ending(job)}")
         return
     result = job["result"]
-    for name, judged in result["versions"].items():
+    for name, metrics in result["versions"].items():
         kind = "new" if name == version else "in service"
-        print(f"{name} ({kind}): rank-1 {judged['rank1']:.2f}, mAP {judged['mAP']:.2f}")
+        print(f"{name} ({kind}): rank-1 {metrics['rank1']:.2f}, mAP {metrics['mAP']:.2f}")
     for name, gain in result["difference"].items():
         print(f"{name} {gain['value']:+.2f}, 95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}")
 
@@ -67,7 +74,7 @@ def download_active(url: str, path: str | Path) -> str:
     """Write the checkpoint that is in service at ``url`` to a file and return its version.
 
     Raises:
-        DeployError: the service cannot be reached, refuses, or sends something else.
+        DeployError: the service cannot be reached, answers with an error, or sends another checkpoint.
         OSError: the file cannot be written.
     """
     try:
@@ -85,7 +92,7 @@ def download_active(url: str, path: str | Path) -> str:
 
 
 def _wait(client: httpx.Client, job: str, what: str) -> dict[str, Any]:
-    """Draw a job until it has ended, and return it."""
+    """Show a progress bar until a job has ended, and return the job."""
     with Progress() as progress:
         task = progress.add_task(what, total=None)
         while True:

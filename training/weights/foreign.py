@@ -22,13 +22,20 @@ class EmbeddingsError(Exception):
 
 
 def open_network(path: str | Path, *, mean: float, scale: float, is_bgr: bool) -> EmbedImages:
-    """Return a function from images to L2-normalised embeddings (N, D).
+    """Return a function from images to L2-normalised embeddings, float32 (N, D).
 
-    A checkpoint of ours brings its own preprocessing. A foreign network gets (pixels 0-255 - mean) / scale,
-    in RGB or BGR, at the size its input names.
+    A checkpoint of ours has its own preprocessing, and ignores the other arguments. A foreign network reads
+    (pixels - mean) / scale, with pixels 0-255, at the height and width of its input.
+
+    Args:
+        path: a checkpoint (.safetensors), .onnx or OpenVINO .xml.
+        mean: subtracted from the pixels.
+        scale: divides the pixels after the subtraction.
+        is_bgr: whether the channel order is BGR instead of RGB.
 
     Raises:
-        EmbeddingsError: not a network with one image input (N, 3, H, W).
+        CheckpointError: the checkpoint cannot be read.
+        EmbeddingsError: the file is not a network with one image input (N, 3, H, W).
     """
     if Path(path).suffix == ".safetensors":
         return Embedder(load_checkpoint(path)).embed
@@ -43,12 +50,16 @@ def open_network(path: str | Path, *, mean: float, scale: float, is_bgr: bool) -
 
 
 def compile_graph(path: str | Path, *, precision: str | None = None) -> tuple[Any, Preprocess]:
-    """Return a foreign network compiled for the CPU, and the preprocessing to RGB 0-255 of its input's size.
+    """Compile a foreign network for the CPU, and return it with its preprocessing.
 
-    ``precision`` is OpenVINO's name of one, such as ``f32``; none is the fast one of the processor.
+    The preprocessing resizes crops to the network's input and leaves pixels as RGB from 0 to 255.
+
+    Args:
+        path: .onnx or OpenVINO .xml.
+        precision: OpenVINO's name of a precision, such as ``f32``; by default OpenVINO chooses.
 
     Raises:
-        EmbeddingsError: not a network with one image input (N, 3, H, W).
+        EmbeddingsError: the file is not a network with one image input (N, 3, H, W).
     """
     try:
         graph = openvino_core().read_model(path)

@@ -18,16 +18,20 @@ from training.weights.osnet import read_osnet_weights
 
 
 class InitialWeightsError(Exception):
-    """Weights to start from cannot be had or do not fit; the message says what to do."""
+    """Initial weights cannot be read or downloaded, or do not fit; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Initial:
-    """A state dict to start from.
+    """Initial weights of a network.
 
-    ``checkpoint`` is set when it is one of ours, of which ``resizes`` allows another input size; ``has_head``
-    when it is a whole network that makes embeddings, not a trunk alone. RGA modules put into a whole network
-    begin as nearly the identity.
+    Attributes:
+        source: a file or a description, for error messages.
+        tensors: the state dict.
+        checkpoint: the checkpoint of ours that holds the weights, or None.
+        has_head: the weights are of a whole network without RGA modules, not of a trunk alone. The RGA
+            modules that are added to the network then start as nearly the identity.
+        resizes: accept a checkpoint of another input size, and interpolate its relation weights.
     """
 
     source: str
@@ -38,17 +42,20 @@ class Initial:
 
     @property
     def version(self) -> str | None:
-        """The version of a checkpoint of ours."""
+        """The version of the checkpoint, or None."""
         return self.checkpoint.version if self.checkpoint else None
 
     def load_into(self, network: ReidNetwork) -> None:
-        """Copy what fits into a network: everything but the classifier, or the backbone without RGA.
+        """Copy the weights into a network.
+
+        A checkpoint gives all weights but the classifier's. Other weights go into everything without RGA
+        modules: into the backbone, and with ``has_head`` also into pooling, neck and activation.
 
         Raises:
-            InitialWeightsError: these are weights of another network, or of one for another input size.
+            InitialWeightsError: the weights are of another network, or of another input size.
         """
         if self.checkpoint is not None:
-            chosen = self._of_checkpoint(self.checkpoint, network)
+            chosen = self._from_checkpoint(self.checkpoint, network)
         else:
             names = _names_without_attention(network, has_head=self.has_head)
             chosen = self._by_order(names, network.state_dict())
@@ -56,7 +63,7 @@ class Initial:
         if self.has_head:
             start_as_identity(network)
 
-    def _of_checkpoint(self, checkpoint: Checkpoint, network: ReidNetwork) -> dict[str, Tensor]:
+    def _from_checkpoint(self, checkpoint: Checkpoint, network: ReidNetwork) -> dict[str, Tensor]:
         try:
             resized = resize_relations(checkpoint.network, network)
         except ValueError as error:
@@ -66,13 +73,13 @@ class Initial:
             card = checkpoint.card
             raise InitialWeightsError(
                 f"{self.source} was made for {card.height} x {card.width} pixels, and its relation weights "
-                f"depend on the grid: {_in_words(theirs)} places there, {_in_words(wanted)} here; "
+                f"depend on the grid: {_in_words(theirs)} places in it, {_in_words(wanted)} in this run; "
                 "give --resize-relations to interpolate them"
             )
         return resized
 
     def _by_order(self, names: list[str], own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Pair tensors by their order: torchvision renamed its layers, but never reordered them."""
+        """Match tensors with names by order: torchvision's names differ from ours, the order is the same."""
         head = () if self.has_head else ("classifier.", "fc.")
         tensors = [
             tensor
@@ -95,10 +102,16 @@ class Initial:
 
 
 def find_initial(source: str, architecture: str, *, resizes: bool = False) -> Initial | None:
-    """Read what ``--init`` names: a file, ``imagenet`` or ``none``; ``resizes`` as in Initial.
+    """Return the initial weights that ``--init`` names, or None.
+
+    Args:
+        source: a file, ``imagenet`` (torchvision's weights of the trunk) or ``none``.
+        architecture: of the network that is trained.
+        resizes: as in `Initial`.
 
     Raises:
-        InitialWeightsError: the file is absent or unreadable, or there is no network to download with.
+        CheckpointError: a .safetensors file cannot be read.
+        InitialWeightsError: another file cannot be read, or torchvision's weights cannot be downloaded.
     """
     if source == "none":
         return None
@@ -124,7 +137,7 @@ def _read_graph(path: Path) -> dict[str, Tensor]:
 
 
 def start_as_identity(network: ReidNetwork) -> None:
-    """Let every attention map begin at sigmoid(4) = 0.98 everywhere, whatever the relations say."""
+    """Make every attention map constant at sigmoid(4) = 0.98, so that the RGA modules change little."""
     for module in network.modules():
         if isinstance(module, RelationAttention):
             last: Any = module.score[-1]
@@ -133,7 +146,7 @@ def start_as_identity(network: ReidNetwork) -> None:
 
 
 def _in_words(grids: dict[str, Grid]) -> str:
-    """Name each size of a grid once, such as 64 x 32, 32 x 16 and 16 x 8."""
+    """Return the different sizes of the grids as text, such as 64 x 32, 32 x 16 and 16 x 8."""
     names = list(dict.fromkeys(f"{height} x {width}" for height, width in grids.values()))
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
@@ -157,7 +170,7 @@ def _names_without_attention(network: ReidNetwork, *, has_head: bool) -> list[st
 def _download(architecture: str) -> dict[str, Tensor]:
     weights: Any = {
         "mobilenet_v2": MobileNet_V2_Weights.IMAGENET1K_V2,
-        "resnet50": ResNet50_Weights.IMAGENET1K_V1,  # those that the RGA authors started from
+        "resnet50": ResNet50_Weights.IMAGENET1K_V1,  # the weights that the RGA authors used
     }
     chosen = [value for name, value in weights.items() if architecture.endswith(name)]
     if not chosen:
@@ -167,13 +180,13 @@ def _download(architecture: str) -> dict[str, Tensor]:
     except (URLError, OSError) as error:
         raise InitialWeightsError(
             f"torchvision could not download its ImageNet weights ({error}). Copy its .pth file from a "
-            "machine that has it and give that as --init FILE, or start from nothing with --init none"
+            "machine that has it and give the copy as --init FILE, or train from scratch with --init none"
         ) from error
     return tensors
 
 
 def freeze_all_but_attention(network: ReidNetwork) -> None:
-    """Let only the RGA modules and the classifier train; all other weights stay as they are."""
+    """Freeze all weights but those of the RGA modules and the classifier."""
     network.requires_grad_(False)
     network.classifier.requires_grad_(True)
     for module in network.modules():

@@ -1,8 +1,8 @@
 """The weights of OpenVINO's person-reidentification-retail-0277 (Intel, Apache-2.0), for our OSNet.
 
-The published graph has its batch normalisations folded and most of its names lost, so its constants are
-paired with our modules by the order in which it uses them; a gate that is used four times must have the same
-constants each time.
+In the published graph, batch normalisations are folded into convolutions and most names are lost. Its
+constants are therefore matched with our modules by the order of use. A gate is used four times, and must have
+the same constants each time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,23 +18,28 @@ from model.interop.graphs import openvino_core
 from model.osnet import OsBlock
 
 INPUT_CONSTANTS = 2
-"""The graph begins with the mean and the scale of the image."""
+"""Constants at the beginning of the graph that normalise the image, and belong to no module."""
 
 WEIGHTED = (nn.Conv2d, nn.InstanceNorm2d, nn.GroupNorm, nn.BatchNorm1d, nn.PReLU)
 
 
 def read_osnet_weights(path: str | Path, *, height: int = 256, width: int = 128) -> dict[str, Tensor]:
-    """Return the state dict of an `osnet` of that input size, without its classifier.
+    """Return the state dict of the architecture ``osnet``, without its classifier.
+
+    Args:
+        path: the .xml of the published graph.
+        height: of the network's input, in pixels.
+        width: of the network's input, in pixels.
 
     Raises:
-        ValueError: the graph is not that of an OSNet of this form.
+        ValueError: the graph is not an OSNet with the same layers.
         RuntimeError: OpenVINO cannot read the file.
     """
     constants = list(_constants(openvino_core().read_model(path)))[INPUT_CONSTANTS:]
     state: dict[str, Tensor] = {}
     for name, shape in _names_in_order(height, width):
         if not constants:
-            raise ValueError(f"{path} ends before {name}: it is no OSNet of the form of 0277")
+            raise ValueError(f"{path} ends before {name}: it is not an OSNet like 0277")
         values = constants.pop(0)
         if values.numel() != shape.numel():
             raise ValueError(f"{path} has {tuple(values.shape)} for {name}, where {tuple(shape)} is expected")
@@ -43,16 +48,18 @@ def read_osnet_weights(path: str | Path, *, height: int = 256, width: int = 128)
             raise ValueError(f"{path} uses different weights for the same {name}")
         state[name] = values
     if constants:
-        raise ValueError(f"{path} has {len(constants)} tensors more than an OSNet of the form of 0277")
+        raise ValueError(f"{path} has {len(constants)} tensors more than an OSNet like 0277")
     network = build_network("osnet", height=height, width=width, num_identities=1)
-    network.load_state_dict(state, strict=False)  # the statistics of the neck are folded: mean 0, variance 1
+    network.load_state_dict(
+        state, strict=False
+    )
     return {
         name: tensor for name, tensor in network.state_dict().items() if not name.startswith("classifier.")
     }
 
 
 def _names_in_order(height: int, width: int) -> Iterator[tuple[str, torch.Size]]:
-    """Return the weights of our OSNet in the order, and as often, as the published graph uses them."""
+    """Yield name and shape of our OSNet's weights in the order of use; a weight used again comes again."""
     network = build_network("osnet", height=height, width=width, num_identities=1)
     names = {module: name for name, module in network.named_modules()}
     for module in _modules_in_order(network):
@@ -76,7 +83,7 @@ def _modules_in_order(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _constants(graph: openvino.Model) -> Iterator[Tensor]:
-    """Return what the graph multiplies with and adds, in the order of execution."""
+    """Yield the constants of the graph's arithmetic, in the order of execution."""
     for operation in graph.get_ordered_ops():
         kind = operation.get_type_name()
         inputs = [_constant(operation.input_value(i).get_node()) for i in range(operation.get_input_size())]

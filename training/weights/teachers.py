@@ -1,4 +1,4 @@
-"""Networks to learn from: their embeddings in a file, or a live one that sees what the student sees."""
+"""Teachers for distillation: embeddings from a file, or a network that runs on the student's images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,37 +16,51 @@ from training.weights.foreign import EmbeddingsError, compile_graph
 
 
 class Teacher(Protocol):
-    """What a student learns from."""
+    """Gives the embeddings that a student learns to predict.
+
+    Attributes:
+        size: T, numbers in an embedding.
+    """
 
     size: int
 
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
-        """Return embeddings (N, size) for a batch of the student and its places in the training split."""
+        """Return the embeddings of a batch, float (N, T), on the device of the teacher.
+
+        Args:
+            images: float (N, 3, H, W), augmented, and normalised for the student.
+            positions: int64 (N,), the position of each sample in the training split.
+        """
         ...
 
 
 class EmbeddingsTeacher:
-    """The embeddings of every crop of the training split as it is, float32 (number of samples, T)."""
+    """A teacher whose embeddings are known for each crop of the training split, without augmentation.
+
+    Args:
+        embeddings: float32 (number of samples, T), in the order of the training split.
+        device: of the training.
+    """
 
     def __init__(self, embeddings: Tensor, device: torch.device) -> None:
         self.size = embeddings.shape[1]
         self._embeddings = embeddings.to(device)
 
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - the other teacher's
-        """Return the rows of the crops."""
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - for the other teacher
+        """Return the stored embeddings; ``images`` is ignored."""
         return self._embeddings[positions.to(self._embeddings.device)]
 
 
 class NetworkTeacher:
-    """A network that embeds the very view the student trains on, resized to its own input.
+    """A teacher that embeds the same augmented images as the student, resized to the teacher's input.
 
     Source: Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
 
     Args:
         run: from pixels (N, 3, height, width), 0-255 in RGB, to embeddings (N, T).
-        height: of its input.
-        width: of its input.
-        student: the preprocessing of the images that it will be given.
+        height: of the teacher's input, in pixels.
+        width: of the teacher's input, in pixels.
+        student: the preprocessing of the student, by which the images are normalised.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], height: int, width: int, student: Preprocess) -> None:
@@ -54,8 +68,8 @@ class NetworkTeacher:
         self.size = self(torch.zeros(1, 3, student.height, student.width), torch.zeros(1)).shape[1]
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - the other teacher's
-        """Return the embeddings of a batch that is normalised for the student."""
+    def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - for the other teacher
+        """Return the embeddings of the images; ``positions`` is ignored."""
         fractions = images.float() * _per_channel(self._student.std, images)
         pixels = 255 * (fractions + _per_channel(self._student.mean, images))
         if tuple(images.shape[2:]) != self._grid:
@@ -64,16 +78,18 @@ class NetworkTeacher:
 
 
 def load_teacher_embeddings(path: str | Path, dataset: ReidDataset) -> Tensor:
-    """Return a teacher's embeddings of the training crops, in their order: float32 (N, T).
+    """Return the embeddings of the training split, float32 (N, T), from an .npz that embed.py wrote.
 
     Raises:
-        EmbeddingsError: the file is unreadable, or lacks a training crop, or holds what is not finite.
+        EmbeddingsError: the file cannot be read, lacks a training crop, or has a number that is not finite.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             rows = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
     except (OSError, ValueError, KeyError) as error:
-        raise EmbeddingsError(f"{path} is no file of embeddings from training/embed.py: {error}") from error
+        raise EmbeddingsError(
+            f"{path} is not a file that training/embed.py wrote: {error}"
+        ) from error
     names = [dataset.relative_path(sample) for sample in dataset.train]
     if missing := [name for name in names if name not in rows]:
         raise EmbeddingsError(
@@ -88,11 +104,19 @@ def load_teacher_embeddings(path: str | Path, dataset: ReidDataset) -> Tensor:
 def open_teacher(
     path: str | Path, student: Preprocess, device: torch.device, *, mean: float, scale: float, is_bgr: bool
 ) -> NetworkTeacher:
-    """Return a live teacher in fp32: a checkpoint of ours, or a foreign network as in training/embed.py.
+    """Return a network as a teacher, in fp32.
+
+    Args:
+        path: a checkpoint (.safetensors), .onnx or OpenVINO .xml.
+        student: the preprocessing of the student.
+        device: of the training; a foreign network runs on the CPU.
+        mean: as for `open_network`.
+        scale: as for `open_network`.
+        is_bgr: as for `open_network`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        EmbeddingsError: not a network with one image input (N, 3, H, W).
+        EmbeddingsError: the file is not a network with one image input (N, 3, H, W).
     """
     if Path(path).suffix == ".safetensors":
         return _open_own(path, student, device)
