@@ -79,9 +79,7 @@ def test_a_wrong_checkpoint_is_refused(refuse: Callable[..., str], tmp_path: Pat
     recipe = tmp_path / "recipe.json"
     recipe.write_text(replace(tiny(), height=128).to_json())
     line = refuse(str(recipe), init=str(tmp_path / "another.safetensors"))
-    assert (
-        "relation weights depend on the grid: 4 x 2 places in it, 8 x 2 in this run; give --resize" in line
-    )
+    assert "relation weights depend on the grid: 4 x 2 places in it, 8 x 2 in this run; give --resize" in line
     assert "cannot be read" in refuse(init=str(tmp_path / "absent.pth"))
     assert "no ONNX or OpenVINO IR network" in refuse(teacher=tmp_path / "absent.onnx")
 

@@ -307,7 +307,7 @@ def test_a_report_of_what_is_no_finished_run_ends_in_a_sentence(people: ReidData
         report.main(tmp_path, [str(tmp_path)])
     embeddings = random_embeddings(people)
     make_checkpoint(tmp_path / "network.safetensors")
-    with pytest.raises(ValueError, match=r"recipe.json cannot be read, and a run has one"):
+    with pytest.raises(ValueError, match=r"recipe.json cannot be read, though every run has this file"):
         write_report(
             tmp_path, load_checkpoint(tmp_path / "network.safetensors"), people, embeddings, {"mAP": 1.0}
         )

@@ -28,7 +28,7 @@ RowsOf = Callable[[slice], NDArray[np.floating]]
 """Returns the distances (C, G) of a slice of the queries. Several threads call it at once."""
 
 NUM_THREADS = min(8, torch.get_num_threads())
-"""Threads that evaluate: the cores of this process or OMP_NUM_THREADS, at most 8. Each holds one chunk."""
+"""Threads that evaluate, one chunk each: as many as torch's (cores or OMP_NUM_THREADS), at most 8."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Metrics:
     """
 
     cmc: NDArray[np.float64]
-    mAP: float  # noqa: N815 - the field's name for it
+    mAP: float  # noqa: N815 - its usual name
     mAP_trapezoid: float  # noqa: N815
     mINP: float  # noqa: N815
     num_valid_queries: int

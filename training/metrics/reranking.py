@@ -22,7 +22,7 @@ DistancesAt = Callable[[Ints, Ints], Floats]
 CHUNK = 256
 """Rows of distances that are computed at a time."""
 PAIRS = 2**16
-"""Pairs of embeddings that are compared at a time."""
+"""Pairs of embeddings whose distances are computed at a time."""
 
 
 def rerank_distances(
@@ -157,7 +157,7 @@ def _half_squares(some_CD: Floats, all_ND: Floats) -> Floats:
 
 
 def _nearest_rows(rows_ND: Floats, num_nearest: int) -> tuple[Ints, Floats]:
-    """Return the nearest of each row, itself among them (N, K), and the largest of its distances (N, 1)."""
+    """Return the nearest rows of each row, itself among them, int64 (N, K), and its largest distance (N, 1)."""
     nearest, largest = [], []
     for start in range(0, len(rows_ND), CHUNK):
         distances = _half_squares(rows_ND[start : start + CHUNK], rows_ND)
@@ -222,13 +222,13 @@ def _neighbours(nearest_NK: Ints, num_nearest: int) -> sparse.csr_array:
 
 
 def _reciprocal(nearest_NK: Ints, k: int) -> sparse.csr_array:
-    """Return ones where each of two items is among the other's k nearest, itself not counted (equation 2)."""
+    """Return (N, N) with a one where two items are each among the other's k nearest (equation 2)."""
     forward = _neighbours(nearest_NK, k + 1)
     return sparse.csr_array(forward.multiply(forward.T))
 
 
 def _expanded(nearest_NK: Ints, k1: int) -> sparse.coo_array:
-    """Return the reciprocal sets, with those of members that share two thirds of their own (equation 3)."""
+    """Return the reciprocal sets, expanded by the k1 / 2 sets of members that overlap by 2/3 (equation 3)."""
     members, closer = _reciprocal(nearest_NK, k1), _reciprocal(nearest_NK, round(k1 / 2))
     shared = (members @ closer.T).multiply(members).tocoo()
     is_close = 3 * shared.data > 2 * closer.sum(axis=1)[shared.col]
@@ -238,8 +238,10 @@ def _expanded(nearest_NK: Ints, k1: int) -> sparse.coo_array:
 
 
 def _encode(nearest_NK: Ints, k1: int, k2: int, distances_at: DistancesAt) -> sparse.csr_array:
-    """Return each item's weights over its reciprocal set (equation 7, rows of sum 1), then the means of its
-    k2 nearest (equation 11). An item with more than k1 twins may have an empty set: a row of zeros.
+    """Return the encoding (N, N) of each item: weights over its reciprocal set, averaged over its k2 nearest.
+
+    The weights are those of equation 7, with rows of sum 1; the average is equation 11. An item with more
+    than k1 duplicates may have an empty set, and then has a row of zeros.
     """
     members = _expanded(nearest_NK, k1)
     weights = np.exp(-distances_at(members.row, members.col))
@@ -251,12 +253,12 @@ def _encode(nearest_NK: Ints, k1: int, k2: int, distances_at: DistancesAt) -> sp
 
 
 def _jaccard(queries_CN: sparse.csr_array, gallery_GN: sparse.csc_array) -> Floats:
-    """Return the Jaccard distances (C, G) of the weights (equation 10); only columns in common are met."""
+    """Return the Jaccard distances (C, G) of encodings (equation 10); only common columns are computed."""
     distances = np.empty((queries_CN.shape[0], gallery_GN.shape[0]), np.float32)
     for row in range(len(distances)):
         own = slice(queries_CN.indptr[row], queries_CN.indptr[row + 1])
-        met = gallery_GN[:, queries_CN.indices[own]]
-        smaller = np.minimum(met.data, np.repeat(queries_CN.data[own], np.diff(met.indptr)))
-        shared = np.bincount(met.indices, smaller, minlength=len(distances[row]))
+        common = gallery_GN[:, queries_CN.indices[own]]
+        smaller = np.minimum(common.data, np.repeat(queries_CN.data[own], np.diff(common.indptr)))
+        shared = np.bincount(common.indices, smaller, minlength=len(distances[row]))
         distances[row] = 1 - shared / (2 - shared)
     return distances

@@ -1,4 +1,4 @@
-"""Verification: the cosines of pairs of crops that show one person, and of pairs that show two.
+"""Verification: cosines of pairs of crops that show the same person, and of pairs that show different people.
 
 A pair is a query and a gallery item that counts for the query by the Market-1501 protocol. Shape legend:
 Q queries, G gallery, D embedding.

@@ -1,1 +1,1 @@
-"""Reports: what a finished run, an ablation or a data set looks like, as pages, pictures and tables."""
+"""Reports on runs, ablations, evaluations and data sets, as pages, pictures and tables."""

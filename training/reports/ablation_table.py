@@ -1,4 +1,4 @@
-"""The table of an ablation: each finished row beside the first, on the terminal, as JSON and as Markdown."""
+"""The table of an ablation, with differences from the first row: on the terminal, as JSON and Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _HEADER = ("architecture", "weights", "rank-1", "mAP", "rank-1 +-", "mAP +-")
 
 
 def write_table(rows: Sequence[Row], recipe: str, dataset: str, output: str | Path) -> None:
-    """Write finished rows, each beside the first of them, as ablation.json and ablation.md.
+    """Write finished rows, with the differences from the first row, as ablation.json and ablation.md.
 
     Raises:
         TrainingError: the folder cannot be written.
@@ -39,7 +39,7 @@ def write_table(rows: Sequence[Row], recipe: str, dataset: str, output: str | Pa
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print finished rows, each beside the first of them."""
+    """Print finished rows, with the differences from the first row."""
     table = Table(*_HEADER)
     for row in rows:
         table.add_row(*_cells(row, rows[0]))

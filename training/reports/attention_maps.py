@@ -1,6 +1,6 @@
-"""Each stage's spatial attention map as a heat map over a crop: where a network looks.
+"""Heat maps of the spatial attention of each stage over a crop, to show where a network looks.
 
-Shape legend: N images, h x w positions of a stage.
+Shape legend: N images, h x w places of a stage's feature map.
 """
 
 import io
@@ -18,18 +18,19 @@ from model.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 HEAT_SHARE = 0.6
-LEAST_RANGE = 1e-4  # of a colour scale: what differs by less than is printed looks flat
+LEAST_RANGE = 1e-4
+"""Smallest range of a colour scale, so that values which are printed alike look alike."""
 TILE_WIDTH, TILE_HEIGHT, GAP, MARGIN, HEADER, CAPTION, BAR = 128, 256, 16, 16, 22, 34, 8
 INK, PAPER = (55, 65, 81), (255, 255, 255)
 _HEAT = mpl.colormaps["inferno"]
 
 
 class VisualizeError(Exception):
-    """There is no map to show; the message says why."""
+    """The network has no spatial attention to show."""
 
 
 def attention_maps(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> list[Floats]:
-    """Return each stage's spatial attention (N, h, w), values in 0-1, from the first stage to the last.
+    """Return the spatial attention of each stage, float32 (N, h, w) with values 0-1, first stage first.
 
     Raises:
         VisualizeError: the network has no spatial attention.
@@ -57,7 +58,17 @@ def attention_maps(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> lis
 
 
 def overlay(image: Image.Image, map_hw: Floats, low: float, high: float) -> Image.Image:
-    """Return a crop in grey under the heat of a map: ``low`` is dark violet, ``high`` is light yellow."""
+    """Blend a grey crop with the colours of an attention map.
+
+    Args:
+        image: the crop.
+        map_hw: float32 (h, w).
+        low: the value that is shown in dark violet.
+        high: the value that is shown in light yellow.
+
+    Returns:
+        RGB, of the size of the crop.
+    """
     spread = (map_hw - low) / max(high - low, LEAST_RANGE)
     heat = Image.fromarray(spread.clip(0, 1).astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
     colors = _HEAT(np.asarray(heat), bytes=True)[..., :3]
@@ -67,10 +78,13 @@ def overlay(image: Image.Image, map_hw: Floats, low: float, high: float) -> Imag
 def draw_attention(
     images: Sequence[Image.Image], maps: Sequence[Floats], *, common_scale: bool = False, across: int = 1
 ) -> Image.Image:
-    """Draw for each image the crop, then each stage's map over it, with the range of its values.
+    """Draw each crop beside its attention maps, with the least and the greatest value of each map.
 
-    A map's colours run from its own least to its greatest value, or from 0 to 1 with ``common_scale``.
-    ``across`` images share a row.
+    Args:
+        images: N crops.
+        maps: float32 (N, h, w), one array for each stage.
+        common_scale: use the colour scale 0-1 for all maps, instead of each map's own range.
+        across: crops in a row of the picture.
     """
     block_width, row_height = (1 + len(maps)) * (TILE_WIDTH + GAP), TILE_HEIGHT + CAPTION + GAP
     across = min(across, len(images))

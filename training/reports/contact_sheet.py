@@ -1,4 +1,4 @@
-"""A contact sheet of a data set: crops of some identities, a row each."""
+"""A contact sheet of a data set: each row shows crops of one identity."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,9 +15,12 @@ T = TypeVar("T")
 
 
 def contact_sheet(dataset: ReidDataset) -> Image.Image:
-    """Draw crops of some identities, a row each, taken evenly from training and test; RGB.
+    """Draw crops of some identities, one identity in a row, spread evenly over training and test split.
 
     A crop that cannot be read leaves a gap.
+
+    Returns:
+        RGB, with at most `MAX_ROWS` rows of at most `MAX_COLUMNS` crops.
     """
     people: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     for title, samples in (("train", dataset.train), ("test", dataset.query + dataset.gallery)):
@@ -42,11 +45,11 @@ def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
     try:
         sheet.paste(ImageOps.contain(open_crop(path), CELL), corner)
     except DatasetError:
-        return  # it is named in the report
+        return  # `describe_dataset` reports the file
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
-    """Take at most that many items, evenly spaced.
+    """Return at most ``count`` items, evenly spaced.
 
     >>> _evenly("abcdefgh", 4), _evenly("ab", 4)
     (['a', 'c', 'e', 'g'], ['a', 'b'])

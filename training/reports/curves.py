@@ -18,9 +18,17 @@ _PANELS: dict[str, tuple[str, Callable[[str], bool]]] = {
 
 
 def draw_curves(log: Log, metrics: dict[str, float]) -> dict[str, bytes]:
-    """Return PNGs by name: loss, accuracy, mAP, learning_rate and images_per_s, as far as the log has them.
+    """Draw a run's curves as PNGs: loss, accuracy, mAP, learning_rate and images_per_s.
 
-    mAP is always there: the test metrics of the finished network are points after the last epoch.
+    A curve is left out if the log lacks its values. The panel mAP also shows the test metrics of the finished
+    network, as points at the last epoch.
+
+    Args:
+        log: the values of each epoch, as `read_log` returns them.
+        metrics: the test metrics of the finished network, in percent.
+
+    Returns:
+        The PNGs by the name of the panel.
 
     >>> sorted(draw_curves([{"epoch": 1, "loss": 2.5}], {"mAP": 71.0}))
     ['loss', 'mAP']

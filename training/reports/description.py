@@ -1,4 +1,4 @@
-"""What is in a data set before one trains on it: counts, sizes, and crops both in train and in test."""
+"""Describe a data set before training: counts, sizes, and crops that are in train and in test."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ MAX_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, middle and greatest of some numbers."""
+    """Minimum, median and maximum of some numbers."""
 
     min: float
     median: float
@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is in a split. Junk and distractors are images, and no identities; sizes are in pixels."""
+    """The contents of a split; sizes are in pixels. Junk and distractors are no identities."""
 
     images: int
     identities: int
@@ -56,10 +56,16 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a data set.
+    """The contents of a data set.
 
-    ``in_train_and_test`` pairs each training image with a query or gallery image of the same pixels, by the
-    SHA-256 of the decoded RGB: the same picture in another container counts, one compressed anew does not.
+    Attributes:
+        name: of the data set.
+        root: its folder.
+        notes: its warnings.
+        splits: by the name of the split.
+        in_train_and_test: pairs of paths of a training image and a query or gallery image with the same
+            pixels, by the SHA-256 of the decoded RGB. A copy that was compressed again has other pixels.
+        unreadable: an error message for each image that cannot be decoded.
     """
 
     name: str
@@ -71,7 +77,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Decoded:
     width: int
     height: int
     digest: bytes
@@ -83,49 +89,52 @@ def describe_dataset(dataset: ReidDataset) -> Report:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(
             track(
-                pool.map(_look_at, paths),
+                pool.map(_decode, paths),
                 total=len(paths),
                 description="images",
                 console=Console(stderr=True),
             )
         )
-    seen = {path: result for path, result in zip(paths, results, strict=True) if isinstance(result, _Seen)}
-    of_test = {
-        seen[sample.path].digest: sample.path
-        for sample in reversed(dataset.query + dataset.gallery)
-        if sample.path in seen
+    decoded = {
+        path: result for path, result in zip(paths, results, strict=True) if isinstance(result, _Decoded)
     }
-    twins = [
-        (str(sample.path), str(of_test[seen[sample.path].digest]))
+    test_paths = {
+        decoded[sample.path].digest: sample.path
+        for sample in reversed(dataset.query + dataset.gallery)
+        if sample.path in decoded
+    }
+    pairs = [
+        (str(sample.path), str(test_paths[decoded[sample.path].digest]))
         for sample in dataset.train
-        if sample.path in seen and seen[sample.path].digest in of_test
+        if sample.path in decoded and decoded[sample.path].digest in test_paths
     ]
     return Report(
         dataset.name,
         str(dataset.root),
         dataset.notes,
-        {name: _describe_split(dataset.split(name), seen) for name in SPLITS},
-        twins,
+        {name: _describe_split(dataset.split(name), decoded) for name in SPLITS},
+        pairs,
         [result for result in results if isinstance(result, str)],
     )
 
 
-def _look_at(path: Path) -> _Seen | str:
+def _decode(path: Path) -> _Decoded | str:
+    """Return size and digest of an image, or an error message."""
     try:
         image = open_crop(path)
     except DatasetError as error:
         return str(error)
     pixels = f"{image.width} {image.height} ".encode() + image.tobytes()
-    return _Seen(image.width, image.height, hashlib.sha256(pixels).digest())
+    return _Decoded(image.width, image.height, hashlib.sha256(pixels).digest())
 
 
-def _describe_split(samples: Sequence[Sample], seen: dict[Path, _Seen]) -> SplitReport:
+def _describe_split(samples: Sequence[Sample], decoded: dict[Path, _Decoded]) -> SplitReport:
     images = Counter(sample.pid for sample in samples)
     num_distractors, num_junk = images.pop(DISTRACTOR_PID, 0), images.pop(JUNK_PID, 0)
     cameras = defaultdict(set)
     for sample in samples:
         cameras[sample.pid].add(sample.camid)
-    readable = [seen[sample.path] for sample in samples if sample.path in seen]
+    readable = [decoded[sample.path] for sample in samples if sample.path in decoded]
     return SplitReport(
         images=len(samples),
         identities=len(images),
@@ -145,7 +154,7 @@ def _spread(numbers: Sequence[int]) -> Spread | None:
 
 
 def print_report(report: Report) -> None:
-    """Print a report as a table; ranges are least - median - greatest."""
+    """Print a report as a table; ranges are minimum - median - maximum."""
     table = Table("", *report.splits, title=f"{report.name} in {report.root}")
     for name in SplitReport.__dataclass_fields__:
         values = [getattr(split, name) for split in report.splits.values()]

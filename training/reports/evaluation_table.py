@@ -1,4 +1,4 @@
-"""Metrics of checkpoints on data sets as tables on the terminal."""
+"""Print the metrics of checkpoints on data sets as tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,11 @@ from rich.table import Table
 from training.engine.evaluation import Pairs
 
 Row = Mapping[str, str | float]
-"""What was judged, and by what, in words; its metrics in percent."""
+"""Names of what was evaluated, as text, and metrics in percent, as numbers."""
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Print the rows as a table on the terminal; a small gallery's row has no rank5 or rank10."""
+    """Print rows as a table. A metric that a row lacks, such as rank10 of a small gallery, is left blank."""
     table, longest = Table(padding=0, show_lines=True), max(rows, key=len)
     for name, value in longest.items():
         heading = name.replace("_", " ")
@@ -20,15 +20,15 @@ def print_rows(rows: Sequence[Row]) -> None:
         table.add_column(heading, overflow="fold", min_width=width)
     for row in rows:
         table.add_row(*(_cell(row.get(name, "")) for name in longest))
-    Console(markup=False, emoji=False).print(table)  # names of files stay as they are
+    Console(markup=False, emoji=False).print(table)  # file names are printed literally
 
 
 def print_evaluation(rows: Sequence[Row], pairs: Sequence[Pairs]) -> None:
-    """Print the rows of evaluate.py as a table, and the pairs of each row if there are any."""
+    """Print the rows of evaluate.py as a table, and the thresholds and quantiles of each row with pairs."""
     print_rows([_in_two_columns(row) for row in rows])
-    for judged_row, more in zip(rows, pairs, strict=False):
-        print(f"pairs of {judged_row['tested_on']} by {judged_row['checkpoint']}, not re-ranked:")
-        print_pairs(more)
+    for row, row_pairs in zip(rows, pairs, strict=False):
+        print(f"pairs of {row['tested_on']} by {row['checkpoint']}, not re-ranked:")
+        print_pairs(row_pairs)
 
 
 def print_pairs(pairs: Pairs) -> None:
@@ -45,7 +45,7 @@ def _cell(value: str | float) -> str:
 
 
 def _in_two_columns(row: Row) -> Row:
-    """Put the words of a row into two columns, so that the table fits 80 characters."""
+    """Put the texts of a row into two columns, so that the table fits into 80 characters."""
     metrics = {name: value for name, value in row.items() if isinstance(value, float)}
     gallery = f"\ngallery by {row['gallery_checkpoint']}" if "gallery_checkpoint" in row else ""
     words = {

@@ -1,4 +1,4 @@
-"""The end of a run: its network as it ships, with the metrics in its card and a report beside it."""
+"""Finish a run: evaluate its network, and write network.safetensors and the report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,23 @@ from training.reports.page import write_report
 
 
 def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path:
-    """Judge the network of a trained run as it ships, in fp16, and return the path of its file.
+    """Evaluate the network of a trained run, and write network.safetensors in fp16 and the report.
 
-    ``last`` is the file that ``Trainer.fit`` returned.
+    The metrics are those of the weights rounded to fp16, and stand in the card. A network that was trained to
+    be compatible with an old one is also evaluated across the two; the card declares compatibility if the
+    networks are compatible. In any case the result is printed.
 
-    Its card holds the metrics, and the report lies beside it. Trained with an old network it is measured
-    across the two, and the card promises compatibility if that is worth it; if not, this says so.
+    Args:
+        trainer: of the run.
+        last: the file that `Trainer.fit` returned.
+        dataset: the data set to evaluate on.
+
+    Returns:
+        The path of network.safetensors.
 
     Raises:
         TrainingError: the folder cannot be written.
-        DatasetError: a crop to judge by cannot be read.
+        DatasetError: a query or gallery crop cannot be read.
     """
     distributed.wait()
     checkpoint = load_checkpoint(last)
@@ -51,11 +58,11 @@ def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path
 
 
 def train_row(row: Row, trainer: Trainer, dataset: ReidDataset) -> None:
-    """Train and judge a row of an ablation from wherever it stopped; the first process keeps its metrics.
+    """Train a row of an ablation from its saved state, evaluate the row and save its metrics.
 
     Raises:
         DatasetError: a crop cannot be read.
-        TrainingError: as ``Trainer.fit``.
+        TrainingError: as `Trainer.fit` raises it, or the folder cannot be written.
     """
     row.save()
     path = finish_run(trainer, trainer.fit(resume=True), dataset)

@@ -1,6 +1,6 @@
-"""One page about a finished run: figures, curves, ranked lists, attention maps, recipe and environment.
+"""The report of a finished run: a page with metrics, curves, ranked lists, attention maps and recipe.
 
-The pictures lie beside the page as PNGs and inside it, so that the page alone can be moved.
+Each picture is a PNG beside the page and also inside the page, so that the page can be moved alone.
 """
 
 import base64
@@ -21,7 +21,8 @@ from training.reports.curves import draw_curves
 from training.reports.ranked_lists import RankedList, Ranking, choose_queries, draw_ranked_lists
 
 REPORT_FILE = "report.html"
-NUM_ATTENTION = 4  # crops with attention maps, of the worst queries and of those by chance
+NUM_ATTENTION = 4
+"""Queries with attention maps among the worst ones, and as many among the random ones."""
 _PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -38,18 +39,18 @@ def write_report(
     embeddings: EmbeddedSplits,
     metrics: dict[str, float],
 ) -> Path:
-    """Write report.html and its PNGs into a run's folder and return the page's path.
+    """Write report.html and its PNGs to a run's folder and return the path of the page.
 
     Args:
-        run: the folder, with recipe.json, environment.json and metrics.jsonl.
+        run: the folder of the run, with recipe.json, environment.json and metrics.jsonl.
         checkpoint: the finished network, for its attention maps.
-        dataset: whose query and gallery split it was judged by.
-        embeddings: those of the two splits.
-        metrics: what they gave, in percent.
+        dataset: the data set that the network was evaluated on.
+        embeddings: of its query and gallery split.
+        metrics: of these embeddings, in percent.
 
     Raises:
         DatasetError: a crop cannot be read.
-        ValueError: a file of the run is not what train.py writes.
+        ValueError: a file of the run is absent, or train.py has not written it.
     """
     run = Path(run)
     recipe, environment, log = _read(run / "recipe.json"), _read(run / ENVIRONMENT_FILE), read_log(run)
@@ -85,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read, and a run has one: {error}") from error
+        raise ValueError(f"{path} cannot be read, though every run has this file: {error}") from error
     return values
 
 
@@ -94,7 +95,7 @@ def _draw_attention(checkpoint: Checkpoint, lists: Sequence[RankedList]) -> dict
     try:
         maps = attention_maps(checkpoint, crops)
     except VisualizeError:
-        return {}  # the page says that there is none
+        return {}  # the page then says that the network has no spatial attention
     across = max(2, 8 // (1 + len(maps)))
     return {"attention": to_png(draw_attention(crops, maps, across=across))}
 

@@ -1,4 +1,4 @@
-"""Pictures of ranked lists: a query and the first items of the gallery, green where the person is the same.
+"""Pictures of ranked lists: a query and the first items of the gallery, with matches in green.
 
 Shape legend: Q queries, G gallery, D embedding.
 """
@@ -55,7 +55,7 @@ class Ranking:
         self._labels = LabelledGallery(pids, camids, junk=JUNK_PID)
 
     def average_precisions(self) -> NDArray[np.float64]:
-        """Return the step-wise AP of each query, (Q,); NaN where no other camera saw the identity."""
+        """Return the step-wise AP of each query, float64 (Q,), 0-1; NaN for a query without a match."""
         queries_QD, gallery_GD = self._embeddings
         precisions: list[float] = []
         for start in range(0, len(queries_QD), QUERY_CHUNK):
@@ -66,7 +66,7 @@ class Ranking:
         return np.array(precisions)
 
     def rank(self, position: int) -> RankedList:
-        """Return the ranked list of the query at a position, which has a match."""
+        """Return the ranked list of the query at a position. The query must have a match."""
         query = self._dataset.query[position]
         distances_G = 1 - self._embeddings.query[position] @ self._embeddings.gallery.T
         split = self._split(query)
@@ -91,9 +91,15 @@ class Ranking:
 def choose_queries(
     precisions_Q: NDArray[np.float64], *, seed: int, count: int = 10
 ) -> tuple[list[int], list[int]]:
-    """Return the positions of the queries of the lowest AP, worst first, and of as many by chance.
+    """Choose the queries of the lowest AP, worst first, and as many random queries.
 
-    Queries without an AP are left out.
+    Args:
+        precisions_Q: float64 (Q,), the AP of each query; queries with NaN are not chosen.
+        seed: of the random choice.
+        count: queries of each kind; fewer if there are not enough.
+
+    Returns:
+        The positions of the worst and of the random queries.
 
     >>> choose_queries(np.array([0.5, np.nan, 0.1, 0.3]), seed=0, count=2)[0]
     [2, 3]
@@ -105,7 +111,7 @@ def choose_queries(
 
 
 def draw_ranked_lists(lists: Sequence[RankedList]) -> Image.Image:
-    """Draw one row a query: its crop in grey, then the gallery's, green for its identity, red for others."""
+    """Draw one row for each query: its crop in a grey frame, then matches in green and other items in red."""
     row_height = CROP_HEIGHT + 2 * FRAME + CAPTION + GAP
     width = 2 * MARGIN + (NUM_SHOWN + 1) * (CROP_WIDTH + 2 * FRAME + GAP) + QUERY_GAP - GAP
     image = Image.new("RGB", (width, 2 * MARGIN + len(lists) * row_height - GAP), "white")

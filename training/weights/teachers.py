@@ -87,9 +87,7 @@ def load_teacher_embeddings(path: str | Path, dataset: ReidDataset) -> Tensor:
         with np.load(path, allow_pickle=False) as arrays:
             rows = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
     except (OSError, ValueError, KeyError) as error:
-        raise EmbeddingsError(
-            f"{path} is not a file that training/embed.py wrote: {error}"
-        ) from error
+        raise EmbeddingsError(f"{path} is not a file that training/embed.py wrote: {error}") from error
     names = [dataset.relative_path(sample) for sample in dataset.train]
     if missing := [name for name in names if name not in rows]:
         raise EmbeddingsError(
