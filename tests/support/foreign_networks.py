@@ -1,4 +1,4 @@
-"""Networks of others: a small one of torch as ONNX and as OpenVINO IR, and whatever graph a test wants."""
+"""Foreign networks for tests: a small network as ONNX and as OpenVINO IR, and any other ONNX graph."""
 
 import functools
 from collections.abc import Sequence
@@ -14,14 +14,21 @@ from torch import Tensor, nn
 
 from model.card import FOREIGN, Card
 from model.checkpoint import save_foreign
+from model.interop.foreign import import_foreign
 from model.interop.graphs import openvino_core
+from model.preprocess import Color
 from model.runtime import convert
 
 HEIGHT, WIDTH, SIZE = 64, 32, 12
+ZERO: Color = (0.0, 0.0, 0.0)
+ONE: Color = (1.0, 1.0, 1.0)
 
 
 class Small(nn.Module):
-    """A few weights by chance, from images (N, 3, H, W), or (N, H, W, 3), to embeddings (N, 12)."""
+    """A small network with random weights.
+
+    It maps images (N, 3, H, W), or (N, H, W, 3) with ``is_nhwc``, to embeddings (N, 12).
+    """
 
     def __init__(self, *, is_nhwc: bool = False) -> None:
         super().__init__()
@@ -40,7 +47,7 @@ def _convert(is_nhwc: bool) -> openvino.Model:
 
 
 def save_ir(path: Path, *, is_nhwc: bool = False, batch: int = 1) -> Path:
-    """Write the small network as OpenVINO IR; a batch of -1 is of any size."""
+    """Write the small network as OpenVINO IR; a batch of -1 means any batch size."""
     graph = _convert(is_nhwc).clone()
     graph.reshape(openvino.PartialShape([batch, *list(graph.input().shape)[1:]]))
     openvino.save_model(graph, path, compress_to_fp16=False)
@@ -48,7 +55,7 @@ def save_ir(path: Path, *, is_nhwc: bool = False, batch: int = 1) -> Path:
 
 
 def save_small_onnx(path: Path, batch: int | str = "N") -> Path:
-    """Write the small network as ONNX, its answer as maps of 1 x 1."""
+    """Write the small network as ONNX; its output is a map of 1 x 1, (N, 12, 1, 1)."""
     state = {name: value.numpy() for name, value in Small().state_dict().items()}
     nodes = [
         helper.make_node("Conv", ["images", "conv.weight", "conv.bias"], ["maps"], strides=[4, 4]),
@@ -68,7 +75,7 @@ def save_onnx(
     inputs: Sequence[str] = ("images",),
     outputs: Sequence[str] = ("out",),
 ) -> Path:
-    """Write any graph as ONNX; its inputs have one shape."""
+    """Write a graph as ONNX; all inputs have the same shape and type."""
     graph = helper.make_graph(
         nodes,
         "small",
@@ -81,7 +88,7 @@ def save_onnx(
 
 
 def save_deadly(path: Path) -> str:
-    """Write a checkpoint that OpenVINO dies of: it divides by a stride that is zero in 32 bits."""
+    """Write a checkpoint that crashes OpenVINO, which divides by a stride that is 0 in 32 bits."""
     nodes = [
         helper.make_node("MaxPool", ["images"], ["maps"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("GlobalAveragePool", ["maps"], ["pooled"]),
@@ -91,6 +98,15 @@ def save_deadly(path: Path) -> str:
     openvino.save_model(openvino_core().read_model(onnx_path), path.with_suffix(".xml"))
     graph = path.with_suffix(".xml").read_bytes().replace(b'strides="2, 2"', b'strides="2, 4294967296"')
     return save_foreign(path, graph, path.with_suffix(".bin").read_bytes(), make_card(embedding_size=3))
+
+
+def import_small(
+    path: Path, channels: str = "rgb", scale: float = 255.0, mean: Color = ZERO, std: Color = ONE
+) -> Path:
+    """Import a foreign network with the input size of the small network; return the checkpoint."""
+    out = path.with_name("out.safetensors")
+    import_foreign(path, out, height=HEIGHT, width=WIDTH, mean=mean, std=std, channels=channels, scale=scale)
+    return out
 
 
 def make_card(**changes: Any) -> Card:

@@ -157,7 +157,7 @@ def _half_squares(some_CD: Floats, all_ND: Floats) -> Floats:
 
 
 def _nearest_rows(rows_ND: Floats, num_nearest: int) -> tuple[Ints, Floats]:
-    """Return the nearest rows of each row, itself among them, int64 (N, K), and its largest distance (N, 1)."""
+    """Return the nearest rows of each row, itself among them (N, K), and its largest distance (N, 1)."""
     nearest, largest = [], []
     for start in range(0, len(rows_ND), CHUNK):
         distances = _half_squares(rows_ND[start : start + CHUNK], rows_ND)
@@ -222,7 +222,7 @@ def _neighbours(nearest_NK: Ints, num_nearest: int) -> sparse.csr_array:
 
 
 def _reciprocal(nearest_NK: Ints, k: int) -> sparse.csr_array:
-    """Return (N, N) with a one where two items are each among the other's k nearest (equation 2)."""
+    """Return (N, N) with ones for pairs among each other's k nearest, themselves not counted (equation 2)."""
     forward = _neighbours(nearest_NK, k + 1)
     return sparse.csr_array(forward.multiply(forward.T))
 

@@ -50,7 +50,7 @@ def read_osnet_weights(path: str | Path, *, height: int = 256, width: int = 128)
     if constants:
         raise ValueError(f"{path} has {len(constants)} tensors more than an OSNet like 0277")
     network = build_network("osnet", height=height, width=width, num_identities=1)
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(state, strict=False)  # the folded neck keeps mean 0 and variance 1
     return {
         name: tensor for name, tensor in network.state_dict().items() if not name.startswith("classifier.")
     }
