@@ -1,4 +1,4 @@
-"""A table of ablations, row by row: what train.py gives, whenever it was killed, and never twice."""
+"""ablate.py: each row equals a run of train.py, also after a kill, and is never trained twice."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NAMES = ["plain_tiny", "rga_sc_tiny"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """One thread, as the killed command has: sums of floats depend on their order."""
+    """Use one thread, as the killed command does, because sums of floats depend on their order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight people to train on, eight others to judge by, and a recipe; nobody knows all of these again."""
+    """Eight people for training, eight others for testing, and a recipe whose metrics stay below 100 %."""
     root = tmp_path_factory.mktemp("people")
     write_market1501(root / "bounding_box_train", range(1, 9), (1, 2), range(2))
     write_market1501(root / "query", range(21, 29), (1,), range(2))
@@ -61,13 +61,13 @@ def read_rows(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def modified(output: Path) -> dict[Path, int]:
+def modification_times(output: Path) -> dict[Path, int]:
     """Return when each file in the folders of the rows was last written."""
     return {path: path.stat().st_mtime_ns for path in output.glob("*/**/*") if path.is_file()}
 
 
-def name_fields_as_before(path: Path) -> None:
-    """Give the fields of a row's recipe the names that they had in an older version."""
+def use_old_field_names(path: Path) -> None:
+    """Rename fields of a row's recipe to the names of an older version."""
     row = json.loads(path.read_text())
     recipe = row["made_with"]["recipe"]
     recipe["recomputes"] = recipe.pop("gradient_checkpointing")
@@ -77,7 +77,7 @@ def name_fields_as_before(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a table of two rows that was never stopped."""
+    """The folder of a finished table of two rows, made without an interruption."""
     output = tmp_path_factory.mktemp("tables") / "whole"
     make_table(people, output, architecture=NAMES)
     return output
@@ -104,10 +104,10 @@ def test_the_table_counts_the_weights_without_the_classifier(finished: Path) -> 
         assert row["num_weights"] == count - network.classifier.weight.numel()
 
 
-def test_a_command_that_is_killed_again_and_again_ends_with_the_same_table(
+def test_a_command_that_is_killed_several_times_makes_the_same_table(
     finished: Path, people: Path, tmp_path: Path
 ) -> None:
-    """Once while a row is written down, whose network is judged, and once in the first steps of the next."""
+    """Kill the command before a finished row saves its metrics, and again early in the next row."""
     output = tmp_path / "killed"
     command = [sys.executable, "training/ablate.py", "--recipe", str(people / "recipe.json")]
     command += ["--data", str(people), "--output", str(output), "--init", "none"]
@@ -132,15 +132,15 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_table(
         assert steps[0] == steps[1]
 
 
-def test_a_larger_table_trains_what_is_new_alone_and_a_smaller_one_nothing(
+def test_a_larger_table_trains_only_new_rows_and_a_smaller_table_trains_none(
     finished: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "table"
     shutil.copytree(finished, output)
-    name_fields_as_before(output / NAMES[0] / "row.json")
-    before = modified(output)
+    use_old_field_names(output / NAMES[0] / "row.json")
+    before = modification_times(output)
     make_table(people, output, table="symmetry")
-    rows, after = read_rows(output), modified(output)
+    rows, after = read_rows(output), modification_times(output)
     assert [row["architecture"] for row in rows] == [NAMES[0], "rga_sc_symmetric_tiny", NAMES[1]]
     assert [rows[0], rows[2]] == read_rows(finished)
     assert {path: after[path] for path in before} == before
@@ -155,11 +155,11 @@ def test_a_larger_table_trains_what_is_new_alone_and_a_smaller_one_nothing(
     (alone,) = read_rows(output)
     assert alone["metrics"] == rows[2]["metrics"]
     assert set(alone["difference"].values()) == {0}
-    assert modified(output) == after
+    assert modification_times(output) == after
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_a_table_starts_with_the_plain_trunk_and_all_of_them_have_every_network_once(trunk: str) -> None:
+def test_a_table_starts_with_the_plain_trunk_and_all_has_each_network_once(trunk: str) -> None:
     for table in [*TABLES, "all"]:
         names = architectures_of(table, f"rga_sc_{trunk}")
         assert names[0] == ("plain_tiny" if trunk == "tiny" else trunk)
@@ -173,7 +173,7 @@ def test_a_table_starts_with_the_plain_trunk_and_all_of_them_have_every_network_
 
 @pytest.fixture
 def refuse(people: Path, tmp_path: Path) -> Callable[..., str]:
-    """Ask for a table, and return the one line that the command ends with."""
+    """Run ablate.py, which must fail, and return its one line of error."""
 
     def end(output: Path = tmp_path / "table", **options: Any) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -186,9 +186,7 @@ def refuse(people: Path, tmp_path: Path) -> Callable[..., str]:
     return end
 
 
-def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
-    refuse: Callable[..., str], tmp_path: Path
-) -> None:
+def test_an_impossible_table_is_refused_before_training(refuse: Callable[..., str], tmp_path: Path) -> None:
     assert "name a --table (modules, relations, symmetry, stages, all)" in refuse()
     assert "no table 'big'; there are modules" in refuse(table="big")
     assert "no recipe 'big'" in refuse(table="modules", recipe="big")
@@ -204,7 +202,7 @@ def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
 def test_a_row_that_was_made_with_something_else_is_refused(
     refuse: Callable[..., str], finished: Path, people: Path, tmp_path: Path
 ) -> None:
-    before = modified(finished)
+    before = modification_times(finished)
     recipe = tmp_path / "recipe.json"
     recipe.write_text(replace(RECIPE, learning_rate=1e-3).to_json())
     line = refuse(finished, table="symmetry", recipe=str(recipe))
@@ -224,12 +222,10 @@ def test_a_row_that_was_made_with_something_else_is_refused(
         assert "another data set" in refuse(finished, table="symmetry")
     finally:
         extra.unlink()
-    assert modified(finished) == before
+    assert modification_times(finished) == before
 
 
-def test_what_lies_in_a_rows_folder_and_is_no_row_is_refused(
-    refuse: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_rows_folder_with_other_contents_is_refused(refuse: Callable[..., str], tmp_path: Path) -> None:
     folder = tmp_path / "table" / "plain_tiny"
     folder.mkdir(parents=True)
     (folder / "state.pt").write_bytes(b"of a run")
@@ -240,10 +236,8 @@ def test_what_lies_in_a_rows_folder_and_is_no_row_is_refused(
     assert sorted(path.name for path in folder.iterdir()) == ["row.json", "state.pt"]
 
 
-def test_a_row_that_breaks_is_named_and_those_before_it_are_kept(
-    refuse: Callable[..., str], tmp_path: Path
-) -> None:
-    """The folder of the second row is a file; then a rate that no network can bear."""
+def test_a_failing_row_is_named_and_earlier_rows_are_kept(refuse: Callable[..., str], tmp_path: Path) -> None:
+    """The second row fails because its folder is a file, and then because its learning rate is too high."""
     output, recipe = tmp_path / "table", tmp_path / "recipe.json"
     output.mkdir()
     (output / "rga_s_tiny").write_text("not a folder")
@@ -260,7 +254,7 @@ def test_a_row_that_breaks_is_named_and_those_before_it_are_kept(
 def test_a_trunks_state_dict_starts_every_row_and_a_checkpoint_only_its_own(
     refuse: Callable[..., str], people: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """With attention alone to train, what is no attention stays as it began, also in the plain row."""
+    """With ``only_attention``, all other weights keep their initial values, also in the plain row."""
     trunk = load_checkpoint(finished / "plain_tiny" / "last.safetensors").network.backbone.state_dict()
     torch.save(trunk, tmp_path / "trunk.pth")
     recipe = tmp_path / "recipe.json"
@@ -277,7 +271,7 @@ def test_a_trunks_state_dict_starts_every_row_and_a_checkpoint_only_its_own(
     assert not (tmp_path / "table" / "rga_sc_symmetric_tiny").exists()
 
 
-def test_a_row_starts_from_a_checkpoint_of_another_input_size_if_told_to(
+def test_a_row_starts_from_a_checkpoint_of_another_input_size_on_request(
     refuse: Callable[..., str], people: Path, finished: Path, tmp_path: Path
 ) -> None:
     recipe, checkpoint = tmp_path / "recipe.json", finished / "rga_sc_tiny" / "network.safetensors"

@@ -1,4 +1,4 @@
-"""What the training command cannot use ends in one clear line and a status that is not zero."""
+"""Unusable input ends train.py with one clear line and a status other than zero."""
 
 import resource
 import subprocess
@@ -28,13 +28,13 @@ def write_dataset(root: Path, pids: range) -> Path:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people to train on, four images of each."""
+    """A training split of four people with four images each."""
     return write_dataset(tmp_path_factory.mktemp("people"), range(1, 5))
 
 
 @pytest.fixture
 def refuse(people: Path, tmp_path: Path) -> Callable[..., str]:
-    """Train, and return the one line that it ends with."""
+    """Run train.py, which must fail, and return its one line of error."""
 
     def end(
         recipe: str = "tiny", data: Path = people, output: Path = tmp_path / "run", **options: Any
@@ -112,7 +112,7 @@ def test_an_output_that_cannot_be_written_is_refused(refuse: Callable[..., str],
     assert "file cannot be written" in refuse(output=tmp_path / "file")
 
 
-def test_a_torn_crop_is_named_without_its_workers_traceback(
+def test_a_damaged_crop_is_named_without_the_workers_traceback(
     refuse: Callable[..., str], tmp_path: Path
 ) -> None:
     torn = write_dataset(tmp_path / "torn", range(1, 5))
@@ -138,4 +138,8 @@ def test_a_full_disk_ends_the_command_with_a_line_and_a_status(people: Path, tmp
     assert ended.stderr.strip().splitlines()[-1].startswith(expected)
     assert "Traceback" not in ended.stderr
     left = {path.name for path in (tmp_path / "run").iterdir() if path.suffix != ".jsonl"}
-    assert left == {"recipe.json", "environment.json", "tensorboard"}  # no torn state, nor a temporary file
+    assert left == {
+        "recipe.json",
+        "environment.json",
+        "tensorboard",
+    }  # neither a partial state nor a temporary file

@@ -1,4 +1,4 @@
-"""A new network whose queries find people in a gallery that an old one embedded."""
+"""Compatible training: queries of a new network find people in the gallery of an old network."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ SEEDS = st.integers(0, 2**31)
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """One thread for so small a network: more wait for each other, the longer the busier the machine is."""
+    """Use one thread, because the threads of a tiny network mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -57,7 +57,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out as Market-1501 is: people to be known again on shots that are not trained on."""
+    """A folder in the layout of Market-1501; the test split has other images of the training people."""
     root = tmp_path_factory.mktemp("compatible") / "people"
     write_market1501(root / "bounding_box_train", range(1, 13), (1, 2, 3), range(6))
     write_market1501(root / "query", range(1, 13), (1,), range(30, 32))
@@ -67,7 +67,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(people: Path) -> ReidDataset:
-    """The same, read."""
+    """The data set of the folder ``people``."""
     return read_market1501(people)
 
 
@@ -88,7 +88,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, scale=st.floats(1, 64))
-def test_the_influence_loss_is_that_of_the_loop(seed: int, scale: float) -> None:
+def test_the_influence_loss_equals_the_loop(seed: int, scale: float) -> None:
     embeddings, prototypes, labels = draw(seed, 12, 5), draw(seed + 1, 4, 5), torch.arange(12) % 4
     loss = float(influence_loss(embeddings, labels, prototypes, scale))
     assert loss == pytest.approx(
@@ -96,7 +96,7 @@ def test_the_influence_loss_is_that_of_the_loop(seed: int, scale: float) -> None
     )
 
 
-def test_the_influence_loss_moves_embeddings_to_their_prototype_whatever_its_length() -> None:
+def test_the_influence_loss_moves_embeddings_to_a_prototype_of_any_length() -> None:
     prototypes, labels = draw(0, 4, 5), torch.arange(4)
     at_goal = float(influence_loss(7 * prototypes, labels, prototypes, 30.0))
     assert at_goal == pytest.approx(float(influence_loss(prototypes, labels, 3 * prototypes, 30.0)), rel=1e-4)
@@ -105,14 +105,14 @@ def test_the_influence_loss_moves_embeddings_to_their_prototype_whatever_its_len
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, num_more=st.integers(0, 20))
-def test_prototypes_are_the_means_of_the_loop(seed: int, num_more: int) -> None:
+def test_prototypes_equal_the_loop(seed: int, num_more: int) -> None:
     rng = np.random.default_rng(seed)
     labels = [0, 1, 2, *rng.integers(0, 3, num_more).tolist()]
     rows = rng.standard_normal((len(labels), 4)).astype(np.float32)
     np.testing.assert_allclose(mean_by_class(rows, labels), loop_prototypes(rows.tolist(), labels), atol=1e-5)
 
 
-def test_the_old_classifier_is_made_of_the_old_networks_embeddings_of_crops_as_they_are(
+def test_the_old_classifier_is_made_from_the_old_networks_embeddings_without_augmentation(
     old: Path, dataset: ReidDataset
 ) -> None:
     checkpoint = load_checkpoint(old)
@@ -123,7 +123,7 @@ def test_the_old_classifier_is_made_of_the_old_networks_embeddings_of_crops_as_t
     np.testing.assert_allclose(made, expected, atol=0.02)
 
 
-def test_a_recipe_says_how_much_the_old_classifier_weighs_and_it_learns_nothing() -> None:
+def test_a_recipe_weights_the_old_classifier_which_is_frozen() -> None:
     output, labels = TrainingOutput(draw(3, 8, 5), draw(4, 8, 5), draw(5, 8, 4)), torch.arange(8) % 4
     terms = {}
     for weight in (0.0, 1.0, 3.0):
@@ -141,7 +141,7 @@ def test_a_recipe_says_how_much_the_old_classifier_weighs_and_it_learns_nothing(
 def across(
     queries: Path, gallery: Path, people: Path, capsys: pytest.CaptureFixture[str], device: str = "torch-cpu"
 ) -> dict[str, float]:
-    """Return what evaluate.py says of one network's queries in the gallery of another."""
+    """Return the metrics that evaluate.py prints for one network's queries in another's gallery."""
     capsys.readouterr()
     evaluate.main([queries], [str(people)], gallery_checkpoint=gallery, device=device, as_json=True)
     found: dict[str, float] = json.loads(capsys.readouterr().out)
@@ -151,7 +151,7 @@ def across(
 def test_compatible_training_makes_new_queries_find_people_in_the_old_gallery(
     old: Path, dataset: ReidDataset, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both successors start from the same other weights and see the same crops in the same order."""
+    """Both new networks have the same initial weights, and train on the same crops in the same order."""
     recipe = replace(RECIPE, seed=1)
     compatible = trainer(recipe, dataset, tmp_path / "compatible", old).fit()
     other = trainer(replace(recipe, compatible_weight=0.0), dataset, tmp_path / "other", old)
@@ -167,7 +167,7 @@ def test_compatible_training_makes_new_queries_find_people_in_the_old_gallery(
 
 @pytest.fixture(scope="module")
 def successor(old: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a successor that started from the old network's weights, made by the command."""
+    """The folder of a run of train.py that started from the old network's weights."""
     root = tmp_path_factory.mktemp("successor")
     (root / "recipe.json").write_text(replace(RECIPE, num_epochs=1, learning_rate=1e-4).to_json())
     train.main(
@@ -196,7 +196,7 @@ def test_the_card_says_what_was_measured_across_the_versions(
     assert promise["is_strict"] == all(cross[name] > own[name] for name in ("rank1", "mAP"))
 
 
-def test_metrics_across_versions_are_those_of_one_networks_queries_in_the_others_gallery(
+def test_metrics_across_versions_use_the_new_queries_in_the_old_gallery(
     successor: Path, old: Path, people: Path, dataset: ReidDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = successor / "network.safetensors"
@@ -215,7 +215,7 @@ def test_metrics_across_versions_are_those_of_one_networks_queries_in_the_others
     assert (found["rank1"], found["mAP"]) == pytest.approx((100 * cmc[0], 100 * mean_ap), abs=0.01)
 
 
-def test_better_queries_than_before_are_strictly_compatible() -> None:
+def test_networks_are_strictly_compatible_if_the_new_queries_are_better() -> None:
     measured = {
         "version": "0" * 12,
         "rank1_cross": 91.0,
@@ -245,11 +245,11 @@ def test_embeddings_of_another_size_are_refused_before_anything_is_trained(
 
 
 class Stopped(Exception):
-    """A run was stopped in the middle of an epoch."""
+    """Stops a run in the middle of an epoch."""
 
 
 class StoppingTeacher:
-    """Teaches nothing, and stops the run after so many steps."""
+    """A teacher without influence on the loss, which stops the run after ``num_steps`` steps."""
 
     size = 4
 
@@ -257,14 +257,14 @@ class StoppingTeacher:
         self._left = num_steps
 
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002 - the other teachers'
-        """Return embeddings (N, 4) that no loss looks at, or raise."""
+        """Return embeddings (N, 4) that no loss uses, or raise."""
         if self._left == 0:
             raise Stopped
         self._left -= 1
         return torch.zeros(len(images), 4)
 
 
-def test_a_run_that_goes_on_stays_compatible_with_the_same_network(
+def test_a_resumed_run_stays_compatible_with_the_same_network(
     old: Path, dataset: ReidDataset, tmp_path: Path
 ) -> None:
     recipe, checkpoint = replace(RECIPE, num_epochs=2, teacher_weight=0.0), load_checkpoint(old)

@@ -1,4 +1,4 @@
-"""CUHK03 from its MATLAB files: small ones of the published structure, torn ones, and others."""
+"""Reading CUHK03 from MATLAB files: small files of the published structure, and damaged files."""
 
 import shutil
 from collections.abc import Callable
@@ -20,15 +20,15 @@ Pixels = NDArray[np.uint8]
 
 
 def pixels(pair: int, person: int, crop: int) -> Pixels:
-    """Return noise (H, W, 3), of another height for every crop of a person."""
+    """Return noise, uint8 (H, W, 3), whose height differs between the crops of a person."""
     rng = np.random.default_rng((pair, person, crop))
     return rng.integers(0, 256, (20 + crop, 10, 3), dtype=np.uint8)
 
 
 def write_raw(path: Path, **others: NDArray[np.generic]) -> None:
-    """Write cells of cells of images as MATLAB 7.3 does: references, and arrays with the axes reversed.
+    """Write nested cells of images as MATLAB 7.3 does: by references, with the axes of arrays reversed.
 
-    ``others`` are in the place of some images, by the name of their array; one cell is empty.
+    ``others`` replace images by the name of their array. One cell is empty.
     """
     others = {"image_4_2_9": np.zeros(2, np.uint64), **others}
     with h5py.File(path, "w") as file:
@@ -44,7 +44,7 @@ def write_raw(path: Path, **others: NDArray[np.generic]) -> None:
 
 
 def protocol() -> dict[str, NDArray[np.generic]]:
-    """Return identities 1 and 2 to train on, 15 to judge by; numbers from 1, as in MATLAB."""
+    """Return a protocol with identities 1 and 2 for training and 15 for testing. MATLAB counts from 1."""
     cells = [(0, 0, crop) for crop in range(10)] + [(0, 1, 5)] + [(4, 2, crop) for crop in range(9)]
     files = [
         f"{pair + 1}_{person + 1:03d}_{1 + crop // 5}_{crop + 1:02d}.png" for pair, person, crop in cells
@@ -61,14 +61,14 @@ def protocol() -> dict[str, NDArray[np.generic]]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with the raw file, where its archive puts it, and the protocol."""
+    """A folder with the protocol, and with the crops' file where its archive puts it."""
     (tmp_path / "cuhk03_release").mkdir()
     write_raw(tmp_path / "cuhk03_release" / RAW)
     savemat(tmp_path / PROTOCOL, protocol(), do_compression=True)
     return tmp_path
 
 
-def test_the_crops_of_the_protocol_are_taken_out_of_the_raw_file_once(root: Path) -> None:
+def test_the_crops_of_the_protocol_are_extracted_once(root: Path) -> None:
     dataset = read_dataset([str(root)])
     ids = [[(s.pid, s.camid) for s in dataset.split(name)] for name in ("train", "query", "gallery")]
     assert ids == [[(1, 1)] * 5 + [(1, 2)] * 5 + [(2, 2)], [(15, 1), (15, 2)], [(15, 1)] * 4 + [(15, 2)] * 3]
@@ -87,7 +87,7 @@ def test_the_crops_of_the_protocol_are_taken_out_of_the_raw_file_once(root: Path
     assert read_dataset([str(root)]).samples == dataset.samples
 
 
-def test_crops_that_another_process_wrote_meanwhile_are_kept(root: Path) -> None:
+def test_crops_that_another_process_extracts_at_the_same_time_are_kept(root: Path) -> None:
     folder = root / "cuhk03-np" / "labeled"
     for _ in range(2):
         extract_crops(root, "labeled", folder)
@@ -115,7 +115,7 @@ def tear(name: str, share: float) -> Callable[[Path], None]:
 
 def damage(root: Path) -> None:
     content = bytearray((root / PROTOCOL).read_bytes())
-    content[len(content) // 2] ^= 255  # inside of what is compressed
+    content[len(content) // 2] ^= 255  # inside the compressed data
     (root / PROTOCOL).write_bytes(content)
 
 
@@ -175,7 +175,7 @@ RAW_PATH = f"cuhk03_release/{RAW}"
         (lambda root: (root / "cuhk03-np").touch(), r"cuhk03-np/labeled cannot be written"),
     ],
 )
-def test_a_torn_or_foreign_file_is_named_and_leaves_no_folder(
+def test_a_damaged_or_unexpected_file_is_named_and_leaves_no_folder(
     root: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(root)

@@ -1,4 +1,4 @@
-"""Readers of the public data sets, on generated people in their layouts, and what joins data sets."""
+"""Readers of the public data sets, on generated people in their layouts, and joined data sets."""
 
 import struct
 import zlib
@@ -35,7 +35,7 @@ def labels(samples: tuple[Sample, ...]) -> list[tuple[str, int, int]]:
     return [(sample.path.name, sample.pid, sample.camid) for sample in samples]
 
 
-def test_market1501_is_read_from_its_names(tmp_path: Path) -> None:
+def test_market1501_is_read_from_file_names(tmp_path: Path) -> None:
     junk, distractor, odd = "-1_c6s3_094567_07.jpg", "0000_c3s2_135653_00.jpg", "1501_c6s4_001902_01.jpg.jpg"
     write_crops(tmp_path / "bounding_box_train", "0002_c1s1_000451_03.jpg", junk, distractor)
     write_crops(tmp_path / "query", odd, "Thumbs.db")
@@ -69,7 +69,7 @@ def test_cuhk03_np_is_read_from_its_folders(tmp_path: Path, root: str) -> None:
     assert [labels(dataset.split(name)) for name in ("train", "query", "gallery")] == [expected] * 3
 
 
-def test_whole_data_sets_have_no_notes_and_others_have_the_numbers(tmp_path: Path) -> None:
+def test_only_incomplete_data_sets_have_notes_with_their_numbers(tmp_path: Path) -> None:
     sizes = {"bounding_box_train": (7_365, 767), "query": (1_400, 700), "bounding_box_test": (5_332, 700)}
     for folder, (num_images, num_identities) in sizes.items():
         (tmp_path / folder).mkdir()
@@ -82,7 +82,7 @@ def test_whole_data_sets_have_no_notes_and_others_have_the_numbers(tmp_path: Pat
     )
 
 
-def test_junk_and_distractors_are_no_identities_of_a_note(tmp_path: Path) -> None:
+def test_notes_do_not_count_junk_and_distractors_as_identities(tmp_path: Path) -> None:
     for folder in MARKET1501:
         write_crops(tmp_path / folder, "0002_c1s1_000451_03.jpg")
     write_crops(tmp_path / "bounding_box_test", "-1_c6s3_094567_07.jpg", "0000_c3s2_135653_00.jpg")
@@ -91,7 +91,7 @@ def test_junk_and_distractors_are_no_identities_of_a_note(tmp_path: Path) -> Non
 
 
 def write_msmt17(root: Path, train: str, test: str) -> None:
-    """Two people to train on, two others to judge by; as in the lists, both are 0 and 1."""
+    """Write two people for training and two others for testing; both lists number theirs 0 and 1."""
     lists = {
         "train": ["0000/0000_000_01_0303morning_0015_0.jpg 0", "0001/0001_000_02_0303noon_0015_1.jpg 1"],
         "val": ["0001/0001_001_15_0303noon_0015_1.jpg 1"],
@@ -108,7 +108,7 @@ def write_msmt17(root: Path, train: str, test: str) -> None:
     ("version", "folders"),
     [("MSMT17_V1", ("train", "test")), ("MSMT17_V2", ("mask_train_v2", "mask_test_v2"))],
 )
-def test_msmt17_is_read_from_its_lists_with_people_of_training_and_test_apart(
+def test_msmt17_is_read_from_its_lists_with_separate_pids_for_training_and_test(
     tmp_path: Path, version: str, folders: tuple[str, str]
 ) -> None:
     write_msmt17(tmp_path / version, *folders)
@@ -138,7 +138,7 @@ def test_msmt17_is_read_from_its_lists_with_people_of_training_and_test_apart(
         ),
     ],
 )
-def test_a_torn_list_is_named_with_its_line(tmp_path: Path, torn: bytes | None, message: str) -> None:
+def test_a_damaged_list_is_named_with_its_line(tmp_path: Path, torn: bytes | None, message: str) -> None:
     write_msmt17(tmp_path, "train", "test")
     (tmp_path / "list_query.txt").unlink()
     if torn is not None:
@@ -166,7 +166,7 @@ def test_the_kind_of_data_is_recognised(tmp_path: Path, kind: str, sign: str) ->
     assert find_kind(tmp_path) == kind
 
 
-def test_what_is_not_recognised_is_answered_with_what_was_looked_for(tmp_path: Path) -> None:
+def test_an_unknown_data_set_ends_in_a_list_of_the_known_ones(tmp_path: Path) -> None:
     write_crops(tmp_path, "a.jpg", "cuhk03-np/labeled/bounding_box_train/a.png")
     assert find_kind(tmp_path / "a.jpg") == "csv"
     assert find_kind(tmp_path / "cuhk03-np" / "labeled") == "cuhk03-labeled"
@@ -183,18 +183,18 @@ def test_what_is_not_recognised_is_answered_with_what_was_looked_for(tmp_path: P
         read_dataset(["market:/x"])
 
 
-def test_a_path_that_the_system_refuses_ends_in_a_sentence() -> None:
+def test_a_path_that_the_system_refuses_ends_in_a_clear_error() -> None:
     with pytest.raises(DatasetError, match=r"^a+ cannot be read: .*File name too long"):
         read_dataset(["a" * 999])
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_every_reader_says_that_an_empty_folder_is_not_its_data(tmp_path: Path, kind: str) -> None:
+def test_every_reader_refuses_an_empty_folder(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DatasetError, match=str(tmp_path)):
         read_dataset([f"{kind}:{tmp_path}"])
 
 
-def test_joined_sets_keep_identities_cameras_and_tracks_apart_and_junk_as_it_is() -> None:
+def test_joined_sets_share_no_identity_camera_or_track_and_keep_junk() -> None:
     def make(name: str) -> ReidDataset:
         train = (Sample(Path(name, "a"), 1, 0, 0), Sample(Path(name, "b"), 3, 2))
         gallery = (
@@ -218,7 +218,7 @@ def test_joined_sets_keep_identities_cameras_and_tracks_apart_and_junk_as_it_is(
         join([make("left"), make("left")])
 
 
-def test_of_joined_sets_a_like_share_of_each_is_held_out() -> None:
+def test_the_same_share_of_each_joined_set_is_held_out() -> None:
     def make(name: str, num_identities: int) -> ReidDataset:
         train = tuple(Sample(Path(name, str(pid)), pid, 1) for pid in range(1, num_identities + 1))
         return ReidDataset(name, Path(name), train, (), (Sample(Path(name, "junk"), -1, 1),))
@@ -237,7 +237,7 @@ def test_junk_and_distractors_never_become_identities_to_train_on() -> None:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """Return the beginning of a PNG of any size."""
+    """Return the first bytes of a PNG of a size in pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -248,7 +248,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def png_with_a_wrong_length() -> bytes:
     content = bytearray(encode(person(1), "PNG"))
-    content[36] //= 2  # of the chunk with the pixels
+    content[36] //= 2  # the length of the chunk with the pixels
     return bytes(content)
 
 
@@ -257,7 +257,7 @@ def png_with_a_wrong_length() -> bytes:
     [b"", b"not an image", crop(1)[:-100], png_with_a_wrong_length(), png_of_size(20_000, 20_000)],
     ids=["empty", "text", "cut", "wrong length", "huge"],
 )
-def test_a_torn_crop_is_named(tmp_path: Path, torn: bytes) -> None:
+def test_a_damaged_crop_is_named(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "0001_c1s1_000001_00.jpg"
     path.write_bytes(torn)
     with pytest.raises(DatasetError, match=r"0001_c1s1_000001_00\.jpg cannot be read"):
@@ -277,7 +277,7 @@ def transparent_png() -> bytes:
 
 
 @pytest.mark.parametrize("make", [rotated_jpeg, transparent_png, lambda: encode(person(3), "WEBP")])
-def test_training_sees_a_crop_as_the_service_sees_it(tmp_path: Path, make: Callable[[], bytes]) -> None:
+def test_training_decodes_a_crop_as_the_service_does(tmp_path: Path, make: Callable[[], bytes]) -> None:
     path = tmp_path / "0001_c1s1_000001_00.jpg"
     path.write_bytes(make())
     served, _ = decode(make(), UNLIMITED)
@@ -285,7 +285,7 @@ def test_training_sees_a_crop_as_the_service_sees_it(tmp_path: Path, make: Calla
     assert (seen.mode, seen.size, seen.tobytes()) == ("RGB", served.size, served.tobytes())
 
 
-def test_held_out_people_are_judged_by_and_never_trained_on() -> None:
+def test_held_out_people_are_evaluated_and_never_trained_on() -> None:
     places = [(pid, camid, i) for pid in (3, 9, 5, 7) for camid in (1, 2) for i in (0, 1)]
     train = tuple(Sample(Path(f"{pid}-{camid}-{i}"), pid, camid) for pid, camid, i in places)
     dataset = ReidDataset("generated", Path(), train, (), ())

@@ -1,4 +1,4 @@
-"""What training/describe.py says and draws, on generated people."""
+"""The report and the contact sheet of describe.py, on generated people."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Three people to train on and one to judge by; one crop of each side has the same pixels."""
+    """Three people for training and one for testing; one training crop has the pixels of a test crop."""
     crops = {
         "a1.jpg,anna,1,t1,train": crop(1, 1),
         "a2.jpg,anna,2,t2,train": crop(1, 2),
@@ -68,7 +68,7 @@ def test_the_same_pixels_in_train_and_test_are_found_in_any_container(
     assert f"{manifest.parent / 'c1.png'} = {manifest.parent / 'g1.webp'}" in printed
 
 
-def test_the_same_bytes_in_another_shape_are_another_picture(tmp_path: Path) -> None:
+def test_the_same_bytes_in_another_shape_are_another_image(tmp_path: Path) -> None:
     Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
     Image.new("RGB", (30, 20), "red").save(tmp_path / "b.png")
     train, query = (Sample(tmp_path / name, pid, 1) for pid, name in enumerate(("a.png", "b.png"), start=1))
@@ -110,7 +110,7 @@ def test_several_data_sets_are_described_as_one(manifest: Path, capsys: pytest.C
     assert len(report["notes"]) == 1
 
 
-def test_what_is_no_data_set_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unknown_data_set_ends_in_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^describe: .* is not there; give"):
         describe.main([str(tmp_path / "gone")])
 
@@ -126,7 +126,7 @@ def test_the_contact_sheet_shows_each_crop_in_its_row(manifest: Path) -> None:
     assert beside.getcolors() == [(beside.width * beside.height, (255, 255, 255))]
 
 
-def test_a_large_data_set_makes_a_sheet_of_limited_size_from_all_of_it(tmp_path: Path) -> None:
+def test_the_sheet_of_a_large_data_set_is_limited_and_covers_all_of_it(tmp_path: Path) -> None:
     samples = []
     for pid in range(1, 41):
         path = tmp_path / f"{pid}.png"

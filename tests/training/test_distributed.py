@@ -1,4 +1,4 @@
-"""Two processes by torchrun are one process, up to rounding: losses, networks, metrics."""
+"""Two processes of torchrun give the losses, network and metrics of one process, up to rounding."""
 
 import json
 import subprocess
@@ -99,7 +99,7 @@ def test_two_processes_end_with_the_network_of_one(runs: Path) -> None:
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path) -> None:
+def test_two_processes_share_the_evaluation_and_one_reports_it(runs: Path) -> None:
     one, two = (load_checkpoint(runs / name / "network.safetensors").card for name in ("one", "two"))
     assert two.metrics == pytest.approx(one.metrics, abs=1.0)
     printed = (runs / "printed.txt").read_text()
@@ -108,7 +108,7 @@ def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path) -> Non
 
 @pytest.fixture
 def third_of_three() -> Iterator[None]:
-    """This process as rank 2 of three, with nobody at the other end."""
+    """Make this process rank 2 of three, without the other two."""
     dist.init_process_group("fake", rank=2, world_size=3, store=FakeStore())
     yield
     dist.destroy_process_group()
@@ -123,13 +123,13 @@ def test_batches_that_cannot_be_shared_evenly_are_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("third_of_three")
-def test_each_process_takes_whole_identities_of_a_batch_and_its_share_of_a_list() -> None:
+def test_each_process_takes_whole_identities_of_a_batch_and_a_third_of_a_list() -> None:
     assert distributed.own_part([1, 1, 2, 2, 3, 3]) == [3, 3]
     assert list(distributed.share(range(7))) == [2, 5]
     assert (distributed.rank(), distributed.world_size()) == (2, 3)
 
 
-def test_a_process_alone_has_everything() -> None:
+def test_a_single_process_takes_everything() -> None:
     rows = torch.arange(6.0)
     assert distributed.own_part([1, 2]) == [1, 2]
     assert distributed.share([1, 2]) == [1, 2]

@@ -1,4 +1,4 @@
-"""The evaluation command: several networks by several data sets, and queries of several images."""
+"""evaluate.py: several networks on several data sets, and queries of several images."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def write_crop(folder: Path, pid: int, camid: int, image: int, look: int) -> Non
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out as Market-1501 is, with boxes by hand, and people who look like others at times."""
+    """A folder in the layout of Market-1501, with hand-drawn boxes; some crops resemble other people."""
     root = tmp_path_factory.mktemp("market")
     rng = np.random.default_rng(0)
 
@@ -50,7 +50,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 write("gt_bbox", pid, camid, image, 0.7)
             for image in range(2):
                 write("bounding_box_test", pid, camid, image, 0.6)
-    write("gt_bbox", 1, 1, 0, 1.0)  # of training people, and of a camera without a query
+    write("gt_bbox", 1, 1, 0, 1.0)  # a box of a training person, from a camera without a query
     write("gt_bbox", 21, 4, 0, 1.0)
     write("bounding_box_test", 0, 2, 0, 0.0)
     return root
@@ -58,7 +58,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV of people with up to three queries in a camera."""
+    """A CSV of people with up to three queries in each camera."""
     root = tmp_path_factory.mktemp("site")
     lines = ["path,identity_id,camera_id,split", "a.jpg,zoe,1,train"]
     (root / "a.jpg").write_bytes(crop(99))
@@ -80,8 +80,10 @@ def run(capsys: pytest.CaptureFixture[str], networks: list[Path], data: list[Pat
     return json.loads(capsys.readouterr().out)
 
 
-def judge_slowly(network: Path, queries: list[list[Sample]], gallery: tuple[Sample, ...]) -> dict[str, float]:
-    """Return the figures of queries of several images each, with an image at a time and plain loops."""
+def evaluate_slowly(
+    network: Path, queries: list[list[Sample]], gallery: tuple[Sample, ...]
+) -> dict[str, float]:
+    """Return the metrics of queries of several images each, by plain loops over single images."""
     embedder = Embedder(load_checkpoint(network), "torch-cpu")
 
     def embed(sample: Sample) -> list[float]:
@@ -103,7 +105,7 @@ def judge_slowly(network: Path, queries: list[list[Sample]], gallery: tuple[Samp
     return {name: 100 * value for name, value in fractions.items()}
 
 
-def test_a_multi_query_of_market1501_is_the_mean_of_its_boxes_by_hand(
+def test_a_multi_query_of_market1501_is_the_mean_of_its_hand_drawn_boxes(
     tiny_checkpoint: Path, market: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = read_market1501(market)
@@ -119,11 +121,11 @@ def test_a_multi_query_of_market1501_is_the_mean_of_its_boxes_by_hand(
     assert {len(samples) for samples in boxes} == {1, 2, 3, 4}
     figures = run(capsys, [tiny_checkpoint], [market], multi_query=True)
     assert figures["queries"] == "multi, of gt_bbox"
-    expected = judge_slowly(tiny_checkpoint, boxes, dataset.gallery)
+    expected = evaluate_slowly(tiny_checkpoint, boxes, dataset.gallery)
     assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=0.01)
     single = run(capsys, [tiny_checkpoint], [market])
     assert single["queries"] == "single"
-    expected = judge_slowly(tiny_checkpoint, [[sample] for sample in dataset.query], dataset.gallery)
+    expected = evaluate_slowly(tiny_checkpoint, [[sample] for sample in dataset.query], dataset.gallery)
     assert {name: single[name] for name in expected} == pytest.approx(expected, abs=0.01)
     assert single["mAP"] < figures["mAP"] - 1
 
@@ -139,12 +141,12 @@ def test_a_multi_query_of_another_set_is_the_mean_of_its_queries(
     assert sorted(len(samples) for samples in groups) == [1] * 4 + [2] * 4 + [3] * 4
     figures = run(capsys, [tiny_checkpoint], [manifest], multi_query=True)
     assert figures["queries"] == "multi, of the query split"
-    expected = judge_slowly(tiny_checkpoint, groups, dataset.gallery)
+    expected = evaluate_slowly(tiny_checkpoint, groups, dataset.gallery)
     assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=0.01)
     assert figures["mAP"] != run(capsys, [tiny_checkpoint], [manifest])["mAP"]
 
 
-def test_market1501_without_its_boxes_says_that_queries_were_pooled(
+def test_without_the_boxes_of_market1501_the_table_says_that_queries_were_pooled(
     tiny_checkpoint: Path, market: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("bounding_box_train", "query", "bounding_box_test"):
@@ -159,7 +161,7 @@ def test_market1501_without_its_boxes_says_that_queries_were_pooled(
         read_query_boxes(read_market1501(tmp_path))
 
 
-def test_every_network_is_judged_by_every_set_as_each_alone(
+def test_several_networks_and_data_sets_give_the_metrics_of_each_pair_alone(
     tiny_checkpoint: Path, market: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(5)
@@ -186,7 +188,7 @@ def test_every_network_is_judged_by_every_set_as_each_alone(
     assert len({row["mAP"] for row in rows}) == 4
 
 
-def test_pairs_are_those_of_the_embeddings_that_were_judged(
+def test_pairs_are_those_of_the_evaluated_embeddings(
     tiny_checkpoint: Path, market: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = run(capsys, [tiny_checkpoint], [market, manifest], with_pairs=True, rerank=True)
@@ -213,7 +215,7 @@ def test_pairs_are_those_of_the_embeddings_that_were_judged(
     assert f"{first['thresholds'][1]['cosine']:.4g}" in capsys.readouterr().out
 
 
-def test_the_table_has_a_row_for_each_though_a_small_gallery_has_no_rank_10(
+def test_the_table_has_a_row_for_a_small_gallery_without_rank_10(
     tiny_checkpoint: Path,
     market: Path,
     tmp_path: Path,
@@ -242,7 +244,7 @@ def test_the_table_has_a_row_for_each_though_a_small_gallery_has_no_rank_10(
 
 
 @pytest.mark.parametrize("bad", ["network", "data", "queries"])
-def test_what_cannot_be_judged_is_said_before_anything_is(
+def test_unusable_input_is_reported_before_anything_is_embedded(
     bad: str, tiny_checkpoint: Path, market: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks, data = [tiny_checkpoint], [str(market)]
@@ -261,4 +263,4 @@ def test_what_cannot_be_judged_is_said_before_anything_is(
     assert "\n" not in line
     expected = {"network": "absent.safetensors cannot be read", "data": "absent is not there"}
     assert expected.get(bad, "one has no query split") in line
-    assert "━" not in capsys.readouterr().err  # no bar: nothing was embedded
+    assert "━" not in capsys.readouterr().err  # no progress bar, because nothing was embedded

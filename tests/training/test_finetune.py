@@ -1,4 +1,4 @@
-"""From a gallery to a network that is better on it: export, fine-tune from what is in service, deploy."""
+"""Fine-tuning on the own gallery: export, train from the active network, deploy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,11 +25,11 @@ CARD = Card(architecture="tiny", height=64, width=32, embedding_size=64, num_ide
 
 
 def pids(*counts: int) -> list[int]:
-    """Return the identities of so many crops of each of several."""
+    """Return the pid of each crop, for identities with these numbers of crops."""
     return [pid for pid, count in enumerate(counts, start=1) for _ in range(count)]
 
 
-def test_the_recipe_takes_the_network_of_the_checkpoint_it_starts_from() -> None:
+def test_the_recipe_takes_the_architecture_of_its_initial_checkpoint() -> None:
     followed = follow(finetune(), CARD, pids(*[4] * 9))
     assert followed == replace(finetune(), architecture="tiny", height=64, width=32, pooling="gem")
     assert follow(tiny(), CARD, pids(1)) == tiny()
@@ -60,7 +60,7 @@ def test_batches_are_as_large_as_a_small_gallery_allows(
 def service(
     tmp_path_factory: pytest.TempPathFactory, make_settings: Callable[..., Settings]
 ) -> Iterator[httpx.Client]:
-    """A gallery of a few people, seen by two cameras each, and of passers-by whom one camera saw."""
+    """A gallery with a few people in two cameras each, and other people in one camera."""
     with serve(make_settings(tmp_path_factory.mktemp("service") / "data")) as client:
         for person in range(12):
             for camera in (1, 2):
@@ -75,7 +75,7 @@ def service(
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """A folder of people without a service."""
+    """A folder of people, for tests without a service."""
     for person in range(5):
         (tmp_path / "people" / str(person)).mkdir(parents=True)
         for shot in range(2):
@@ -85,7 +85,7 @@ def people(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(service: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `reid export` writes of those whom two cameras saw."""
+    """The export of the identities that two cameras saw."""
     out = tmp_path_factory.mktemp("out") / "exported"
     command = ["export", "--format", "csv", "--min-cameras", "2", "--out", str(out)]
     done = CliRunner().invoke(app, [*command, "--url", str(service.base_url)], catch_exceptions=False)
@@ -93,7 +93,7 @@ def exported(service: httpx.Client, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def test_an_export_is_data_to_train_on_and_to_judge_by(exported: Path) -> None:
+def test_an_export_is_a_data_set_for_training_and_evaluation(exported: Path) -> None:
     dataset = read_dataset([str(exported)], needs=("train", "query", "gallery"))
     assert dataset == read_dataset([f"csv:{exported / 'gallery.csv'}"])
     assert dataset.name == "exported"
@@ -102,7 +102,7 @@ def test_an_export_is_data_to_train_on_and_to_judge_by(exported: Path) -> None:
     assert not {sample.pid for sample in dataset.train} & {sample.pid for sample in dataset.query}
 
 
-def test_a_gallery_is_exported_fine_tuned_on_and_served_by_the_result(
+def test_a_network_is_fine_tuned_on_an_export_and_put_in_service(
     service: httpx.Client, exported: Path, tmp_path: Path
 ) -> None:
     make_checkpoint(tmp_path / "first.safetensors")
@@ -135,7 +135,7 @@ def test_the_active_network_needs_a_service(people: Path, tmp_path: Path) -> Non
     assert not run.exists()
 
 
-def test_a_run_that_goes_on_starts_from_what_it_kept_of_the_service(tmp_path: Path) -> None:
+def test_a_resumed_run_starts_from_its_first_download(tmp_path: Path) -> None:
     with pytest.raises(DeployError):
         fetch_active("http://127.0.0.1:9", tmp_path)
     (tmp_path / STATE_FILE).touch()

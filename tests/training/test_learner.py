@@ -1,4 +1,4 @@
-"""A step of training: precision, accumulation, recomputation, EMA, teachers, and what stops it."""
+"""A training step: precision, accumulation, gradient checkpointing, EMA, teachers and errors."""
 
 import json
 import multiprocessing
@@ -35,7 +35,7 @@ PLAIN = replace(tiny(), precision="fp32", optimizer="sgd", learning_rate=0.1, mo
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> ReidDataset:
-    """Eight people to train on, two others to judge by."""
+    """Eight people for training and two others for testing."""
     root = tmp_path_factory.mktemp("people")
     write_people(root / "bounding_box_train", range(1, 9), range(1, 3), 2)
     write_people(root / "query", range(21, 23), range(1, 2), 1)
@@ -81,7 +81,7 @@ def test_accumulated_batches_make_the_mean_of_their_gradients() -> None:
     assert not gradients(both)
 
 
-def test_recomputing_changes_no_number() -> None:
+def test_gradient_checkpointing_changes_no_gradient() -> None:
     plain, saving = make_learner(PLAIN), make_learner(replace(PLAIN, gradient_checkpointing=True))
     for seed in range(3):
         outcomes = [learner.train_step(make_batch(seed)) for learner in (plain, saving)]
@@ -110,7 +110,7 @@ def weights(learner: Learner) -> list[Tensor]:
     return [value.detach().clone() for value in learner.network.parameters()]
 
 
-def test_fp16_steps_over_a_gradient_that_overflows_and_scales_less_after_it() -> None:
+def test_fp16_skips_a_step_whose_gradient_overflows_and_lowers_the_scale() -> None:
     learner = make_learner(replace(PLAIN, precision="fp16"))
     learner.train_step(make_batch(1))
     learner.network.classifier.weight.grad = torch.full((4, 64), torch.inf)  # type: ignore[union-attr]
@@ -120,7 +120,7 @@ def test_fp16_steps_over_a_gradient_that_overflows_and_scales_less_after_it() ->
     assert learner.state_dict()["scaler"]["scale"] == scale / 2
 
 
-def test_the_average_follows_the_weights_by_its_decay() -> None:
+def test_the_moving_average_follows_the_weights_by_its_decay() -> None:
     learner = make_learner(replace(PLAIN, ema_decay=0.75))
     name = "classifier.weight"
     kept = []
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     assert not gradients(learner)
 
 
-def test_a_run_stops_at_a_loss_that_is_not_finite_and_writes_the_batch_down(
+def test_a_run_stops_at_a_loss_that_is_not_finite_and_dumps_the_batch(
     dataset: ReidDataset, tmp_path: Path
 ) -> None:
     recipe = replace(tiny(), learning_rate=1e30, warmup_epochs=0.0, precision="fp32")
@@ -173,7 +173,7 @@ def test_a_run_stops_at_a_loss_that_is_not_finite_and_writes_the_batch_down(
     assert facts["losses"]["loss"] in ("nan", "inf")
 
 
-def test_compiling_without_a_compiler_ends_in_a_sentence() -> None:
+def test_compiling_without_a_compiler_ends_in_a_clear_error() -> None:
     torch.manual_seed(0)
     network = build_network("tiny", height=64, width=32, num_identities=4)
     learner = Learner(PLAIN, network, None, CPU, is_compiled=True)
@@ -192,7 +192,7 @@ def student() -> Preprocess:
     return Preprocess(64, 32)
 
 
-def test_a_live_teacher_sees_the_very_view_of_its_student(tmp_path: Path) -> None:
+def test_a_live_teacher_embeds_the_augmented_images_of_the_student(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "teacher.safetensors", seed=5)
     teacher = open_teacher(tmp_path / "teacher.safetensors", student(), CPU, mean=0, scale=1, is_bgr=False)
     batch = make_batch(1)
@@ -205,7 +205,7 @@ def test_a_live_teacher_sees_the_very_view_of_its_student(tmp_path: Path) -> Non
     assert not seen.requires_grad
 
 
-def test_a_foreign_live_teacher_gets_pixels_of_its_own_size_channels_and_scale(tmp_path: Path) -> None:
+def test_a_foreign_teacher_gets_pixels_in_its_own_size_channels_and_scale(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "teacher.safetensors", seed=5)
     network = load_checkpoint(tmp_path / "teacher.safetensors").network
     openvino.save_model(convert(network, (3, 64, 32)), tmp_path / "foreign.xml", compress_to_fp16=False)
@@ -227,22 +227,22 @@ def test_a_foreign_live_teacher_gets_pixels_of_its_own_size_channels_and_scale(t
     assert (normalise(expected) - normalise(flipped)).abs().max() > 0.05
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(tmp_path: Path) -> None:
+def test_the_teacher_losses_are_zero_for_a_student_that_equals_its_teacher(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "teacher.safetensors", seed=5)
     teacher = open_teacher(tmp_path / "teacher.safetensors", student(), CPU, mean=0, scale=1, is_bgr=False)
     recipe = replace(PLAIN, teacher_relations_weight=40.0)
     same, other = make_learner(recipe, teacher), make_learner(recipe, teacher, seed=6)
     same.network.load_state_dict(load_checkpoint(tmp_path / "teacher.safetensors").network.state_dict())
-    same.network.eval()  # the teacher's statistics; the head of training mode is wanted all the same
+    same.network.eval()  # use the teacher's statistics, but return the output of training mode
     same.network.training = True
     losses = [learner.train_step(make_batch(1)).losses for learner in (same, other)]
     assert losses[0]["teacher_relations"] == pytest.approx(0, abs=1e-4)
     assert losses[1]["teacher_relations"] > 0.1
-    assert losses[0]["teacher"] == pytest.approx(0, abs=1e-4)  # of one size there is no head between them
+    assert losses[0]["teacher"] == pytest.approx(0, abs=1e-4)  # no head, because the sizes are equal
     assert losses[1]["teacher"] > 1
 
 
-def test_a_student_comes_closer_to_a_live_teacher_than_without_it(
+def test_a_student_comes_closer_to_a_live_teacher_than_a_student_without_one(
     dataset: ReidDataset, tmp_path: Path
 ) -> None:
     recipe = replace(tiny(), num_epochs=15, learning_rate=1e-2, precision="fp32", erasing_probability=0.0)
@@ -267,7 +267,7 @@ def relations(embeddings: Tensor) -> Tensor:
 
 
 class Recorder:
-    """A teacher that remembers what it was shown."""
+    """A teacher that records its images and positions."""
 
     size = 3
 
@@ -282,10 +282,8 @@ class Recorder:
         return torch.ones(len(images), 3)
 
 
-def test_a_teacher_is_told_which_crop_of_the_whole_training_split_it_sees(
-    dataset: ReidDataset, tmp_path: Path
-) -> None:
-    """Though one identity is held out, and another left out for its only image."""
+def test_a_teacher_gets_positions_in_the_whole_training_split(dataset: ReidDataset, tmp_path: Path) -> None:
+    """One identity is held out, and another is left out because it has only one image."""
     train = tuple(sample for i, sample in enumerate(dataset.train) if sample.pid != 2 or i % 4 == 0)
     recipe = replace(tiny(), flip_probability=0.0, crop_padding=0, erasing_probability=0.0)
     recipe = replace(recipe, num_held_out=1, min_images_per_identity=2)
@@ -299,7 +297,7 @@ def test_a_teacher_is_told_which_crop_of_the_whole_training_split_it_sees(
 
 
 class WorkerKiller(Recorder):
-    """A teacher that kills the process that reads crops, as a machine without memory does."""
+    """A teacher that kills the process that reads crops, as the kernel does when memory runs out."""
 
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:
         """Return embeddings (N, 3)."""
@@ -308,14 +306,14 @@ class WorkerKiller(Recorder):
         return super().__call__(images, positions)
 
 
-def test_a_worker_that_dies_ends_the_run_in_a_sentence(dataset: ReidDataset, tmp_path: Path) -> None:
+def test_a_worker_that_dies_ends_the_run_with_a_clear_error(dataset: ReidDataset, tmp_path: Path) -> None:
     recipe = replace(tiny(), identities_per_batch=2, num_epochs=20)
     with pytest.raises(TrainingError, match=r"a process that reads crops died: .* --workers 0") as caught:
         Trainer(recipe, dataset, tmp_path, teacher=WorkerKiller(), num_workers=1).fit()
     assert "\n" not in str(caught.value)
 
 
-def test_an_epoch_ends_with_an_update_even_when_its_last_batches_are_fewer(
+def test_an_epoch_ends_with_an_optimizer_step_even_if_fewer_batches_are_left(
     dataset: ReidDataset, tmp_path: Path
 ) -> None:
     recipe = replace(tiny(), num_epochs=1, accumulation_steps=3, identities_per_batch=2)

@@ -1,4 +1,4 @@
-"""Each loss against its slow twin, and the criterion that adds them up."""
+"""Each loss against a slow reference, and the criterion that adds the losses."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, margin=st.floats(0, 2))
-def test_the_triplet_loss_is_that_of_the_loop(seed: int, margin: float) -> None:
+def test_the_triplet_loss_equals_the_loop(seed: int, margin: float) -> None:
     embeddings = draw(seed, 12, 5)
     loss = batch_hard_triplet_loss(embeddings, LABELS, margin)
     assert float(loss) == pytest.approx(loop_triplet_loss(embeddings, LABELS, margin), abs=1e-5)
@@ -41,7 +41,7 @@ def test_the_triplet_loss_is_that_of_the_loop(seed: int, margin: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS)
-def test_the_soft_triplet_loss_is_that_of_the_loop(seed: int) -> None:
+def test_the_soft_triplet_loss_equals_the_loop(seed: int) -> None:
     embeddings = draw(seed, 12, 5)
     loss = batch_hard_triplet_loss(embeddings, LABELS, None)
     assert float(loss) == pytest.approx(loop_soft_triplet_loss(embeddings, LABELS), abs=1e-5)
@@ -58,14 +58,14 @@ def test_the_triplet_loss_of_equal_embeddings_has_a_finite_gradient() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, margin=st.floats(0, 0.5), scale=st.floats(1, 64))
-def test_the_circle_loss_is_that_of_the_loop(seed: int, margin: float, scale: float) -> None:
+def test_the_circle_loss_equals_the_loop(seed: int, margin: float, scale: float) -> None:
     embeddings = draw(seed, 12, 5)
     loss = circle_loss(embeddings, LABELS, margin, scale)
     assert float(loss) == pytest.approx(loop_circle_loss(embeddings, LABELS, margin, scale), rel=1e-4)
 
 
 def test_the_weights_of_the_circle_loss_carry_no_gradient() -> None:
-    """For one pair of each kind the gradient by a cosine is that of a loss with constant weights."""
+    """With one pair of each kind, the gradient by a cosine equals that of a loss with constant weights."""
     embeddings = draw(1, 4, 6).requires_grad_()
     labels = torch.tensor([0, 0, 1, 1])
     circle_loss(embeddings, labels, 0.25, 8.0).backward()
@@ -87,7 +87,7 @@ def test_the_weights_of_the_circle_loss_carry_no_gradient() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, rate=st.floats(0, 1))
-def test_the_centre_loss_and_its_centres_are_those_of_the_loop(seed: int, rate: float) -> None:
+def test_the_centre_loss_and_its_centres_equal_the_loop(seed: int, rate: float) -> None:
     embeddings, centres = draw(seed, 12, 5), draw(seed + 1, 6, 5)
     loss = centre_loss(embeddings, LABELS, centres)
     assert float(loss) == pytest.approx(loop_centre_loss(embeddings, LABELS, centres), rel=1e-5)
@@ -96,7 +96,7 @@ def test_the_centre_loss_and_its_centres_are_those_of_the_loop(seed: int, rate: 
     assert torch.equal(moved[4:], centres[4:])
 
 
-def test_the_teacher_losses_are_zero_for_a_copy_and_blind_to_scale() -> None:
+def test_the_teacher_losses_are_zero_for_a_copy_at_any_scale() -> None:
     teacher = draw(0, 6, 8)
     assert float(teacher_loss(3 * teacher, teacher)) == pytest.approx(0, abs=1e-6)
     assert float(teacher_loss(-teacher, teacher)) == pytest.approx(2, abs=1e-6)
@@ -113,7 +113,7 @@ def terms_of(recipe: Recipe, teacher: Tensor | None = None) -> dict[str, float]:
     return {name: float(term.detach()) for name, term in criterion(output, LABELS, teacher).items()}
 
 
-def test_a_recipe_says_which_losses_there_are_and_how_much_each_weighs() -> None:
+def test_a_recipe_chooses_and_weights_the_losses() -> None:
     plain = replace(tiny(), teacher_weight=0.0)
     assert set(terms_of(plain)) == {"identity", "triplet"}
     assert set(terms_of(replace(plain, triplet="none"))) == {"identity"}

@@ -1,4 +1,4 @@
-"""People's own crops: CSV manifests and folders of identities, read, judged and trained on as they are."""
+"""The user's own crops: CSV manifests and folders of identities are read, trained on and evaluated."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ Ids = list[tuple[str, int, int, int]]
 
 
 def write_manifest(folder: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> Path:
-    """Write a CSV, and an empty file for each path that it names."""
+    """Write a CSV, and an empty file for each path in it."""
     for line in lines[1:]:
         (folder / line.split(",")[0]).touch()
     path = folder / "crops.csv"
@@ -30,7 +30,7 @@ def write_manifest(folder: Path, *lines: str, encoding: str = "utf-8", newline: 
 
 
 def write_people(folder: Path, names: list[str], cameras: list[str]) -> None:
-    """Write folder/NAME/CAMERA.jpg: crops that one can tell apart."""
+    """Write folder/NAME/CAMERA.jpg, with a different picture for each name."""
     for person, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for variant, camera in enumerate(cameras):
@@ -43,7 +43,7 @@ def ids(samples: tuple[Sample, ...]) -> Ids:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_manifest_is_read_whatever_its_columns_order_and_line_ends(
+def test_a_manifest_is_read_in_any_column_order_and_with_any_line_ends(
     tmp_path: Path, encoding: str, newline: str
 ) -> None:
     path = write_manifest(
@@ -68,7 +68,7 @@ def test_a_manifest_is_read_whatever_its_columns_order_and_line_ends(
     assert dataset.name == "crops"
 
 
-def test_rows_without_a_camera_count_as_of_a_camera_of_their_track_or_their_own(tmp_path: Path) -> None:
+def test_rows_without_a_camera_get_one_for_their_track_or_their_own(tmp_path: Path) -> None:
     path = write_manifest(
         tmp_path,
         HEADER,
@@ -94,7 +94,7 @@ def test_people_in_train_and_query_are_noted(tmp_path: Path) -> None:
     assert "1 identities are in both train and query" in read_dataset([str(path)]).notes[0]
 
 
-def test_without_a_split_a_fifth_of_the_people_seen_twice_is_held_out_whatever_the_order(
+def test_without_a_split_a_fifth_of_the_people_in_two_cameras_is_held_out(
     tmp_path: Path,
 ) -> None:
     seen_twice = [
@@ -113,7 +113,7 @@ def test_without_a_split_a_fifth_of_the_people_seen_twice_is_held_out_whatever_t
     assert sorted(ids(again.query)) == sorted(ids(dataset.query))
 
 
-def test_who_is_held_out_does_not_depend_on_who_else_is_there(tmp_path: Path) -> None:
+def test_the_held_out_people_do_not_depend_on_the_others(tmp_path: Path) -> None:
     def held_out(names: list[str]) -> set[str]:
         lines = [f"{name}-{camera}.jpg,{name},{camera},," for name in names for camera in (1, 2)]
         dataset = read_dataset([str(write_manifest(tmp_path, HEADER, *lines))])
@@ -123,7 +123,7 @@ def test_who_is_held_out_does_not_depend_on_who_else_is_there(tmp_path: Path) ->
     assert held_out([name for name in NAMES if name != trained_on[0]]) == held_out(NAMES)
 
 
-def test_where_no_two_people_were_seen_by_two_cameras_each_crop_has_its_own(tmp_path: Path) -> None:
+def test_without_people_in_two_cameras_each_crop_gets_its_own_camera(tmp_path: Path) -> None:
     lines = [f"{name}{i}.jpg,{name},lobby,," for name in NAMES[:5] for i in (1, 2)]
     dataset = read_dataset([str(write_manifest(tmp_path, HEADER, *lines))])
     assert len(dataset.query) == 4
@@ -159,9 +159,7 @@ def test_where_no_two_people_were_seen_by_two_cameras_each_crop_has_its_own(tmp_
         ),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_named_with_the_line(
-    tmp_path: Path, lines: list[str], message: str
-) -> None:
+def test_an_unusable_manifest_is_named_with_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
     path = write_manifest(tmp_path, *lines)
     with pytest.raises(DatasetError, match=message):
         read_dataset([str(path)])
@@ -176,7 +174,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", crop(1), b"path,identity_id\n" + b"x" * 200_000])
-def test_a_file_that_is_no_csv_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_csv_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "crops.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=r"crops\.csv cannot be read as a CSV"):
         read_dataset([f"csv:{tmp_path / 'crops.csv'}"])
@@ -190,7 +188,9 @@ def test_a_file_that_is_no_csv_is_named(tmp_path: Path, content: bytes) -> None:
         ["cam1_x", "CAM3_x", "cam1_y"],
     ],
 )
-def test_cameras_of_a_folder_are_read_from_names_if_all_have_one(tmp_path: Path, cameras: list[str]) -> None:
+def test_cameras_of_a_folder_are_read_from_file_names_if_all_have_one(
+    tmp_path: Path, cameras: list[str]
+) -> None:
     write_people(tmp_path, NAMES[:5], cameras)
     dataset = read_dataset([f"folders:{tmp_path}"])
     assert sorted({sample.camid for sample in dataset.samples}) == [1, 2]
@@ -201,7 +201,7 @@ def test_cameras_of_a_folder_are_read_from_names_if_all_have_one(tmp_path: Path,
     assert "16 crops have no camera" in dataset.notes[1]
 
 
-def test_junk_distractors_and_what_is_no_image_are_left_out_of_the_training_split(tmp_path: Path) -> None:
+def test_junk_distractors_and_other_files_are_not_in_the_training_split(tmp_path: Path) -> None:
     write_people(tmp_path, NAMES[:5], ["c1", "c2"])
     for name in (
         "-1/-1_c1s1_1_1.jpg",
@@ -224,7 +224,7 @@ def test_junk_distractors_and_what_is_no_image_are_left_out_of_the_training_spli
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of people, and one beside it whose manifest names crops of others."""
+    """A folder of people, and beside it a folder with a manifest of other people."""
     root = tmp_path_factory.mktemp("exported")
     write_people(root / "folder", NAMES, ["c1", "c2"])
     (root / "list").mkdir()
@@ -239,19 +239,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(exported: Path) -> list[str]:
-    """What --data is given for both."""
+    """The --data options of both folders."""
     return [str(exported / "folder"), str(exported / "list")]
 
 
 @pytest.fixture(scope="module")
 def network(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network trained on both."""
+    """A network trained on both folders."""
     output = tmp_path_factory.mktemp("runs") / "joined"
     train.main("tiny", data, output, init="none", device="cpu")
     return output / "network.safetensors"
 
 
-def test_a_folder_and_a_manifest_train_and_are_judged_as_they_are(
+def test_a_folder_and_a_manifest_are_trained_on_and_evaluated(
     network: Path, data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_checkpoint(network).card.num_identities == 16
@@ -273,7 +273,7 @@ def test_embeddings_of_joined_sets_are_found_again(network: Path, data: list[str
         assert not any(Path(path).is_absolute() for path in arrays["paths"])
 
 
-def test_a_split_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_missing_split_is_reported_before_training(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, HEADER, "a.jpg,anna,1,,train")
     with pytest.raises(SystemExit, match="train: crops has no query split, which this command needs"):
         train.main("tiny", [str(path)], tmp_path / "run", init="none", device="cpu")
@@ -290,7 +290,7 @@ def torn_data(exported: Path, tmp_path: Path) -> list[str]:
     return [str(folder)]
 
 
-def test_a_torn_crop_ends_training_in_one_line_that_names_it(torn_data: list[str], tmp_path: Path) -> None:
+def test_a_damaged_crop_ends_training_in_one_line_that_names_it(torn_data: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
         train.main("tiny", torn_data, tmp_path / "run", init="none", device="cpu")
     torn = read_dataset(torn_data).train[0].path
@@ -298,7 +298,9 @@ def test_a_torn_crop_ends_training_in_one_line_that_names_it(torn_data: list[str
     assert "\n" not in str(end.value.code)
 
 
-def test_a_torn_crop_ends_evaluation_in_one_line_that_names_it(torn_data: list[str], network: Path) -> None:
+def test_a_damaged_crop_ends_evaluation_in_one_line_that_names_it(
+    torn_data: list[str], network: Path
+) -> None:
     torn = read_dataset(torn_data).query[0].path
     with pytest.raises(SystemExit, match=rf"^evaluate: {torn} cannot be read as an image: .*$"):
         evaluate.main([network], torn_data, device="torch-cpu")

@@ -1,4 +1,4 @@
-"""The published OSNet's weights: from a graph of its form, with weights by chance, to our network."""
+"""The weights of the published OSNet, read from a graph of the same form with random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 64, 32
 
 
 class Published(nn.Module):
-    """The same network the way the published graph goes: pixels of 0-255 in BGR, a gate for every stream."""
+    """OSNet as in the published graph: pixels 0-255 in BGR, and a gate for every stream."""
 
     def __init__(self, network: ReidNetwork) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ def test_the_gates_of_a_block_are_those_of_each_stream(osnet: ReidNetwork) -> No
 
 @pytest.fixture(scope="module")
 def graph(osnet: ReidNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the published form."""
+    """A graph of the published form, as a file."""
     path = tmp_path_factory.mktemp("graph") / "osnet.xml"
     openvino.save_model(convert(Published(osnet), (3, HEIGHT, WIDTH)), path, compress_to_fp16=False)
     return path
 
 
-def test_a_network_with_the_weights_of_a_published_graph_makes_its_embeddings(
+def test_a_network_with_the_weights_of_a_published_graph_gives_the_same_embeddings(
     osnet: ReidNetwork, graph: Path
 ) -> None:
     network = build_network("osnet", height=HEIGHT, width=WIDTH, num_identities=3).eval()
@@ -98,7 +98,7 @@ def test_a_network_with_the_weights_of_a_published_graph_makes_its_embeddings(
         torch.testing.assert_close(network(images), osnet(images), atol=1e-3, rtol=1e-3)
 
 
-def test_attention_put_into_a_whole_network_begins_as_nearly_the_identity(
+def test_attention_added_to_a_whole_network_starts_as_nearly_the_identity(
     osnet: ReidNetwork, graph: Path
 ) -> None:
     tensors = read_osnet_weights(graph, height=HEIGHT, width=WIDTH)

@@ -34,7 +34,7 @@ def loop_cosines(
     q_camids: NDArray[np.int64],
     g_camids: NDArray[np.int64],
 ) -> tuple[list[float], list[float]]:
-    """Return the cosines of pairs of one person, and of two, each rounded down to 0.0001."""
+    """Return the cosines of pairs of the same person and of different people, rounded down to 0.0001."""
     same, different = [], []
     for q, query in enumerate(queries):
         for g, item in enumerate(gallery):
@@ -50,7 +50,7 @@ def loop_cosines(
 
 
 @given(st.integers(0, 10_000), st.sampled_from(FALSE_MATCH_RATES), st.integers(1, 12))
-def test_a_threshold_lets_through_and_misses_what_a_loop_counts(seed: int, rate: float, chunk: int) -> None:
+def test_false_matches_and_misses_of_a_threshold_equal_the_loop(seed: int, rate: float, chunk: int) -> None:
     data = draw(seed)
     same, different = loop_cosines(*data)
     found = score_pairs(*data, chunk=chunk).threshold(rate)
@@ -58,7 +58,7 @@ def test_a_threshold_lets_through_and_misses_what_a_loop_counts(seed: int, rate:
     assert found.false_match_rate == pytest.approx(sum(s > at for s in different) / len(different))
     assert found.false_non_match_rate == pytest.approx(sum(s <= at for s in same) / len(same))
     assert found.false_match_rate <= rate
-    below = at - 1e-4  # and the next lower one would let through too many
+    below = at - 1e-4  # the next lower threshold has too many false matches
     assert sum(s > below for s in different) / len(different) > rate
 
 
@@ -71,7 +71,7 @@ def test_quantiles_are_those_of_the_sorted_cosines() -> None:
         np.testing.assert_allclose(found[name], wanted, atol=1e-9)
 
 
-def test_people_that_look_like_one_another_leave_no_threshold_but_one_beyond_all() -> None:
+def test_people_that_look_alike_get_a_threshold_above_all_cosines() -> None:
     ones = np.ones((2, 4))
     scores = score_pairs(ones, ones, *(np.array(pair) for pair in ([1, 2], [1, 2], [1, 1], [2, 2])))
     assert scores.threshold(1e-3) == Threshold(1.0001, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Samplers, losses, recipes and initial weights, each against its slow twin or by hand."""
+"""Samplers and initial weights, against hand-made examples."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def test_every_batch_has_p_identities_with_k_crops_each(counts: list[int], seed:
     assert all(seen[position] <= 3 for position in seen)
 
 
-def test_an_epoch_is_a_function_of_its_seed_and_number() -> None:
+def test_an_epoch_depends_only_on_its_seed_and_number() -> None:
     pids = [pid for pid in range(9) for _ in range(7)]
     first, second = IdentitySampler(pids, 4, 3, seed=1), IdentitySampler(pids, 4, 3, seed=1)
     assert first.batches(5) == second.batches(5)
@@ -50,7 +50,9 @@ def test_too_few_identities_are_refused() -> None:
 @pytest.mark.parametrize(
     ("architecture", "trunk"), [("rga_sc_mobilenet_v2", mobilenet_v2), ("rga_sc_resnet50", resnet50)]
 )
-def test_torchvision_weights_land_in_the_trunk(architecture: str, trunk: Callable[..., nn.Module]) -> None:
+def test_torchvision_weights_are_loaded_into_the_trunk(
+    architecture: str, trunk: Callable[..., nn.Module]
+) -> None:
     torch.manual_seed(3)
     theirs = trunk(weights=None).state_dict()
     network = build_network(architecture, height=64, width=32, num_identities=3)
@@ -60,7 +62,7 @@ def test_torchvision_weights_land_in_the_trunk(architecture: str, trunk: Callabl
     assert wanted <= found
 
 
-def test_older_torchvision_names_are_taken_by_order(tmp_path: Path) -> None:
+def test_older_torchvision_names_are_matched_by_order(tmp_path: Path) -> None:
     theirs = mobilenet_v2(weights=None).features.state_dict()
     renamed = {f"features.{number}.older": tensor for number, tensor in enumerate(theirs.values())}
     older = {
@@ -82,7 +84,7 @@ def test_weights_of_another_network_are_refused() -> None:
         Initial("resnet50.pth", resnet50(weights=None).state_dict()).load_into(network)
 
 
-def test_a_checkpoint_of_ours_is_taken_without_its_classifier(tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_is_loaded_without_its_classifier(tmp_path: Path) -> None:
     torch.manual_seed(5)
     parent = build_network("tiny", height=64, width=32, num_identities=7)
     card = Card(architecture="tiny", height=64, width=32, embedding_size=64, num_identities=7)
@@ -102,7 +104,7 @@ def test_a_checkpoint_of_ours_is_taken_without_its_classifier(tmp_path: Path) ->
         initial.load_into(build_network("plain_tiny", height=64, width=32, num_identities=3))
 
 
-def test_a_checkpoint_of_another_input_size_is_resized_if_asked_and_else_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_input_size_is_resized_only_on_request(tmp_path: Path) -> None:
     path = tmp_path / "parent.safetensors"
     card = Card(architecture="rga_sc_all_tiny", height=64, width=32, embedding_size=64, num_identities=7)
     save_checkpoint(path, build_network("rga_sc_all_tiny", height=64, width=32, num_identities=7), card)
@@ -124,7 +126,7 @@ def test_a_checkpoint_of_another_input_size_is_resized_if_asked_and_else_refused
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in expected.items())
 
 
-def test_bad_files_to_start_from_are_refused(tmp_path: Path) -> None:
+def test_unusable_files_of_initial_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InitialWeightsError, match="cannot be read as a torch state dict"):
         find_initial(str(tmp_path / "torn.pt"), "tiny")

@@ -1,4 +1,4 @@
-"""Metrics: against public code, against loops, and by hand."""
+"""Ranking metrics against public code, loops and hand-made examples."""
 
 import tracemalloc
 
@@ -14,7 +14,7 @@ NAMES = ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
 
 
 @pytest.mark.parametrize("case", ["case0", "case1", "case2"])
-def test_public_code_gives_the_same_figures(case: str) -> None:
+def test_public_code_gives_the_same_metrics(case: str) -> None:
     with np.load(DATA / "evaluation_vectors.npz") as vectors:
         distmat, q_pids, g_pids, q_camids, g_camids = (vectors[f"{case}/{name}"] for name in NAMES)
         metrics = evaluate_distmat(distmat, q_pids, g_pids, q_camids, g_camids)
@@ -33,7 +33,7 @@ def test_public_code_gives_the_same_figures(case: str) -> None:
     num_distances=st.sampled_from([1, 3, 20, 10**6]),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_loops_give_the_same_figures_however_many_distances_are_equal(
+def test_loops_give_the_same_metrics_with_any_number_of_equal_distances(
     seed: int, num_queries: int, num_gallery: int, num_distances: int, dtype: type[np.floating]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def test_loops_give_the_same_figures_however_many_distances_are_equal(
     assert metrics.mINP == pytest.approx(loop_minp(distmat, *labels))
 
 
-def test_junk_and_the_same_camera_are_as_if_they_were_not_there() -> None:
+def test_junk_and_the_same_camera_do_not_change_metrics() -> None:
     g_pids, g_camids = np.array([-1, 7, 3, 7]), np.array([2, 1, 2, 2])
     metrics = evaluate_distmat(
         np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([7]), g_pids, np.array([1]), g_camids
@@ -71,7 +71,7 @@ def test_a_query_that_no_other_camera_saw_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])
-def test_embeddings_are_judged_as_their_distances_are(chunk: int) -> None:
+def test_embeddings_have_the_metrics_of_their_distances(chunk: int) -> None:
     queries, gallery, labels = people(40, 150)
     cosines = (queries @ gallery.T) / np.outer(
         np.linalg.norm(queries, axis=1), np.linalg.norm(gallery, axis=1)
@@ -84,7 +84,7 @@ def test_embeddings_are_judged_as_their_distances_are(chunk: int) -> None:
     assert metrics.num_valid_queries == expected.num_valid_queries
 
 
-def test_embeddings_are_judged_without_all_their_distances_in_memory() -> None:
+def test_embeddings_are_evaluated_without_all_distances_in_memory() -> None:
     queries, gallery, labels = people(800, 2000)
     tracemalloc.start()
     evaluate_embeddings(queries, gallery, *labels, chunk=16)
@@ -94,7 +94,7 @@ def test_embeddings_are_judged_without_all_their_distances_in_memory() -> None:
 
 
 def people(num_queries: int, num_gallery: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return embeddings of queries and gallery that gather around identities, and their labels."""
+    """Return embeddings of queries and gallery in clusters by identity, and their labels."""
     rng = np.random.default_rng(0)
     q_pids, g_pids = rng.integers(0, 20, num_queries), rng.integers(-1, 20, num_gallery)
     q_camids, g_camids = rng.integers(0, 3, num_queries), rng.integers(0, 3, num_gallery)
@@ -105,7 +105,7 @@ def people(num_queries: int, num_gallery: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 @pytest.mark.parametrize("bad", ["sizes", "labels", "lengths", "zero", "nan", "infinite", "chunk"])
-def test_embeddings_that_cannot_be_judged_are_refused(bad: str) -> None:
+def test_embeddings_that_cannot_be_evaluated_are_refused(bad: str) -> None:
     queries, gallery = np.ones((2, 3)), np.ones((4, 2 if bad == "lengths" else 3))
     labels = [np.arange(2), np.arange(4), np.zeros(2, int), np.ones(5 if bad == "labels" else 4, int)]
     if bad == "sizes":
@@ -117,7 +117,7 @@ def test_embeddings_that_cannot_be_judged_are_refused(bad: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["shape", "nan", "no match"])
-def test_what_cannot_be_judged_is_refused(bad: str) -> None:
+def test_distances_that_cannot_be_evaluated_are_refused(bad: str) -> None:
     distmat, pids, camids = np.zeros((2, 2)), np.array([1, 2]), np.array([1, 1])
     if bad == "shape":
         distmat = np.zeros((2, 3))

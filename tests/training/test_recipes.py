@@ -1,4 +1,4 @@
-"""Recipes, number by number, and what they make of optimisers, rates, batches and crops."""
+"""Recipes, and the optimisers, learning rates, batches and crops that they give."""
 
 import json
 from dataclasses import asdict, replace
@@ -39,7 +39,7 @@ def test_every_recipe_is_found_by_its_own_name_and_its_network_can_be_built() ->
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_recipe_has_the_numbers_of_its_authors(name: str) -> None:
+def test_the_papers_recipe_has_the_numbers_of_the_authors(name: str) -> None:
     recipe = find_recipe(name)
     assert recipe.architecture == "rga_sc_resnet50"
     assert (recipe.height, recipe.width) == (256, 128)
@@ -59,7 +59,7 @@ def test_the_papers_recipe_has_the_numbers_of_its_authors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_learning_rate_is_that_of_its_authors(name: str) -> None:
+def test_the_papers_learning_rate_is_that_of_the_authors(name: str) -> None:
     rates = {
         0: 8e-6,
         10: (8e-6 + 8e-4) / 2,
@@ -88,7 +88,7 @@ def test_an_epoch_of_the_paper_draws_each_identity_once() -> None:
     assert len(IdentitySampler(pids, 16, 4, seed=0).batches(0)) > 2 * len(batches)
 
 
-def test_the_papers_network_trains_all_but_the_bias_of_its_neck_on_the_right_features() -> None:
+def test_the_papers_network_trains_everything_but_the_bias_of_its_neck() -> None:
     with torch.device("meta"):
         network = build_network("rga_sc_resnet50", height=256, width=128, num_identities=767)
         output: Any = network(torch.zeros(2, 3, 256, 128))
@@ -98,8 +98,8 @@ def test_the_papers_network_trains_all_but_the_bias_of_its_neck_on_the_right_fea
     assert isinstance(network.pool, nn.AdaptiveAvgPool2d)
 
 
-def test_an_older_recipe_file_means_what_it_meant(tmp_path: Path) -> None:
-    """The shipped network's recipe.json of the first version, which had twenty fields."""
+def test_an_older_recipe_file_keeps_its_meaning(tmp_path: Path) -> None:
+    """The first version of the shipped network's recipe.json had twenty fields."""
     older = {
         "name": "market1501_rga_sc_osnet",
         "architecture": "rga_sc_osnet",
@@ -133,13 +133,13 @@ def test_an_older_recipe_file_means_what_it_meant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_comes_back_from_its_file(tmp_path: Path, name: str) -> None:
+def test_a_recipe_is_read_back_from_its_file(tmp_path: Path, name: str) -> None:
     recipe = replace(find_recipe(name), learning_rate=0.0123)
     (tmp_path / "recipe.json").write_text(recipe.to_json())
     assert find_recipe(str(tmp_path / "recipe.json")) == recipe
 
 
-def test_fields_may_have_the_names_that_they_had_before(tmp_path: Path) -> None:
+def test_fields_may_have_their_older_names(tmp_path: Path) -> None:
     values = asdict(tiny())
     del values["gradient_checkpointing"], values["sampler"]
     values |= {"recomputes": True, "epoch_draws": "identities", "warmup_epochs": 1}
@@ -148,7 +148,7 @@ def test_fields_may_have_the_names_that_they_had_before(tmp_path: Path) -> None:
     assert recipe == replace(tiny(), gradient_checkpointing=True, sampler="identities")
 
 
-def test_every_problem_of_a_recipe_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"name": "short", "num_epochs": 1}')
     with pytest.raises(ValueError, match="architecture is missing; height is missing; width is missing"):
         find_recipe(str(tmp_path / "recipe.json"))
@@ -183,7 +183,7 @@ BAD_NUMBERS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_NUMBERS)
-def test_a_bad_recipe_is_refused_by_the_name_of_the_number(
+def test_an_invalid_recipe_is_refused_with_the_name_of_the_field(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "recipe.json"
@@ -200,7 +200,7 @@ def test_a_file_that_holds_no_recipe_is_refused(tmp_path: Path, text: str) -> No
         find_recipe(str(path))
 
 
-def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_recipe_ends_in_a_list_of_the_known_ones() -> None:
     with pytest.raises(ValueError, match="market1501_rga_sc_mobilenet_v2"):
         find_recipe("market")
 
@@ -208,7 +208,7 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
-def test_each_optimiser_takes_the_recipes_numbers_and_what_trains(name: Any, kind: type) -> None:
+def test_each_optimiser_gets_the_recipes_numbers_and_the_trained_weights(name: Any, kind: type) -> None:
     recipe = replace(tiny(), optimizer=name, learning_rate=0.2, weight_decay=0.01, momentum=0.8)
     moving, frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
     optimizer = make_optimizer(recipe, [moving, frozen])
@@ -229,7 +229,7 @@ def augmented(image: Image.Image, seed: int, **changes: Any) -> torch.Tensor:
     return Augment(recipe, Preprocess(recipe.height, recipe.width))(image)
 
 
-def test_augmentation_that_is_off_is_the_preprocessing() -> None:
+def test_without_augmentation_only_the_preprocessing_is_left() -> None:
     image = person(3)
     assert torch.equal(augmented(image, 0), Preprocess(64, 32)([image])[0])
 
@@ -244,7 +244,7 @@ def test_augmentation_gives_the_networks_size_and_erases_with_the_mean() -> None
     assert (changed[is_erased] == 0).all()
 
 
-def test_a_translated_crop_is_a_window_of_the_enlarged_one() -> None:
+def test_a_translated_crop_is_a_window_of_the_enlarged_crop() -> None:
     image = person(3)
     larger = Preprocess(72, 36)([image])[0]
     windows = [larger[:, y : y + 64, x : x + 32] for y in range(9) for x in range(5)]
@@ -281,11 +281,11 @@ def test_each_jitter_changes_colours_by_its_strength(kind: str) -> None:
     assert 0 < change(0.05) < change(0.4)
 
 
-def test_the_choices_are_all_built() -> None:
+def test_every_policy_of_a_recipe_exists() -> None:
     assert set(get_args(AutoAugmentPolicy)) == {"none", *POLICIES}
 
 
-def test_what_happens_to_a_crop_depends_on_its_place_in_the_epoch_alone(tmp_path: Path) -> None:
+def test_the_augmentation_of_a_crop_depends_only_on_its_place_in_the_epoch(tmp_path: Path) -> None:
     path = tmp_path / "crop.png"
     person(3).save(path)
     recipe = replace(tiny(), translation_probability=0.5, auto_augment="trivial_augment")
@@ -314,10 +314,10 @@ def test_more_images_than_any_identity_has_are_refused() -> None:
     with pytest.raises(ValueError, match="takes 4 images of an identity, and none has more than 3"):
         IdentitySampler([1, 1, 1, 2, 2], 2, 4, seed=0)
     short = IdentitySampler([1, 1, 1, 1, 2, 2], 2, 4, seed=0).batches(0)
-    assert sorted(short[0])[:4] == [0, 1, 2, 3]  # an identity with fewer repeats some
+    assert sorted(short[0])[:4] == [0, 1, 2, 3]  # an identity with fewer images repeats some
 
 
-def test_the_numbers_of_recipes_that_are_shipped_have_not_moved() -> None:
+def test_the_numbers_of_the_shipped_recipes_have_not_changed() -> None:
     recipe: Recipe = find_recipe("market1501_rga_sc_mobilenet_v2")
     assert (recipe.learning_rate, recipe.weight_decay, recipe.ema_decay) == (1e-3, 5e-4, 0.999)
     assert (recipe.num_epochs, recipe.crop_padding, recipe.translation_probability) == (15, 8, 0)

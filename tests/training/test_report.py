@@ -1,4 +1,4 @@
-"""What a run leaves to look at: its log, events, curves, ranked lists, and the page of them."""
+"""The report of a run: log, TensorBoard events, curves, ranked lists and the page."""
 
 import base64
 import json
@@ -65,7 +65,7 @@ def random_embeddings(dataset: ReidDataset, seed: int = 0) -> EmbeddedSplits:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> ReidDataset:
-    """12 queries, one of which no other camera saw and one with a hostile file name, and their gallery."""
+    """12 queries and their gallery. One query has no match, and one has a hostile file name."""
     root = tmp_path_factory.mktemp("people")
     query = [(pid, 1) for pid in range(1, 13)]
     gallery = [(pid, camid) for pid in range(1, 12) for camid in (1, 2, 3)]
@@ -119,7 +119,9 @@ class Page(HTMLParser):
         return [value for _, attrs in self.elements if (value := attrs.get(attribute)) is not None]
 
 
-def test_a_resumed_run_forgets_the_epochs_that_it_trains_again(people: ReidDataset, tmp_path: Path) -> None:
+def test_a_resumed_run_deletes_the_epochs_that_it_repeats_from_its_log(
+    people: ReidDataset, tmp_path: Path
+) -> None:
     first = RunLog(tmp_path)
     first.start(people, seed=0)
     for epoch in (1, 2, 3):
@@ -144,13 +146,13 @@ def test_a_resumed_run_forgets_the_epochs_that_it_trains_again(people: ReidDatas
     assert [line["loss"] for line in read_log(tmp_path)] == [11.0, 12.0, 0.5]
     second.flush()
     second.close()
-    assert len(read_log(tmp_path)) == 3  # a line is written once
+    assert len(read_log(tmp_path)) == 3  # each line is written once
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 11), (2, 12), (3, 0.5)]
 
 
-def test_a_trainer_that_resumes_cuts_its_log(people: ReidDataset, tmp_path: Path) -> None:
+def test_a_resumed_trainer_shortens_its_log(people: ReidDataset, tmp_path: Path) -> None:
     recipe = replace(tiny(), num_epochs=1, identities_per_batch=2)
     Trainer(recipe, people, tmp_path / "run").fit()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
@@ -164,13 +166,13 @@ def test_a_trainer_that_resumes_cuts_its_log(people: ReidDataset, tmp_path: Path
     assert [start["resumed_after"] for start in environment["earlier_starts"]] == [[0, 0]]
 
 
-def test_a_log_that_is_torn_within_is_refused(tmp_path: Path) -> None:
+def test_a_log_that_is_damaged_before_its_last_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
     with pytest.raises(ValueError, match=r"line 2 of .* is not the record of an epoch"):
         read_log(tmp_path)
 
 
-def test_the_environment_names_versions_machine_and_data_and_no_variables(
+def test_the_environment_has_versions_machine_and_data_but_no_environment_variables(
     people: ReidDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "do-not-tell")
@@ -187,7 +189,7 @@ def test_the_environment_names_versions_machine_and_data_and_no_variables(
     assert "do-not-tell" not in text
 
 
-def test_the_commit_is_that_of_our_own_checkout(tmp_path: Path) -> None:
+def test_the_commit_is_that_of_this_checkout(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     assert find_commit(tmp_path) is None
     subprocess.run([*git, "init", "--quiet"], check=True)
@@ -262,7 +264,7 @@ def test_the_worst_queries_are_those_of_the_lowest_ap() -> None:
     assert random == choose_queries(precisions, seed=3)[1] != choose_queries(precisions, seed=4)[1]
 
 
-def test_the_page_holds_every_part_and_needs_nothing_else(finished: Path) -> None:
+def test_the_page_has_every_part_and_loads_no_other_file(finished: Path) -> None:
     page = Page((finished / "report.html").read_text())
     parts = {"metrics", "curves", "worst", "random", "attention", "recipe", "environment"}
     assert parts <= set(page.values("id"))
@@ -279,7 +281,7 @@ def test_the_page_holds_every_part_and_needs_nothing_else(finished: Path) -> Non
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.elements}
 
 
-def test_names_are_shown_on_the_page_as_text(finished: Path) -> None:
+def test_names_on_the_page_are_escaped(finished: Path) -> None:
     page = Page((finished / "report.html").read_text())
     assert f"query/00{HOSTILE}" in page.text
     assert "<b>run" in page.text
@@ -302,7 +304,7 @@ def test_the_page_of_a_network_without_attention_says_so(people: ReidDataset, tm
     assert not (tmp_path / "run" / "attention.png").exists()
 
 
-def test_a_report_of_what_is_no_finished_run_ends_in_a_sentence(people: ReidDataset, tmp_path: Path) -> None:
+def test_a_report_of_an_unfinished_run_ends_in_a_clear_error(people: ReidDataset, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"report: .* holds no known data set"):
         report.main(tmp_path, [str(tmp_path)])
     embeddings = random_embeddings(people)
@@ -313,7 +315,7 @@ def test_a_report_of_what_is_no_finished_run_ends_in_a_sentence(people: ReidData
         )
 
 
-def test_a_curve_is_drawn_for_all_that_the_log_has() -> None:
+def test_each_value_of_the_log_has_a_curve() -> None:
     log = [{"epoch": 1, "loss": 3.0, "held_out_mAP": 40.0}, {"epoch": 2, "loss": 2.0, "learning_rate": 1e-3}]
     curves = draw_curves(log, {"rank1": 60.0, "mAP": 50.0})
     assert sorted(curves) == ["learning_rate", "loss", "mAP"]

@@ -1,4 +1,4 @@
-"""Re-ranking: against public code and against loops."""
+"""Re-ranking against public code and against loops."""
 
 import tracemalloc
 
@@ -16,7 +16,7 @@ Matrix = NDArray[np.float32]
 
 
 @pytest.mark.parametrize("case", ["case0", "case1", "case2"])
-def test_public_code_gives_the_same_distances_and_figures(case: str) -> None:
+def test_public_code_gives_the_same_distances_and_metrics(case: str) -> None:
     with np.load(DATA / "evaluation_vectors.npz") as vectors:
         reranked = rerank_distances(*(vectors[f"{case}/{name}"] for name in ("distmat", "qq", "gg")))
         np.testing.assert_allclose(reranked, vectors[f"{case}/reranked"], atol=1e-4)
@@ -55,7 +55,7 @@ def test_equal_distances_are_ranked_by_index(seed: int, k1: int, k2: int, larges
     np.testing.assert_allclose(rerank_distances(*matrices, k1, k2), expected, atol=1e-5)
 
 
-def test_a_query_alone_with_one_image_is_at_some_distance() -> None:
+def test_one_query_and_one_gallery_item_have_a_finite_distance() -> None:
     one = np.ones((1, 1))
     assert np.isfinite(rerank_distances(one, 0 * one, 0 * one)).all()
     assert rerank_distances(0 * one, 0 * one, 0 * one) == pytest.approx(0, abs=1e-6)
@@ -76,7 +76,7 @@ def test_a_query_alone_with_one_image_is_at_some_distance() -> None:
         ("lambda_", np.nan, "lambda_ is nan"),
     ],
 )
-def test_what_cannot_be_reranked_is_refused(name: str, value: object, message: str) -> None:
+def test_distances_that_cannot_be_reranked_are_refused(name: str, value: object, message: str) -> None:
     arguments = {"qg": np.zeros((3, 4)), "qq": np.zeros((3, 3)), "gg": np.zeros((4, 4)), name: value}
     with pytest.raises(ValueError, match=message):
         rerank_distances(**arguments)  # type: ignore[arg-type]  # some are wrong on purpose
@@ -95,7 +95,7 @@ def test_embeddings_are_reranked_as_their_euclidean_distances_are(k1: int, k2: i
     np.testing.assert_allclose(distances_of(slice(45, None)), expected[45:], atol=1e-4)
 
 
-def test_memory_is_said_before_it_is_taken_and_is_not_that_of_all_pairs(
+def test_the_memory_is_printed_before_it_is_used_and_is_less_than_all_pairs_need(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def test_embeddings_that_cannot_be_reranked_are_refused(
 
 
 def draw_distances(seed: int, num_items: int) -> Matrix:
-    """Return whole-number distances in the order of those between points: no two pairs are nearly equal."""
+    """Return the ranks of the distances between random points, so that no two are nearly equal."""
     points = np.random.default_rng(seed).standard_normal((num_items, 2))
     first, second = np.triu_indices(num_items, 1)
     distances = np.zeros((num_items, num_items), np.float32)

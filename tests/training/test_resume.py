@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was never stopped; what it leaves on disk is whole."""
+"""A run that is killed and resumed equals an uninterrupted run, and its files are complete."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out as Market-1501 is: 8 people to train on, 2 others to judge by."""
+    """A folder in the layout of Market-1501: 8 people for training, 2 others for testing."""
     root = tmp_path_factory.mktemp("people")
     write_people(root / "bounding_box_train", range(1, 9), range(1, 3), 2)
     write_people(root / "query", range(21, 23), range(1, 2), 1)
@@ -36,7 +36,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of a run that was never stopped and of the same one that was killed many times."""
+    """The folders of an uninterrupted run, and of the same run killed many times."""
     folder = tmp_path_factory.mktemp("runs")
     command = [sys.executable, str(ROOT / "tests" / "support" / "killed_run.py"), str(people), str(folder)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
@@ -54,7 +54,7 @@ def test_a_killed_run_repeats_every_loss_to_the_last_bit(runs: Path) -> None:
         assert steps == list(range(1, len(steps) + 1))
         assert len(steps) >= 4
     assert len({line["loss"] for line in lines}) == len(lines)
-    assert killed == whole  # every digit: Python writes floats so that they come back
+    assert killed == whole  # to the last digit, because Python prints floats exactly
 
 
 def test_a_killed_run_ends_with_the_same_networks(runs: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_killed_run_logs_every_epoch_once(runs: Path) -> None:
     assert [line["epoch"] for line in logs[0]] == [1, 2, 3]
 
 
-def test_the_best_network_is_kept_by_the_people_who_are_held_out(runs: Path) -> None:
+def test_the_best_network_is_chosen_by_the_held_out_people(runs: Path) -> None:
     lines = [json.loads(line) for line in (runs / "whole" / "metrics.jsonl").read_text().splitlines()]
     best = max(line["held_out_mAP"] for line in lines)
     assert load_checkpoint(runs / "whole" / "best.safetensors").card.metrics["mAP"] == best
@@ -89,8 +89,8 @@ def test_a_damaged_state_is_named(people: Path, tmp_path: Path, content: bytes) 
     assert (tmp_path / "state.pt").read_bytes() == content
 
 
-def test_a_torn_state_never_replaces_a_good_one(people: Path, tmp_path: Path) -> None:
-    """The disk takes no file of more than some kilobytes once the run goes on."""
+def test_a_partial_state_never_replaces_a_complete_one(people: Path, tmp_path: Path) -> None:
+    """The resumed run cannot write a file of more than a few kilobytes."""
     dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=3)
     Trainer(recipe, dataset, tmp_path / "run", num_workers=0).fit()
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
@@ -110,9 +110,7 @@ def test_a_torn_state_never_replaces_a_good_one(people: Path, tmp_path: Path) ->
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["epoch"] == 3
 
 
-def test_a_run_is_resumed_whose_recipe_has_the_names_and_numbers_of_an_older_version(
-    people: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_the_recipe_of_an_older_version_is_resumed(people: Path, tmp_path: Path) -> None:
     dataset, recipe = read_market1501(people), replace(tiny(), num_epochs=1)
     Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -140,8 +138,8 @@ def test_a_run_is_not_resumed_with_another_recipe_teacher_or_data(people: Path, 
         Trainer(recipe, dataset, tmp_path).fit()
 
 
-def test_lines_that_the_state_does_not_know_are_cut_from_the_logs(people: Path, tmp_path: Path) -> None:
-    """As when a run dies between its logs and its state, in the middle of a line."""
+def test_log_lines_after_the_saved_state_are_deleted(people: Path, tmp_path: Path) -> None:
+    """The run died after it had written the logs and before the state; the last line is incomplete."""
     dataset, recipe = read_market1501(people), tiny()
     Trainer(recipe, dataset, tmp_path, num_workers=0).fit()
     files = [tmp_path / name for name in ("steps.jsonl", "metrics.jsonl")]
@@ -159,10 +157,10 @@ def test_lines_that_the_state_does_not_know_are_cut_from_the_logs(people: Path, 
     assert [line["epoch"] for line in kept[1]] == [1]
 
 
-def test_a_run_that_died_between_the_last_step_and_the_end_of_an_epoch_ends_it(
+def test_a_run_that_died_between_the_last_step_and_the_end_of_an_epoch_is_resumed(
     people: Path, tmp_path: Path
 ) -> None:
-    """The first time the people who are held out cannot be judged by: one camera saw them."""
+    """The first run fails in its evaluation, because only one camera saw the held-out people."""
     dataset = read_market1501(people)
     recipe = replace(tiny(), precision="fp32", num_held_out=2, evaluate_every=1)
     Trainer(recipe, dataset, tmp_path / "whole", num_workers=0).fit()

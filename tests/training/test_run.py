@@ -1,4 +1,4 @@
-"""Training from the command to the live service, on generated people."""
+"""Training, evaluation, distillation and deployment by their commands, on generated people."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out as Market-1501 is: 8 people to train on, 5 others to judge by."""
+    """A folder in the layout of Market-1501: 8 people for training, 5 others for testing."""
     root = tmp_path_factory.mktemp("people")
     write_people(root / "bounding_box_train", range(1, 9), range(1, 3), 2)
     write_people(root / "query", range(21, 26), range(1, 2), 1)
@@ -75,7 +75,7 @@ def run(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
+def test_a_run_writes_a_network_its_recipe_and_a_log(run: Path) -> None:
     checkpoint = load_checkpoint(run / "network.safetensors")
     assert checkpoint.card.architecture == "tiny"
     assert checkpoint.card.num_identities == 8
@@ -98,7 +98,7 @@ def test_a_run_leaves_a_network_its_recipe_and_a_log(run: Path) -> None:
     assert all(np.isfinite(line["loss"]) for line in log)
 
 
-def test_a_run_leaves_events_curves_ranked_lists_and_a_page(run: Path) -> None:
+def test_a_run_writes_events_curves_ranked_lists_and_a_page(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     pictures = {"curve-loss.png", "curve-mAP.png", "ranked-worst.png", "ranked-random.png", "attention.png"}
     assert names >= {"environment.json", "report.html", *pictures}
@@ -109,7 +109,7 @@ def test_a_run_leaves_events_curves_ranked_lists_and_a_page(run: Path) -> None:
     assert f"{metrics['mAP']:.2f}" in (run / "report.html").read_text()
 
 
-def test_a_run_goes_on_from_a_network_of_another_input_size(run: Path, people: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_network_of_another_input_size(run: Path, people: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.json"
     recipe.write_text(replace(tiny(), height=96, width=48, num_epochs=1).to_json())
     options = {"init": str(run / "network.safetensors"), "device": "cpu", "workers": 0}
@@ -122,7 +122,7 @@ def test_a_run_goes_on_from_a_network_of_another_input_size(run: Path, people: P
     assert checkpoint.card.parent == load_checkpoint(run / "network.safetensors").version
 
 
-def test_training_makes_the_loss_smaller(people: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss(people: Path, tmp_path: Path) -> None:
     recipe = replace(tiny(), num_epochs=12, learning_rate=1e-2, erasing_probability=0.0)
     Trainer(recipe, read_market1501(people), tmp_path / "run").fit()
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
@@ -146,7 +146,7 @@ def test_a_flip_test_averages_each_crop_with_its_mirror_image(run: Path, people:
     np.testing.assert_allclose(flipped.query, normalise_rows(embedder.embed(crops) + mirrored), atol=1e-6)
 
 
-def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Path) -> None:
+def test_metrics_with_reranking_are_those_of_the_reranked_distances(people: Path) -> None:
     dataset, rng = read_market1501(people), np.random.default_rng(0)
     sizes = len(dataset.query), len(dataset.gallery)
     query, gallery = (normalise_rows(rng.standard_normal((n, 6), np.float32)) for n in sizes)
@@ -166,12 +166,14 @@ def test_a_judgement_with_reranking_is_that_of_the_reranked_distances(people: Pa
     assert reranked != evaluate_splits(splits, dataset)
 
 
-def test_the_command_takes_both(run: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_flip_and_rerank_together(
+    run: Path, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluate.main([run / "network.safetensors"], [str(people)], flip=True, rerank=True, as_json=True)
     assert set(json.loads(capsys.readouterr().out)) >= {"rank1", "mAP", "mAP_trapezoid", "mINP"}
 
 
-def test_the_command_goes_on_with_a_run_that_was_killed(people: Path, tmp_path: Path) -> None:
+def test_the_command_resumes_a_killed_run(people: Path, tmp_path: Path) -> None:
     recipe, output = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(replace(tiny(), num_epochs=6).to_json())
     command = [sys.executable, "training/train.py", "--recipe", str(recipe), "--data", str(people)]
@@ -188,7 +190,7 @@ def test_the_command_goes_on_with_a_run_that_was_killed(people: Path, tmp_path: 
     assert (output / "network.safetensors").exists()
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(run: Path, people: Path) -> None:
     before = (run / "network.safetensors").read_bytes()
     with pytest.raises(SystemExit, match="add --resume"):
         train.main("tiny", [str(people)], run, init="none", device="cpu")
@@ -198,7 +200,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run: Path, people: Path) 
     assert (run / "network.safetensors").read_bytes() == before
 
 
-def test_what_cannot_be_trained_ends_in_a_sentence(people: Path, tmp_path: Path) -> None:
+def test_unusable_input_ends_in_a_clear_error(people: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"train: no recipe 'big'"):
         train.main("big", [str(people)], tmp_path / "run", init="none")
     with pytest.raises(SystemExit, match="no known data set"):
@@ -215,9 +217,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(people: Path, tmp_path: Path) -
         Trainer(recipe, read_market1501(people), tmp_path / "run").fit()
 
 
-def test_a_file_of_embeddings_holds_those_of_the_training_crops_in_order(
-    run: Path, people: Path, tmp_path: Path
-) -> None:
+def test_embed_writes_the_training_crops_in_order(run: Path, people: Path, tmp_path: Path) -> None:
     embed.main(run / "network.safetensors", [str(people)], tmp_path / "teacher.npz")
     dataset = read_market1501(people)
     teacher = load_teacher_embeddings(tmp_path / "teacher.npz", dataset)
@@ -235,7 +235,7 @@ def test_a_student_comes_closer_to_its_teacher(people: Path, tmp_path: Path) -> 
     recipe = replace(recipe, teacher_relations_weight=40.0)
     Trainer(recipe, dataset, tmp_path / "run", teacher=EmbeddingsTeacher(teacher, torch.device("cpu"))).fit()
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
-    # of the first loss, some 30, the labels make 2.5 at most: the rest is the teacher's
+    # the first loss is about 30, of which at most 2.5 comes from the labels and the rest from the teacher
     assert losses[0] > 15
     assert losses[-1] < 0.6 * losses[0]
 
@@ -252,9 +252,7 @@ def test_a_file_without_every_training_crop_is_refused(people: Path, tmp_path: P
         load_teacher_embeddings(tmp_path / "torn.npz", dataset)
 
 
-def test_a_foreign_network_sees_the_channels_and_the_scale_that_were_asked_for(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_foreign_network_gets_the_requested_channels_and_scale(run: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(run / "network.safetensors")
     openvino.save_model(
         convert(checkpoint.network, (3, 64, 32)), tmp_path / "foreign.xml", compress_to_fp16=False
@@ -271,7 +269,7 @@ def test_a_foreign_network_sees_the_channels_and_the_scale_that_were_asked_for(
     np.testing.assert_allclose(as_rgb([image])[0], expected / np.linalg.norm(expected), atol=2e-2)
 
 
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "network.onnx").write_bytes(b"not a network")
     with pytest.raises(EmbeddingsError, match="no ONNX or OpenVINO IR network"):
         open_network(tmp_path / "network.onnx", mean=0, scale=1, is_bgr=True)
@@ -306,7 +304,7 @@ def test_the_command_registers_a_network_and_leaves_the_old_one_in_service(
         deploy_command.main(run / "absent.safetensors", url)
 
 
-def test_what_the_service_refuses_is_said_by_the_trainer(service: httpx.Client, tmp_path: Path) -> None:
+def test_a_refusal_by_the_service_is_reported(service: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "network.safetensors").write_bytes(b"not a network")
     with pytest.raises(DeployError, match="the service answered 422"):
         deploy(tmp_path / "network.safetensors", str(service.base_url))

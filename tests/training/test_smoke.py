@@ -1,4 +1,4 @@
-"""The whole path, as a user goes it: people, training by a recipe, evaluation, embeddings."""
+"""The whole path of a user: draw people, train by a recipe, evaluate, embed."""
 
 import json
 import time
@@ -34,7 +34,7 @@ TIME_LIMIT_S, MIN_MAP, MARGIN = 60, 90, 40
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """One thread for so small a network: more wait for each other, the longer the busier the machine is."""
+    """Use one thread, because the threads of a tiny network mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,9 +43,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """A folder laid out as Market-1501 is: twelve people, to be known again on shots that are not trained on.
+    """A folder in the layout of Market-1501: twelve people, with other images of each in the test split.
 
-    A query of camera 1 finds them in the cameras 2 and 3, which have other colour casts.
+    The queries are from camera 1, the gallery from cameras 2 and 3, which have other colour casts.
     """
     root = tmp_path / "people"
     write_market1501(root / "bounding_box_train", range(1, 13), (1, 2, 3), range(30))
@@ -55,7 +55,7 @@ def people(tmp_path: Path) -> Path:
 
 
 def save_untrained(path: Path) -> Path:
-    """Save the network that the recipe starts with."""
+    """Save the recipe's network with its initial weights."""
     torch.manual_seed(RECIPE.seed)
     network = build_network(RECIPE.architecture, height=RECIPE.height, width=RECIPE.width, num_identities=12)
     size = network.embedding_size
@@ -74,7 +74,7 @@ def read_printed_metrics(printed: str) -> dict[str, str]:
 
 
 def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return embeddings (N, D), pids (N) and camids (N) of a file of embed.py, by the names of its crops."""
+    """Return embeddings (N, D) of a file of embed.py, with pids (N,) and camids (N,) from the file names."""
     with np.load(path) as arrays:
         names = [Path(name).name for name in arrays["paths"].tolist()]
         pids, camids = np.array([int(name[:4]) for name in names]), np.array([int(name[6]) for name in names])
@@ -82,7 +82,7 @@ def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_two_epochs_teach_a_network_twelve_people_and_every_command_says_so(
+def test_two_epochs_of_training_teach_a_network_twelve_people(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started_s = time.process_time()
@@ -109,4 +109,6 @@ def test_two_epochs_teach_a_network_twelve_people_and_every_command_says_so(
     untrained = json.loads(capsys.readouterr().out)
     assert metrics["mAP"] > MIN_MAP
     assert untrained["mAP"] < metrics["mAP"] - MARGIN
-    assert time.process_time() - started_s < TIME_LIMIT_S  # of a processor, whatever else the machine does
+    assert (
+        time.process_time() - started_s < TIME_LIMIT_S
+    )  # processor time, which other programs do not change

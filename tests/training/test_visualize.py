@@ -1,4 +1,4 @@
-"""Attention maps over crops: the numbers, the colours, and the command."""
+"""Attention maps over crops: values, colours and the command."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def network_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_heat_is_where_the_map_is_high() -> None:
+def test_the_brightest_colours_are_where_the_map_is_high() -> None:
     grey = Image.new("RGB", (32, 64), (128, 128, 128))
     map_hw = np.full((4, 2), 0.2, np.float32)
     map_hw[3, 1] = 0.9
@@ -52,7 +52,7 @@ def test_a_map_that_hardly_varies_looks_flat_on_the_common_scale() -> None:
     assert ImageStat.Stat(common.convert("L")).stddev[0] < 1
 
 
-def test_rounding_errors_of_a_flat_map_are_not_blown_up() -> None:
+def test_rounding_errors_of_a_flat_map_are_not_magnified() -> None:
     map_hw = (0.5 + np.array([[0, 1e-6], [1e-6, 0]])).astype(np.float32)
     flat = overlay(Image.new("RGB", (32, 64)), map_hw, float(map_hw.min()), float(map_hw.max()))
     assert ImageStat.Stat(flat.convert("L")).stddev[0] < 2
@@ -96,7 +96,7 @@ def test_the_command_writes_a_row_for_each_image(network_path: Path, tmp_path: P
         assert two.height - one.height > 256
 
 
-def test_what_cannot_be_shown_ends_in_a_sentence(network_path: Path, tmp_path: Path) -> None:
+def test_unusable_input_ends_in_a_clear_error(network_path: Path, tmp_path: Path) -> None:
     person(1).save(tmp_path / "crop.png")
     (tmp_path / "text.png").write_text("no image")
     out = tmp_path / "out.png"
