@@ -1,8 +1,9 @@
-"""Time and weigh the evaluation beside torchreid's Python code, on made embeddings of real data sets' sizes.
+"""Compare time and memory of the evaluation with torchreid's Python code, at the sizes of real data sets.
 
 ``PYTHONPATH=.:tests:tests/support python tests/benchmarks/evaluation.py`` after ``make dev``.
-Each figure is from a process of its own. A matrix is made before the clock starts, distances of embeddings
-after it. torchreid judges a share of MSMT17's queries, and its time is scaled.
+The embeddings are random. Each measurement is made in a new process. A distance matrix is made before the
+clock starts; distances of embeddings are computed while it runs. torchreid evaluates a share of MSMT17's
+queries, and its time is scaled up.
 """
 
 import argparse
@@ -32,13 +33,13 @@ RUNS = {
     "ours, embeddings": ("Market-1501", "MSMT17"),
     "ours, re-ranked": ("Market-1501", "MSMT17"),
 }
-SHARE = 10  # torchreid judges one in so many of MSMT17's queries
+SHARE = 10  # torchreid evaluates every tenth query of MSMT17
 WIDTH = 512
 Floats = NDArray[np.float32]
 
 
 def make_people(size: str) -> tuple[Floats, Floats, list[Ints]]:
-    """Return embeddings that gather around identities, and the labels of both sides."""
+    """Return query and gallery embeddings in clusters by identity, and their labels."""
     num_queries, num_gallery, num_identities = SIZES[size]
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((num_identities, WIDTH), np.float32)
@@ -56,7 +57,7 @@ def make_people(size: str) -> tuple[Floats, Floats, list[Ints]]:
 
 
 def load_torchreid() -> Any:
-    """Return its ranking module alone: the package imports OpenCV and more, undeclared."""
+    """Return only torchreid's ranking module, because the package needs undeclared ones such as OpenCV."""
     package = importlib.util.find_spec("torchreid")
     if package is None or package.origin is None:
         raise SystemExit("evaluation: no torchreid; run make dev")
@@ -66,13 +67,13 @@ def load_torchreid() -> Any:
         raise SystemExit(f"evaluation: {path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it has no compiled twin
+        warnings.simplefilter("ignore")  # about the missing Cython version
         spec.loader.exec_module(module)
     return module
 
 
 def run(what: str, size: str) -> tuple[float, float, float]:
-    """Return seconds, MiB above the start at the peak, and mAP of one way of evaluation."""
+    """Return seconds, peak memory above the start in MiB, and mAP of one kind of evaluation."""
     queries, gallery, labels = make_people(size)
     scale = 1
     if what == "torchreid, a matrix":
@@ -88,13 +89,15 @@ def run(what: str, size: str) -> tuple[float, float, float]:
     if what == "torchreid, a matrix":
         _, mean_ap = rank.evaluate_rank(distmat, *labels, max_rank=50, use_cython=False)
     else:
-        mean_ap = judge(what, queries, gallery, labels, distmat).mAP
+        mean_ap = evaluate(what, queries, gallery, labels, distmat).mAP
     seconds = scale * (time.perf_counter() - started)
     return seconds, (read_memory("VmHWM") - before) / 1024, mean_ap
 
 
-def judge(what: str, queries: Floats, gallery: Floats, labels: list[Ints], distmat: Floats | None) -> Metrics:
-    """Return our metrics, of a matrix or of embeddings."""
+def evaluate(
+    what: str, queries: Floats, gallery: Floats, labels: list[Ints], distmat: Floats | None
+) -> Metrics:
+    """Return our metrics of a distance matrix or of embeddings."""
     if distmat is not None:
         return evaluate_distmat(distmat, *labels)
     if what == "ours, re-ranked":
@@ -103,7 +106,7 @@ def judge(what: str, queries: Floats, gallery: Floats, labels: list[Ints], distm
 
 
 def read_memory(name: str) -> int:
-    """Return a figure in KiB of this process alone, as Linux knows it."""
+    """Return a value in KiB from Linux's status of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 

@@ -2,14 +2,14 @@
 
 ``python tests/benchmarks/hot_swap.py DATA_DIR [--second FILE]`` (PYTHONPATH: tests, tests/support).
 `reid serve`
-holds the 15,913 items of the standard gallery. The clients ask the standard queries, two of the eight enrol
-people of their own, at a quarter (`--load`) of the speed of the network alone. The server is killed when a
-third and when two thirds of the items are done, and started again. After the cut-over the network is taken
-back at once and activated again, and once more taken back when all queries were asked.
+holds the 15,913 items of the standard gallery. Six of the eight clients search the standard queries and two
+enrol people of their own, together at a quarter (`--load`) of the speed of the network alone. The server is
+killed and started again when a third and when two thirds of the items are done. After the cut-over the swap
+is rolled back at once and activated again, and rolled back once more after all queries.
 
-Both networks are judged by `training/evaluate.py` too, which never saw the service. The second one, if none
-is given, is the shipped one with the dimensions of its embedding in reverse order and weighed unlike: it is
-about as good, and an answer that mixed the two would be nonsense, which its score shows.
+`training/evaluate.py` evaluates both networks too, without the service. By default the second network is the
+shipped one with the dimensions of its embedding reversed and weighted unequally. It is about as accurate as
+the first, and an answer that mixes both has a score that neither network gives.
 """
 
 import argparse
@@ -46,12 +46,14 @@ NUM_TIMED = 400
 
 
 def reverse(first: Path, second: Path) -> None:
-    """Save a network whose embedding is that of the first from its last dimension on, unevenly weighed."""
+    """Save the first network with the dimensions of its embedding reversed and weighted unequally."""
     checkpoint = load_checkpoint(first)
     network = checkpoint.network
     weights_D = torch.linspace(0.7, 1.3, network.embedding_size)
     tensors = network.state_dict()
-    last = [f"pool.1.{name}" for name in ("weight", "bias")]  # what makes the embedding, before the neck
+    last = [
+        f"pool.1.{name}" for name in ("weight", "bias")
+    ]  # the layer before the neck that makes the embedding
     for name in [*last, *(name for name in tensors if name.startswith("neck.") and tensors[name].dim())]:
         tensors[name] = tensors[name].flip(0)
     for name in ("neck.weight", "neck.bias"):
@@ -61,24 +63,24 @@ def reverse(first: Path, second: Path) -> None:
 
 
 def read(crops: Sequence[OnDisk]) -> list[Labelled]:
-    """Read crops into memory; distractors are nobody's."""
+    """Read crops into memory; distractors have no identity."""
     pids = ("" if crop.pid == DISTRACTOR_PID else crop.pid for crop in crops)
     return [Labelled(crop.path.read_bytes(), pid, crop.camera) for crop, pid in zip(crops, pids, strict=True)]
 
 
 def own_speed(path: Path, crops: list[Labelled]) -> float:
-    """Return how many crops a second the network embeds by itself, as many at once as a backfill does."""
+    """Return crops a second of the network alone, in batches of the size that a backfill uses."""
     embedder = Embedder(load_checkpoint(path))
     started_s = 0.0
     for start in range(0, NUM_TIMED + CROPS_AT_ONCE, CROPS_AT_ONCE):
         some = [crops[(start + i) % len(crops)] for i in range(CROPS_AT_ONCE)]
         embedder.embed([Image.open(BytesIO(item.content)).convert("RGB") for item in some])
-        started_s = started_s or time.perf_counter()  # the first ones warm it up
+        started_s = started_s or time.perf_counter()  # the first batch warms the network up
     return NUM_TIMED / (time.perf_counter() - started_s)
 
 
 def timed_rollback(client: httpx.Client) -> str:
-    """Roll back and say how long that took."""
+    """Roll back, and return the time in words."""
     started_s = time.perf_counter()
     answer = client.post("/models/rollback").raise_for_status()
     job = wait_for_job(client, answer.headers["location"])
@@ -89,7 +91,7 @@ def timed_rollback(client: httpx.Client) -> str:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> Table:
-    """Run it all and return what is to be printed."""
+    """Run the benchmark and return the table to print."""
     data: Path = arguments.data_dir
     some_queries, some_gallery = shorten(
         read_folder(data / "query"),
@@ -184,16 +186,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> Table:
 
 
 def main() -> None:
-    """Read the arguments, run, print."""
+    """Read the arguments, run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data_dir", type=Path, help="the folder with bounding_box_test and query")
     parser.add_argument("--second", type=Path, help="another checkpoint to activate")
     parser.add_argument("--share", type=float, default=0.5, help="REID_BACKFILL_SHARE")
     parser.add_argument(
-        "--load", type=float, default=0.25, help="of the clients, in parts of the network's speed"
+        "--load", type=float, default=0.25, help="rate of the clients, as a share of the network's speed"
     )
-    parser.add_argument("--queries", type=int, help="only so many, for a quick try")
-    parser.add_argument("--items", type=int, help="only so many, for a quick try")
+    parser.add_argument("--queries", type=int, help="number of queries, for a quick try")
+    parser.add_argument("--items", type=int, help="number of items, for a quick try")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reid-benchmark-") as folder:
         Console(width=110).print(run(arguments, Path(folder)))

@@ -1,11 +1,11 @@
-"""Compare the kinds of index: build time, bytes an item, time of a search with and without filters, recall.
+"""Compare the kinds of index by build time, bytes per item, search time with and without filters, and recall.
 
-``python tests/benchmarks/index.py [NUM_ITEMS...]`` prints a table for 10k, 100k and 1M items. They are
-drawn as clusters of 10 around identities, so that the best 10 of a query, another crop of one of them, mean
-something: cosine 0.7 within an identity, 0 between two. The truth is exact search in fp32, of which one
-thread is timed in the same rounds as the rest. Filters are by camera, and let through 1 % or 50 % of all
-items by chance: 9.9 or 5 of the best 10 are then of other identities, the nearest of random points, which
-is as hard as it gets. Bytes are those of all that an index holds, without the room for more.
+``python tests/benchmarks/index.py [NUM_ITEMS...]`` prints a table for 10k, 100k and 1M items. The items
+are random clusters of 10 for each identity, with cosine 0.7 within an identity and 0 between identities. A
+query is another crop of an identity, so its true 10 best items are meaningful. They come from exact search in
+fp32; one thread of it is timed in the same rounds as the other kinds. Filters by camera let a random 1 % or
+50 % of the items through. Of the best 10 items, 9.9 or 5 are then of other identities, which are the nearest
+of random points: the hardest case. Bytes count everything that an index holds, without spare capacity.
 """
 
 import argparse
@@ -44,7 +44,7 @@ Floats = NDArray[np.float32]
 
 
 class Drawn:
-    """The items of a gallery, in fp16 as it stores them, and queries."""
+    """The items of a gallery in fp16, as the gallery stores them, and queries."""
 
     def __init__(self, num: int) -> None:
         rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ class Drawn:
         self.queries_QD = self.crops(rng.integers(0, num // 10, NUM_QUERIES), rng)
 
     def crops(self, identities: NDArray[np.int64], rng: np.random.Generator) -> Floats:
-        """Draw one crop of each of these."""
+        """Draw one crop of each of these identities."""
         noise_ND = rng.standard_normal((len(identities), SIZE), np.float32)
         drawn_ND = self.centres[identities] + np.float32(np.sqrt(NOISE / SIZE)) * noise_ND
         return np.asarray(drawn_ND / np.linalg.norm(drawn_ND, axis=1, keepdims=True), np.float32)
@@ -76,7 +76,7 @@ class Drawn:
 
 
 def build(kind: IndexKind, drawn: Drawn) -> tuple[GalleryIndex, float, float]:
-    """Return an index, the seconds until it had everything and its ANN index, and its bytes an item."""
+    """Return an index, the seconds to add all items and build its ANN index, and its bytes per item."""
     started_s = time.perf_counter()
     index = GalleryIndex(SIZE, kind)
     for start in range(0, len(drawn.items_ND), CHUNK):
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def print_table(num: int, kinds: list[IndexKind]) -> None:
-    """Build every kind, then time their searches in turns, so that all see the same machine."""
+    """Build every kind, then time their searches in turns, so that changes in load affect all alike."""
     drawn = Drawn(num)
     built = {kind: build(kind, drawn) for kind in kinds}
     flat = faiss.IndexFlatIP(SIZE)
@@ -165,7 +165,7 @@ def searching(index: GalleryIndex, only: Filter) -> Callable[[Floats], object]:
 
 
 def print_filters(index: GalleryIndex) -> None:
-    """Print how long it takes to work out which rows filters let through."""
+    """Print how long filters take to select rows."""
     columns, _, _ = index.matching(Filter())
     people = frozenset(range(0, len(columns.identities.values), 2))
     filters = {

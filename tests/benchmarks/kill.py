@@ -1,8 +1,8 @@
-"""Kill a server again and again while four clients enrol, search and delete; print what was tried and lost.
+"""Kill a server repeatedly while four clients enrol, search and delete; print the requests and the losses.
 
 Usage: ``python tests/benchmarks/kill.py [--kills 50] [--seed 0]`` (PYTHONPATH: tests, tests/support).
-On SQLite,
-and on a PostgreSQL server of its own. The last thing is ``reid check`` on each gallery.
+It runs on SQLite,
+and on a PostgreSQL server that it starts, and ends with ``reid check`` on each gallery.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from service.upkeep.check import check
 
 
 def row(name: str, settings: Settings, num_kills: int, seed: int) -> tuple[str, ...]:
-    """Torment one gallery and say what came of it."""
+    """Kill the server of one gallery repeatedly, and return a row of the table."""
     started_s = time.monotonic()
     ledger = torment(settings, find_free_port(), num_kills, seed)
     engine = make_engine(settings.database_url)

@@ -1,4 +1,4 @@
-"""The folders of Market-1501, which several benchmarks search, and what they print beside the figures."""
+"""Read the folders of Market-1501 for several benchmarks, and describe the machine."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from model.data.market import JUNK_PID, parse_market1501_name
 
 @dataclass(frozen=True)
 class Labelled:
-    """A crop of the data set and what its name says."""
+    """A crop of the data set, with the labels in its file name."""
 
     path: Path
     pid: str
@@ -35,14 +35,14 @@ def read_folder(folder: Path) -> list[Labelled]:
 def shorten(
     queries: list[Labelled], gallery: list[Labelled], num_queries: int | None, num_gallery: int | None
 ) -> tuple[list[Labelled], list[Labelled]]:
-    """Take the first queries, and a gallery with the people on them first."""
+    """Return the first queries, and a smaller gallery that starts with their identities."""
     queries = queries[:num_queries]
     pids = {query.pid for query in queries}
     return queries, sorted(gallery, key=lambda crop: crop.pid not in pids)[:num_gallery]
 
 
 def evaluate_offline(checkpoint: Path, data_dir: Path) -> dict[str, float]:
-    """Run training/evaluate.py on the same checkpoint; give its figures in percent."""
+    """Return the metrics of training/evaluate.py for a checkpoint, in percent."""
     options = ["--checkpoint", str(checkpoint), "--data", str(data_dir), "--json"]
     done = subprocess.run(
         [sys.executable, "training/evaluate.py", *options], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -52,7 +52,7 @@ def evaluate_offline(checkpoint: Path, data_dir: Path) -> dict[str, float]:
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """Give the smallest value that `percent` of the values do not exceed.
+    """Return the smallest value that `percent` of the values do not exceed.
 
     >>> percentile([3.0, 1.0, 2.0, 4.0], 50), percentile([3.0, 1.0, 2.0, 4.0], 99)
     (2.0, 4.0)
@@ -61,6 +61,6 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def machine() -> str:
-    """Say how large this machine is."""
+    """Describe this machine in words."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.machine()}"

@@ -1,14 +1,14 @@
-"""Market-1501 through the front door: start the server, enrol the gallery, search it, judge the answers.
+"""Evaluate Market-1501 over HTTP: start the server, enrol the gallery, search the queries, score the answers.
 
     python tests/benchmarks/market1501_over_http.py DATA_DIR [--checkpoint FILE]
 
 Everything is done as a user does it: `reid serve` with an empty data directory, `reid enroll` on
-bounding_box_test, one crop in each POST /search. The figures come from the answers alone, and stand beside
-those of `training/evaluate.py`, which never saw the service.
+bounding_box_test, one crop in each POST /search. The metrics are computed from the answers alone, and printed
+beside those of `training/evaluate.py`, which does not use the service.
 
-The protocol: junk (identity -1) is not enrolled; what shows the query's identity from the query's camera is
-dropped from its answer; distractors (0000) count as wrong; a query that no other camera saw is skipped. The
-answer is cut after 100 valid items, hence
+The protocol: junk (identity -1) is not enrolled. Items of the query's identity from the query's camera are
+dropped from the answer. Distractors (0000) count as wrong. A query whose identity no other camera saw is
+skipped. An answer is cut after 100 valid items, so that
 
     AP@100 = (sum of the precision at every hit among the first 100) / (number of all relevant gallery images)
 
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Pace:
-    """Searches that were made with so many in flight: their answers, in order, and how long they took."""
+    """Searches with a fixed number of requests in flight: their answers, in order, and their times."""
 
     concurrency: int
     answers: list[dict[str, Any]]
@@ -68,7 +68,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Searches:
-    """The verdicts on the answers, and the pace of three kinds of search."""
+    """The scores of the answers, and the times of three kinds of search."""
 
     verdicts: list[Verdict]
     num_skipped: int
@@ -77,11 +77,11 @@ class Searches:
     alone: Pace
 
 
-def judge(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int) -> Verdict:
-    """Judge one answer, (identity, camera) from the best match on.
+def score(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int) -> Verdict:
+    """Score one answer: (identity, camera) of each match, best match first.
 
     >>> query = Labelled(Path(), "7", "1")
-    >>> judge([("7", "1"), ("7", "2"), ("x", "2"), ("7", "3")], query, num_relevant=2)
+    >>> score([("7", "1"), ("7", "2"), ("x", "2"), ("7", "3")], query, num_relevant=2)
     Verdict(first_hit=1, average_precision=0.8333333333333333)
     """
     valid = [found for found in answer if found != (query.pid, query.camera)][:DEPTH]
@@ -91,7 +91,7 @@ def judge(answer: Sequence[tuple[str, str]], query: Labelled, num_relevant: int)
 
 
 def enroll(url: str, folder: Path, concurrency: int) -> float:
-    """Enrol a folder with `reid enroll`; give the seconds it took."""
+    """Enrol a folder with `reid enroll`, and return the seconds."""
     started_s = time.monotonic()
     options = ["--url", url, "--layout", "market1501", "--concurrency", str(concurrency)]
     command = [*reid_command(), "enroll", str(folder), *options]
@@ -100,7 +100,7 @@ def enroll(url: str, folder: Path, concurrency: int) -> float:
 
 
 def link_folder(gallery: list[Labelled], folder: Path) -> Path:
-    """Make a folder of links to some of the crops."""
+    """Make a folder with links to the crops of a smaller gallery."""
     folder.mkdir()
     for crop in gallery:
         (folder / crop.path.name).symlink_to(crop.path.absolute())
@@ -108,14 +108,14 @@ def link_folder(gallery: list[Labelled], folder: Path) -> Path:
 
 
 def search_all(url: str, queries: list[Labelled], gallery: list[Labelled], concurrency: int) -> Searches:
-    """Search every query that has a match on another camera, several at a time; judge the answers."""
+    """Search every query that has a match in another camera, several at a time, and score the answers."""
     num_seen = Counter((crop.pid, crop.camera) for crop in gallery)
     num_of_person = Counter(crop.pid for crop in gallery if crop.pid != DISTRACTOR_PID)
     relevant = {query: num_of_person[query.pid] - num_seen[query.pid, query.camera] for query in queries}
     judged = [query for query in queries if relevant[query]]
     if not judged:
         raise BenchmarkError("no query has a match on another camera")
-    # As many more as the query's own camera may take up; so DEPTH valid ones are left in any case.
+    # Items of the query's own camera are dropped, so ask for that many more: at least DEPTH are left.
     top_k = DEPTH + max(num_seen[query.pid, query.camera] for query in judged)
     deep = {"top_k": str(top_k), "group_by": "item"}
     with httpx.Client(base_url=url, timeout=120.0) as http:
@@ -128,7 +128,7 @@ def search_all(url: str, queries: list[Labelled], gallery: list[Labelled], concu
         if answer["num_searched"] != len(gallery):
             raise BenchmarkError(f"{answer['num_searched']} items were searched, not {len(gallery)}")
     verdicts = [
-        judge(read_answer(answer), query, relevant[query])
+        score(read_answer(answer), query, relevant[query])
         for query, answer in zip(judged, paces[-1].answers, strict=True)
     ]
     return Searches(verdicts, len(queries) - len(judged), alone=paces[0], usual=paces[1], deep=paces[2])
@@ -137,7 +137,7 @@ def search_all(url: str, queries: list[Labelled], gallery: list[Labelled], concu
 def search_at_pace(
     http: httpx.Client, queries: list[Labelled], fields: dict[str, str], concurrency: int
 ) -> Pace:
-    """Search one crop a request, with so many requests in flight."""
+    """Search one crop in each request, with ``concurrency`` requests in flight."""
 
     def search(query: Labelled) -> tuple[dict[str, Any], float]:
         files = {"images": (query.path.name, query.path.read_bytes())}
@@ -156,12 +156,12 @@ def search_at_pace(
 
 
 def read_answer(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    """Give the identity and the camera of every match, from the best on."""
+    """Return identity and camera of every match, best match first."""
     return [(match["identity_id"], match["items"][0]["camera_id"]) for match in answer["matches"]]
 
 
 def embed_directly(checkpoint: Path, queries: list[Labelled]) -> tuple[float, str]:
-    """Embed crops one by one without a service; give crops a second and the runtime."""
+    """Embed crops one by one without a service; return crops a second and the runtime."""
     embedder = Embedder(load_checkpoint(checkpoint))
     images = [Image.open(query.path).convert("RGB") for query in queries[:NUM_ALONE]]
     embedder.embed(images[:1])
@@ -172,7 +172,7 @@ def embed_directly(checkpoint: Path, queries: list[Labelled]) -> tuple[float, st
 
 
 def accuracy_table(searches: Searches, offline: dict[str, float] | None) -> list[str]:
-    """Give the figures of the answers beside those of training/evaluate.py, as Markdown."""
+    """Return the metrics of the answers beside those of training/evaluate.py, as Markdown."""
     verdicts = searches.verdicts
     rows = [
         (f"rank-{k}", 100 * statistics.mean(0 < v.first_hit <= k for v in verdicts), f"rank{k}")
@@ -187,7 +187,7 @@ def accuracy_table(searches: Searches, offline: dict[str, float] | None) -> list
 
 
 def run(arguments: argparse.Namespace) -> list[str]:
-    """Run the benchmark; give the lines to print."""
+    """Run the benchmark and return the lines to print."""
     data_dir, checkpoint, concurrency = arguments.data_dir, arguments.checkpoint, arguments.concurrency
     gallery_dir = data_dir / "bounding_box_test"
     is_whole = arguments.limit_queries is None and arguments.limit_gallery is None
@@ -232,7 +232,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
 
 
 def main() -> int:
-    """Read the arguments, run, print; say in a sentence what went wrong."""
+    """Read the arguments, run the benchmark and print the result, or an error in one line."""
     parser = argparse.ArgumentParser(description="Market-1501 over HTTP, from the enrolment to mAP.")
     parser.add_argument("data_dir", type=Path, help="the folder with bounding_box_test and query")
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)

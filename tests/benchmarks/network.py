@@ -1,7 +1,7 @@
-"""Time one crop, and a batch of 16, through every runtime on this machine; weigh a training step.
+"""Time one crop and a batch of 16 with every runtime of this machine; measure the memory of a training step.
 
-``make bench`` runs it. Every figure comes from one run, the rounds of all runtimes interleaved, the median of
-each; the ratios are against the full-affinity twin.
+``make bench`` runs it. Times are medians over rounds in which all runtimes take turns. Ratios are relative to
+the twin, the same network with full affinity matrices.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from references import use_full_affinity
 
 SIZES = {"rga_sc_resnet50": (256, 128), "rga_sc_mobilenet_v2": (192, 96), "rga_sc_osnet": (224, 112)}
 BATCHES = {1: 15, 16: 5}
-"""Crops a batch, and how many rounds of it are timed."""
+"""Crops in a batch, and rounds that are timed."""
 Run = Callable[[Pixels], Floats]
 
 
 def make_checkpoint(name: str) -> Checkpoint:
-    """Return a network with random weights: speed does not depend on them."""
+    """Return a network with random weights, because speed does not depend on weights."""
     torch.manual_seed(0)
     height, width = SIZES[name]
     network = build_network(name, height=height, width=width, num_identities=751).eval()
@@ -72,7 +72,7 @@ def make_runs(name: str) -> dict[str, Run]:
 
 
 def time_runs(runs: dict[str, Run], pixels: Pixels, num_rounds: int) -> dict[str, float]:
-    """Return the median milliseconds a crop of each runtime."""
+    """Return the median milliseconds per crop of each runtime."""
     seconds: dict[str, list[float]] = {label: [] for label in runs}
     for round_number in range(num_rounds + 1):
         for label, run in runs.items():
@@ -104,7 +104,7 @@ def print_speed() -> None:
 
 
 def print_rival(path: str) -> None:
-    """Print the time of the shipped network beside that of a graph that one could take, by the same runtime.
+    """Print the time of the shipped network beside that of another graph, with the same runtime.
 
     Alone, and from a crop of Market-1501's size to its embedding, each as its own users prepare it.
     """
@@ -136,11 +136,11 @@ def print_rival(path: str) -> None:
 def time_in_turns(
     runs: Sequence[Callable[[], object]], num_rounds: int = 40, in_a_row: int = 10
 ) -> list[float]:
-    """Return the median milliseconds of each, run some times in a row, as a service does, then the next."""
+    """Return the median milliseconds of each; each runs several times in a row, as in a service."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(num_rounds):
         for run, times in zip(runs, seconds, strict=True):
-            run()  # what the other one left in the caches goes
+            run()  # clears the caches of the other one's data
             for _ in range(in_a_row):
                 started = time.perf_counter()
                 run()
@@ -160,7 +160,7 @@ def print_memory() -> None:
 
 
 def weigh_step(which: str) -> int:
-    """Run one training step and return by how many MiB the process grew at its peak."""
+    """Run one training step and return the peak memory above the start, in MiB."""
     height, width = SIZES["rga_sc_resnet50"]
     network = build_network("rga_sc_resnet50", height=height, width=width, num_identities=751).train()
     if which == "twin":
@@ -172,7 +172,7 @@ def weigh_step(which: str) -> int:
 
 
 def read_memory(name: str) -> int:
-    """Return a figure in KiB of this process alone, as Linux knows it (getrusage also counts its parent)."""
+    """Return a value in KiB from Linux's status of this process (getrusage also counts its parent)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 

@@ -1,4 +1,4 @@
-"""Benchmarks start `reid serve` as a user does, and see the end of its log when it fails."""
+"""Start `reid serve` as a user does, and show the end of its log if it fails."""
 
 import os
 import signal
@@ -19,11 +19,11 @@ LOG_TAIL_LINES = 40
 
 
 class BenchmarkError(Exception):
-    """The benchmark cannot go on; the message says why."""
+    """The benchmark cannot continue; the message says why."""
 
 
 def say(sentence: str) -> None:
-    """Tell what is being done, apart from the result."""
+    """Print progress to stderr."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -66,7 +66,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server as Ctrl-C does, and by force if that does not help."""
+    """Interrupt the server as Ctrl-C does, and kill it if it does not end."""
     server.send_signal(signal.SIGINT)
     try:
         server.wait(STOP_TIMEOUT_S)
@@ -76,6 +76,6 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def reid_command() -> list[str]:
-    """Give the installed `reid` of this environment, or the module in a checkout that is not installed."""
+    """Return the command `reid` of this environment, or `python -m` in a checkout that is not installed."""
     installed = Path(sys.executable).with_name("reid")
     return [str(installed)] if installed.exists() else [sys.executable, "-m", "service.cli"]

@@ -1,12 +1,11 @@
 """Fine-tune the network in service on half of some people, and search the other half before and after.
 
 ``python tests/benchmarks/retrain.py DATA_DIR`` (PYTHONPATH: tests, tests/support).
-Market-1501's test identities
-are split in two halves by chance. Its six cameras become a network of cameras that the shipped checkpoint
-never saw: each has a colour cast, a blur and a way to cut people out, all fixed. `reid serve` holds the
-gallery of half B, with the distractors; `train.py --recipe finetune --init active --deploy --activate` learns
-from half A alone. The queries of half B are searched over HTTP before and after; the interval is a paired
-bootstrap over identities.
+Market-1501's test identities are split at random into two halves. To simulate a site that the shipped
+checkpoint does not know, each of the six cameras gets a fixed colour cast, blur and cut of its own. `reid
+serve` holds the gallery of half B with the distractors. `train.py --recipe finetune --init active --deploy
+--activate` trains on half A alone. The queries of half B are searched over HTTP before and after. The interval
+is a paired bootstrap over identities.
 """
 
 import argparse
@@ -40,11 +39,11 @@ from swapped_server import Labelled, Server, enroll_all
 NUM_IN_FLIGHT = 2
 NUM_RESAMPLES = 10_000
 Verdicts = dict[str, list[tuple[float, float]]]
-"""For each identity, whether the first valid match was right and the AP, of each query."""
+"""For each identity: of each query, whether the first valid match is right, and the AP."""
 
 
 def simulate(content: bytes, camera: str) -> bytes:
-    """Return a crop as a camera of the simulated network takes it."""
+    """Return a crop as a simulated camera takes it."""
     chance = random.Random(f"camera {camera}")
     image = Image.open(BytesIO(content)).convert("RGB")
     gains, offsets = ([chance.uniform(*span) for _ in range(3)] for span in ((0.6, 1.3), (-25.0, 25.0)))
@@ -58,7 +57,7 @@ def simulate(content: bytes, camera: str) -> bytes:
 
 
 def read(crops: Sequence[OnDisk]) -> list[Labelled]:
-    """Read crops as the simulated cameras take them; distractors are nobody's."""
+    """Read crops as the simulated cameras take them; distractors have no identity."""
     return [
         Labelled(
             simulate(crop.path.read_bytes(), crop.camera),
@@ -70,7 +69,7 @@ def read(crops: Sequence[OnDisk]) -> list[Labelled]:
 
 
 def write_half(folder: Path, crops: list[Labelled]) -> Path:
-    """Write crops and a CSV of them, and return its path."""
+    """Write crops and a CSV manifest, and return the path of the manifest."""
     path = folder / "half-a.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -82,12 +81,12 @@ def write_half(folder: Path, crops: list[Labelled]) -> Path:
 
 
 def search_all(client: httpx.Client, queries: list[Labelled], gallery: list[Labelled]) -> Verdicts:
-    """Search every query that another camera has seen, and judge the answers."""
+    """Search every query whose identity another camera saw, and score the answers."""
     seen_by: dict[str, list[str]] = defaultdict(list)
     for item in gallery:
         seen_by[item.pid].append(item.camera)
 
-    def judged(query: Labelled) -> tuple[float, float]:
+    def scored(query: Labelled) -> tuple[float, float]:
         fields = {"group_by": "item", "top_k": "200"}
         answer = client.post("/search", files=images(query.content), data=fields).raise_for_status().json()
         found = [(m["identity_id"], m["items"][0]["camera_id"]) for m in answer["matches"]]
@@ -100,7 +99,7 @@ def search_all(client: httpx.Client, queries: list[Labelled], gallery: list[Labe
     asked = [query for query in queries if set(seen_by[query.pid]) - {query.camera}]
     verdicts: Verdicts = defaultdict(list)
     with ThreadPoolExecutor(NUM_IN_FLIGHT) as executor:
-        for query, verdict in zip(asked, executor.map(judged, asked), strict=True):
+        for query, verdict in zip(asked, executor.map(scored, asked), strict=True):
             verdicts[query.pid].append(verdict)
     return verdicts
 
@@ -118,7 +117,7 @@ def rise(before: Verdicts, after: Verdicts, column: int) -> tuple[float, float, 
 
 
 def train(folder: Path, manifest: Path, url: str, recipe: str) -> float:
-    """Run the documented command and return how many seconds it took."""
+    """Run the documented command and return its seconds."""
     started_s = time.monotonic()
     command = [sys.executable, "training/train.py", "--recipe", recipe, "--data", f"csv:{manifest}"]
     command += ["--output", str(folder / "run"), "--init", "active", "--deploy", url, "--activate"]
@@ -127,7 +126,7 @@ def train(folder: Path, manifest: Path, url: str, recipe: str) -> float:
 
 
 def run(data: Path, folder: Path, seed: int, recipe: str) -> Table:
-    """Run it all and return what is to be printed."""
+    """Run the benchmark and return the table to print."""
     query_crops, gallery_crops = read_folder(data / "query"), read_folder(data / "bounding_box_test")
     pids = sorted({crop.pid for crop in query_crops})
     random.Random(seed).shuffle(pids)
@@ -165,11 +164,13 @@ def run(data: Path, folder: Path, seed: int, recipe: str) -> Table:
 
 
 def main() -> None:
-    """Read the arguments, run, print."""
+    """Read the arguments, run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data_dir", type=Path, help="the folder with bounding_box_test and query")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--recipe", default="finetune", help="or a recipe.json, with fewer epochs say")
+    parser.add_argument(
+        "--recipe", default="finetune", help="name or recipe.json, for example with fewer epochs"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reid-benchmark-") as folder:
         table = run(arguments.data_dir.absolute(), Path(folder), arguments.seed, arguments.recipe)

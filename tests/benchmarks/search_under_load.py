@@ -1,10 +1,10 @@
-"""Time searches while 8 clients enrol, beside searches in the quiet: over HTTP, and in the index alone.
+"""Compare search times while 8 clients enrol with search times without load: over HTTP, and in the index.
 
 ``python tests/benchmarks/search_under_load.py`` starts `reid serve` on a new gallery with the network that
-ships, fills it, and lets one client search while nobody enrols and then while 8 do, as fast as they are
-answered. Over HTTP the searches share the cores with the embedding of what is enrolled, and with the
-clients. So the same is done to an index of 100,000 embeddings in this process, where 8 threads add 100 items
-a second in all: there nothing but the index can make a search wait.
+ships and fills it. One client then searches without load, and again while 8 clients enrol as fast as they are
+answered. Over HTTP, searches share the cores with the clients and with the embedding of enrolled crops. The
+second measurement therefore uses only an index of 100,000 embeddings in this process, to which 8 threads add
+100 items a second in all, so that only the index can delay a search.
 """
 
 import os
@@ -32,7 +32,7 @@ ADDS_A_SECOND = 100
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Run `reid serve` on a new gallery and give its URL."""
+    """Run `reid serve` on a new gallery and yield its URL."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -66,7 +66,7 @@ def wait_for_port(port: int) -> None:
 
 @contextmanager
 def meanwhile(work: Callable[[int], None]) -> Iterator[list[int]]:
-    """Do something again and again in 8 threads; gives how often each has done it."""
+    """Repeat a function in 8 threads during the body; yields the number of calls of each thread."""
     done, stop = [0] * NUM_CLIENTS, threading.Event()
 
     def run(number: int) -> None:
@@ -96,7 +96,7 @@ def timed(do: Callable[[int], object]) -> list[float]:
 
 
 def report(label: str, quiet: list[float], loaded: list[float], num_added: int, seconds: float) -> None:
-    """Print a line for each."""
+    """Print p50 and p99 without and with load."""
     print(f"{label}, {NUM_SEARCHES} searches each, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}")
     for name, times in (("quiet", quiet), (f"with {num_added / seconds:.0f} items a second added", loaded)):
         p50, p99 = np.percentile(times, [50, 99])
@@ -173,7 +173,7 @@ def in_the_index() -> None:
 
 
 def void(_: object) -> None:
-    """Do nothing with it."""
+    """Ignore a value."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Time how long an index takes to be ready, from its snapshot and without one; and to ask what is new.
+"""Time the start of an index with and without its snapshot, and the check for changes before a search.
 
 Usage: ``python tests/benchmarks/start.py [--items 100000] [--size 1280]``. The gallery is made of random
-embeddings in a database of its own; the network, whose loading does not depend on the gallery, is left out.
+embeddings in a new database. The network is left out, because its loading does not depend on the gallery.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def item_values(slot: int) -> dict[str, object]:
 
 
 def ask(sessions: Sessions) -> None:
-    """Do what every search does before it looks into the index."""
+    """Check for changes, as every search does before it uses the index."""
     with sessions.read() as session:
         session.execute(NEWEST).one()
 
@@ -84,7 +84,7 @@ def median_s(run: Callable[[], None], num_rounds: int = 500) -> float:
 
 
 def main() -> None:
-    """Make the gallery, load it both ways, and print a table."""
+    """Make the gallery, load it with and without a snapshot, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--size", type=int, default=1280)

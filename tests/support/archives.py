@@ -1,4 +1,4 @@
-"""Archives of any kind, honest and hostile, made in memory."""
+"""Archives of any kind, ordinary and hostile, made in memory."""
 
 import bz2
 import gzip
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 
 def tar_of(members: Mapping[str, bytes], *special: tarfile.TarInfo) -> bytes:
-    """Pack members, and others as they are."""
+    """Pack members into a tar, with special entries such as links added unchanged."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in members.items():

@@ -1,4 +1,4 @@
-"""Checkpoints as the code of RGA's authors writes them."""
+"""Checkpoints in the format of the RGA authors' code."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ NUM_IDENTITIES = 7
 
 
 def make_authors(branch: str, seed: int = 0) -> AuthorsNetwork:
-    """The authors' network with weights by chance and the statistics of what flows through them."""
+    """Return the authors' network with random weights and the batch statistics of random images."""
     torch.manual_seed(seed)
     network = AuthorsNetwork(branch, NUM_IDENTITIES)
     for module in network.modules():
@@ -25,7 +25,7 @@ def make_authors(branch: str, seed: int = 0) -> AuthorsNetwork:
 
 
 def save_authors(path: Path, state: object) -> Path:
-    """Write a checkpoint as the authors' training does."""
+    """Write a checkpoint as the authors' training code does."""
     optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 8e-4}]}
     torch.save({"state_dict": state, "epoch": 360, "best_top1": 0, "optimizer": optimizer}, path)
     return path

@@ -1,4 +1,4 @@
-"""Galleries that are backed up, and what a backup is made of."""
+"""Backups of galleries, and the members of a backup file."""
 
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ MakeSettings = Callable[..., Settings]
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Store]:
-    """The store of a gallery, whose server may run."""
+    """Open the store of a gallery; its server may be running."""
     engine = make_engine(settings.database_url)
     migrate(engine)
     yield Store(settings, make_sessions(engine))
@@ -25,7 +25,7 @@ def opened(settings: Settings) -> Iterator[Store]:
 
 
 def back_up(settings: Settings, path: Path, **options: bool) -> Contents:
-    """Back a gallery up, as `reid backup` does."""
+    """Back up a gallery as `reid backup` does."""
     store = open_gallery(settings)
     try:
         return backup(store, path, **options)
@@ -34,19 +34,19 @@ def back_up(settings: Settings, path: Path, **options: bool) -> Contents:
 
 
 def findings(settings: Settings) -> list[Any]:
-    """Return what `reid check` finds wrong with a gallery."""
+    """Return the problems that `reid check` finds in a gallery."""
     with opened(settings) as store:
         return check(store, num_recomputed=10).findings
 
 
 def places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the bytes of each member begin, and how many they are."""
+    """Return offset and length in bytes of each member of a backup."""
     with tarfile.open(path) as archive:
         return {info.name: (info.offset_data, info.size) for info in archive}
 
 
 def abandon(folder: Path) -> None:
-    """Leave a copy of tables as a killed backup or restore does."""
+    """Leave a copy of the tables behind, as a killed backup or restore does."""
     folder.mkdir()
     (folder / "lock").touch()
     (folder / "gallery.sqlite3").write_bytes(b"names and embeddings")

@@ -1,4 +1,4 @@
-"""The `reid` program as a user runs it, in a process of its own or in this one."""
+"""The `reid` program as a user runs it, in a new process or in this process."""
 
 import os
 import re
@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 REID = [sys.executable, "-m", "service.cli"]
 
 MakeEnv = Callable[[Path], dict[str, str]]
-"""Makes the environment of a new gallery in a folder."""
+"""Returns the environment variables of a new gallery in a folder."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that `reid serve` runs, and what it has printed so far."""
+    """A running `reid serve`, and its output so far."""
 
     process: subprocess.Popen[str]
     url: str
@@ -65,7 +65,7 @@ def run(client: httpx.Client, *arguments: str | Path) -> Result:
 def reid_serve(
     env: dict[str, str], log_path: Path, *options: str, until: str = "webbrowser"
 ) -> Iterator[Server]:
-    """Run `reid serve` on a free port until it has printed what to try."""
+    """Run `reid serve` on a free port, and wait until it has printed its first commands to try."""
     command = [*REID, "serve", "--port", "0", *options]
     with (
         log_path.open("w") as log,
@@ -84,7 +84,7 @@ def reid_serve(
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """Return what a process prints up to the line that holds these words."""
+    """Return the output of a process up to the first line with these words."""
     assert process.stdout
     lines: list[str] = []
     for line in process.stdout:

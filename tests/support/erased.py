@@ -1,4 +1,4 @@
-"""People to erase, and what tells whether anything of them is left: on the disk, or in the answers."""
+"""People to erase, and searches for what is left of them on the disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +25,14 @@ CONTROL = "K3-unmistakable-name"
 
 
 def noise(seed: int) -> bytes:
-    """Return a JPEG that has no 64 bytes in common with another."""
+    """Return a JPEG of noise that shares no 64 bytes with one of another seed."""
     pixels_HWC = np.random.default_rng(seed).integers(0, 256, (64, 32, 3), dtype=np.uint8)
     return encode(Image.fromarray(pixels_HWC))
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Sessions]:
-    """Sessions beside a server that may run."""
+    """Open sessions of a gallery; its server may be running."""
     engine = make_engine(settings.database_url)
     yield make_sessions(engine)
     engine.dispose()
@@ -47,7 +47,7 @@ def erase(client: httpx.Client, identity_id: str) -> dict[str, Any]:
 
 
 def marks_of(settings: Settings, identity_id: str) -> dict[str, bytes]:
-    """Return bytes that only this person's data have: of crops, of embeddings of every version, and names."""
+    """Return byte sequences that occur only in one person's crops, embeddings of each version and names."""
     with opened(settings) as sessions, sessions.read() as session:
         items = session.scalars(select(Item).where(Item.identity.has(id=identity_id))).all()
         stored = session.scalars(select(Embedding).where(Embedding.slot.in_([item.slot for item in items])))
@@ -61,7 +61,7 @@ def marks_of(settings: Settings, identity_id: str) -> dict[str, bytes]:
 
 
 def found_on_disk(settings: Settings, marks: dict[str, bytes]) -> set[str]:
-    """Return which of these bytes stand anywhere in a file of the data folder, or of a database beside it."""
+    """Return the marks whose bytes occur in a file of the data folder or of a database beside it."""
     found: set[str] = set()
     for path in settings.data_dir.parent.rglob("*"):
         if path.is_file():
@@ -71,7 +71,7 @@ def found_on_disk(settings: Settings, marks: dict[str, bytes]) -> set[str]:
 
 
 def describe(settings: Settings, *identity_ids: str) -> None:
-    """Say something about people, as PATCH /identities does."""
+    """Set name, notes and an attribute of identities, as PATCH /identities does."""
     with opened(settings) as sessions, transaction(sessions) as change:
         for identity_id in identity_ids:
             values = {"name": identity_id, "notes": f"notes on {identity_id}", "is_kept": True}

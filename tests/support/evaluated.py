@@ -1,4 +1,4 @@
-"""A gallery of labelled people, and what an evaluation of a version makes of it."""
+"""A gallery of labelled people, and evaluations of model versions on it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ NUM_PEOPLE, NUM_CAMERAS = 12, 3
 
 
 def shoot(person: int, camera: int) -> bytes:
-    """Return a photograph, which says little to a network with weights by chance."""
+    """Return a crop of a person. A network with random weights hardly recognises the person."""
     return encode(photograph(person, camera, 0), quality=95)
 
 
@@ -41,7 +41,7 @@ def evaluate(client: httpx.Client, version: str) -> dict[str, Any]:
 
 
 def spoil(settings: Settings, version: str) -> None:
-    """Give every item the embedding of chance instead of what a version has made of it."""
+    """Replace the embeddings of a version by random ones."""
     rng = np.random.default_rng(0)
     engine = make_engine(settings.database_url)
     with make_sessions(engine).write.begin() as session:

@@ -1,4 +1,4 @@
-"""What an export holds, and what a gallery holds to compare with it."""
+"""The contents of an export and of a gallery, for comparison."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ import httpx
 
 
 def items_of(client: httpx.Client) -> list[dict[str, Any]]:
-    """All items of a gallery, in the order of enrolment."""
+    """Return all items of a gallery, in the order of enrolment."""
     items: list[dict[str, Any]] = client.get("/gallery", params={"limit": 1000}).json()["items"]
     return items
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    """The rows of an export, with the bytes of the crops in the place of names that differ."""
+    """Return the rows of an export. The path is replaced by the bytes of the crop in hex, because names differ."""
     if out.is_dir():
         read: Callable[[str], bytes] = lambda name: (out / name).read_bytes()  # noqa: E731
         rows = list(csv.DictReader(io.StringIO((out / "gallery.csv").read_text("utf-8"), newline="")))

@@ -1,4 +1,4 @@
-"""Processes that a test may kill: forks of one that has loaded the libraries, torch above all."""
+"""Processes that a test may kill: forks of a process that has already imported torch."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ CONTEXT.set_forkserver_preload(["service.api.app", "service.cli.serve"])
 
 
 class Process(Protocol):
-    """What tests do with a process, forked or not."""
+    """The methods of a process that tests use, forked or not."""
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -27,8 +27,9 @@ class Fork:
     """A process of its own that calls a function; the functions are those of `subprocess.Popen`.
 
     Args:
-        work: is called with `arguments`; of a module that can be imported.
-        environment: what `os.environ` has in that process besides.
+        work: the function, of a module that can be imported.
+        arguments: of the function.
+        environment: variables that are added to `os.environ` in the new process.
     """
 
     def __init__(self, work: Callable[..., object], *arguments: Any, environment: dict[str, str]) -> None:

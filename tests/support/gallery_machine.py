@@ -1,4 +1,4 @@
-"""Two processes on one gallery that change networks while anything happens, against what must be true."""
+"""A state machine: two processes use one gallery and switch networks, and the gallery must stay correct."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,7 +53,7 @@ from service.versions.registry import delete_model, list_models, register
 
 @dataclass(frozen=True)
 class Meanwhile:
-    """What happens during an activation: at which change of the gallery, and to which item."""
+    """An event during an activation: at which change of the gallery, and to which item."""
 
     what: str
     at: int
@@ -62,7 +62,7 @@ class Meanwhile:
 
 
 class Happenings(RuleBasedStateMachine):
-    """Two processes on one gallery; every rule is done by one of them, chosen by chance."""
+    """Two processes on one gallery. Each rule is done by one of the two, chosen at random."""
 
     def __init__(self, networks: Networks, make: Callable[[], Settings]) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class Happenings(RuleBasedStateMachine):
     @precondition(lambda self: self.truth.job_id)
     @rule(by=who, meanwhile=meanwhiles)
     def work(self, by: int, meanwhile: Meanwhile) -> None:
-        """Do the activation that is due, while something else happens."""
+        """Do the queued activation, with an event in its course."""
         process, other, truth = self.processes[by], self.processes[1 - by], self.truth
         what, number = meanwhile.what, meanwhile.number
         happenings: dict[str, Callable[[], None]] = {
@@ -269,7 +269,7 @@ class Happenings(RuleBasedStateMachine):
         process.nothing_more()
         if what == "the process dies":
             self.restart(by, is_clean=False)
-            with other.store.sessions.write.begin() as session:  # as if some time had gone by
+            with other.store.sessions.write.begin() as session:  # as if time had passed
                 session.execute(update(Job).values(alive_at=None))
         elif process.store.stopping.is_set():
             self.restart(by, is_clean=True)
@@ -294,7 +294,7 @@ class Happenings(RuleBasedStateMachine):
         self.processes[by] = Process(self.settings)
 
     def learn_how_it_ended(self) -> None:
-        """Look at the job, and bring what must be true up to date."""
+        """Read the state of the job, and update the expected state of the gallery."""
         truth = self.truth
         job = jobs.find_job(self.processes[0].store, truth.job_id).row
         if job.state in jobs.NOT_ENDED:
@@ -312,5 +312,5 @@ class Happenings(RuleBasedStateMachine):
             assert missing <= self.could_be_missing | self.lost_items()
 
     def lost_items(self) -> set[str]:
-        """Return the items whose file was taken away."""
+        """Return the items whose crop file was deleted by hand."""
         return {item_id for item_id, known in self.truth.items.items() if known.picture in self.truth.lost}

@@ -1,4 +1,4 @@
-"""What must be true of a gallery, and the networks and pictures that such galleries are made of."""
+"""The expected state of a gallery, and the networks and pictures for such galleries."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +14,15 @@ from model.embedder import Embedder
 NUM_NETWORKS = 3
 NUM_PICTURES = 8
 MANY = 40
-"""More than a page of a backfill."""
+"""Items that are more than one page of a backfill."""
 
 KEPT_VERSIONS = 2
 CLOSE = 0.01
-"""What rounding changes of a number of an embedding, or of a cosine."""
+"""The largest rounding error in an element of an embedding, or in a cosine."""
 
 
 class Networks:
-    """Tiny networks, and the embeddings that they make of pictures."""
+    """Tiny networks, and their embeddings of pictures."""
 
     def __init__(self, folder: Path) -> None:
         self.cache = folder / "cache"
@@ -36,7 +36,7 @@ class Networks:
         self._made: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     def embed(self, version: str, picture: int) -> NDArray[np.float32]:
-        """Return what a version makes of a picture."""
+        """Return a version's embedding of a picture."""
         if (version, picture) not in self._made:
             image, _ = decode(PICTURES[picture], UNLIMITED)
             (self._made[version, picture],) = self._embedders[self.versions.index(version)].embed([image])
@@ -49,7 +49,7 @@ SHA256S = [decode(data, UNLIMITED)[1].sha256 for data in PICTURES]
 
 @dataclass
 class Known:
-    """What must be true of an item."""
+    """The expected state of an item."""
 
     picture: int
     identity_id: str
@@ -58,18 +58,18 @@ class Known:
 
 @dataclass
 class Truth:
-    """What must be true of a gallery."""
+    """The expected state of a gallery."""
 
     items: dict[str, Known] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
-    """Pictures whose file was taken away by hand."""
+    """Pictures whose file was deleted by hand."""
 
     left_out: set[str] = field(default_factory=set)
-    """Items that the active version has no embedding of, as that was allowed."""
+    """Items without an embedding of the active version, because the activation allowed missing ones."""
 
     registered: set[str] = field(default_factory=set)
     been: list[str] = field(default_factory=list)
-    """Versions that are or were active, in the order in which they last became so."""
+    """Versions that are or were active, in the order of their last activation."""
 
     job_id: str = ""
     version: str = ""
@@ -81,13 +81,13 @@ class Truth:
         return self.been[-1]
 
     def drop(self, item_ids: list[str]) -> None:
-        """Forget items."""
+        """Delete items from the expected state."""
         for item_id in item_ids:
             del self.items[item_id]
         self.left_out &= self.items.keys()
         self.lost &= {known.picture for known in self.items.values()}
 
     def activate(self, version: str, left_out: set[str]) -> None:
-        """Let a version be the active one."""
+        """Make a version the active one."""
         self.been = [one for one in self.been if one != version] + [version]
         self.left_out = left_out

@@ -1,4 +1,4 @@
-"""Items to index: a few described one by one, or many drawn in clusters, one cluster an identity."""
+"""Items to index: a few described one by one, or many in random clusters, one for each identity."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ CLUSTERED_SIZE = 32
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 MIN_RECALL: dict[IndexKind, float] = {"auto": 1, "exact": 1, "hnsw": 0.97, "ivf": 0.97}
-"""Recall@10 that each kind reaches on clustered items; `auto` searches so few items exactly."""
+"""Least recall@10 of each kind of index on clustered items; `auto` searches this few items exactly."""
 
 KINDS = list(MIN_RECALL)
 
@@ -66,7 +66,7 @@ def clustered(num: int, seed: int = 0, noise: float = 0.4) -> NDArray[np.float16
 
 
 def clustered_rows(embeddings_ND: NDArray[np.float16], start: int, end: int) -> Rows:
-    """Return the items from `start` to before `end`; item i has slot i + 1, 7 cameras take turns."""
+    """Return the items from `start` to `end` - 1. Item i has slot i + 1; the cameras are 7 in rotation."""
     numbers = range(start, end)
     return Rows(
         [number + 1 for number in numbers],

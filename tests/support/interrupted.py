@@ -1,4 +1,4 @@
-"""A process on a gallery, to which something happens between two of its changes, or in the midst of one."""
+"""A process on a gallery that a test interrupts before, within or after one of its transactions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ Moment = Literal["before", "within", "after"]
 
 
 class Died(BaseException):
-    """The process of a gallery is gone."""
+    """Ends the process of a gallery, as a kill would."""
 
 
 class InterruptedStore(Store):
-    """A store at whose next changes something may happen."""
+    """A store that calls a function at one of its next changes."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, make_sessions(make_engine(settings.database_url)))
         self._left, self._moment, self._happens = 0, "before", die
 
     def arrange(self, number: int, moment: Moment, happens: Callable[[], None]) -> None:
-        """Let this happen before, within or after a change: of those to come the one of this number."""
+        """Call ``happens`` before, within or after a change: the ``number``-th of the next changes."""
         self._left, self._moment, self._happens = number, moment, happens
 
     @contextmanager
@@ -45,7 +45,7 @@ class InterruptedStore(Store):
 
 
 class Process(Serving):
-    """What one process holds in memory; that process may be interrupted at its next changes."""
+    """The state of one process in memory, with a store that can be interrupted."""
 
     def __init__(self, settings: Settings) -> None:
         self._interrupted = InterruptedStore(settings)
@@ -55,18 +55,18 @@ class Process(Serving):
         self.replace(generation)
 
     def arrange(self, number: int, moment: Moment, happens: Callable[[], None]) -> None:
-        """Let this happen before, within or after a change: of those to come the one of this number."""
+        """Call ``happens`` before, within or after a change: the ``number``-th of the next changes."""
         self._interrupted.arrange(number, moment, happens)
 
     def nothing_more(self) -> None:
-        """Let nothing happen any more."""
+        """Cancel all arranged calls."""
         self._interrupted.arrange(0, "before", die)
 
     def end(self) -> None:
-        """Close what a process that dies closes: its connections."""
+        """Close the database connections, as the death of a process does."""
         self.store.sessions.engine.dispose()
 
 
 def die() -> None:
-    """Let the process be gone."""
+    """Raise `Died`."""
     raise Died

@@ -1,8 +1,8 @@
-"""A training run that dies by SIGKILL again and again: ``python tests/support/killed_run.py PEOPLE FOLDER``.
+"""Kill a training run by SIGKILL several times: ``python tests/support/killed_run.py PEOPLE FOLDER``.
 
-FOLDER/whole is a run that was never stopped. FOLDER/killed is the same run, killed in the middle of a step in
-each of its lives but the last, with other numbers of workers and other times between states in each. A life
-is a fork, so that the libraries are loaded once.
+FOLDER/whole is an uninterrupted run. FOLDER/killed is the same run, started several times and killed in the
+middle of a step each time but the last. The starts differ in the number of workers and in the time between
+saved states. Each start is a forked process, so that the libraries are loaded only once.
 """
 
 import os
@@ -39,7 +39,7 @@ MAX_LIVES = 40
 
 
 class MortalTeacher:
-    """Teaches noise from torch's own generator, and kills the process in the step after so many."""
+    """A teacher of random embeddings, which kills the process after ``num_steps`` steps."""
 
     size = 4
 
@@ -47,7 +47,7 @@ class MortalTeacher:
         self._left = num_steps
 
     def __call__(self, images: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
-        """Return embeddings (N, 4), or do not."""
+        """Return random embeddings (N, 4), or kill the process."""
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self._left -= 1
@@ -55,7 +55,7 @@ class MortalTeacher:
 
 
 def live(people: Path, output: Path, num_steps: int, number: int) -> bool:
-    """Run in a fork until it ends or is killed; say whether it ended."""
+    """Train in a forked process until the run ends or is killed; return whether it ended."""
     if (process := os.fork()) == 0:
         torch.set_num_threads(1)
         trainer = Trainer(
@@ -74,7 +74,7 @@ def live(people: Path, output: Path, num_steps: int, number: int) -> bool:
 
 
 def main(people: Path, folder: Path) -> None:
-    """Make both runs and print how often the second was killed."""
+    """Make both runs, and print how often the second one was killed."""
     assert live(people, folder / "whole", -1, 0)
     for number in range(1, MAX_LIVES):
         if live(people, folder / "killed", 2 + number % 5, number):

@@ -28,7 +28,7 @@ ANSWERS_BETWEEN_KILLS = (20, 80)
 
 @dataclass
 class Ledger:
-    """What the clients were told; `lost` says in words what turned out not to be true."""
+    """The answers that the clients got; `lost` lists the answers that turned out to be wrong."""
 
     alive: dict[str, int] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
@@ -71,7 +71,7 @@ def wait_for(client: httpx.Client, process: Process) -> None:
 
 
 def torment(settings: Settings, port: int, num_kills: int, seed: int) -> Ledger:
-    """Kill the server so often, at random moments of busy clients, then look at every item."""
+    """Kill the server ``num_kills`` times, at random moments of busy clients, then check every item."""
     chance, ledger, is_over = random.Random(seed), Ledger(), Event()
     url = f"http://127.0.0.1:{port}"
     threads = [
@@ -106,13 +106,13 @@ def torment(settings: Settings, port: int, num_kills: int, seed: int) -> Ledger:
 
 
 def _wait_for_answers(ledger: Ledger, num: int) -> None:
-    """Wait until the clients have got so many answers more."""
+    """Wait until the clients have got ``num`` more answers."""
     before = ledger.num_answers
     wait_until(lambda: ledger.num_answers >= before + num)
 
 
 def _wait_for_life(client: httpx.Client) -> None:
-    """Wait until a server that was just started answers anything."""
+    """Wait until a server that was just started answers a request."""
 
     def lives() -> bool:
         try:
@@ -152,7 +152,7 @@ def _send(
 
 
 def _sent(client: httpx.Client, method: str, path: str, **form: object) -> httpx.Response | None:
-    """Send a request once; None if nothing can have come of it."""
+    """Send a request once; None if it cannot have had an effect."""
     try:
         answer = client.request(method, path, **form)  # type: ignore[arg-type]
     except httpx.ConnectError:

@@ -25,7 +25,7 @@ TIMEOUT_S = 180
 
 
 def make_checkpoint(path: Path, seed: int = 0, architecture: str = "tiny") -> str:
-    """Save a small network with weights by chance and return its version."""
+    """Save a small network with random weights and return its version."""
     torch.manual_seed(seed)
     network = build_network(architecture, height=64, width=32, num_identities=4)
     size = int(network.embedding_size)
@@ -34,7 +34,7 @@ def make_checkpoint(path: Path, seed: int = 0, architecture: str = "tiny") -> st
 
 
 def person(seed: int, variant: int = 0) -> Image.Image:
-    """Draw someone: coloured blocks by seed, with a little noise that differs by variant."""
+    """Draw a person: coloured blocks by ``seed``, with a little noise by ``variant``."""
     blocks_HWC = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), dtype=np.uint8)
     big_HWC = np.asarray(Image.fromarray(blocks_HWC).resize((64, 128), Image.Resampling.NEAREST), np.int16)
     noise_HWC = np.random.default_rng(variant).integers(-9, 10, big_HWC.shape, dtype=np.int16)
@@ -49,7 +49,7 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 
 def crop(seed: int, variant: int = 0) -> bytes:
-    """Return a JPEG of someone."""
+    """Return a drawn person as JPEG."""
     return encode(person(seed, variant), quality=95)
 
 
@@ -122,7 +122,7 @@ def activate(client: httpx.Client, version: str, **how: Any) -> dict[str, Any]:
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a function returns something true."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while not is_so():
         assert time.monotonic() < deadline_s
@@ -141,6 +141,6 @@ def wait_for_job(client: httpx.Client, location: str) -> dict[str, Any]:
 
 
 def find_free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

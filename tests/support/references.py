@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the fast code, and the public figures both are held against."""
+"""Slow, obvious reference implementations, which the tests compare with the fast code."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 class FullAffinityAttention(nn.Module):
-    """RelationAttention as the paper draws it: the whole affinity matrix, then a convolution."""
+    """RelationAttention as in the paper: the whole affinity matrix, then a convolution."""
 
     def __init__(self, fast: RelationAttention) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def use_full_affinity(network: ReidNetwork) -> ReidNetwork:
 
 
 class AuthorsAttention(nn.Module):
-    """One RGA module under the authors' names, its affinity matrix in full; their ratios are all 8."""
+    """One RGA module with the authors' names and the whole affinity matrix; all ratios are 8."""
 
     def __init__(self, channels: int, positions: int, *, spatial: bool = True, channel: bool = True) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _layer(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 class AuthorsNetwork(nn.Module):
-    """The authors' ResNet-50 for images of 256 x 128, under their names; ``branch`` as they call it."""
+    """The authors' ResNet-50 for images of 256 x 128, with their names of weights and of ``branch``."""
 
     def __init__(self, branch: str, num_identities: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class AuthorsNetwork(nn.Module):
 
 
 def port_authors_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights, or gradients, of one RGA module of the authors' code to ours."""
+    """Rename weights or gradients of an RGA module from the authors' names to ours."""
     ported = {}
     for kind in ("spatial", "channel"):
         for name, tensor in tensors.items():
@@ -143,7 +143,7 @@ def ranked_matches(
     q_camids: NDArray[np.int64],
     g_camids: NDArray[np.int64],
 ) -> list[list[bool]]:
-    """Return for each query with a match whether each gallery item that counts is one, the nearest first."""
+    """Return, for each query with a match, whether each item that counts is a match, nearest first."""
     ranked = []
     for query in range(len(q_pids)):
         matches = []
@@ -163,7 +163,7 @@ def loop_metrics(
     q_camids: NDArray[np.int64],
     g_camids: NDArray[np.int64],
 ) -> tuple[list[float], float]:
-    """Return CMC at ranks 1-10 and mAP, counted with plain loops."""
+    """Return CMC at ranks 1-10 and mAP, by plain loops."""
     first_ranks, precisions = [], []
     for matches in ranked_matches(distmat, q_pids, g_pids, q_camids, g_camids):
         num_hits = 0
@@ -206,7 +206,7 @@ def loop_minp(
     q_camids: NDArray[np.int64],
     g_camids: NDArray[np.int64],
 ) -> float:
-    """Return mINP: of each query how many matches it has over the rank of the hardest, the last of them."""
+    """Return mINP: the mean of (number of matches) / (rank of the last match) over the queries."""
     penalties = []
     for matches in ranked_matches(distmat, q_pids, g_pids, q_camids, g_camids):
         hardest = max(rank for rank, is_match in enumerate(matches, start=1) if is_match)
@@ -215,7 +215,7 @@ def loop_minp(
 
 
 def loop_pooled(rows: list[list[float]]) -> list[float]:
-    """Return the mean of rows, at length 1, in plain floating-point numbers."""
+    """Return the L2-normalised mean of rows, in Python floats."""
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     length = math.sqrt(sum(value * value for value in mean))
     return [value / length for value in mean]
@@ -244,7 +244,7 @@ def loop_soft_triplet_loss(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def loop_circle_loss(embeddings: Tensor, labels: Tensor, margin: float, scale: float) -> float:
-    """Return the circle loss as equation 4 of its paper writes it, in plain floating-point numbers."""
+    """Return the circle loss by equation 4 of its paper, in Python floats."""
     losses = []
     for anchor in range(len(labels)):
         positives = negatives = 0.0
@@ -282,7 +282,7 @@ def loop_rerank(
     k2: int,
     lambda_: float,
 ) -> NDArray[np.float64]:
-    """Return distances re-ranked by k-reciprocal neighbours, with sets and full rows, one after the other."""
+    """Return distances re-ranked by k-reciprocal neighbours, with Python sets and full rows."""
     squared = np.block([[qq, qg], [qg.T, gg]]).astype(np.float64) ** 2
     distances = squared / np.maximum(squared.max(axis=1, keepdims=True), 1e-300)
     ranked = [[item for _, item in sorted(zip(row, range(len(row)), strict=True))] for row in distances]
@@ -313,7 +313,7 @@ def loop_rerank(
 
 
 def loop_influence_loss(embeddings: Tensor, labels: Tensor, prototypes: Tensor, scale: float) -> float:
-    """Return the cross-entropy of an old classifier's cosines, in plain floating-point numbers."""
+    """Return the cross-entropy of an old classifier's cosines, in Python floats."""
     losses = []
     for row, label in zip(embeddings, labels, strict=True):
         cosines = [float(nn.functional.cosine_similarity(row, weights, dim=0)) for weights in prototypes]
@@ -323,7 +323,7 @@ def loop_influence_loss(embeddings: Tensor, labels: Tensor, prototypes: Tensor, 
 
 
 def loop_prototypes(embeddings: list[list[float]], labels: list[int]) -> list[list[float]]:
-    """Return the mean of the rows of each label, in plain floating-point numbers."""
+    """Return the mean of the rows of each label, in Python floats."""
     prototypes = []
     for wanted in range(max(labels) + 1):
         rows = [row for row, label in zip(embeddings, labels, strict=True) if label == wanted]

@@ -31,14 +31,14 @@ from service.jobs.jobs import LEASE
 NUM_CLIENTS, NUM_ENROLLING = 8, 2
 ENROLLED_CAMERA = "load"
 CLAIM_S = LEASE.total_seconds() + 5
-"""For so long after a kill a request may be told that its killed twin is in progress; longer is a failure."""
+"""Seconds after a kill in which a repeated request may answer that its first try is still in progress."""
 
 SAME_SCORE = 0.02
-"""How far the best score of a query may lie from that of the same version in the quiet."""
+"""Largest difference of a query's best score from that of the same version without load."""
 
 
 class Labelled(NamedTuple):
-    """A crop, who it shows and which camera took it."""
+    """A crop with its identity and camera."""
 
     content: bytes
     pid: str
@@ -47,7 +47,7 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search answered; `seconds` is None if a kill came in between."""
+    """The answer of a search; `seconds` is None if a kill interrupted the search."""
 
     phase: str
     query: int
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass
 class Seen:
-    """All that the clients saw; the cut off requests were sent again."""
+    """The answers that the clients got. A request that a kill interrupted is sent again."""
 
     answers: list[Answer] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Seen:
     lock: Lock = field(default_factory=Lock)
 
     def rank1(self, phase: str, version: str) -> float:
-        """Return the share of the queries whose first valid match, in that phase, is the same person."""
+        """Return the share of a phase's queries whose first valid match is the same person."""
         first = {a.query: a.is_hit for a in self._of(phase, version)}
         return sum(first.values()) / max(len(first), 1)
 
@@ -77,7 +77,7 @@ class Seen:
         return [a.seconds for a in self.answers if a.phase == phase and a.seconds is not None]
 
     def mixed(self, quiet: dict[str, str]) -> list[Answer]:
-        """Return the answers whose best score is not what their version gave in its quiet phase."""
+        """Return the answers whose best score differs from that of the same version in its quiet phase."""
         own = {(a.version, a.query): a.best_score for v, phase in quiet.items() for a in self._of(phase, v)}
         return [
             a
@@ -91,7 +91,7 @@ class Seen:
 
 
 class Server:
-    """`reid serve` in a process of its own, which may be killed and started again on its gallery and port."""
+    """`reid serve` in a new process, which can be killed and started again on its gallery and port."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.port = find_free_port()
@@ -121,12 +121,12 @@ class Server:
         self._process.wait(TIMEOUT_S)
 
     def held_s(self) -> list[float]:
-        """Return for how long each cut-over held everybody back, by the log."""
+        """Return the seconds for which each cut-over blocked requests, from the log."""
         return [float(found) for found in re.findall(r"held_s\W+([\d.]+)", self.log.read_text())]
 
 
 def run_reid_serve(port: int, log: Path) -> None:
-    """Be `reid serve`, whose output goes to the end of a file."""
+    """Run `reid serve` in this process and append its output to a file."""
     with log.open("ab") as file:
         for output in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), output.fileno())
@@ -134,7 +134,7 @@ def run_reid_serve(port: int, log: Path) -> None:
 
 
 class Load:
-    """The clients, at a pace: some enrol people of their own, the others search the queries."""
+    """Clients at a fixed rate: some enrol people of their own, the others search the queries."""
 
     def __init__(self, server: Server, queries: list[Labelled], gallery: list[Labelled], rate: float) -> None:
         self.seen = Seen()
@@ -150,7 +150,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let the clients work meanwhile."""
+        """Run the clients during the body of the ``with`` statement."""
         for thread in self._threads:
             thread.start()
         try:
@@ -161,12 +161,12 @@ class Load:
                 thread.join()
 
     def phase(self, name: str) -> None:
-        """Name what comes now."""
+        """Start a phase with a name."""
         self._phase = name
         self._numbers = itertools.count()
 
     def wait_for_all(self) -> None:
-        """Wait until every query was asked in this phase."""
+        """Wait until every query was searched in this phase."""
         while len({a.query for a in self.seen.answers if a.phase == self._phase}) < len(self._queries):
             assert not self.seen.failed, self.seen.failed[:3]
             assert all(thread.is_alive() for thread in self._threads)
@@ -235,13 +235,13 @@ class Load:
 
 @dataclass
 class Backfilled:
-    """How an activation went: (seconds, items done) as it was seen, a list for each life of the server."""
+    """The progress of an activation: (seconds, items done), in one list for each start of the server."""
 
     lives: list[list[tuple[float, int]]]
     job: dict[str, Any]
 
     def rate(self) -> float:
-        """Return items a second, from the first progress of each life to its end."""
+        """Return items a second, from the first to the last progress after each start."""
         spans = [[point for point in life if point[1] > life[0][1]] for life in self.lives if life]
         spans = [span for span in spans if len(span) > 1]
         num = sum(span[-1][1] - span[0][1] for span in spans)
@@ -252,7 +252,7 @@ class Backfilled:
 def activate_under_kills(
     server: Server, client: httpx.Client, version: str, kill_at: Iterable[float]
 ) -> Backfilled:
-    """Activate a version and see it through; kill the server when such shares of the items are done."""
+    """Activate a version and wait for the end; kill the server when these shares of the items are done."""
     location = client.post(f"/models/{version}/activate", json={}).raise_for_status().headers["location"]
     wanted = sorted(kill_at)
     lives: list[list[tuple[float, int]]] = [[]]
@@ -282,7 +282,7 @@ def enroll_all(client: httpx.Client, gallery: list[Labelled]) -> None:
 
 
 def lost(client: httpx.Client, seen: Seen, num_gallery: int) -> list[str]:
-    """Say what was acknowledged and is not there, and what is there twice."""
+    """Return acknowledged items that are lost, and items that are there twice, in words."""
     listed = Counter(item["camera_id"] for item in list_all(client))
     ids = {item["id"] for item in list_all(client, camera_id=ENROLLED_CAMERA)}
     problems = [f"{item_id} was acknowledged and is not there" for item_id in set(seen.enrolled) - ids]
