@@ -4,8 +4,8 @@
 Market-1501's test identities are split at random into two halves. To simulate a site that the shipped
 checkpoint does not know, each of the six cameras gets a fixed colour cast, blur and cut of its own. `reid
 serve` holds the gallery of half B with the distractors. `train.py --recipe finetune --init active --deploy
---activate` trains on half A alone. The queries of half B are searched over HTTP before and after. The interval
-is a paired bootstrap over identities.
+--activate` trains on half A alone. The queries of half B are searched over HTTP before and after. The
+interval is a paired bootstrap over identities.
 """
 
 import argparse

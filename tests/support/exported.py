@@ -17,7 +17,7 @@ def items_of(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    """Return the rows of an export. The path is replaced by the bytes of the crop in hex, because names differ."""
+    """Return the rows of an export, with the crop's bytes in hex for the path and an empty item_id."""
     if out.is_dir():
         read: Callable[[str], bytes] = lambda name: (out / name).read_bytes()  # noqa: E731
         rows = list(csv.DictReader(io.StringIO((out / "gallery.csv").read_text("utf-8"), newline="")))

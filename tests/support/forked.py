@@ -24,7 +24,7 @@ class Process(Protocol):
 
 
 class Fork:
-    """A process of its own that calls a function; the functions are those of `subprocess.Popen`.
+    """A forked process that calls a function; the methods are those of `subprocess.Popen`.
 
     Args:
         work: the function, of a module that can be imported.

@@ -1,7 +1,7 @@
-"""Clients that enrol, search and delete while their server is killed and started again; what is true after.
+"""Clients that enrol, search and delete while their server is killed and started again.
 
-Whatever was answered must hold: an item of a 201 is there with its bytes until it was asked to be deleted,
-and one of a 204 is nowhere. Requests that got no answer may have happened or not.
+Every answer must hold: an item of a 201 is there with its bytes until a client asks to delete the item, and a
+deleted item of a 204 is gone. A request without an answer may have been done or not.
 """
 
 import random

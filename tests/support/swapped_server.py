@@ -1,8 +1,8 @@
-"""Clients that search and enrol while another network takes over their server, which is killed on the way.
+"""Clients that search and enrol while the server swaps its network and is killed during the swap.
 
-They keep to a pace, the same before, during and after, and send again what a kill has cut off, with the same
-Idempotency-Key. What they saw says whether a request failed, whether an answer mixed two versions, whether
-anything is lost, and whether the ranks are those of the version that an answer names.
+The clients send requests at the same rate before, during and after the swap. They repeat a request that a kill
+interrupted, with the same Idempotency-Key. Their answers show whether a request failed, an answer mixed two
+versions, an item is lost, or the ranks are not those of the version that an answer names.
 """
 
 import itertools
