@@ -1,7 +1,7 @@
 """Clients that search and enrol while the server swaps its network and is killed during the swap.
 
-The clients send requests at the same rate before, during and after the swap. A request that a kill
-interrupted is repeated with the same Idempotency-Key. The answers show whether a request failed, an answer mixed two
+The clients send requests at one rate before, during and after the swap. A request that a kill interrupted
+is repeated with the same Idempotency-Key. The answers show whether a request failed, an answer mixed two
 versions, an item is lost, or the ranks are not those of the version that an answer names.
 """
 
