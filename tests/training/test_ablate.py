@@ -207,7 +207,7 @@ def test_a_row_that_was_made_with_something_else_is_refused(
     recipe.write_text(replace(RECIPE, learning_rate=1e-3).to_json())
     line = refuse(finished, table="symmetry", recipe=str(recipe))
     assert "row plain_tiny" in line
-    assert "made with another recipe: see its row.json" in line
+    assert "made with another recipe (see its row.json)" in line
     weights = str(finished / "plain_tiny" / "network.safetensors")
     assert "another init" in refuse(finished, architecture=["plain_tiny"], init=weights)
     names = [f"bounding_box_train/{path.name}" for path in (people / "bounding_box_train").iterdir()]
