@@ -1,7 +1,7 @@
-"""A gallery in files, read over the API: crops, what is known of them, and embeddings if wanted.
+"""Export a gallery over the API to files: the crops, their metadata, and on request their embeddings.
 
-`gallery.csv` has a row for each crop; it is what `reid import` reads, and training. What is exported appears
-under its name when it is whole.
+`gallery.csv` has a row for each crop; `reid import` and the training read that file. The export gets its
+final name only when it is complete.
 """
 
 import csv
@@ -33,14 +33,14 @@ from service.client import Client, ClientError, FailedCrop, Filters, Item, Refus
 
 ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
-AT_ONCE = 64
+ITEMS_PER_BATCH = 64
 
-Name = Callable[[Item, str], str]
-"""Makes the path of a crop of an item and the suffix of its type."""
+MakeName = Callable[[Item, str], str]
+"""Item, suffix of its image type -> path of the crop within the export."""
 
 
 class Format(StrEnum):
-    """What an export looks like: a folder, the same in one tar, or a folder as Market-1501 names files."""
+    """The layout of an export: a folder, a tar with the same files, or a folder named as Market-1501 is."""
 
     csv = "csv"
     tar = "tar"
@@ -49,7 +49,13 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Exported:
-    """How many items are exported, how many were deleted meanwhile, and those whose crop is missing."""
+    """The result of an export.
+
+    Attributes:
+        num_items: how many items were exported.
+        num_gone: how many items were deleted during the export.
+        failures: the items whose crop is missing.
+    """
 
     num_items: int
     num_gone: int
@@ -57,7 +63,7 @@ class Exported:
 
 
 class Sink(Protocol):
-    """Where files go."""
+    """A folder or an archive that files are written to."""
 
     def add(self, name: str, content: BinaryIO, size: int) -> None:
         """Write one file."""
@@ -74,26 +80,27 @@ def export(
     concurrency: int = 4,
     on_progress: OnProgress,
 ) -> Exported:
-    """Write what the filters let through to `out`.
+    """Export the items that pass the filters to `out`.
 
     Args:
         client: of the service.
-        out: a folder or a file that is not there yet.
-        layout: of what is written.
+        out: the folder or tar to write; it must not exist.
+        layout: the layout of the export.
         filters: which items to export.
-        min_cameras: leave out people whom fewer cameras saw, among these items.
-        embeddings: write them too, in the order of gallery.csv.
-        concurrency: crops that are read at once.
-        tell: is told how many are done, of how many so far.
+        min_cameras: only export identities whose items, among those that pass the filters, are of at least
+            this many cameras.
+        embeddings: whether to write embeddings too, in the order of gallery.csv.
+        concurrency: how many crops to read at a time.
+        on_progress: called with the number of exported items, and the number of items read so far.
 
     Raises:
-        ClientError: there is no such item, the service fails, or has changed its network meanwhile; nothing
-            is left.
-        OSError: `out` is there already, or cannot be written.
+        ClientError: no item passes the filters, the service fails, or another model version became active
+            during an export of embeddings. `out` is not written.
+        OSError: `out` exists already, or cannot be written.
     """
     if out.exists() or out.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; name another --out", str(out))
-    wanted = _seen_by(client, filters, min_cameras) if min_cameras > 1 else None
+    wanted = _identities_seen_by(client, filters, min_cameras) if min_cameras > 1 else None
     items = client.list_items(embeddings=embeddings, **filters)
     name = _market1501_names() if layout is Format.market1501 else _plain_name
     make = _tar if layout is Format.tar else _folder
@@ -105,7 +112,7 @@ def export(
         failures: list[FailedCrop] = []
         num = num_gone = 0
         kept = (item for item in items if wanted is None or item["identity_id"] in wanted)
-        while batch := list(islice(kept, AT_ONCE)):
+        while batch := list(islice(kept, ITEMS_PER_BATCH)):
             for item, found in zip(batch, threads.map(partial(_image, client), batch), strict=True):
                 if found is None:
                     num_gone += 1
@@ -129,7 +136,7 @@ def export(
 
 
 def _image(client: Client, item: Item) -> tuple[bytes, str] | FailedCrop | None:
-    """Read a crop and its type; None if the item was deleted meanwhile."""
+    """Read the crop of an item and its media type; None if the item was deleted during the export."""
     try:
         return client.get_image(item["id"])
     except Refused as refusal:
@@ -138,8 +145,8 @@ def _image(client: Client, item: Item) -> tuple[bytes, str] | FailedCrop | None:
         return FailedCrop(Path(item["id"]), str(refusal))
 
 
-def _seen_by(client: Client, filters: Filters, min_cameras: int) -> set[str]:
-    """Return the identities that so many cameras have seen."""
+def _identities_seen_by(client: Client, filters: Filters, min_cameras: int) -> set[str]:
+    """Return the identities that at least `min_cameras` cameras have seen."""
     cameras: dict[str, set[str]] = defaultdict(set)
     for item in client.list_items(**filters):
         if item["camera_id"] is not None:
@@ -160,8 +167,11 @@ def _plain_name(item: Item, suffix: str) -> str:
     return f"crops/{item['id']}{suffix}"
 
 
-def _market1501_names() -> Name:
-    """Number identities and cameras as they come; camera 0 is no camera.
+def _market1501_names() -> MakeName:
+    """Return a function that names crops as Market-1501 does.
+
+    Identities and cameras are numbered from 1 in the order in which they first appear. Camera 0 stands for an
+    item without a camera.
 
     >>> name = _market1501_names()
     >>> [name({"identity_id": who, "camera_id": "door"}, ".jpg").split("/")[1] for who in ("a", "b", "a")]
@@ -182,10 +192,10 @@ def _market1501_names() -> Name:
 
 
 def _finish(sink: Sink, manifest: str, versions: set[str], num: int, rows: BinaryIO | None) -> None:
-    """Write what is known of the crops, and their embeddings."""
+    """Write the embeddings if there are any, then gallery.json and gallery.csv."""
     if rows is not None:
         if len(versions) > 1:
-            raise ClientError("the service has changed its network meanwhile: export again")
+            raise ClientError("another model version became active during the export: export again")
         _add_embeddings(sink, rows, num)
     about = {
         "format": 1,
@@ -199,7 +209,7 @@ def _finish(sink: Sink, manifest: str, versions: set[str], num: int, rows: Binar
 
 
 def _add_embeddings(sink: Sink, rows: BinaryIO, num: int) -> None:
-    """Write embeddings as one array (N, D), which need not be in memory at once."""
+    """Write embeddings as one array (N, D) in .npy format, without loading all of them into memory."""
     import numpy as np
 
     size = rows.tell()
@@ -217,7 +227,7 @@ class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def add(self, name: str, content: BinaryIO, size: int) -> None:  # noqa: ARG002 - a tar must know
+    def add(self, name: str, content: BinaryIO, size: int) -> None:  # noqa: ARG002 - a tar needs the size
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
@@ -236,7 +246,7 @@ class _Tar:
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Sink]:
-    """Give a folder that gets its name when all is in it."""
+    """Open a temporary folder, and rename it to `out` when everything is written."""
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         root = Path(temporary) / out.name
         root.mkdir()
@@ -246,7 +256,7 @@ def _folder(out: Path) -> Iterator[Sink]:
 
 @contextmanager
 def _tar(out: Path) -> Iterator[Sink]:
-    """Give a tar that gets its name when all is in it."""
+    """Open a temporary tar, and rename it to `out` when everything is written."""
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         path = Path(temporary) / out.name
         with path.open("xb") as file:

@@ -1,6 +1,6 @@
-"""What the file names of a folder of crops say: which files are crops, who is on them, which camera saw them.
+"""Find the crops in folders, and read their identities and cameras from the names of files and folders.
 
-`reid enroll` and the Market-1501 benchmark read folders by the same rules; nothing here opens a file.
+`reid enroll` and the Market-1501 benchmark use the same rules. No file is opened here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from service.uploads.layouts import Layout
 
 @dataclass(frozen=True)
 class Findings:
-    """The crops found, in the order in which they are enrolled, and what was left aside."""
+    """The crops of some folders.
+
+    Attributes:
+        crops: in the order in which they are enrolled.
+        num_junk: how many crops Market-1501 marks as junk.
+        num_not_images: how many files do not have the suffix of an image.
+        misnamed: files whose names do not have the form that the layout `market1501` expects.
+    """
 
     crops: tuple[CropFile, ...]
     num_junk: int
@@ -26,17 +33,18 @@ class Findings:
 
 
 def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
-    """Look through files and folders (with their subfolders) for crops, in sorted order, each file once.
+    """Find the crops among files and in folders and their subfolders, each crop once.
 
-    In a folder only files with the suffix of an image count, and hidden ones do not; a file that is named
-    itself is always taken. In the layout `market1501` the identity -1 is junk and left out, and 0000 (a
-    distractor, not one person) gets no identity, so that the service gives each its own.
+    A file in `paths` is always a crop. In a folder, only files with the suffix of an image are crops, and
+    hidden files are ignored. The layout `market1501` has two special identities. Crops of identity -1 are
+    junk and left out. Crops of identity 0000 are distractors, which show different people. They get no
+    identity here, so the service makes a new identity for each.
     """
     crops: list[CropFile] = []
     misnamed: list[Path] = []
     num_junk = num_not_images = 0
-    for path, is_named_itself in dict(_walk(paths)).items():
-        if not is_named_itself and path.suffix.lower() not in IMAGE_SUFFIXES:
+    for path, is_given in dict(_walk(paths)).items():
+        if not is_given and path.suffix.lower() not in IMAGE_SUFFIXES:
             num_not_images += 1
         elif layout is not Layout.market1501:
             identity_id = path.absolute().parent.name if layout is Layout.folders else None
@@ -52,6 +60,7 @@ def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
 
 
 def _walk(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield each file with whether it is one of `paths` itself; the files of a folder are sorted."""
     for path in paths:
         if not path.is_dir():
             yield path, True

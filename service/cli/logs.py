@@ -1,4 +1,4 @@
-"""Log lines on stderr, for the commands that run the code of the service in their own process."""
+"""Log lines on stderr, for commands that run the service's code in their own process."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ PROCESSORS: list[structlog.typing.Processor] = [
 
 
 def log_to_terminal() -> None:
-    """Write the events of the service, and the warnings of libraries, to stderr in one format."""
+    """Write the service's log events and the warnings of libraries to stderr, in one format."""
     renderer = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )

@@ -1,7 +1,7 @@
-"""The `reid` command: run the service; enrol and search over its API.
+"""The `reid` program: serve a gallery, and use a running service over its API.
 
-Everything heavy (torch, the app) is imported by the commands that need it alone, so that the others start at
-once.
+A command imports torch and the app inside its function if it needs them, so that the other commands start
+at once.
 """
 
 import json
@@ -16,7 +16,15 @@ from service.cli import offline
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
 from service.cli.folders import find_crops
-from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
+from service.cli.options import (
+    DEFAULT_URL,
+    AsJson,
+    CameraIds,
+    DataDir,
+    ExcludeCameraIds,
+    Url,
+    errors_as_sentences,
+)
 from service.cli.terminal import (
     err,
     out,
@@ -38,6 +46,7 @@ app = typer.Typer(
 app.add_typer(cli_models.app, name="models")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
+CropsOfOne = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")]
 
 
 @app.command()
@@ -46,10 +55,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [REID_PORT, or 8000]")] = None,
     data_dir: DataDir = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes, each with the whole index.  [REID_WORKERS, or 1]")
+        int | None, typer.Option(help="Server processes; each holds the whole index.  [REID_WORKERS, or 1]")
     ] = None,
 ) -> None:
-    """Serve the gallery until Ctrl-C; requests that are under way are finished first."""
+    """Serve the gallery until Ctrl-C. Running requests are finished before the service stops."""
     from service.cli.serve import launch
 
     options = {"REID_HOST": host, "REID_PORT": port, "REID_DATA_DIR": data_dir, "REID_WORKERS": workers}
@@ -65,17 +74,17 @@ app.command()(offline.restore)
 def enroll(
     paths: Crops,
     url: Url = DEFAULT_URL,
-    layout: Annotated[Layout, typer.Option(help="What says who is on a crop.")] = Layout.flat,
-    camera_id: Annotated[str | None, typer.Option(help="The camera of all these crops.")] = None,
-    identity_id: Annotated[str | None, typer.Option(help="The person on all these crops.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Crops in a request.")] = 16,
+    layout: Annotated[Layout, typer.Option(help="How to find the identity of a crop.")] = Layout.flat,
+    camera_id: Annotated[str | None, typer.Option(help="The camera of all crops.")] = None,
+    identity_id: Annotated[str | None, typer.Option(help="The identity of all crops.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Crops per request.")] = 16,
 ) -> None:
-    """Enrol crops; say which ones failed, and go on with the others.
+    """Enrol crops. A crop that fails is reported, and the others are enrolled.
 
-    LAYOUT says where identities come from: "folders" takes the name of the folder a crop is in, "market1501"
-    reads identity and camera from the file name (0002_c1s1_000451_03.jpg), "flat" leaves it to the service,
-    which makes every crop an identity of its own.
+    LAYOUT "folders" takes the name of a crop's folder as its identity. "market1501" reads the identity and
+    the camera from the file name, such as 0002_c1s1_000451_03.jpg. "flat" names no identity, so the service
+    makes a new identity for every crop.
     """
     findings = find_crops(paths, layout)
     crops = [CropFile(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
@@ -103,13 +112,15 @@ def enroll(
 
 @app.command()
 def search(
-    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    files: CropsOfOne,
     url: Url = DEFAULT_URL,
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Matches to give.")] = 10,
-    group_by: Annotated[GroupBy, typer.Option(help="What a match is.")] = "identity",
-    camera_id: Annotated[list[str] | None, typer.Option(help="Only this camera; may repeat.")] = None,
-    exclude_camera_id: Annotated[list[str] | None, typer.Option(help="Not this camera; may repeat.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out matches below this score.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many matches to return.")] = 10,
+    group_by: Annotated[
+        GroupBy, typer.Option(help="What to rank: identities, tracks, cameras or items.")
+    ] = "identity",
+    camera_id: CameraIds = None,
+    exclude_camera_id: ExcludeCameraIds = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out matches with a lower score.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for the person on one crop, or on several crops of the same person."""
@@ -130,16 +141,18 @@ def search(
 
 @app.command()
 def verify(
-    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")],
+    files: CropsOfOne,
     url: Url = DEFAULT_URL,
     against: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="A crop to compare with; may repeat, one person."),
+        typer.Option(exists=True, dir_okay=False, help="A crop to compare with; may repeat for one person."),
     ] = None,
-    identity: Annotated[str | None, typer.Option(help="Or an identity of the gallery.")] = None,
+    identity: Annotated[
+        str | None, typer.Option(help="The identity to compare with, instead of --against.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether crops show the same person as other crops, or as an identity."""
+    """Tell whether crops show the same person as other crops, or as an identity of the gallery."""
     with errors_as_sentences(), Client(url) as client:
         answer = client.verify(files, others=against or [], identity_id=identity)
     if as_json:

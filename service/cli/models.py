@@ -1,4 +1,4 @@
-"""`reid models`: the networks of a service, and networks of others as checkpoints of ours."""
+"""`reid models`: manage the model versions of a service, and import networks of other projects."""
 
 import json
 from enum import StrEnum
@@ -13,7 +13,7 @@ from service.cli.terminal import err, out, print_evaluation, print_line, print_m
 from service.client import Client, Job, Strategy
 
 app = typer.Typer(
-    help="The networks that a service has: list, register, evaluate, activate, roll back, delete.",
+    help="Manage the model versions of a service, and import networks of other projects.",
     no_args_is_help=True,
 )
 
@@ -22,7 +22,7 @@ NUMBERS = "NUMBER[,NUMBER,NUMBER]"
 
 
 class Branch(StrEnum):
-    """Which of the RGA authors' networks a checkpoint of theirs holds."""
+    """Which network of the RGA authors a checkpoint of theirs holds, by its attention modules."""
 
     rgasc = "rgasc"
     rgas = "rgas"
@@ -30,14 +30,14 @@ class Branch(StrEnum):
 
 
 class Feature(StrEnum):
-    """What a network answers with: its pooled feature, or that after BatchNorm."""
+    """Which feature is the embedding: the pooled feature, or the feature after BatchNorm."""
 
     pooled = "pooled"
     bn = "bn"
 
 
 class Channels(StrEnum):
-    """In which order a network reads the colours of a pixel."""
+    """The order of the colour channels that a network expects."""
 
     rgb = "rgb"
     bgr = "bgr"
@@ -45,7 +45,7 @@ class Channels(StrEnum):
 
 @app.command("list")
 def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the networks that the service has."""
+    """List the model versions of the service."""
     with errors_as_sentences(), Client(url) as client:
         answer = client.list_models()
     if as_json:
@@ -59,14 +59,14 @@ def register(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A checkpoint.")],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Send a checkpoint to the service; print its version."""
+    """Send a checkpoint to the service, and print its version. The active version stays active."""
     with errors_as_sentences(), Client(url) as client:
         typer.echo(client.register_model(file)["version"])
 
 
 @app.command()
 def show(version: str, url: Url = DEFAULT_URL) -> None:
-    """Print all there is to say of a version, as JSON; "active" is the one in service."""
+    """Print the details of a model version as JSON; "active" names the active version."""
     with errors_as_sentences(), Client(url) as client:
         typer.echo(json.dumps(client.get_model(version), indent=2))
 
@@ -76,18 +76,23 @@ def activate(
     version: str,
     url: Url = DEFAULT_URL,
     strategy: Annotated[
-        Strategy, typer.Option(help="compatible: embed queries with it at once, the gallery behind.")
+        Strategy,
+        typer.Option(
+            help="backfill: embed the gallery, then switch searches. "
+            "compatible: embed queries at once, the gallery afterwards."
+        ),
     ] = "backfill",
     require_better: Annotated[
-        bool, typer.Option("--require-better", help="Refuse it if its evaluation says that it is worse.")
+        bool,
+        typer.Option("--require-better", help="Refuse a version that is worse or has not been evaluated."),
     ] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out items whose crop is gone.")
+        bool, typer.Option("--allow-missing", help="Leave out items whose crop is missing.")
     ] = False,
 ) -> None:
-    """Re-embed the gallery with a version and switch to it; the service answers searches meanwhile.
+    """Embed the gallery with a model version, and make the version active. Searches go on.
 
-    Ctrl-C leaves the activation to the service; `reid models cancel` ends it.
+    Ctrl-C ends this command, but not the activation. `reid models cancel` cancels the activation.
     """
     with errors_as_sentences(), Client(url) as client:
         job = client.activate_model(
@@ -98,31 +103,31 @@ def activate(
 
 @app.command()
 def rollback(url: Url = DEFAULT_URL) -> None:
-    """Put the version back in service that was active before."""
+    """Make the previously active model version active again."""
     with errors_as_sentences(), Client(url) as client:
         _follow(client, client.roll_back())
 
 
 @app.command()
 def cancel(url: Url = DEFAULT_URL) -> None:
-    """Cancel the activation that is under way; the version in service stays."""
+    """Cancel the running activation. The active model version stays active."""
     with errors_as_sentences(), Client(url) as client:
         jobs = [job for job in client.list_running_jobs() if job["kind"] == "activation"]
         for job in jobs:
             client.cancel_job(job["id"])
-    print_line(out, "the activation is cancelled" if jobs else "no activation is under way")
+    print_line(out, "the activation is cancelled" if jobs else "no activation is running")
 
 
 @app.command()
 def delete(version: str, url: Url = DEFAULT_URL) -> None:
-    """Delete a version that is not in service, with its embeddings."""
+    """Delete a model version that is not active, with its embeddings."""
     with errors_as_sentences(), Client(url) as client:
         client.delete_model(version)
     print_line(out, f"{version} is deleted")
 
 
 def _follow(client: Client, job: Job) -> None:
-    """Draw an activation until it has ended."""
+    """Show the progress of an activation until it has ended."""
     version = job["model_version"]
     with progress_bar() as on_progress:
         for job in client.follow_job(job):  # noqa: B020
@@ -135,7 +140,7 @@ def _follow(client: Client, job: Job) -> None:
 
 @app.command()
 def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Judge a version and the active one on the gallery's own labelled items."""
+    """Compare a model version with the active one on the labelled items of the gallery."""
     with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
         for job in client.follow_job(client.evaluate_model(version)):
             on_progress(job["done"], job["total"])
@@ -152,13 +157,15 @@ def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> N
 def import_official(
     file: Annotated[Path, typer.Argument(help="A .pth.tar of the RGA authors' ResNet-50 at 256 x 128.")],
     output: Annotated[Path, typer.Option("--out", help="The .safetensors checkpoint to write.")],
-    branch: Annotated[Branch, typer.Option(help="Their --branch_name.")] = Branch.rgasc,
+    branch: Annotated[Branch, typer.Option(help="The --branch_name it was trained with.")] = Branch.rgasc,
     feature: Annotated[
         Feature,
-        typer.Option(help="Their pooled `feat_`, or `feat` after BatchNorm; they judge both."),
+        typer.Option(
+            help="The embedding: the pooled `feat_`, or `feat` after BatchNorm in the authors' code."
+        ),
     ] = Feature.pooled,
 ) -> None:
-    """Make a checkpoint of ours of one that the RGA authors' code has trained; no service is needed."""
+    """Convert a checkpoint of the RGA authors' code to a checkpoint of this project. No service is needed."""
     from model.errors import ModelError
     from model.interop import official
 
@@ -173,24 +180,26 @@ def import_official(
 @app.command("import-onnx")
 def import_onnx(
     file: Annotated[Path, typer.Argument(help="An .onnx, or the .xml of an OpenVINO IR beside its .bin.")],
-    height: Annotated[int, typer.Option(min=1, max=1024, help="Of the images it reads, in pixels.")],
-    width: Annotated[int, typer.Option(min=1, max=1024, help="Of the images it reads, in pixels.")],
-    mean: Annotated[str, typer.Option(metavar=NUMBERS, help="Subtracted from each channel, after --scale.")],
-    std: Annotated[str, typer.Option(metavar=NUMBERS, help="What each channel is divided by then.")],
+    height: Annotated[int, typer.Option(min=1, max=1024, help="Height of the input images, in pixels.")],
+    width: Annotated[int, typer.Option(min=1, max=1024, help="Width of the input images, in pixels.")],
+    mean: Annotated[str, typer.Option(metavar=NUMBERS, help="Subtracted from each channel after --scale.")],
+    std: Annotated[str, typer.Option(metavar=NUMBERS, help="Divides each channel after --mean.")],
     channels: Annotated[
-        Channels, typer.Option(help="The order of colours; --mean and --std too.")
+        Channels, typer.Option(help="The channel order of the images, --mean and --std.")
     ] = Channels.rgb,
-    scale: Annotated[float, typer.Option(min=0, help="What pixels, 0 to 255, are divided by first.")] = 255.0,
+    scale: Annotated[
+        float, typer.Option(min=0, help="Divides the pixels, 0 to 255, before --mean and --std.")
+    ] = 255.0,
     output: Annotated[
-        Path | None, typer.Option("--out", help="Write the checkpoint here; do not send it.")
+        Path | None, typer.Option("--out", help="Write the checkpoint to this file instead of sending it.")
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Make a checkpoint of a network of others and send it to the service; print its version.
+    """Convert a network of another project to a checkpoint, send it to the service, and print its version.
 
-    It is tried first: one image in, one finite embedding out, which differs from image to image. A wrong
-    --mean, --std, --scale or --channels goes unnoticed but for worse matches: take them from where the
-    network comes from.
+    The network is tried first: it must return one finite embedding per image, and different embeddings for
+    different images. A wrong --mean, --std, --scale or --channels cannot be detected, and only makes matches
+    worse: take these values from the documentation of the network.
     """
     from model.errors import ModelError
     from model.interop.foreign import import_foreign

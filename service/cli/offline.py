@@ -1,7 +1,7 @@
 """`reid check`, `reid backup` and `reid restore`: commands that open a data folder themselves.
 
-They need no server, and `check` and `backup` may run beside one. What they import of the service is imported
-by the command that runs, so that the other commands of `reid` start at once.
+The commands need no server, and `check` and `backup` can run while a server runs. Each command imports the
+service inside its function, so that the other commands of `reid` start at once.
 """
 
 import os
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 
 def check(
-    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Items to embed anew and compare.")] = 100,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair what can be made again or deleted.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Items to embed again and compare.")] = 100,
     data_dir: DataDir = None,
 ) -> None:
-    """Compare database, crops, embeddings and index, beside a running service or without; say what differs.
+    """Compare the database, crops, embeddings and index, and report differences. A service may be running.
 
-    Nothing is changed without --repair, which makes embeddings anew from crops and removes what belongs to
-    nothing. A crop that is gone cannot be made again: it is named.
+    Without --repair nothing is changed. With --repair, absent or wrong embeddings are made again from the
+    crops, and crops without an item and a bad snapshot of the index are deleted. A missing crop cannot be
+    made again, and is only reported.
     """
     _prepare(data_dir)
     from service.upkeep.check import check as check_gallery
@@ -42,15 +45,15 @@ def check(
 
 def backup(
     file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out crops that are gone from the disk.")
+        bool, typer.Option("--allow-missing", help="Leave out crops that are missing on the disk.")
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write a gallery, crops and networks included, to one file, beside a running service or without.
+    """Write a gallery with its crops and networks to one file. A service may be running.
 
-    The file can be restored into SQLite or PostgreSQL, whichever it came from. It holds people's images.
+    A backup from SQLite can be restored into PostgreSQL, and the reverse. The file holds images of people.
     """
     _prepare(data_dir)
     from service.settings import read_settings
@@ -64,16 +67,19 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `reid backup` wrote.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A file that `reid backup` wrote.")
+    ],
     erasures: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Receipts, as `reid erasures` prints; may repeat."),
+        typer.Option(exists=True, dir_okay=False, help="Receipts that `reid erasures` printed; may repeat."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Put a backup into an empty data folder and database; a torn file is refused, nothing is overwritten.
+    """Restore a backup into an empty data folder and database. A damaged file is refused.
 
-    People who were erased after the backup was made come back with it, unless --erasures names the receipts.
+    People who were erased after the backup was made come back, unless --erasures gives the receipts of their
+    erasures.
     """
     _prepare(data_dir)
     from service.settings import read_settings
@@ -89,7 +95,7 @@ def restore(
 
 
 def _prepare(data_dir: Path | None) -> None:
-    """Put the option where the settings are read from, and show log lines."""
+    """Set REID_DATA_DIR to the option if it was given, and show log lines."""
     from service.cli.logs import log_to_terminal
 
     if data_dir is not None:
@@ -136,11 +142,11 @@ def _print_report(report: "Report") -> None:
         print_line(
             out,
             f"{report.num_young} crops are younger than ten minutes and belong to nothing yet; "
-            "their requests may be under way",
+            "their requests may still be running",
         )
     print_line(
         out,
-        f"{report.num_items} items checked, {report.num_recomputed} of them embedded anew: "
+        f"{report.num_items} items checked, {report.num_recomputed} of them embedded again: "
         + ("all is well" if report.is_clean else f"{len(report.findings)} findings"),
     )
 

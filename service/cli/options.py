@@ -1,4 +1,4 @@
-"""What commands of `reid` share: options of one meaning, and errors that end in a sentence and status 1."""
+"""Options and error handling that several commands of `reid` share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,28 @@ from service.client import ClientError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="Where the service runs.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where all is kept.  [REID_DATA_DIR, or data]")]
+Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="URL of the service.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the database, crops and networks.  [REID_DATA_DIR, or data]")
+]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the service as it is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+
+Names = list[str] | None
+
+IdentityIds = Annotated[Names, typer.Option(help="Only this identity; may repeat.")]
+ExcludeIdentityIds = Annotated[Names, typer.Option(help="Not this identity; may repeat.")]
+CameraIds = Annotated[Names, typer.Option(help="Only this camera; may repeat.")]
+ExcludeCameraIds = Annotated[Names, typer.Option(help="Not this camera; may repeat.")]
+TrackIds = Annotated[Names, typer.Option(help="Only this track; may repeat.")]
+Attributes = Annotated[Names, typer.Option(help="Only people with this name=value; may repeat.")]
+CapturedAfter = Annotated[str | None, typer.Option(help="Captured at this RFC 3339 time or later.")]
+CapturedBefore = Annotated[str | None, typer.Option(help="Captured before this RFC 3339 time.")]
 
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """Let what goes wrong end the command with one line and status 1."""
+    """End the command with one line on stderr and exit status 1 if the service or a file fails."""
     try:
         yield
     except ClientError as error:

@@ -1,7 +1,7 @@
-"""A folder of crops as tars to be imported, one part after the other, each with the rows of its crops.
+"""Pack a folder of crops into archives for `reid import`, each with a gallery.csv that describes its crops.
 
-What is known of a crop stands in the folder's gallery.csv, if it has one, or else in the names of its files.
-In a part its crops are numbered: no name of a file can stand in the way.
+The metadata of a crop comes from the gallery.csv of the folder, or without one from the file names. Within an
+archive the crops are named by numbers, because the service refuses some file names, such as very long ones.
 """
 
 import csv
@@ -22,29 +22,35 @@ from service.client import ClientError, FailedCrop
 from service.uploads.layouts import Layout
 
 FIELDS = COLUMNS[1:]
-FILES_IN_A_PART = 5_000
-BYTES_IN_A_PART = 512 * 1024 * 1024
+MAX_FILES = 5_000
+MAX_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Row:
-    """A crop and what is known of it, by the fields of gallery.csv; what is not known is empty."""
+    """A crop and its metadata; `fields` are the values of `FIELDS`, each empty if unknown."""
 
     path: Path
     fields: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The crops of a folder, and those that cannot be taken."""
+class FoundRows:
+    """The crops of a folder.
+
+    Attributes:
+        rows: the crops to import.
+        failures: files that cannot be imported, and why.
+        num_skipped: how many files are junk or no images.
+    """
 
     rows: Sequence[Row]
     failures: Sequence[FailedCrop]
     num_skipped: int = 0
 
 
-def find_rows(folder: Path, layout: Layout) -> Found:
-    """Look for the crops of a folder, by its gallery.csv or else by `layout`.
+def find_rows(folder: Path, layout: Layout) -> FoundRows:
+    """Find the crops of a folder by its gallery.csv, or without one by `layout`.
 
     Raises:
         ClientError: gallery.csv cannot be read.
@@ -55,10 +61,10 @@ def find_rows(folder: Path, layout: Layout) -> Found:
     found = find_crops([folder], layout)
     rows = [Row(crop.path, (crop.identity_id or "", crop.camera_id or "", "", "")) for crop in found.crops]
     failures = [FailedCrop(path, "its name is not of the Market-1501 form") for path in found.misnamed]
-    return Found(rows, failures, found.num_junk + found.num_not_images)
+    return FoundRows(rows, failures, found.num_junk + found.num_not_images)
 
 
-def _by_manifest(manifest: Path) -> Found:
+def _by_manifest(manifest: Path) -> FoundRows:
     rows: list[Row] = []
     failures: list[FailedCrop] = []
     try:
@@ -70,29 +76,34 @@ def _by_manifest(manifest: Path) -> Found:
                 name = PurePosixPath(row.fields.get("path", ""))
                 path = manifest.parent / name
                 if name.is_absolute() or ".." in name.parts or not name.parts:
-                    failures.append(FailedCrop(Path(name), f"{MANIFEST} names what is not in its folder"))
+                    failures.append(FailedCrop(Path(name), f"{MANIFEST} names a path outside its folder"))
                 else:
                     rows.append(Row(path, tuple(row.fields.get(field, "") for field in FIELDS)))
     except LabelsError as error:
         raise ClientError(f"{manifest} cannot be read as a CSV: {error}") from error
-    return Found(rows, failures)
+    return FoundRows(rows, failures)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tar, and the crops in it by their positions."""
+    """A tar of crops.
+
+    Attributes:
+        archive: the tar.
+        rows: the crops in the tar; row i is at position i.
+        failures: files that could not be read, and are not in the tar.
+    """
 
     archive: BinaryIO
     rows: Sequence[Row]
     failures: Sequence[FailedCrop]
 
 
-def pack(
-    rows: Sequence[Row], *, max_files: int = FILES_IN_A_PART, max_bytes: int = BYTES_IN_A_PART
-) -> Iterator[Part]:
-    """Pack crops into tars, each of which is gone when the next one is asked for.
+def pack(rows: Sequence[Row], *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> Iterator[Part]:
+    """Pack crops into tars, one at a time: each tar is deleted when the next one is requested.
 
-    A part ends with as many files, or before it would have more bytes; a larger file is a part of its own.
+    A part has at most `max_files` files and at most `max_bytes` bytes of crops. A crop with more bytes than
+    that is a part of its own.
     """
     start = 0
     while start < len(rows):
@@ -103,7 +114,7 @@ def pack(
 
 @contextmanager
 def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[tuple[Part, int]]:
-    """Pack the first of these crops, and tell how many of them have been looked at."""
+    """Pack the first crops into one part; yield the part, and how many of `rows` were packed or failed."""
     packed: list[Row] = []
     failures: list[FailedCrop] = []
     manifest = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""`reid retrain`: from the gallery's own people to a better network in service, in one command."""
+"""`reid retrain`: fine-tune the active network on the people of the gallery, and activate the result."""
 
 import subprocess
 import sys
@@ -18,20 +18,24 @@ MIN_CAMERAS = 2
 
 
 def retrain(
-    target: Annotated[Path, typer.Option("--out", help="A new folder, for the export and the run.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="A new folder for the exported gallery and the training run.")
+    ],
     url: Url = DEFAULT_URL,
-    recipe: Annotated[str, typer.Option(help="Name in training/recipes.py, or a recipe.json.")] = "finetune",
+    recipe: Annotated[
+        str, typer.Option(help="Name in training/recipes/named.py, or a run's recipe.json.")
+    ] = "finetune",
     attribute: Annotated[
-        list[str] | None, typer.Option(help="Train on people with this name=value alone; may repeat.")
+        list[str] | None, typer.Option(help="Train only on people with this name=value; may repeat.")
     ] = None,
     even_if_worse: Annotated[
-        bool, typer.Option("--even-if-worse", help="Put it in service whatever its evaluation says.")
+        bool, typer.Option("--even-if-worse", help="Activate the new network even if it is worse.")
     ] = False,
 ) -> None:
-    """Export whom two or more cameras saw, fine-tune the active network, judge it, put it in service.
+    """Fine-tune the active network on people whom two or more cameras have seen, and activate the result.
 
-    A network that is worse on the gallery is registered and not put in service. The export holds people's
-    images: keep it as you keep the gallery, or delete it.
+    A network that is worse on this gallery is registered but not activated. The export in OUT holds images of
+    people: protect it as you protect the gallery, or delete it.
     """
     folder = target / "gallery"
     with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:

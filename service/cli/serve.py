@@ -1,4 +1,4 @@
-"""The server that `reid serve` runs, in one process or in several.
+"""The server of `reid serve`, in one process or in several.
 
 The port is bound before the app and torch are imported, which takes seconds. So a port in use or a wrong
 setting is reported at once.
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from service.serving.generation import Generation
 
 GRACE_S = 30
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - said, not listened to
+REACHABLE_AT = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
 
 
 def launch(chosen: Mapping[str, str]) -> int:
-    """Serve until Ctrl-C or SIGTERM, and give the exit code; `chosen` are REID_* variables that go first."""
+    """Serve until Ctrl-C or SIGTERM, and return the exit status.
+
+    Args:
+        chosen: REID_* variables that replace those of the environment.
+    """
     os.environ.update(chosen)
     try:
         settings = read_settings()
@@ -65,7 +69,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
     )
     server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn has finished everything by then, and only passes it on
+    with suppress(KeyboardInterrupt):  # uvicorn shuts down first, and then raises Ctrl-C again
         server.run(sockets=[listener])
     if failures:
         return 1
@@ -74,7 +78,10 @@ def _run(settings: Settings, listener: socket.socket) -> int:
 
 
 def _run_workers(settings: Settings, listener: socket.socket) -> int:
-    """Serve by several processes on one port; one that dies is replaced, one that cannot start ends all."""
+    """Serve with several processes on one port, and return the exit status.
+
+    A worker that dies is replaced. A worker that cannot start ends all workers.
+    """
     url = _url(settings.host, listener.getsockname()[1])
     data = f"the data in {settings.data_dir.absolute()}"
     print_line(out, f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
@@ -95,7 +102,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
 
 
 def make_worker_app() -> "FastAPI":
-    """Build the app of one worker process, by the environment that its parent has set."""
+    """Build the app of one worker process; the settings are read from the environment of its parent."""
     from service.api.app import create_app
 
     def on_ready(generation: "Generation") -> None:
@@ -103,7 +110,7 @@ def make_worker_app() -> "FastAPI":
         print_line(out, f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery")
 
     def on_failed(_reason: str) -> None:
-        os._exit(STARTUP_FAILURE)  # tells the parent that another try would fail alike
+        os._exit(STARTUP_FAILURE)  # tells the parent not to start the worker again
 
     log_to_terminal()
     Thread(target=_end_with_parent, daemon=True).start()
@@ -111,7 +118,7 @@ def make_worker_app() -> "FastAPI":
 
 
 def _end_with_parent() -> None:
-    """Stop this worker, gently, when the process that started it is gone."""
+    """Shut this worker down as SIGTERM does when its parent process has ended."""
     parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(1)
@@ -119,13 +126,13 @@ def _end_with_parent() -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port without listening yet.
+    """Bind the port without listening yet.
 
     Raises:
-        ServiceError: if it cannot be taken.
+        ServiceError: the port cannot be bound.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; without it every answer is 40 ms late.
+    # asyncio sets TCP_NODELAY only if the protocol is named here. Otherwise every answer is 40 ms late.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -139,12 +146,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _url(host: str, port: int) -> str:
-    """Give the URL at which this machine reaches a server that listens on `host`.
+    """Return the URL at which this machine reaches a server that listens on `host`.
 
     >>> _url("0.0.0.0", 8000), _url("::", 8000), _url("cameras.local", 80)
     ('http://127.0.0.1:8000', 'http://[::1]:8000', 'http://cameras.local:80')
     """
-    reachable = ANYWHERE.get(host, host)
+    reachable = REACHABLE_AT.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""What the `reid` command shows: sentences, tables, and a bar where there is a terminal to draw it on."""
+"""Output of the `reid` program: lines, tables and progress bars."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer
 SECONDS_BETWEEN_LINES = 5.0
 
 OnProgress = Callable[[int, int], None]
-"""Called with the number of things that are done, and of how many."""
+"""Shows progress; called with how many items or crops are done, and how many there are."""
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -22,7 +22,7 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 @contextmanager
 def progress_bar() -> Iterator[OnProgress]:
-    """Draw a bar on a terminal, and elsewhere print a line every few seconds."""
+    """Show progress on stderr: a bar on a terminal, and a line every few seconds elsewhere."""
     if not err.is_terminal:
         yield _plain_progress()
         return
@@ -59,18 +59,18 @@ def _plain_progress() -> OnProgress:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print one line as it is; names that are not UTF-8 are printed with a replacement."""
+    """Print one line without wrapping; bytes of file names that are not UTF-8 are replaced by `?`."""
     console.print(line.encode(errors="replace").decode(), soft_wrap=True)
 
 
 def print_failures(failures: Iterable[FailedCrop]) -> None:
-    """Print a line for each crop that was not enrolled."""
+    """Print a line on stderr for each crop that could not be enrolled or exported."""
     for failure in failures:
         print_line(err, f"failed: {failure.path}: {failure.reason}")
 
 
 def print_matches(answer: SearchAnswer) -> None:
-    """Print the answer of a search as a table; camera and time are those of a match's best item."""
+    """Print the answer of a search as a table; the camera and time of a match are those of its best item."""
     if not answer["matches"]:
         print_line(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
         return
@@ -94,14 +94,14 @@ def print_matches(answer: SearchAnswer) -> None:
 
 
 def print_verification(answer: VerifyAnswer) -> None:
-    """Print the answer of a comparison as a sentence."""
+    """Print the answer of a verification as one line."""
     decision = answer["decision"] or "no decision, the model version has no thresholds"
     chance = "" if answer["probability"] is None else f", probability {answer['probability']:.4f}"
     print_line(out, f"{decision}: score {answer['score']:.4f}{chance}, model {answer['model_version']}")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """Print what an evaluation has found: a row a version, and the difference with its interval."""
+    """Print the result of an evaluation: a row for each version, and the differences with their intervals."""
     rates = [row["fmr"] for row in result["versions"][result["model_version"]]["thresholds"]]
     table = Table("version", "rank-1", "rank-5", "mAP", "mINP", *(f"hits at {rate:g}" for rate in rates))
     for version, found in result["versions"].items():

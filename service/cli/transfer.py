@@ -1,4 +1,4 @@
-"""`reid export`, `reid import` and `reid erasures`: what goes in and out of a running service in bulk."""
+"""`reid export`, `reid import` and `reid erasures`: move whole galleries and receipts over the API."""
 
 import json
 import time
@@ -12,7 +12,19 @@ import typer
 
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
-from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
+from service.cli.options import (
+    DEFAULT_URL,
+    Attributes,
+    CameraIds,
+    CapturedAfter,
+    CapturedBefore,
+    ExcludeCameraIds,
+    ExcludeIdentityIds,
+    IdentityIds,
+    TrackIds,
+    Url,
+    errors_as_sentences,
+)
 from service.cli.packing import find_rows, pack
 from service.cli.terminal import OnProgress, err, out, print_failures, print_line, progress_bar
 from service.client import Client, FailedCrop, Filters, Job, OnDuplicate, Refused
@@ -20,33 +32,34 @@ from service.client import Layout as LayoutName
 from service.uploads.layouts import Layout
 
 INTERRUPTED = 130
-"""The exit code of what Ctrl-C has ended."""
+"""The exit status of an import that Ctrl-C has cancelled, as shells use it."""
 
-CANCELLED = "the import was cancelled; what is enrolled stays"
-
-Many = list[str] | None
+CANCELLED = "the import was cancelled; crops that were enrolled before stay"
 
 
 def export(
-    target: Annotated[Path, typer.Option("--out", help="The folder, or the tar, to write.")],
+    target: Annotated[Path, typer.Option("--out", help="The folder or tar to write; it must not exist.")],
     url: Url = DEFAULT_URL,
-    layout: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.csv,
-    identity_id: Annotated[Many, typer.Option(help="Only this person; may repeat.")] = None,
-    exclude_identity_id: Annotated[Many, typer.Option(help="Not this person; may repeat.")] = None,
-    camera_id: Annotated[Many, typer.Option(help="Only this camera; may repeat.")] = None,
-    exclude_camera_id: Annotated[Many, typer.Option(help="Not this camera; may repeat.")] = None,
-    track_id: Annotated[Many, typer.Option(help="Only this track; may repeat.")] = None,
-    attribute: Annotated[Many, typer.Option(help="Only people with this name=value; may repeat.")] = None,
-    captured_after: Annotated[str | None, typer.Option(help="At this RFC 3339 time or later.")] = None,
-    captured_before: Annotated[str | None, typer.Option(help="Before this time.")] = None,
-    min_cameras: Annotated[int, typer.Option(min=1, help="Only people whom so many cameras saw.")] = 1,
+    layout: Annotated[Format, typer.Option("--format", help="The layout of the files.")] = Format.csv,
+    identity_id: IdentityIds = None,
+    exclude_identity_id: ExcludeIdentityIds = None,
+    camera_id: CameraIds = None,
+    exclude_camera_id: ExcludeCameraIds = None,
+    track_id: TrackIds = None,
+    attribute: Attributes = None,
+    captured_after: CapturedAfter = None,
+    captured_before: CapturedBefore = None,
+    min_cameras: Annotated[
+        int, typer.Option(min=1, help="Only identities with crops of this many cameras or more.")
+    ] = 1,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Write embeddings.npy too.")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Crops to read at once.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Crops to read at a time.")] = 4,
 ) -> None:
-    """Write the gallery, or what the filters let through, to files that `reid import` and training read.
+    """Export the items that pass the filters to files that `reid import` and the training can read.
 
-    "csv" is a folder with gallery.csv and crops; "tar" is the same in one file; "market1501" names the crops
-    as that data set does, and gallery.csv keeps the true names. What is deleted meanwhile is left out.
+    FORMAT "csv" is a folder with gallery.csv and the crops. "tar" is one file with the same contents.
+    "market1501" is a folder whose crops are named as in Market-1501; its gallery.csv has the true names of
+    identities and cameras. Items that are deleted during the export are left out.
     """
     filters: Filters = {
         "identity_id": identity_id,
@@ -69,7 +82,7 @@ def export(
             concurrency=concurrency,
             on_progress=on_progress,
         )
-    gone = f", {exported.num_gone} deleted meanwhile" if exported.num_gone else ""
+    gone = f", {exported.num_gone} deleted during the export" if exported.num_gone else ""
     failed = f", {len(exported.failures)} failed" if exported.failures else ""
     print_failures(exported.failures)
     print_line(out, f"{exported.num_items} items in {target}{gone}{failed}")
@@ -80,20 +93,21 @@ def import_crops(
     path: Annotated[Path, typer.Argument(exists=True, help="A folder, a tar or a zip.")],
     url: Url = DEFAULT_URL,
     layout: Annotated[
-        LayoutName, typer.Option(help="What says who is on a crop, without gallery.csv.")
+        LayoutName, typer.Option(help="How to find the identity of a crop without gallery.csv.")
     ] = "flat",
     on_duplicate: Annotated[
-        OnDuplicate, typer.Option(help="What to do with a crop that its camera has sent before.")
+        OnDuplicate, typer.Option(help="What to do if the same camera has sent the same bytes before.")
     ] = "store",
-    camera_id: Annotated[str | None, typer.Option(help="The camera of crops that name none.")] = None,
-    identity_id: Annotated[str | None, typer.Option(help="The person on crops that name none.")] = None,
-    captured_at: Annotated[str | None, typer.Option(help="The time of crops that name none.")] = None,
-    track_id: Annotated[str | None, typer.Option(help="The track of crops that name none.")] = None,
+    camera_id: Annotated[str | None, typer.Option(help="The camera of crops without one.")] = None,
+    identity_id: Annotated[str | None, typer.Option(help="The identity of crops without one.")] = None,
+    captured_at: Annotated[str | None, typer.Option(help="The RFC 3339 time of crops without one.")] = None,
+    track_id: Annotated[str | None, typer.Option(help="The track of crops without one.")] = None,
 ) -> None:
-    """Enrol a folder or an archive of crops in the background; say which failed, and go on with the others.
+    """Enrol a folder or an archive of crops as background jobs. A crop that fails is reported.
 
-    What is known of the crops stands in gallery.csv, as `reid export` writes it, or else in their names, as
-    LAYOUT says. Ctrl-C cancels what is not enrolled yet.
+    The identity, camera, time and track of each crop are read from gallery.csv, as `reid export` writes it.
+    Without gallery.csv, LAYOUT says how to read them from the file names. Ctrl-C cancels the rest of the
+    import; crops that were enrolled before stay.
     """
     send_archive = partial(
         Client.import_archive,
@@ -113,7 +127,7 @@ def import_crops(
             else:
                 with path.open("rb") as archive:
                     job = send_archive(client, path.name, archive)
-                _await(client, job, tally, on_progress)
+                _follow(client, job, tally, on_progress)
     finally:
         skipped = f", {tally.num_skipped} other files skipped" if tally.num_skipped else ""
         took_s = time.monotonic() - started_s
@@ -124,13 +138,15 @@ def import_crops(
 
 
 def print_erasures(url: Url = DEFAULT_URL) -> None:
-    """Print the receipts of all erasures as JSON, for `reid restore --erasures`; they hold no names."""
+    """Print the receipts of all erasures as JSON, for `reid restore --erasures`. Receipts hold no names."""
     with errors_as_sentences(), Client(url) as client:
         typer.echo(json.dumps(list(client.list_erasures()), indent=2))
 
 
 @dataclass
 class _Tally:
+    """Counts of all jobs of one import."""
+
     num_enrolled: int = 0
     num_failed: int = 0
     num_skipped: int = 0
@@ -152,6 +168,7 @@ def _import_folder(
     tally: _Tally,
     on_progress: OnProgress,
 ) -> None:
+    """Send a folder as one archive after the other, and follow the job of each."""
     found = find_rows(folder, layout)
     print_line(err, f"{len(found.rows)} crops found, {found.num_skipped} other files skipped")
     tally.fail(found.failures)
@@ -159,23 +176,29 @@ def _import_folder(
     for part in pack(found.rows):
         tally.fail(part.failures)
         job = send_archive(client, "part.tar", part.archive)
-        _await(client, job, tally, lambda done, _: on_progress(done, total), [row.path for row in part.rows])
+        _follow(client, job, tally, lambda done, _: on_progress(done, total), [row.path for row in part.rows])
 
 
-def _await(
+def _follow(
     client: Client, job: Job, tally: _Tally, on_progress: OnProgress, paths: Sequence[Path] = ()
 ) -> None:
-    """Show how far a job is until it has ended, and say what it could not enrol; Ctrl-C cancels it.
+    """Follow an import job to its end, and add its counts to the tally. Ctrl-C cancels the job.
 
-    Files are named by `paths`, or as they are in the archive.
+    Args:
+        client: of the service.
+        job: the job to follow.
+        tally: the counts of the whole import.
+        on_progress: called with the progress of the whole import.
+        paths: the file of each position in the archive, to name failed files; by default a failed file has
+            its name in the archive.
 
     Raises:
-        ClientError: it has not done all that it was to do.
+        Exit: the job has failed or was cancelled.
     """
     before = tally.num_done
     is_stopped = False
     try:
-        for job in client.follow_job(job):  # noqa: B020 - the same one, later
+        for job in client.follow_job(job):  # noqa: B020 - the newest state of the same job
             on_progress(before + job["done"], before + job["total"])
     except KeyboardInterrupt:
         is_stopped = True
@@ -187,7 +210,7 @@ def _await(
         path = paths[error["position"]] if paths else Path(error["name"])
         print_failures([FailedCrop(path, error["detail"])])
     if job["num_failed"] > len(job["errors"]):
-        print_line(err, f"and {job['num_failed'] - len(job['errors'])} others")
+        print_line(err, f"and {job['num_failed'] - len(job['errors'])} other crops failed")
     if job["state"] != "succeeded":
         print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
         raise typer.Exit(INTERRUPTED if is_stopped else 1)
@@ -196,5 +219,5 @@ def _await(
 def _cancel(client: Client, job_id: str) -> Job:
     try:
         return client.cancel_job(job_id)
-    except Refused:  # it has ended by itself
+    except Refused:  # the job had ended before it could be cancelled
         return client.get_job(job_id)

@@ -174,7 +174,10 @@ def test_items_deleted_meanwhile_are_left_out(settings: Settings, tmp_path: Path
                 pipe.write(content)
             done = exporting.result()
         path.unlink()
-    assert (done.exit_code, done.stdout) == (0, f"2 items in {tmp_path / 'out'}, 1 deleted meanwhile\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"2 items in {tmp_path / 'out'}, 1 deleted during the export\n",
+    )
     assert [row["path"] for row in rows_of(tmp_path / "out")] == [crop(0).hex(), crop(2).hex()]
 
 

@@ -145,7 +145,7 @@ def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings,
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 130, stderr
-        assert "the import was cancelled; what is enrolled stays" in stderr
+        assert "the import was cancelled; crops that were enrolled before stay" in stderr
         assert "Traceback" not in stderr
         num = len(items_of(client))
         assert 0 < num < 900

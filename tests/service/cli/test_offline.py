@@ -11,7 +11,7 @@ def test_check_says_what_is_wrong_by_its_exit_code_too(make_env: MakeEnv, tmp_pa
     with reid_serve(env, tmp_path / "log") as running:
         reid("enroll", put(tmp_path / "a.jpg", crop(1)), "--url", running.url)
         done = reid("check", env=env)
-        assert done.stdout.strip().endswith("1 items checked, 1 of them embedded anew: all is well")
+        assert done.stdout.strip().endswith("1 items checked, 1 of them embedded again: all is well")
         assert done.returncode == 0
     (path,) = (tmp_path / "data" / "crops").glob("*/*/*")
     path.unlink()
