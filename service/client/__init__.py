@@ -1,4 +1,4 @@
-"""A Python client of the service's HTTP API. It imports nothing of the service.
+"""A Python client of the service's HTTP API. The client imports no other code of the project.
 
 >>> from service.client import Client
 >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Types of the answers of the service, which are JSON objects. Times are RFC 3339 strings with an offset."""
+"""Types of the service's JSON answers. Times are RFC 3339 strings with a UTC offset."""
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -7,7 +7,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class Item(TypedDict):
-    """A crop in the gallery. `embedding`, if it was asked for, is base64 of little-endian float16."""
+    """A crop in the gallery. `embedding`, present on request, is base64 of little-endian float16 values."""
 
     id: str
     identity_id: str
@@ -25,7 +25,7 @@ class Item(TypedDict):
 
 
 class EnrolledItem(Item):
-    """An item that a request enrolled; it was there already unless it `is_new`."""
+    """An item of an enrolment. `is_new` is false if the gallery had the item before."""
 
     is_new: bool
 
@@ -39,7 +39,7 @@ class EnrolmentAnswer(TypedDict):
 
 
 class Thresholds(TypedDict):
-    """The least score of a match and of an unsure match, and what they were measured on."""
+    """The lowest score for the decisions "match" and "unsure", and what the thresholds were measured on."""
 
     match: float | None
     unsure: float | None
@@ -58,7 +58,7 @@ class MatchedItem(TypedDict):
 
 
 class Match(TypedDict):
-    """An identity, track, camera or item that was found, with its best items, best first."""
+    """An identity, track, camera or item that a search found, with its best items, best first."""
 
     rank: int
     identity_id: str
@@ -69,7 +69,7 @@ class Match(TypedDict):
 
 
 class SearchAnswer(TypedDict):
-    """Matches, best first, among `num_searched` items."""
+    """The matches, best first. `num_searched` items passed the filters."""
 
     request_id: str
     model_version: str
@@ -92,7 +92,10 @@ class VerifyAnswer(TypedDict):
 
 
 class ModelVersion(TypedDict):
-    """A registered network. `num_embedded` items, a share of `coverage`, have an embedding by it."""
+    """A registered model version.
+
+    `num_embedded` items have an embedding by the version; `coverage` is their share of all items, 0 to 1.
+    """
 
     version: str
     state: str
@@ -127,9 +130,9 @@ class FailedFile(TypedDict):
 
 
 class Job(TypedDict):
-    """Work in the background: `done` of `total` items, failed ones included.
+    """A background job. `done` of `total` items are processed, and `done` includes the failed items.
 
-    `errors` holds the first 1,000 of `num_failed` files. `result` is what an evaluation has found.
+    `errors` holds the first 1,000 of the `num_failed` files. `result` is the result of an evaluation.
     """
 
     request_id: str
@@ -154,8 +157,8 @@ class Job(TypedDict):
 class Erased(TypedDict):
     """How much an erasure deleted.
 
-    `crops_kept_for_others` are crops that items of other identities show too. `cleaned` says that the bytes
-    are gone from the disk as well.
+    `crops_kept_for_others` counts crops that stay because items of other identities have the same bytes.
+    `cleaned` says whether the erased data has also been removed from the files on the disk.
     """
 
     items: int

@@ -79,11 +79,11 @@ class Client:
             crops: 1 to 64 crops, each with the bytes of its image.
 
         Returns:
-            The items, in the order of the crops. A crop that its camera has sent before gives the item that
-            is there already.
+            The items, in the order of the crops. If the same camera has sent the same bytes before, the item
+            of that time is returned.
 
         Raises:
-            Refused: an image cannot be used, which `position` names, or a field is invalid.
+            Refused: an image cannot be used, and `position` says which, or a field is invalid.
         """
         files = [("images", (sendable_name(crop.path), content)) for crop, content in crops]
         metadata = json.dumps([crop.metadata() for crop, _ in crops])
@@ -104,8 +104,8 @@ class Client:
         Args:
             paths: 1 to 16 image files of the person.
             top_k: the most matches to return, 1 to 1,000.
-            group_by: what a match is: an identity, a track, a camera with its one best item, or an item.
-            min_score: the least score of a match, -1 to 1.
+            group_by: what to rank: identities, tracks, cameras with their one best item, or items.
+            min_score: the lowest score of a match, -1 to 1.
             filters: which items to search.
 
         Returns:
@@ -190,12 +190,12 @@ class Client:
             name: the file name of the archive.
             archive: a tar (plain, gz or bz2) or zip. Its gallery.csv describes the crops if there is one.
             layout: how file names describe the crops if there is no gallery.csv.
-            on_duplicate: for bytes that the same camera has sent before: "return" the item that is there,
-                "store" another item, or "reject" the crop.
-            identity_id: of crops that the archive names no identity for.
-            camera_id: of crops that the archive names no camera for.
-            captured_at: an RFC 3339 time, of crops that the archive has no time for.
-            track_id: of crops that the archive names no track for.
+            on_duplicate: what to do if the same camera has sent the same bytes before: "return" the item of
+                that time, "store" another item, or "reject" the crop.
+            identity_id: the identity of crops that have none in the archive.
+            camera_id: the camera of crops that have none in the archive.
+            captured_at: the RFC 3339 time of crops that have none in the archive.
+            track_id: the track of crops that have none in the archive.
 
         Returns:
             The job that enrols the crops.
@@ -223,7 +223,7 @@ class Client:
         """Read one model version.
 
         Args:
-            version: of the model; "active" is the active one.
+            version: the model version; "active" stands for the active version.
 
         Raises:
             Refused: there is no such version.
@@ -231,10 +231,10 @@ class Client:
         return cast("ModelVersion", self._send("GET", f"/models/{version}"))
 
     def register_model(self, path: Path) -> ModelVersion:
-        """Send a checkpoint to the service, which tries it and keeps it without activating it.
+        """Register a checkpoint with the service. The active model version stays active.
 
         Returns:
-            The model version, also if the service had it already.
+            The model version; if the service had registered the same checkpoint before, that version.
 
         Raises:
             OSError: the file cannot be read.
@@ -252,20 +252,23 @@ class Client:
         require_better: bool = False,
         allow_missing: bool = False,
     ) -> Job:
-        """Start the switch to a model version; the service answers searches until it is done.
+        """Start the switch to a model version. Searches go on during the switch.
 
         Args:
-            version: of a registered model.
+            version: a registered model version.
             strategy: "backfill" embeds every item before the switch. "compatible" switches at once and embeds
                 the items afterwards; the version must have been trained to be compatible with the active one.
-            require_better: refuse a version that has not been evaluated, or is worse than the active one.
-            allow_missing: leave out items whose crop is missing; searches no longer find them.
+            require_better: whether to refuse a version that is worse than the active one or has not been
+                evaluated.
+            allow_missing: whether to leave out items whose crop is missing. Searches then no longer find
+                these items.
 
         Returns:
             The job that activates the version.
 
         Raises:
-            Refused: there is no such version, it cannot be activated like this, or another activation runs.
+            Refused: there is no such version, the options do not allow its activation, or another activation
+                runs.
         """
         options = {"strategy": strategy, "require_better": require_better, "allow_missing": allow_missing}
         return cast("Job", self._send("POST", f"/models/{version}/activate", json=options))
@@ -317,7 +320,7 @@ class Client:
             job: as another method returned it.
 
         Yields:
-            The job as it was given, then each newer state; the last one has ended.
+            `job` itself, then each state that was read. In the last state the job has ended.
         """
         while True:
             yield job
@@ -327,7 +330,10 @@ class Client:
             job = self.get_job(job["id"])
 
     def cancel_job(self, job_id: str) -> Job:
-        """Cancel a job and return it. An import keeps what it has enrolled; an activation changes nothing.
+        """Cancel a job and return the job.
+
+        Crops that a cancelled import has enrolled stay. A cancelled activation with the strategy "backfill"
+        changes nothing.
 
         Raises:
             Refused: there is no such job, or it has ended.

@@ -8,9 +8,9 @@ from pathlib import Path
 from service.client.client import Client
 from service.client.errors import NoAnswer, Refused
 from service.client.requests import CropFile
-from service.client.transport import PUT_OFF
+from service.client.transport import BUSY_STATUSES
 
-ABOUT_THE_IMAGES = frozenset({400, 413, 415, 422})
+IMAGE_STATUSES = frozenset({400, 413, 415, 422})
 """HTTP statuses that blame an image of the request, and not the service."""
 
 
@@ -33,19 +33,19 @@ class BatchResult:
 def enroll_in_batches(
     client: Client, crops: Sequence[CropFile], *, batch_size: int, concurrency: int
 ) -> Iterator[BatchResult]:
-    """Enrol crops in batches; a crop that the service refuses does not keep its batch from being enrolled.
+    """Enrol crops in batches. If the service refuses a crop, the rest of its batch is still enrolled.
 
     Args:
         client: of the service.
-        crops: to enrol. A file is read when its batch is sent.
-        batch_size: crops a request, 1 to 64.
+        crops: the crops to enrol. A file is read when its batch is sent.
+        batch_size: crops per request, 1 to 64.
         concurrency: requests at a time.
 
     Yields:
         The result of each batch, in the order of the crops.
 
     Raises:
-        ServiceUnreachable: the service went away. Batches that were not sent are dropped.
+        ServiceUnreachable: no connection can be made any more. Batches that were not sent are not enrolled.
         Refused: the service refuses every batch, for example because it does not know the route.
     """
     batches = [crops[start : start + batch_size] for start in range(0, len(crops), batch_size)]
@@ -72,11 +72,11 @@ def _enroll_all_but_refused(client: Client, crops: list[tuple[CropFile, bytes]])
     try:
         client.enroll(crops)
     except NoAnswer as error:
-        return [FailedCrop(crop.path, f"{error}; it may have been stored") for crop, _ in crops]
+        return [FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops]
     except Refused as refusal:
-        if refusal.status in ABOUT_THE_IMAGES:
+        if refusal.status in IMAGE_STATUSES:
             return _enroll_without_refused(client, crops, refusal)
-        if refusal.status < 500 and refusal.status not in PUT_OFF:
+        if refusal.status < 500 and refusal.status not in BUSY_STATUSES:
             raise
         return [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]
     return []
@@ -85,7 +85,7 @@ def _enroll_all_but_refused(client: Client, crops: list[tuple[CropFile, bytes]])
 def _enroll_without_refused(
     client: Client, crops: list[tuple[CropFile, bytes]], refusal: Refused
 ) -> list[FailedCrop]:
-    """Enrol the other crops of a refused request; one by one if the refusal does not name a crop."""
+    """Enrol the other crops of a refused request, or each crop alone if the refusal names none."""
     position = 0 if len(crops) == 1 else refusal.position
     if position is None or not 0 <= position < len(crops):
         return [failure for crop in crops for failure in _enroll_all_but_refused(client, [crop])]

@@ -1,4 +1,4 @@
-"""What the client sends: crops, filters and choices, and how files and fields are put into a request."""
+"""Arguments of requests: crops, filters and choices, and their form in a request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Strategy = Literal["backfill", "compatible"]
 
 @dataclass(frozen=True)
 class CropFile:
-    """An image file, and what is known of the crop in it."""
+    """An image file of a crop, and the metadata of the crop."""
 
     path: Path
     identity_id: str | None = None
     camera_id: str | None = None
 
     def metadata(self) -> dict[str, str]:
-        """Return the known fields, as `POST /gallery` takes them.
+        """Return the metadata fields that are known, as `POST /gallery` takes them.
 
         >>> CropFile(Path("a.jpg"), camera_id="3").metadata()
         {'camera_id': '3'}
@@ -29,12 +29,14 @@ class CropFile:
 
 
 class Filters(TypedDict, total=False):
-    """Which items are meant. An item must pass every filter; an absent filter, or None, lets all pass.
+    """Filters that select items. An item must pass every filter. An absent filter, or None, passes all items.
 
-    A filter with several values lets an item pass that has any of them, except `attribute`: an identity must
-    have every attribute, each given as "name=value". `captured_after` includes its time, `captured_before`
-    does not. The last three fields are given together: they leave out what camera `query_camera_id` saw
-    within `exclude_same_camera_s` seconds of `query_captured_at`.
+    A filter with several values passes items with any of these values. Only `attribute` differs: the identity
+    of an item must have every given attribute, each written "name=value". `captured_after` includes the time
+    itself, and `captured_before` excludes it.
+
+    The last three fields are given together. They exclude items that camera `query_camera_id` captured within
+    `exclude_same_camera_s` seconds before or after `query_captured_at`.
     """
 
     identity_id: Sequence[str] | None
@@ -66,5 +68,5 @@ def image_parts(field: str, paths: Sequence[Path]) -> list[tuple[str, tuple[str,
 
 
 def sendable_name(path: Path) -> str:
-    """Return the file name, with a replacement for bytes that are not UTF-8."""
+    """Return the file name; bytes that are not UTF-8 are replaced by `?`."""
     return path.name.encode(errors="replace").decode()

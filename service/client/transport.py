@@ -1,8 +1,8 @@
-"""HTTP requests to one service, sent again only where that cannot repeat their effect.
+"""HTTP requests to one service, repeated only if the service has not carried them out.
 
-A request is sent again a few times if its connection was not made, or if the service put it off (429, 503).
-While the service starts, a request is sent again for up to two minutes. A request that was sent and not
-answered is not sent again, because the service may have carried it out: crops might be stored twice.
+A request is repeated a few times if no connection could be made, or if the service is busy (429, 503). While
+the service starts, a request is repeated for up to two minutes. A request that was sent and not answered is
+not repeated, because the service may have carried it out: crops might be stored twice.
 """
 
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ BACKOFF = wait_exponential(multiplier=0.5)
 READY_WITHIN_S = 120.0
 READY_POLL_S = 0.5
 MAX_RETRY_AFTER_S = 30.0
-PUT_OFF = frozenset({429, 503})
+BUSY_STATUSES = frozenset({429, 503})
 NOT_READY = "not_ready"
 CROP_MISSING = "crop_missing"
 KEEPALIVE_EXPIRY_S = 2.0
-"""The server closes idle connections after 5 s. The client drops them first, so that it reuses none that is
-being closed."""
+"""Seconds after which the client closes an idle connection. The server waits 5 s, so no request goes to a
+connection that the server is closing."""
 
 
 class Transport:
@@ -59,7 +59,7 @@ class Transport:
             self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
         except httpx.InvalidURL as error:
             raise ServiceUnreachable(f"{url} is not a URL: {error}") from error
-        # Once one request has tried in vain to connect, the other threads stop waiting too.
+        # Set when a request has failed to connect after all attempts; the other threads then stop waiting.
         self._is_gone = Event()
         self._until_connected = Retrying(
             retry=retry_if_exception_type(UNCONNECTED),
@@ -69,14 +69,14 @@ class Transport:
             reraise=True,
         )
         self._until_accepted = Retrying(
-            retry=retry_if_result(_is_put_off),
-            wait=_wait_for_turn,
+            retry=retry_if_result(_is_busy),
+            wait=_wait_while_busy,
             stop=stop_after_attempt(MAX_ATTEMPTS),
             retry_error_callback=_last_response,
         )
         self._until_ready = Retrying(
             retry=retry_if_result(_is_starting),
-            wait=_wait_for_start,
+            wait=_wait_while_starting,
             stop=stop_after_delay(READY_WITHIN_S),
             retry_error_callback=_last_response,
         )
@@ -86,28 +86,28 @@ class Transport:
         self._http.close()
 
     def ping(self) -> None:
-        """Ask the service once whether it lives.
+        """Send one request that tells whether the service answers.
 
         Raises:
             ClientError: the service does not answer, or answers with an error.
         """
-        with self._errors_of_ours():
+        with self._client_errors():
             response = self._http.request("GET", "/livez")
         read_answer(response)
 
     def request(self, method: str, path: str, **body: Any) -> httpx.Response:
-        """Send a request, again where that is safe, and return the last response, which may be an error.
+        """Send a request, repeat it if that is safe, and return the last response, which may be an error.
 
         Args:
             method: the HTTP method.
             path: the path below the URL of the service.
-            body: what `httpx.Client.request` takes besides, such as `params` and `files`.
+            body: further arguments of `httpx.Client.request`, such as `params` and `files`.
 
         Raises:
             ServiceUnreachable: no connection could be made.
             NoAnswer: the connection broke or timed out after the request was sent.
         """
-        with self._errors_of_ours():
+        with self._client_errors():
             return self._until_ready(self._request_until_accepted, method, path, **body)
 
     def _request_until_accepted(self, method: str, path: str, **body: Any) -> httpx.Response:
@@ -117,7 +117,8 @@ class Transport:
         return self._until_connected(self._http.request, method, path, **body)
 
     @contextmanager
-    def _errors_of_ours(self) -> Iterator[None]:
+    def _client_errors(self) -> Iterator[None]:
+        """Raise errors of httpx as errors of the client."""
         try:
             yield
         except UNCONNECTED as error:
@@ -162,30 +163,30 @@ def _is_starting(response: httpx.Response) -> bool:
     )
 
 
-def _is_put_off(response: httpx.Response) -> bool:
-    """Tell whether the same request may succeed in a moment; a missing crop does not come back."""
-    return response.status_code in PUT_OFF and (
+def _is_busy(response: httpx.Response) -> bool:
+    """Tell whether the service is too busy now; a missing crop also has status 503, but waiting is no use."""
+    return response.status_code in BUSY_STATUSES and (
         _read_json(response).get("code") not in (NOT_READY, CROP_MISSING)
     )
 
 
-def _wait_for_turn(state: RetryCallState) -> float:
+def _wait_while_busy(state: RetryCallState) -> float:
     return _retry_after_s(_last_response(state)) or BACKOFF(state)
 
 
-def _wait_for_start(state: RetryCallState) -> float:
+def _wait_while_starting(state: RetryCallState) -> float:
     return _retry_after_s(_last_response(state)) or READY_POLL_S
 
 
 def _last_response(state: RetryCallState) -> httpx.Response:
     if state.outcome is None:
-        raise AssertionError("there is an outcome after each attempt")
+        raise AssertionError("expected an outcome after each attempt")
     response: httpx.Response = state.outcome.result()
     return response
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    """Read the Retry-After header in its form of seconds, at most `MAX_RETRY_AFTER_S`; a date is ignored.
+    """Return the seconds of the Retry-After header, at most `MAX_RETRY_AFTER_S`, or None without seconds.
 
     >>> _retry_after_s(httpx.Response(503, headers={"retry-after": "3"}))
     3.0

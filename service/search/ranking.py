@@ -1,4 +1,4 @@
-"""From scored items to ranked matches: pure functions, no I/O.
+"""Rank scored items as matches: pure functions, no I/O.
 
 A score is a cosine. Ties are broken by id, so equal galleries give equal answers.
 """
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 ITEMS_PER_MATCH = {"identity": 5, "track": 5, "camera": 1, "item": 1}
-"""How many items a match shows, by the kind of group."""
+"""The most items of a match, by what is ranked."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An item with its identity, its score, and the key of the group that it is ranked in."""
+    """A found item: its identity, its score, and the key of the group that is ranked, such as its track."""
 
     item_id: str
     identity_id: str
@@ -25,7 +25,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Match:
-    """A group of items with its best items; identity and score are those of the best one."""
+    """A ranked group with its best items. Its identity and score are those of the best item."""
 
     identity_id: str
     score: float
@@ -33,7 +33,7 @@ class Match:
 
 
 def fuse(embeddings_QD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the L2-normalised mean (D,) of embeddings (Q, D).
+    """Return the L2-normalised mean (D,) of embeddings (Q, D), which stands for one person.
 
     >>> fuse(np.array([[1, 0], [0, 1]], np.float32)).round(3).tolist()
     [0.7070000171661377, 0.7070000171661377]

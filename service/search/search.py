@@ -1,4 +1,4 @@
-"""Search: embed the query crops, search the index, read the rows of the hits, rank."""
+"""Search: embed the query crops, search the index, read the items of the hits, and rank them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,21 +21,22 @@ from service.serving.thresholds import Thresholds
 from service.store.tables import Item, Rejection
 from service.uploads.requests import decode_uploads
 
-MAX_VARIABLES = 10_000
-"""Slots that one statement names; SQLite takes at most 32,766 variables."""
+SLOTS_PER_STATEMENT = 10_000
+"""Most slots in one SQL statement; SQLite allows at most 32,766 variables."""
 
 MAX_TRIES = 3
+"""A search is tried again if items of its hits were deleted before their rows were read."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """How to search.
+    """The options of a search.
 
     Attributes:
-        top_k: how many matches.
-        group_by: what a match is.
+        top_k: the most matches to return.
+        group_by: what to rank: identities, tracks, cameras or items.
         among: the items to search.
-        min_score: the least cosine of a match.
+        min_score: the lowest score of a match.
     """
 
     top_k: int
@@ -46,15 +47,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked matches, and how they were found.
+    """The answer of a search.
 
     Attributes:
         model_version: the version that embedded the query.
         gallery_version: the version whose embeddings were searched.
-        num_searched: how many items the filter let through.
-        thresholds: what the scores mean.
-        matches: the best one first.
-        items: the rows of the items of the matches, by id.
+        num_searched: how many items passed the filter.
+        thresholds: the thresholds that turn a score into a decision.
+        matches: the matches, best first.
+        items: the database row of each item in the matches, by item id.
     """
 
     model_version: str
@@ -66,7 +67,7 @@ class Answer:
 
 
 def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answer:
-    """Find the identities that are most like the uploads, crops of one person.
+    """Find the best matches for uploaded crops of one person.
 
     Raises:
         ImageError: one of the images is refused.
@@ -81,7 +82,7 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
         hits = _search_index(generation.index, query_D, query, only)
         rows = _rows(serving, hits)
         if len(rows) == len(hits.slots):
-            break  # else items were deleted during the search, and the next try finds others in their place
+            break  # otherwise items were deleted during the search, and another try finds others instead
         serving.refresh()
     matches = _rank(hits, rows, query)
     shown = {scored.item_id for match in matches for scored in match.items}
@@ -93,15 +94,14 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
 def embed_people(
     serving: Serving, people: Mapping[str, Sequence[BinaryIO]]
 ) -> tuple[Generation, list[NDArray[np.float32]], list[ImageInfo]]:
-    """Embed crops with the active network, and bring its index up to date.
+    """Embed uploaded crops with the active network, and bring the index up to date.
 
     Args:
-        serving: the generation in service.
-        people: the crops of each person, by the field of the form.
+        serving: the generation that this process serves.
+        people: the form fields, each with the crops of one person.
 
     Returns:
-        The generation, one embedding (D,) for each person, and what is known of each crop.
-
+        The generation to search in, one mean embedding (D,) for each person, and the details of each crop.
 
     Raises:
         ImageError: one of the images is refused.
@@ -128,7 +128,7 @@ def embed_people(
 
 
 def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:
-    """Select the identities from which somebody has rejected these very crops."""
+    """Select the keys of identities that crops with the same bytes were rejected from."""
     return (
         select(Rejection.identity_key)
         .join(Item, Item.slot == Rejection.slot)
@@ -143,12 +143,12 @@ def _search_index(index: GalleryIndex, query_D: NDArray[np.float32], query: Quer
 
 
 def _rows(serving: Serving, hits: Hits) -> dict[int, Item]:
-    """Return the rows of the hits by slot; an item that was deleted since has none."""
+    """Return the rows of the hits by slot, without items that were deleted after the search."""
     slots = hits.slots.tolist()
     rows: dict[int, Item] = {}
     with serving.store.read() as session:
-        for start in range(0, len(slots), MAX_VARIABLES):
-            page = slots[start : start + MAX_VARIABLES]
+        for start in range(0, len(slots), SLOTS_PER_STATEMENT):
+            page = slots[start : start + SLOTS_PER_STATEMENT]
             rows |= {item.slot: item for item in session.scalars(select(Item).where(Item.slot.in_(page)))}
     return rows
 

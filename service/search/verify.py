@@ -1,4 +1,4 @@
-"""Verification: do these crops show one person, or this identity?"""
+"""Verification: compare crops of one person with other crops, or with an identity of the gallery."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,13 @@ from service.store.tables import Embedding, Item
 
 @dataclass(frozen=True)
 class Verified:
-    """The score of a verification, the model version that embedded the crops, and what its scores mean."""
+    """The result of a verification.
+
+    Attributes:
+        model_version: the version that embedded the crops.
+        score: the cosine of the two mean embeddings, -1 to 1.
+        thresholds: the thresholds that turn a score into a decision.
+    """
 
     model_version: str
     score: float
@@ -28,7 +34,7 @@ class Verified:
 
 
 def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence[BinaryIO]) -> Verified:
-    """Compare crops of one person with other crops of one person.
+    """Compare crops of one person with other crops, also of one person.
 
     Raises:
         ImageError: one of the images is refused.
@@ -41,8 +47,8 @@ def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence
 def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: str) -> Verified:
     """Compare crops of one person with the mean embedding of all items of an identity.
 
-    The embeddings of the items are those that searches use. During a compatible swap these are embeddings of
-    the version before, while the crops are embedded by the new version.
+    The mean is over the embeddings that searches use. During a compatible swap these still come from the
+    previous version, while the new version embeds the crops.
 
     Raises:
         ImageError: one of the images is refused.

@@ -55,7 +55,7 @@ def answering(*answers: Answer) -> Iterator[tuple[Transport, list[bytes]]]:
             thread.join()
 
 
-def test_a_request_that_is_put_off_is_sent_again_with_its_whole_body() -> None:
+def test_a_request_to_a_busy_service_is_sent_again_with_its_whole_body() -> None:
     started_s = time.monotonic()
     with answering((429, {}, b""), BUSY, OK) as (transport, bodies):
         response = transport.request("POST", "/gallery", files={"archive": BytesIO(b"crops")})
