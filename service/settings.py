@@ -1,4 +1,4 @@
-"""Settings of the service, read once from REID_* variables: what an operator may choose, and its limits."""
+"""The settings of the service, read once from the environment variables REID_*."""
 
 import json
 from pathlib import Path
@@ -27,99 +27,116 @@ def _from_json(value: object) -> object:
 
 
 def _usable_url(url: str) -> str:
-    """Let a URL through that names a database we can use; it is not repeated, as it may have a password."""
+    """Check that a URL names a supported database. Errors do not quote the URL, which may hold a password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError(f"it is no database URL; {URL_HINT}") from None
+        raise ValueError(f"not a database URL; {URL_HINT}") from None
     if parsed.drivername not in DRIVERS:
         raise ValueError(f"{parsed.drivername} is not supported; {URL_HINT}")
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError(
-            "a gallery in memory would be lost; name a file, as sqlite:////folder/gallery.sqlite3"
+            "a gallery in memory would be lost; name a file, such as sqlite:////folder/gallery.sqlite3"
         )
     return url
 
 
-def _off(value: object) -> object:
+def _none_if_off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
 
 
 class Settings(BaseSettings):
-    """What an operator may choose; every field is the variable REID_<NAME>."""
+    """The settings of a service. The variable of a field is REID_ and the name of the field in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="REID_", env_ignore_empty=True, frozen=True)
 
-    data_dir: Path = Path("data")
+    data_dir: Path = Field(
+        default=Path("data"), description="Folder of the database, crops, networks, snapshots and cache."
+    )
     database_url: Annotated[str, AfterValidator(_usable_url)] = Field(
         default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'gallery.sqlite3'}",
-        description="SQLAlchemy URL; by default an SQLite file in the data directory.",
+        description="SQLAlchemy URL of the database; by default an SQLite file in the data folder.",
     )
     models_dir: Path = Field(
         default_factory=lambda data: data["data_dir"] / "models",
-        description="Where checkpoints are kept, named by their version.",
+        description="Folder of the checkpoints, which are named by their version.",
     )
     default_checkpoint: Path | None = Field(
         default=None,
-        description="What a new gallery starts with; by default the checkpoint that ships.",
+        description="Checkpoint of a new gallery; by default the checkpoint that ships with the program.",
     )
-    device: Literal["auto", "cpu", "cuda", "torch-cpu"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "torch-cpu"] = Field(
+        default="auto",
+        description="What runs the network: cpu is OpenVINO, cuda and torch-cpu are torch, auto takes a GPU if "
+        "there is one.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Arithmetic of the network."
+    )
     index: Literal["auto", "exact", "hnsw", "ivf"] = Field(
         default="auto",
-        description="How galleries are searched; auto is exact until that takes 20 ms, then ivf.",
+        description="Kind of index; auto is exact until an exact search takes 20 ms, then ivf.",
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that serve; each has the index.")
-    max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
-    min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="Server processes; each holds the whole index.")
+    max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Most bytes of one image.")
+    max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one image, by its header.")
+    min_side: int = Field(default=16, ge=1, description="Fewest pixels on the shorter side of a crop.")
     max_archive_bytes: int = Field(
-        default=4096 * MEBIBYTE, ge=1, description="Of a posted tar or zip, packed and unpacked."
+        default=4096 * MEBIBYTE, ge=1, description="Most bytes of a posted tar or zip, packed and unpacked."
     )
-    near_duplicate: Annotated[float | None, BeforeValidator(_off)] = Field(
+    near_duplicate: Annotated[float | None, BeforeValidator(_none_if_off)] = Field(
         default=0.98,
         ge=0,
         le=1,
-        description="Cosine from which a new item is nearly the same as one of its camera; none or off.",
+        description="Cosine from which a new item is a near duplicate of an item of its camera; none or off.",
     )
     target_fmr: float = Field(
         default=1e-3,
         ge=1e-4,
         le=1e-1,
-        description="Share of pairs of different people that may be called a match.",
+        description="Share of pairs of different people that may count as a match.",
     )
-    max_checkpoint_bytes: int = Field(default=512 * MEBIBYTE, ge=1)
+    max_checkpoint_bytes: int = Field(
+        default=512 * MEBIBYTE, ge=1, description="Most bytes of a posted checkpoint."
+    )
     backfill_share: float = Field(
-        default=0.5, gt=0, le=1, description="Of the processor, for embedding the gallery anew."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the processor that a backfill uses to embed the gallery again.",
     )
     keep_versions: int = Field(
-        default=2, ge=1, le=100, description="How many versions' embeddings are kept, the active one's too."
+        default=2,
+        ge=1,
+        le=100,
+        description="How many model versions keep their embeddings, the active version included.",
     )
     keep_crops: bool = Field(
-        default=True, description="Without crops no image is shown, and the network cannot be changed."
+        default=True,
+        description="Keep crops; without crops no image is shown, and no other network can take over.",
     )
     retention_days: Days | None = Field(
-        default=None, description="Items that are older are erased; by default none are."
+        default=None, description="Age in days from which items are erased; by default no item is erased."
     )
     retention_days_by_camera: Annotated[dict[str, Days], NoDecode, BeforeValidator(_from_json)] = Field(
-        default={}, description="The same for single cameras, longer or shorter: a JSON object."
+        default={}, description='retention_days of single cameras, as a JSON object such as {"door": 30}.'
     )
 
     @property
     def crops_dir(self) -> Path:
-        """Return where the crops' bytes are kept."""
+        """Return the folder of the crops."""
         return self.data_dir / "crops"
 
     @property
     def snapshots_dir(self) -> Path:
-        """Return where snapshots of the index are kept; may be deleted at any time."""
+        """Return the folder of the snapshots of the index, which may be deleted at any time."""
         return self.data_dir / "snapshots"
 
     @property
     def cache_dir(self) -> Path:
-        """Return where compiled networks are kept; may be deleted at any time."""
+        """Return the folder of compiled networks, which may be deleted at any time."""
         return self.data_dir / "cache"
 
 
@@ -127,7 +144,7 @@ def read_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        BadSettings: naming every variable that has no usable value, and why.
+        BadSettings: a variable has no usable value; the message names each such variable and the reason.
     """
     try:
         return Settings()

@@ -1,4 +1,4 @@
-"""The errors that the service names, by subject."""
+"""The errors of the service, by subject."""
 
 from service.errors.gallery import (
     CountDiffers,

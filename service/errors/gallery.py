@@ -29,7 +29,7 @@ class DuplicateCrop(ServiceError):
     title = "Duplicate crop"
 
     def __init__(self, position: int, item_id: str) -> None:
-        super().__init__(f"images[{position}]: its camera has sent these very bytes before: item {item_id}")
+        super().__init__(f"images[{position}]: its camera has sent the same bytes before, as item {item_id}")
         self.position = position
         self.item_id = item_id
 
@@ -39,18 +39,20 @@ class DuplicateCrop(ServiceError):
 
 
 class CountDiffers(ServiceError):
-    """The filter of a deletion finds `num_items` items, not as many as the caller expected."""
+    """The filter of a deletion selects `num_items` items, and the caller expected another number."""
 
     code = "count_differs"
     status = 409
     title = "Count differs"
 
     def __init__(self, expected: int, num_items: int) -> None:
-        super().__init__(f"expected {expected} items, and {num_items} are meant: nothing was deleted")
+        super().__init__(
+            f"expected {expected} items, but the filter selects {num_items}: nothing was deleted"
+        )
         self.num_items = num_items
 
     def members(self) -> dict[str, Any]:
-        """Return the number of items that the filter finds."""
+        """Return the number of items that the filter selects."""
         return {"num_items": self.num_items}
 
 

@@ -15,7 +15,7 @@ class JobNotFound(ServiceError):
 
 
 class JobEnded(ServiceError):
-    """The job has ended already, so it cannot be cancelled."""
+    """The job has ended, so it cannot be cancelled."""
 
     code = "job_ended"
     status = 409

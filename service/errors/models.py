@@ -18,7 +18,7 @@ class ModelNotFound(ServiceError):
 
 
 class UnfitCheckpoint(ServiceError):
-    """The posted file is no checkpoint that the service can use; the message says why."""
+    """The service cannot use the posted checkpoint; the message says why."""
 
     code = "unfit_checkpoint"
     status = 422
@@ -42,20 +42,20 @@ class NetworkLost(ServiceError):
 
     def __init__(self, version: str, reason: str) -> None:
         super().__init__(
-            f"the active model version {version} cannot be loaded: {reason}; give its file again with "
-            "`reid models register FILE`, and the service goes on"
+            f"the active model version {version} cannot be loaded: {reason}; register its file again "
+            "with `reid models register FILE`; the service then continues without a restart"
         )
 
 
 class ModelInUse(ServiceError):
-    """A model version cannot be deleted: searches use it, or a job works with it."""
+    """A model version cannot be deleted, because searches or a job use the version."""
 
     code = "model_in_use"
     status = 409
     title = "Model in use"
 
-    def __init__(self, version: str, why: str) -> None:
-        super().__init__(f"{version} {why}; it was not deleted")
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(f"{version} {reason}; nothing was deleted")
 
 
 class NotFinite(ServiceError):
@@ -63,7 +63,7 @@ class NotFinite(ServiceError):
 
     Args:
         version: the model version of the network.
-        position: of the crop among the crops that were embedded together, from 0.
+        position: the position of the crop among the crops that were embedded together, from 0.
     """
 
     code = "embedding_not_finite"
@@ -83,7 +83,7 @@ class ActivationRunning(ServiceError):
     title = "Activation running"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"an activation is under way; wait for /jobs/{job_id}")
+        super().__init__(f"an activation is running; wait for /jobs/{job_id}")
         self.job_id = job_id
 
     def members(self) -> dict[str, Any]:
@@ -103,11 +103,11 @@ class ItemsMissing(ServiceError):
         some = ", ".join(self.item_ids[:3]) + (", ..." if len(self.item_ids) > 3 else "")
         super().__init__(
             f"the crops of {len(self.item_ids)} items are gone or have changed ({some}), so {version} cannot "
-            "embed them; delete these items, or activate with allow_missing: searches will not find them"
+            "embed them; delete these items, or activate with allow_missing: searches will then not find them"
         )
 
     def members(self) -> dict[str, Any]:
-        """Return the number of these items, and the ids of the first thousand."""
+        """Return the number of items without a crop, and the ids of the first thousand."""
         return {"num_missing": len(self.item_ids), "missing": self.item_ids[:1_000]}
 
 
@@ -120,29 +120,29 @@ class CropsNotKept(ServiceError):
 
     def __init__(self, version: str, num: int) -> None:
         super().__init__(
-            f"{num} items were enrolled with REID_KEEP_CROPS=false and have no embedding by {version}: it "
-            "cannot be made without their crops. Enrol these people again after the swap: activate with "
-            "allow_missing, and searches will not find the old items any more"
+            f"{num} items have no embedding by {version}, which cannot embed them: they were enrolled with "
+            "REID_KEEP_CROPS=false, so their crops were not kept. Activate with allow_missing, and enrol "
+            "these people again afterwards, because searches will no longer find the old items"
         )
 
 
 class NotCompatible(ServiceError):
-    """The card of the model version does not promise embeddings comparable with the active version's."""
+    """The card of the model version does not promise embeddings compatible with the active version."""
 
     code = "not_compatible"
     status = 409
     title = "Not compatible"
 
     def __init__(self, version: str, active: str, promised: str | None) -> None:
-        with_what = f"only with {promised}" if promised else "with no other version"
+        compatible = f"only with {promised}" if promised else "with no other version"
         super().__init__(
-            f"{version} is compatible {with_what}, and {active} is active; use the strategy backfill, or "
+            f"{version} is compatible {compatible}, and {active} is active; use the strategy backfill, or "
             "train with --compatible-with"
         )
 
 
 class NotEvaluated(ServiceError):
-    """`require_better` was asked for, and the model version was not evaluated against the active version."""
+    """`require_better` needs a comparison of the model version with the active version, and there is none."""
 
     code = "not_evaluated"
     status = 409
@@ -150,24 +150,26 @@ class NotEvaluated(ServiceError):
 
     def __init__(self, version: str, active: str) -> None:
         super().__init__(
-            f"{version} was not compared with {active} on the gallery as it is now: evaluate it first "
+            f"{version} has not been compared with {active} on the present gallery: evaluate it first "
             f"(POST /models/{version}/evaluate, or `reid models evaluate {version}`)"
         )
 
 
 class NotBetter(ServiceError):
-    """The model version is worse than the active version, by more than chance explains."""
+    """The model version is worse than the active version by more than chance explains."""
 
     code = "not_better"
     status = 409
     title = "Not better"
 
     def __init__(self, version: str, comparison: dict[str, Any]) -> None:
-        said = ", ".join(
+        metrics = ", ".join(
             f"{name} {found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
             for name, found in comparison["difference"].items()
         )
-        super().__init__(f"{version} is worse on this gallery than the active version: {said}; not switched")
+        super().__init__(
+            f"{version} is worse on this gallery than the active version: {metrics}; not switched"
+        )
         self.comparison = comparison
 
     def members(self) -> dict[str, Any]:
@@ -176,14 +178,14 @@ class NotBetter(ServiceError):
 
 
 class NothingToRollBackTo(ServiceError):
-    """No other model version was active before, or that version has been deleted."""
+    """No other model version was active before, or it has been deleted."""
 
     code = "nothing_to_roll_back_to"
     status = 409
     title = "Nothing to roll back to"
 
     def __init__(self) -> None:
-        super().__init__("no other version has been active in this gallery; nothing was changed")
+        super().__init__("no other version was active before in this gallery; nothing was changed")
 
 
 class TooFewLabels(ServiceError):

@@ -10,19 +10,19 @@ class IdentityNotFound(ServiceError):
     status = 404
     title = "Identity not found"
 
-    def __init__(self, identity_id: str, more: str = "") -> None:
-        super().__init__(f"the gallery has no identity {identity_id[:64]!r}{more}")
+    def __init__(self, identity_id: str, hint: str = "") -> None:
+        super().__init__(f"the gallery has no identity {identity_id[:64]!r}{hint}")
 
 
 class IdentityExists(ServiceError):
-    """There is an identity of this id already."""
+    """An identity of this id exists already."""
 
     code = "identity_exists"
     status = 409
     title = "Identity exists"
 
     def __init__(self, identity_id: str) -> None:
-        super().__init__(f"there is an identity {identity_id[:64]!r} already; PATCH it, or choose another id")
+        super().__init__(f"identity {identity_id[:64]!r} exists already; PATCH it, or choose another id")
 
 
 class OperationNotFound(ServiceError):
@@ -55,7 +55,9 @@ class ItemElsewhere(ServiceError):
     title = "Item of another identity"
 
     def __init__(self, item_id: str, identity_id: str) -> None:
-        super().__init__(f"item {item_id} is not of identity {identity_id[:64]!r}; nothing was changed")
+        super().__init__(
+            f"item {item_id} does not belong to identity {identity_id[:64]!r}; nothing was changed"
+        )
 
 
 class TooManyIdentities(ServiceError):
@@ -66,5 +68,7 @@ class TooManyIdentities(ServiceError):
     title = "Too many identities"
 
     def __init__(self, num: int, most: int) -> None:
-        hint = "narrow them by a filter, or ask for the pairs of one identity with `of`"
-        super().__init__(f"{num:,} identities are more than the {most:,} that are compared at once; {hint}")
+        hint = "narrow the filters, or set `of` to compare one identity with the others"
+        super().__init__(
+            f"{num:,} identities pass the filters, and at most {most:,} can be compared at once; {hint}"
+        )

@@ -1,4 +1,4 @@
-"""Errors in a request itself: its fields, images, archive or Idempotency-Key."""
+"""Errors in a request: in its fields, images, archive or Idempotency-Key."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from service.errors.service_error import ServiceError
 
 NUM_SUMMARISED = 3
-"""Faults that the message of an invalid request names; its `errors` have them all."""
+"""The most faults in the message of an invalid request; the member `errors` has all faults."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a request, as pydantic describes faults.
+    """One fault of a request, with the same fields as an error of pydantic.
 
     Attributes:
-        loc: the place: `body`, `query` or `header`, and the name of the field within.
-        msg: the reason, fit to follow the name of the field and a colon.
-        type: the kind of fault.
+        loc: the location of the fault: `body`, `query` or `header`, then the name of the field.
+        msg: the reason, which follows the name of the field and a colon.
+        type: the kind of the fault.
     """
 
     loc: tuple[str | int, ...]
@@ -29,7 +29,7 @@ class InvalidRequest(ServiceError):
 
     Args:
         faults: the faults, at least one.
-        detail: the message; by default the first faults, each with the name of its field.
+        detail: the message; by default the names of the first faulty fields, each with its reason.
     """
 
     code = "invalid_request"
@@ -47,11 +47,11 @@ class InvalidRequest(ServiceError):
 
 
 class ImageError(ServiceError):
-    """A posted image is refused; always raised as one of its subclasses.
+    """A posted image is refused. Only subclasses are raised.
 
     Args:
         detail: why the image is refused.
-        position: of the image in its form field, from 0.
+        position: the position of the image in its form field, from 0.
     """
 
     def __init__(self, detail: str, position: int = 0) -> None:
@@ -61,17 +61,17 @@ class ImageError(ServiceError):
         self.field = "images"
 
     def __str__(self) -> str:
-        """Return the image's place in the form and why the image is refused."""
+        """Return the form field and position of the image, and why the image is refused."""
         return f"{self.field}[{self.position}]: {self.detail}"
 
     def members(self) -> dict[str, Any]:
-        """Return the position of the image, and the same as a fault of its field."""
+        """Return the position of the image, and the fault of its form field."""
         fault = Fault(("body", self.field, self.position), self.detail, self.code)
         return {"position": self.position, "errors": [asdict(fault)]}
 
 
 class UnreadableImage(ImageError):
-    """The bytes are not a whole JPEG, PNG, WebP or BMP image."""
+    """The bytes are not a complete JPEG, PNG, WebP or BMP image."""
 
     code = "unreadable_image"
     status = 415
@@ -87,7 +87,7 @@ class ImageTooLarge(ImageError):
 
 
 class CropTooSmall(ImageError):
-    """The image has too few pixels a side to recognise anyone."""
+    """The shorter side of the image has too few pixels to recognise a person."""
 
     code = "crop_too_small"
     status = 422
@@ -95,7 +95,7 @@ class CropTooSmall(ImageError):
 
 
 class BadArchive(ServiceError):
-    """A tar or zip is torn, hostile or too large; nothing of it is stored."""
+    """A tar or zip is damaged, too large, or has a forbidden member. Nothing of the archive is stored."""
 
     code = "bad_archive"
     status = 422
@@ -103,7 +103,7 @@ class BadArchive(ServiceError):
 
 
 class IdempotencyMismatch(ServiceError):
-    """The Idempotency-Key was used for another request before."""
+    """The Idempotency-Key was used for another request."""
 
     code = "idempotency_mismatch"
     status = 422
@@ -111,7 +111,7 @@ class IdempotencyMismatch(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this Idempotency-Key was used for another request in the last 24 hours; take a new one"
+            "this Idempotency-Key was used for another request in the last 24 hours; use a new key"
         )
 
 
@@ -123,4 +123,4 @@ class IdempotencyInProgress(ServiceError):
     title = "Request in progress"
 
     def __init__(self) -> None:
-        super().__init__("the first request with this Idempotency-Key is being answered; try again soon")
+        super().__init__("the first request with this Idempotency-Key is still running; try again soon")

@@ -1,13 +1,14 @@
-"""The base class of every error that the service names."""
+"""The base class of the errors of the service."""
 
 from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """Base of the errors that the service names; the message is written for the caller.
+    """An error whose message is written for the caller of the API, or for the operator.
 
-    Every subclass that is raised has its own `code`, `status` and `title`: a problem document is made from
-    them. `code` is stable, unique, and has a heading in docs/troubleshooting.md. `status` is the HTTP status.
+    Every subclass that is raised has its own `code`, `status` and `title`, which appear in the problem
+    document. `code` never changes, is unique, and has a heading in docs/troubleshooting.md. `status` is the
+    HTTP status.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -15,5 +16,5 @@ class ServiceError(Exception):
     title: ClassVar[str] = "Internal error"
 
     def members(self) -> dict[str, Any]:
-        """Return the members of the problem document that only this error has."""
+        """Return the extra members of the problem document, besides those that every error has."""
         return {}

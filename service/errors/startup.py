@@ -1,4 +1,4 @@
-"""Errors of a service that cannot start, or has not started yet."""
+"""Errors before a service is ready."""
 
 from service.errors.service_error import ServiceError
 
@@ -12,7 +12,7 @@ class BadSettings(ServiceError):
 
 
 class NotReady(ServiceError):
-    """The network and the index are still being loaded, or could not be loaded."""
+    """The network and the index are not loaded yet, or could not be loaded."""
 
     code = "not_ready"
     status = 503

@@ -36,7 +36,7 @@ class DatabaseDamaged(ServiceError):
 
 
 class BadBackup(ServiceError):
-    """The file is no complete backup of a gallery; the message says why."""
+    """The file is not a complete backup of a gallery; the message says why."""
 
     code = "bad_backup"
     status = 500
