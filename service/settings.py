@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda", "torch-cpu"] = Field(
         default="auto",
-        description="What runs the network: cpu is OpenVINO, cuda and torch-cpu are torch, auto takes a GPU if "
-        "there is one.",
+        description="What runs the network: cpu is OpenVINO, cuda and torch-cpu are torch; "
+        "auto takes a GPU if there is one.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Arithmetic of the network."

@@ -22,7 +22,7 @@ from service.index.vectors import CHUNK, Floats, Halves, faiss_threads, row_sele
 AnnKind = Literal["hnsw", "ivf"]
 
 BUILD_THREADS = max(1, (os.cpu_count() or 1) // 2)
-"""Half of the cores: searches go on while an ANN index is built."""
+"""Half of the cores, because searches need the others while an ANN index is built."""
 
 CANDIDATES_PER_RESULT = 4
 """An ANN search for k rows proposes 4 k candidates, all of which are scored exactly."""
@@ -37,20 +37,21 @@ Recall@10 of 100,000 items was 0.968 with 1/8 of the lists, 0.984 with 1/4 and 0
 """
 
 IVF_TRAINING_ROWS_PER_LIST = 64
+"""How many rows, drawn at random, train each list of an IVF index on average."""
 
 HNSW_LINKS = 32
 HNSW_BUILD_DEPTH = 40
 HNSW_SEARCH_DEPTH = 800
 
 HNSW_TRAINING_ROWS = 20_000
-"""About as many rows train the 8-bit codes of an HNSW index."""
+"""About how many rows, evenly spaced, train the 8-bit codes of an HNSW index."""
 
 
 @dataclass(frozen=True)
 class AnnIndex:
     """ANN index over the first `num_rows` rows: proposes most of the true top k without scoring every row.
 
-    `num_trained` is the number of rows that there were at the training.
+    `num_trained` is the number of rows that existed when the ANN index was trained.
     """
 
     kind: AnnKind
@@ -62,7 +63,7 @@ class AnnIndex:
     def build(cls, kind: AnnKind, rows_ND: Halves, stop: Event) -> "AnnIndex":
         """Train an ANN index on `rows_ND`, (N, D), and add the rows.
 
-        If `stop` is set meanwhile, the ANN index covers only the rows added before.
+        If `stop` is set during the build, the ANN index covers only the rows added until then.
         """
         with faiss_threads(BUILD_THREADS):
             index = _METHODS[kind].train(rows_ND)

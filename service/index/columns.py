@@ -23,7 +23,7 @@ RowTest = Callable[[slice], Mask]
 """Tests a range of rows: the mask is true for the rows that pass."""
 
 MAX_COMPARED_CODES = 6
-"""A test for at most 6 codes compares rows with each code; a test for more codes looks rows up in a table."""
+"""A test for at most this many codes compares rows with each code; for more, it looks rows up in a table."""
 
 NO_TIME = np.iinfo(np.int64).min
 """Stands for an unknown time in the column `times`."""

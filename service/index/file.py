@@ -1,7 +1,7 @@
-"""The file of an index: a line that names the format, a header in JSON, then the arrays one after the other.
+"""The file of an index: a line that names the format, a JSON header, and then the arrays one after another.
 
-Reading refuses a file that is cut off, too long, or of another format. Checksums and atomic renames are left
-to the caller.
+Reading refuses a file that is cut off, too long, or of another format. The caller adds
+checksums and atomic renames.
 """
 
 import json

@@ -92,9 +92,9 @@ def _code_tests(
 
 
 def _range_tests(values_N: Ints, first: int | None, end: int | None, missing: int) -> list[RowTest]:
-    """Return tests that pass the values from `first` to before `end`; None is no bound.
+    """Return tests that pass values with `first` <= value < `end`; a bound of None is no condition.
 
-    `missing` stands for an unknown value. It must be below every other value, and it passes no bound.
+    `missing` stands for an unknown value, which fails every bound. It must be below every other value.
     """
     tests: list[RowTest] = []
     if first is not None:

@@ -5,8 +5,8 @@ whole or not at all. A change makes a new `State`, which shares most of its memo
 then replaces the reference. One lock lets changes happen one at a time.
 
 The rows of deleted items stay, marked as deleted, until they are a fifth of all rows. A background thread
-then copies the index without them. The same thread builds and extends the ANN index. Rows newer than the ANN
-index are always scored exactly.
+then copies the index without these rows. The same thread builds and extends the ANN index. Rows newer than
+the ANN index are always scored exactly.
 
 Shape suffixes: N items, D dimensions of an embedding.
 """
@@ -273,7 +273,7 @@ class GalleryIndex:
         self.wait()
 
     def _publish(self, state: State) -> None:
-        """Give this state to all later searches; the caller holds the lock."""
+        """Let all later searches use this state; the caller holds the lock."""
         self._state = state
         if self._thread is None and not self._closed.is_set() and self._maintenance.is_due(state):
             thread = Thread(target=self._maintain, name="rebuild-index")
@@ -281,7 +281,7 @@ class GalleryIndex:
             self._thread = thread
 
     def _maintain(self) -> None:
-        """Do the upkeep that is due, until none is; the background thread runs this."""
+        """Compact the index and build its ANN index as long as either is due, in the background thread."""
         try:
             while True:
                 with self._change_lock:

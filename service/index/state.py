@@ -14,7 +14,7 @@ from service.index.columns import Columns, Grouping, Ints, Mask
 from service.index.vectors import Embeddings, Floats
 
 MAX_EXACT_SHARE = 1 / 32
-"""If a filter passes at most this share of the rows, they are all scored: as fast as ANN, and exact."""
+"""If a filter passes at most this share of the rows, the search is exact, because that is as fast as ANN."""
 
 MIN_TOPK_ROWS = 256
 """Fewest rows to ask for in one round of a group search, because more rows cost little more time."""
@@ -82,7 +82,7 @@ class State:
         return self._hits(rows[keep], scores[keep], groups[keep], mask)
 
     def _topk_rows(self, query_1D: Floats, k: int, mask: Mask) -> tuple[Ints, Floats]:
-        """Return the k best marked rows and their scores, best first; all rows if they are fewer.
+        """Return the k best marked rows and their scores, best first; all marked rows if there are fewer.
 
         With an ANN index, some of the true k best rows may be missing. The scores are exact in any case.
         """
@@ -99,7 +99,7 @@ class State:
     ) -> tuple[Ints, Floats, Ints]:
         """Return rows of the k best groups, their scores and their groups; ties with the k-th are included.
 
-        The best row of each group is among the rows, others may be missing.
+        The best row of each group is among the rows; other rows of a group may be missing.
 
         The search works in rounds. A round fetches the best of the remaining rows. If the best row of a group
         scores higher than the last row fetched, the score of the group is final, and the next rounds skip its

@@ -62,7 +62,7 @@ class Embeddings:
 
     @classmethod
     def empty(cls, embedding_size: int, capacity: int = 0) -> "Embeddings":
-        """Return no rows, with memory reserved for `capacity` rows."""
+        """Return an object without rows, with memory reserved for `capacity` rows."""
         return cls(_Buffer(embedding_size, capacity), 0)
 
     def __len__(self) -> int:
@@ -144,9 +144,9 @@ def search_faiss(index: Any, query_1D: Floats, k: int, parameters: Any) -> tuple
 
 
 def row_selector(mask: Mask) -> tuple[faiss.IDSelectorBitmap, NDArray[np.uint8]]:
-    """Return a FAISS selector of the marked rows, and its bits: keep both until the search has ended.
+    """Return a FAISS selector of the marked rows, and its bits.
 
-    The selector points to the bits without owning them.
+    Keep both until the search has ended, because the selector points to the bits without owning them.
     """
     bits = np.packbits(mask, bitorder="little")
     return faiss.IDSelectorBitmap(bits.size, faiss.swig_ptr(bits)), bits
@@ -154,7 +154,7 @@ def row_selector(mask: Mask) -> tuple[faiss.IDSelectorBitmap, NDArray[np.uint8]]
 
 @contextmanager
 def faiss_threads(num: int) -> Iterator[None]:
-    """Let FAISS use `num` threads; the former number is restored because torch may share the setting."""
+    """Let FAISS use `num` threads, then restore the former number, because torch may share the setting."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(num)
     try:

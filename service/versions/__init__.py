@@ -1,1 +1,1 @@
-"""Model versions: the registry, the activation, the backfill, the evaluation."""
+"""Model versions: registry, activation, backfill and evaluation."""

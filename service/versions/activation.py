@@ -1,8 +1,12 @@
-"""Activation: put another model version in service while the active one answers, or roll back.
+"""Activation: make another model version active while the service answers requests. A rollback is the same.
 
-The version embeds the gallery from the stored crops. The new index is built and verified. Only the last
-stragglers and the cut-over hold back changes of the gallery. A failure before the cut-over changes nothing.
-The work is a job, so another process, or this one after a restart, continues the work of a process that died.
+An activation embeds the gallery from the stored crops by the new version, builds the new index, and verifies
+the index. The cut-over then embeds the few items enrolled since, and replaces the index. Changes of the
+gallery wait only during the cut-over. With the strategy `backfill`, a failure before the cut-over changes
+nothing.
+
+An activation is a job. If its process dies, another process, or the same one after a restart, continues the
+job.
 """
 
 import random
@@ -34,26 +38,26 @@ from service.versions.registry import delete_embeddings, find_file
 logger = structlog.get_logger(__name__)
 
 MAX_ROUNDS = 10
-"""Rounds of embedding what was enrolled during the round before, until few items are left."""
+"""The most rounds before a cut-over; each embeds the items that were enrolled during the round before."""
 
 MAX_STRAGGLERS = 8
-"""Items that may be left to the cut-over, which embeds them while it holds back changes."""
+"""The rounds end when one has embedded at most this many items, so that enrolments wait only briefly."""
 
 SAMPLE_SIZE = 16
-"""Items whose stored embedding is compared with one that the network makes now."""
+"""How many items are embedded again, to compare the result with their stored embeddings."""
 
-MAX_MISSING_TOLD = 1_000
-"""Ids of items without a crop that the result of a job names."""
+MAX_MISSING_IDS = 1_000
+"""The most ids of items without a crop in the result of a job."""
 
 
 def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
-    """Do an activation from the point where the job is, to its end, and return its result.
+    """Run or continue the job of an activation, and return the result of the job.
 
     Raises:
         Cancelled: the job was cancelled.
-        Stopped: the process is going down.
-        ServiceError: the network, its file, a crop or the count at the end is not as it must be; the active
-            version stays in service.
+        Stopped: the process is shutting down.
+        ServiceError: the network cannot be loaded, a crop cannot be embedded, or the new index fails its
+            verification. The active version stays active.
     """
     version, options = job.model_version or "", job.options or {}
     with serving.store.read() as session:
@@ -73,7 +77,7 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
 
 
 def mark_active(change: Transaction, version: str, gallery_version: str | None = None) -> None:
-    """Make this version, and no other, the active one.
+    """Make a version the active one, and retire the former active version.
 
     Args:
         change: the transaction.
@@ -89,7 +93,10 @@ def mark_active(change: Transaction, version: str, gallery_version: str | None =
 
 
 def delete_old_embeddings(store: Store) -> None:
-    """Delete the embeddings of all versions but those that were active last and those that a job needs."""
+    """Delete the embeddings of old versions.
+
+    The last `keep_versions` active versions, and the versions that a job needs, keep their embeddings.
+    """
     with store.read() as session:
         activated = select(Model.version).where(Model.activated_at.is_not(None))
         last = activated.order_by(Model.activated_at.desc()).limit(store.settings.keep_versions)
@@ -102,7 +109,7 @@ def delete_old_embeddings(store: Store) -> None:
 
 
 def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: Generation) -> None:
-    """Let a compatible network embed queries from now on; the index keeps its embeddings."""
+    """Make a compatible version embed queries, while the index keeps the embeddings of the former version."""
     gallery_embedder = current.gallery_embedder
     with serving.swapping():
         with serving.store.change() as change:
@@ -114,7 +121,7 @@ def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: 
 
 
 class _Activation:
-    """One activation under way."""
+    """A running activation."""
 
     def __init__(self, serving: Serving, job_id: str, embedder: Embedder, *, allow_missing: bool) -> None:
         self._serving = serving
@@ -131,7 +138,7 @@ class _Activation:
         """Embed every item that has no embedding of this version.
 
         Raises:
-            ItemsMissing: the crops of some items are gone, and these items must not be left out.
+            ItemsMissing: the crops of some items are gone, and `allow_missing` is false.
         """
         with self._store.read() as session:
             self._total, left = count_left(session, self._version)
@@ -148,13 +155,13 @@ class _Activation:
         advance(session, self._job_id, self._done, self._total)
 
     def build(self) -> Replica:
-        """Build the index, and verify it: every item is there, and a sample is what the network makes.
+        """Build the index, and verify that no item is absent and that a sample of embeddings is right.
 
-        Spoilt embeddings, which the index refuses, are deleted and made again.
+        Embeddings that the index refuses, such as embeddings of another size, are deleted and made again.
         """
         replica, lacking = self._load()
         if lacking:
-            logger.warning("spoilt embeddings are made again", items=len(lacking))
+            logger.warning("invalid embeddings are made again", items=len(lacking))
             with self._store.change() as change:
                 _delete_embeddings(change.session, self._version, lacking)
             self._backfill.last = 0
@@ -167,7 +174,7 @@ class _Activation:
         return replica
 
     def _load(self) -> tuple[Replica, Collection[int]]:
-        """Return the index of all embeddings, and the slots of items that it lacks."""
+        """Return the index of all embeddings, and the slots of items that are not in the index."""
         with self._store.read() as session:
             sequence = newest_change(session)
         self._backfill.run(self._advance)
@@ -178,10 +185,10 @@ class _Activation:
         return replica, sorted(alive - set(replica.index.slots().tolist()) - self._backfill.missing.keys())
 
     def _compare_sample(self, replica: Replica) -> None:
-        """Embed a sample of the items again, and compare.
+        """Embed a sample of the items again, and compare the results with the stored embeddings.
 
         Raises:
-            ServiceError: a stored embedding is not what the network makes.
+            ServiceError: a stored embedding differs from the embedding that the network makes now.
         """
         slots = replica.index.slots().tolist()
         sample = random.sample(slots, min(SAMPLE_SIZE, len(slots)))
@@ -196,13 +203,13 @@ class _Activation:
             likeness = compare(stored[item_id], made_D)
             if not likeness.is_same:
                 raise ServiceError(
-                    f"the stored embedding of item {item_id} by {self._version} is not what the network "
-                    f"makes (cosine {likeness.cosine:.3f}, length {likeness.length:.3f}): not switched; "
-                    "delete the version and register it again"
+                    f"the stored embedding of item {item_id} by {self._version} differs from the one that "
+                    f"the network makes now (cosine {likeness.cosine:.3f}, length {likeness.length:.3f}): "
+                    "not switched; delete the version and register it again"
                 )
 
     def cut_over(self, replica: Replica) -> dict[str, Any]:
-        """Switch to the index, with the items that were enrolled while the index was built."""
+        """Bring the index up to date, switch to the index, and return the result of the job."""
         for _ in range(MAX_ROUNDS):
             if self._catch_up(replica) <= MAX_STRAGGLERS:
                 break
@@ -217,7 +224,9 @@ class _Activation:
                     )
                 self._serving.replace(Generation(self._embedder, replica, thresholds, self._embedder))
                 held_s = time.monotonic() - started_s
-        logger.info("cut over", model_version=self._version, held_s=round(held_s, 3))
+        logger.info(
+            "the gallery is searched by another version", model_version=self._version, held_s=round(held_s, 3)
+        )
         return result
 
     def _catch_up(self, replica: Replica, *, is_resting: bool = True) -> int:
@@ -230,6 +239,7 @@ class _Activation:
         return num
 
     def _switch(self, change: Transaction, replica: Replica) -> dict[str, Any]:
+        """Make the version active in a transaction, end the job, and return the result of the job."""
         session = change.session
         self._done += self._backfill.finish(session)
         replica.catch_up(session, change.newest)
@@ -239,7 +249,7 @@ class _Activation:
             raise ServiceError(
                 f"{num_items} items have {len(replica.index)} embeddings of {self._version}: not switched"
             )
-        result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:MAX_MISSING_TOLD]}
+        result = {"num_items": num_items, "num_missing": len(missing), "missing": missing[:MAX_MISSING_IDS]}
         self._advance(session, 0)
         mark_active(change, self._version)
         replica.sequence = change.newest  # other processes rebuild their index for this change
@@ -247,10 +257,10 @@ class _Activation:
         return result
 
     def _find_missing(self, session: Session) -> list[str]:
-        """Return the ids of the items whose crop is gone, without the items that were deleted since.
+        """Return the ids of the items that still exist and whose crop is gone.
 
         Raises:
-            ItemsMissing: there are such items, and they must not be left out.
+            ItemsMissing: there are such items, and `allow_missing` is false.
         """
         missing: list[str] = []
         for page in pages(self._backfill.missing):

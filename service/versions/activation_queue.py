@@ -1,4 +1,4 @@
-"""Queue activations and rollbacks, after everything has been checked that can be checked before the work."""
+"""Queue activations and rollbacks, unless a check shows at once that they would fail."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,13 +29,14 @@ Strategy = Literal["backfill", "compatible"]
 
 @dataclass(frozen=True)
 class ActivationOptions:
-    """How to activate a model version.
+    """The options of an activation.
 
     Attributes:
-        strategy: `backfill` embeds the gallery first; `compatible` lets a version that was trained to be
-            compatible with the active one embed queries at once.
-        allow_missing: whether items whose crop is gone may be left out.
-        require_better: whether an evaluation must show that the version is not worse than the active one.
+        strategy: `backfill` embeds the gallery before the switch. `compatible` switches queries at once and
+            embeds the gallery afterwards; the version must be trained to be compatible with the active one.
+        allow_missing: whether items whose crop is missing may be left out.
+        require_better: whether to refuse a version that is worse than the active one or has not been
+            evaluated.
     """
 
     strategy: Strategy = "backfill"
@@ -48,11 +49,11 @@ def queue_activation(store: Store, version: str, options: ActivationOptions) -> 
 
     Raises:
         ModelNotFound: there is no such version.
-        ActivationRunning: another activation is under way.
-        CropsNotKept: the version cannot embed items whose crop was never kept.
-        NotCompatible: the card of the version does not promise what the strategy needs.
-        NotEvaluated: the version must not be worse than the active one, and was not compared with it.
-        NotBetter: the version is worse than the active one, by more than chance explains.
+        ActivationRunning: another activation is queued or running.
+        CropsNotKept: some items have no embedding by the version, and their crops were never kept.
+        NotCompatible: the strategy is `compatible`, and the card of the version does not promise that.
+        NotEvaluated: `require_better` is true, and the version was not compared with the active one.
+        NotBetter: `require_better` is true, and the version is worse by more than chance explains.
     """
     if options.require_better:
         _check_better(store, version)
@@ -64,12 +65,12 @@ def queue_activation(store: Store, version: str, options: ActivationOptions) -> 
 
 
 def queue_rollback(store: Store) -> Job:
-    """Queue the activation of the version that was active before the present one, and return the job.
+    """Queue the activation of the previously active version, and return the job.
 
     Raises:
-        NothingToRollBackTo: no other version has been active.
-        ActivationRunning: an activation is under way.
-        CropsNotKept: some items have no embedding of that version, and no crop.
+        NothingToRollBackTo: no other version was active before.
+        ActivationRunning: an activation is queued or running.
+        CropsNotKept: some items have no embedding by that version, and their crops were never kept.
     """
     with store.change() as change:
         before = select(Model).where(Model.state == "retired").order_by(Model.activated_at.desc()).limit(1)

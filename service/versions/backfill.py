@@ -1,7 +1,7 @@
 """Backfill: embed the items that have no embedding of a model version, from their stored crops.
 
-A backfill goes page by page, and each page is a transaction of its own. The items without an embedding of the
-version are the whole queue, so nothing that was done before a crash is done again.
+A backfill works page by page, and commits each page. The database tells which items still have no embedding,
+so a backfill after a crash does not embed an item twice.
 """
 
 import time
@@ -32,20 +32,21 @@ MAX_UNTHROTTLED = 8
 enrolments that a cut-over holds back."""
 
 MAX_LAG_S = 1.0
-"""How much of its share of the processor, lost to others, a backfill may make up for at once, in seconds."""
+"""The most seconds of delay that a backfill makes up for after searches have slowed it down."""
 
 Advance = Callable[[Session, int], None]
-"""Notes progress: called in the transaction of each page, with the number of items of that page."""
+"""Records progress: called in the transaction of each page, with the number of items on the page."""
 
 
 class Pace:
-    """Keeps work to a share of the time that the work would take alone.
+    """Slows work down to a share of its full speed by rests.
 
-    Time that the work loses to others counts as rest. So the work gets its share beside searches too.
+    The full speed is that of the fastest batch so far. If searches slow the work down, the rests become
+    shorter by the time lost, so the work keeps its share beside searches.
 
     Args:
-        share: of the processor, above 0 and at most 1.
-        stopping: ends every rest.
+        share: the share of the full speed, above 0 and at most 1.
+        stopping: ends every rest when it is set.
     """
 
     def __init__(self, share: float, stopping: Event) -> None:
@@ -55,7 +56,7 @@ class Pace:
         self._due_s = time.monotonic()
 
     def rest(self, num: int, took_s: float) -> None:
-        """Wait after work on `num` crops, which took `took_s` seconds, until the share is kept again."""
+        """Rest after work on `num` crops, which took `took_s` seconds, until the share is kept."""
         self._fastest_s = min(self._fastest_s, took_s / num)
         moment_s = time.monotonic()
         self._due_s = max(self._due_s, moment_s - MAX_LAG_S) + num * self._fastest_s / self._share
@@ -64,7 +65,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class PendingItem:
-    """An item that has no embedding of the version yet."""
+    """An item that has no embedding by the version yet."""
 
     slot: int
     id: str
@@ -79,11 +80,11 @@ class Backfill:
 
     Attributes:
         store: the items and their crops.
-        priority: which work embeds next.
+        priority: decides which work embeds next.
         embedder: the network of the version.
         pace: the share of the processor.
-        missing: the ids, by slot, of items whose crop is gone.
-        last: the last slot that was looked at.
+        missing: slot -> id of each item whose crop is gone.
+        last: the last slot that the backfill has passed.
     """
 
     store: Store
@@ -96,16 +97,16 @@ class Backfill:
     def run(
         self, advance: Advance, only: ColumnElement[bool] | None = None, *, is_resting: bool = True
     ) -> int:
-        """Embed the items after `last` that have no embedding, and return how many there were.
+        """Embed the items after `last` that have no embedding, and return their number.
 
         Args:
-            advance: notes the progress.
-            only: a condition on the items; by default all items are embedded.
-            is_resting: whether to keep to the pace. `MAX_UNTHROTTLED` crops or fewer never do.
+            advance: records the progress.
+            only: a condition that the items must meet; by default all items are embedded.
+            is_resting: whether to keep to the pace. A run of at most `MAX_UNTHROTTLED` crops never rests.
 
         Raises:
-            Stopped: the process is going down.
-            ServiceError: a crop is no image, or an embedding is not finite.
+            Stopped: the process is shutting down.
+            ServiceError: a crop is not an image, or an embedding is not finite.
         """
         num = 0
         while True:
@@ -127,7 +128,7 @@ class Backfill:
         return num
 
     def finish(self, session: Session) -> int:
-        """Embed all items that are left, in a transaction that holds back all other changes."""
+        """Embed all remaining items in a transaction that lets no other change of the gallery happen."""
         page = self._page(session, None, limit=None)
         add_embeddings(session, self.embedder.version, self._embed(page, is_resting=False))
         return len(page)
@@ -145,7 +146,7 @@ class Backfill:
         return [PendingItem(*row) for row in session.execute(statement)]
 
     def _embed(self, page: Sequence[PendingItem], *, is_resting: bool) -> dict[int, NDArray[np.float16]]:
-        """Return the embeddings by slot; items whose crop is gone have none."""
+        """Return slot -> embedding, without items whose crop is gone."""
         embeddings: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(page), CROPS_AT_ONCE):
             if is_resting:
@@ -175,9 +176,12 @@ class Backfill:
 
 
 def add_embeddings(session: Session, version: str, embeddings: Mapping[int, NDArray[np.float16]]) -> None:
-    """Store embeddings by slot, of those items that still exist and have none of this version.
+    """Store the embeddings of items that still exist and have no embedding by this version.
 
-    The transaction must hold back all other changes of the gallery.
+    Args:
+        session: of a transaction that lets no other change of the gallery happen.
+        version: the model version that made the embeddings.
+        embeddings: slot -> embedding (D,).
     """
     for page in pages(embeddings):
         lacking = Item.slot.in_(page) & ~is_embedded(version)
@@ -189,13 +193,13 @@ def add_embeddings(session: Session, version: str, embeddings: Mapping[int, NDAr
 
 
 def is_embedded(version: str) -> ColumnElement[bool]:
-    """Return the SQL condition that an item has an embedding of this version."""
+    """Return the SQL condition that an item has an embedding by this version."""
     embedding = select(Embedding.slot).where(Embedding.slot == Item.slot, Embedding.model_version == version)
     return embedding.exists()
 
 
 def count_left(session: Session, version: str) -> tuple[int, int]:
-    """Return the number of items, and the number of items without an embedding of this version."""
+    """Return the number of items, and the number of items without an embedding by this version."""
     left = func.count().filter(~is_embedded(version))
     total, num = session.execute(select(func.count(), left).select_from(Item)).one()
     return total, num

@@ -1,8 +1,8 @@
 """Evaluation: measure a model version and the active one on the labelled items of the gallery, as a job.
 
-Both versions are measured on the same items, by the protocol of `metrics.py`. Embeddings that a version lacks
-are made from the crops, page by page, and stored. An activation then finds them. So a crash loses at most the
-last page, and another process continues the job.
+Both versions are measured on the same items, by the protocol of `metrics.py`. Missing embeddings of a version
+are made from the crops and stored page by page, so that a later activation can use them. A crash loses at
+most the last page, and another process continues the job.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ MAX_DRIFT = 0.1
 
 
 def request_evaluation(store: Store, version: str) -> Job:
-    """Queue the evaluation of a version and return its job, or the job that is under way already.
+    """Queue the evaluation of a version and return its job, or return the job that has not ended yet.
 
     Raises:
         ModelNotFound: there is no such version.
@@ -48,7 +48,8 @@ def request_evaluation(store: Store, version: str) -> Job:
 def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
     """Return the newest evaluation of this version against the version that is active now.
 
-    None if there is none, or if the number of labelled items has changed by more than a tenth since.
+    The result is None if there is no such evaluation, or if the number of labelled items has changed by more
+    than a tenth since.
     """
     ended = select(Job.result).where(
         Job.kind == KIND, Job.model_version == version, Job.state == "succeeded", Job.result.is_not(None)
@@ -71,12 +72,14 @@ def is_worse(comparison: dict[str, Any]) -> bool:
 
 
 def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
-    """Evaluate a version and the active one on the same items; the job and both versions keep the result.
+    """Evaluate a version and the active one on the same items, and store the results.
+
+    The job gets the comparison, and each of the two versions gets its own result.
 
     Raises:
         Cancelled: the job was cancelled.
-        Stopped: the process is going down.
-        TooFewLabels: there are too few labelled items; the message says what is needed.
+        Stopped: the process is shutting down.
+        TooFewLabels: the gallery has too few labelled items; the message says how many are needed.
         ServiceError: the network cannot be loaded, or makes an embedding that is not finite.
     """
     version = job.model_version or ""
@@ -108,7 +111,7 @@ def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
 
 @dataclass
 class _Evaluation:
-    """One evaluation under way; the progress of its job counts items and then the queries of each version."""
+    """A running evaluation. The progress of its job counts the items, then the queries of each version."""
 
     store: Store
     priority: Priority
@@ -126,11 +129,11 @@ class _Evaluation:
         return min(self.num_items, MAX_QUERIES)
 
     def advance(self, session: Session, done: int) -> None:
-        """Note in the caller's transaction how far the job is."""
+        """Record the progress of the job in the caller's transaction."""
         advance(session, self.job_id, min(done, self.total), self.total)
 
     def embed_missing(self, version: str, labelled: Labelled) -> None:
-        """Store the embeddings that a version lacks; an item whose crop is gone gets none."""
+        """Make and store the missing embeddings of a version, but not of items whose crop is gone."""
         with self.store.read() as session:
             stored = select(Embedding.slot).where(Embedding.model_version == version)
             there = set(session.scalars(stored))
@@ -150,9 +153,9 @@ class _Evaluation:
         self.advance(session, self.done)
 
     def measure(self) -> tuple[dict[str, EvaluationResult], dict[str, int]]:
-        """Return the result of each version, and counts of items.
+        """Return the result of each version, and the numbers of items.
 
-        The labelled items are read again, because items may have been relabelled or erased since.
+        The labelled items are read again, because items may have been relabelled or erased during the job.
 
         Raises:
             TooFewLabels: too few items have an embedding of every version.
@@ -184,7 +187,7 @@ class _Evaluation:
 
 
 def _embeddings(session: Session, version: str, labelled: Labelled) -> dict[int, NDArray[np.float16]]:
-    """Return the embeddings of labelled items by slot, without spoilt ones."""
+    """Return slot -> embedding of the labelled items, without invalid embeddings."""
     card = session.scalars(select(Model.card).where(Model.version == version)).one()
     slots, num_bytes = set(labelled.slots), 2 * card["embedding_size"]
     rows = select(Embedding.slot, Embedding.values).where(Embedding.model_version == version)

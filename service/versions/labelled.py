@@ -1,4 +1,4 @@
-"""The labelled items of a gallery: the items by which model versions are evaluated."""
+"""The labelled items of a gallery, on which model versions are evaluated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from service.store.tables import Item
 from service.versions.metrics import NOWHERE, draw_identities, find_queries, viewpoints_of
 
 MAX_ITEMS = 100_000
-"""Labelled items of an evaluation; of more, the items of identities drawn by chance are taken."""
+"""The most labelled items in an evaluation. If there are more, identities are drawn at random."""
 
 MIN_IDENTITIES = 2
 MIN_QUERIES = 10
@@ -21,13 +21,13 @@ MIN_QUERIES = 10
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled items in the order of their slots.
+    """N labelled items, in the order of their slots.
 
     Attributes:
-        slots: of the N items.
-        identity_keys: (N,), whose the items are.
-        viewpoints: (N,), the cameras or tracks of the items; see `viewpoints_of`.
-        num_all: how many labelled items the gallery has in all.
+        slots: the slot of each item.
+        identity_keys: (N,), the key of each item's identity.
+        viewpoints: (N,), the camera or track of each item; see `viewpoints_of`.
+        num_all: how many labelled items the gallery has, those not drawn included.
     """
 
     slots: list[int]
@@ -62,16 +62,16 @@ def require_enough(labelled: Labelled) -> None:
     """Check that there are enough items for an evaluation.
 
     Raises:
-        TooFewLabels: there are not; the message says how many are needed.
+        TooFewLabels: there are too few items; the message says how many are needed.
     """
     num_identities = len(np.unique(labelled.identity_keys))
     num_queries = len(find_queries(labelled.identity_keys, labelled.viewpoints))
     if num_identities < MIN_IDENTITIES or num_queries < MIN_QUERIES:
         raise TooFewLabels(
-            f"an evaluation needs {MIN_IDENTITIES} or more identities with items of two cameras, or of two "
-            f"tracks, and {MIN_QUERIES} or more such items; the gallery has {num_identities} and "
-            f"{num_queries} with crops or embeddings: enrol more, or give items of the gallery their "
-            "identity and camera"
+            f"an evaluation needs at least {MIN_IDENTITIES} identities with items of two cameras or two "
+            f"tracks, and at least {MIN_QUERIES} such items; the gallery has {num_identities} identities and "
+            f"{num_queries} items like that with crops or embeddings: enrol more crops, or give items of the "
+            "gallery their identity and camera"
         )
 
 
@@ -89,7 +89,7 @@ def _candidates() -> Select[int, int, str | None, str | None]:
 
 
 def _codes(names: Sequence[str | None]) -> NDArray[np.int64]:
-    """Return a number for each name, and -1 where there is none."""
+    """Return (N,) codes, the same for the same name, and -1 for None."""
     numbers: dict[str, int] = {}
     codes = [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names]
     return np.array(codes, np.int64)

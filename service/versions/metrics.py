@@ -1,7 +1,9 @@
 """Metrics of a model version on the labelled items of a gallery: pure functions, no I/O.
 
-Each item is a query, and the other items are its gallery, by the cross-camera protocol of Market-1501. Shape
-legend: N items, D embedding, Q queries, C a chunk of queries, I identities, R resamples.
+Each item is a query, and the other items are its gallery, by the cross-camera protocol of Market-1501.
+
+Shape suffixes: N items, D dimensions of an embedding, Q queries, C queries of a chunk, I identities, R
+resamples.
 """
 
 from collections.abc import Callable
@@ -26,11 +28,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NOWHERE = -1
-"""The viewpoint of an item that takes no part in an evaluation."""
+"""The viewpoint of an item that is left out of an evaluation."""
 
 MAX_QUERIES = 5_000
 CHUNK_SCORES = 4_000_000
-"""Cosines that are held at a time: 50 MB with everything that is computed from them."""
+"""The most cosines in memory at a time: about 50 MB with everything computed from them."""
 
 NUM_RESAMPLES = 2_000
 RESAMPLES_AT_ONCE = 1_000_000
@@ -43,15 +45,15 @@ def _ignore(_: int) -> None:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The result of an evaluation.
+    """The result of an evaluation with Q queries.
 
     Attributes:
-        identity_keys: (Q,), whose the queries are.
+        identity_keys: (Q,), the key of each query's identity.
         first_ranks: (Q,), the rank of the first match of each query, from 0.
-        average_precisions: (Q,), from 0 to 1.
-        inverse_penalties: (Q,), from 0 to 1; their mean is mINP.
+        average_precisions: (Q,), from 0 to 1; the mean is mAP.
+        inverse_penalties: (Q,), from 0 to 1; the mean is mINP.
         scores: the cosines of all pairs of a query and an item of its gallery.
-        num_gallery: how many items there are in all.
+        num_gallery: how many items were searched.
     """
 
     identity_keys: Ints
@@ -90,14 +92,15 @@ class EvaluationResult:
 
 
 def viewpoints_of(identity_keys: Ints, camera_codes: Ints, track_codes: Ints) -> Ints:
-    """Return the viewpoint of each item (N,), a number to compare within one identity, or NOWHERE.
+    """Return the viewpoint of each item, (N,): the code of its camera or track, or NOWHERE.
 
-    The viewpoint of an item is its camera if two or more cameras have seen its identity. Otherwise the
-    viewpoint is its track, if the identity has two or more tracks. Items without that camera or track, and
-    items of other identities, take no part: NOWHERE.
+    If two or more cameras have seen an identity, the viewpoints of its items are their cameras. Otherwise, if
+    the identity has two or more tracks, the viewpoints are the tracks. All other items are NOWHERE: items of
+    identities with at most one camera and one track, and items whose camera or track is unknown. Viewpoints
+    are only comparable within one identity.
 
     Args:
-        identity_keys: (N,), whose the items are.
+        identity_keys: (N,), the key of each item's identity.
         camera_codes: (N,), a number for each camera, -1 where the camera is unknown.
         track_codes: (N,), a number for each track, -1 where the track is unknown.
 
@@ -122,9 +125,10 @@ def _num_codes(people: Ints, codes: Ints) -> Ints:
 
 
 def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
-    """Return which items (N,) are chosen: all, or the items of identities drawn by chance.
+    """Choose all items, or the items of identities drawn at random; return a mask (N,).
 
-    At most `most` items are chosen, but at least two identities. The same identities give the same choice.
+    All items are chosen if they are at most `most`. Otherwise as many identities are drawn as have at most
+    `most` items together, but at least two. The draw is seeded, so the same items give the same choice.
 
     >>> draw_identities(np.repeat([1, 2, 3], 4), 8).sum()
     np.int64(8)
@@ -138,7 +142,7 @@ def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
 
 
 def find_queries(identity_keys: Ints, viewpoints: Ints) -> Ints:
-    """Return the places (Q,) of items that have another item of their identity at another viewpoint."""
+    """Return the positions (Q,) of items whose identity has another item at another viewpoint."""
     _, people = np.unique(identity_keys, return_inverse=True)
     has_match = _num_codes(people, viewpoints)[people] > 1
     return np.flatnonzero(has_match & (viewpoints >= 0))
@@ -152,22 +156,22 @@ def evaluate(
     max_queries: int = MAX_QUERIES,
     on_progress: Callable[[int], None] = _ignore,
 ) -> EvaluationResult:
-    """Search for every item that has a match among the others, and measure the rankings.
+    """Search the other items for every item that has a match, and measure the rankings.
 
-    The gallery of a query is all other items, without those of its identity at its own viewpoint. Its matches
-    are the items of its identity at other viewpoints. A match that ties with an item of somebody else ranks
-    behind that item. If there are more than `max_queries` queries, those of identities drawn by chance are
-    taken, and the gallery stays whole.
+    The gallery of a query is all other items, except the items of its identity at its own viewpoint. The
+    matches of the query are the items of its identity at other viewpoints. A match that ties with an item of
+    another identity ranks behind that item. If there are more than `max_queries` queries, only the queries of
+    identities drawn at random are searched; the gallery still has all items.
 
     Args:
         embeddings_ND: (N, D), float16 or float32, of any length.
-        identity_keys: (N,), whose the items are.
-        viewpoints: (N,), from `viewpoints_of`; none is NOWHERE.
-        max_queries: the most queries, if these are of two identities or more.
+        identity_keys: (N,), the key of each item's identity.
+        viewpoints: (N,), from `viewpoints_of`, without NOWHERE.
+        max_queries: the most queries; two identities are drawn even if they have more queries.
         on_progress: called every few hundred queries with the number of queries that are done.
 
     Raises:
-        ValueError: an embedding is zero or not finite, no item has a match, or all are of one identity.
+        ValueError: an embedding is zero or not finite, no item has a match, or all items are of one identity.
     """
     gallery_ND = unit_rows(embeddings_ND, np.float32)
     queries = find_queries(identity_keys, viewpoints)
@@ -200,16 +204,20 @@ def evaluate(
 
 
 def _evaluate_query(distances_N: NDArray[np.floating], split: Split) -> tuple[int, float, float]:
-    """Return first rank, average precision and inverse penalty of a query."""
+    """Return the first rank, average precision and inverse penalty of a query."""
     ranks = rank_matches(distances_N, split, ties_behind=True)
     return int(ranks[0]), average_precision(ranks), inverse_penalty(ranks)
 
 
 def compare(candidate: EvaluationResult, reference: EvaluationResult) -> dict[str, dict[str, float]]:
-    """Return by how much the candidate is better in rank1 and mAP: `value` between `low` and `high`.
+    """Return the gains of the candidate in rank1 and mAP, with 95 % intervals by a paired bootstrap.
 
-    All are in percent. The 95 % interval is a paired bootstrap. It resamples identities, each with all of its
-    queries, 2,000 times with replacement, because the queries of one identity are correlated.
+    The bootstrap resamples identities, each with all of its queries, 2,000 times with replacement, because
+    the queries of one identity are correlated.
+
+    Returns:
+        Metric -> `value`, the candidate's metric minus the reference's, and the interval from `low` to
+        `high`, all in percentage points.
 
     Raises:
         ValueError: the two results are not of the same queries.

@@ -1,4 +1,4 @@
-"""The registry of model versions: a checkpoint file named by its content hash, and a row, for each."""
+"""The registry of model versions. Each has a row, and a checkpoint file named by the hash of its contents."""
 
 import os
 import secrets
@@ -27,22 +27,22 @@ from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, now
 
 UNFINISHED_S = 3600
-"""No upload of a checkpoint takes this long, in seconds."""
+"""Age in seconds from which the file of an upload is a leftover; no upload takes so long."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A registered model version as of now.
+    """A registered model version and its present state.
 
     Attributes:
         row: its row in the database.
-        state: the first of these that holds: active; failed; backfilling or evaluating, while such a job is
-            under way; retired, if the version was active once; ready, if every item has an embedding of the
-            version; registered.
-        failure: why the file of the version cannot be used, if it cannot.
-        num_embedded: how many items have an embedding of the version.
-        coverage: the share of the items that have one, from 0 to 1.
-        num_bytes: the size of the file.
+        state: the first of these that applies: "active"; "failed", if the checkpoint file is unusable;
+            "backfilling" or "evaluating", while such a job has not ended; "retired", if the version was
+            active before; "ready", if every item has an embedding by the version; "registered".
+        failure: why the checkpoint file is unusable, or None.
+        num_embedded: how many items have an embedding by the version.
+        coverage: the share of all items that have an embedding by the version, 0 to 1.
+        num_bytes: the size of the checkpoint file.
     """
 
     row: Model
@@ -54,16 +54,16 @@ class KnownModel:
 
 
 def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
-    """Check a checkpoint and register it, and tell whether it is new.
+    """Check and register a checkpoint, and return the version and whether it is new.
 
     Raises:
-        UnfitCheckpoint: the checkpoint is no network that can be served; nothing is kept.
+        UnfitCheckpoint: the service cannot use the checkpoint; nothing is kept.
     """
     directory = store.settings.models_dir
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
-        _try_apart(temporary)
+        _try_foreign(temporary)
         load_embedder(temporary, store.settings)
         return _keep(store, temporary)
     except UnfitCheckpoint as error:
@@ -73,10 +73,10 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
 
 
 def register_shipped(store: Store, path: Path) -> Model:
-    """Register the checkpoint that ships with the program, unless it is registered.
+    """Register the checkpoint that ships with the program, unless it is registered already.
 
     Raises:
-        UnfitCheckpoint: the file is no checkpoint, or does not exist.
+        UnfitCheckpoint: the file is not a checkpoint, or does not exist.
     """
     temporary = store.settings.models_dir / f".{secrets.token_hex(8)}.safetensors"
     try:
@@ -92,7 +92,7 @@ def register_shipped(store: Store, path: Path) -> Model:
 
 
 def purge_unfinished(models_dir: Path) -> None:
-    """Delete the files of interrupted uploads; a young file may be an upload of another process."""
+    """Delete the files of interrupted uploads, except young files, which another process may be writing."""
     for path in models_dir.glob(".*.safetensors"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > UNFINISHED_S:
@@ -130,7 +130,7 @@ def find_active(store: Store) -> KnownModel:
 
 
 def find_file(store: Store, version: str) -> Path:
-    """Return the path of the checkpoint of a version.
+    """Return the path of the checkpoint file of a version.
 
     Raises:
         ModelNotFound: there is no such version.
@@ -153,30 +153,31 @@ def delete_model(store: Store, version: str) -> None:
     with store.change() as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
-        path.unlink(
-            missing_ok=True
-        )  # before the commit, because afterwards somebody may register the version again
+        # Unlinked before the commit, because after the commit the version may be registered again.
+        path.unlink(missing_ok=True)
 
 
 def delete_embeddings(store: Store, version: str) -> None:
-    """Delete the embeddings of a version that is not in use, many at a time.
+    """Delete the embeddings of a version that is not in use, in batches.
 
     Raises:
         ModelNotFound: there is no such version.
-        ModelInUse: the version is in use, or an activation or evaluation of it has been queued since.
+        ModelInUse: the version is active, its embeddings are searched, or a job needs the version. A job may
+            be queued between two batches; some embeddings are deleted then.
     """
-    some = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
+    batch = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
     while True:
         with store.change() as change:
             _check_unused(change.session, version)
-            slots = change.session.scalars(some).all()
-            these = Embedding.model_version == version, Embedding.slot.in_(slots)
-            change.session.execute(delete(Embedding).where(*these))
+            slots = change.session.scalars(batch).all()
+            is_in_batch = (Embedding.model_version == version) & Embedding.slot.in_(slots)
+            change.session.execute(delete(Embedding).where(is_in_batch))
         if len(slots) < VALUES_PER_STATEMENT:
             return
 
 
 def _check_unused(session: Session, version: str) -> Model:
+    """Return the row of a version, or raise if the version is in use."""
     row = session.get(Model, version)
     if row is None:
         raise ModelNotFound(version)
@@ -196,7 +197,7 @@ def _find(store: Store, session: Session, version: str) -> KnownModel:
 
 
 def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownModel]:
-    """Return the versions of these rows with their states."""
+    """Return the versions of these rows with their present states."""
     num_items = session.scalar(select(func.count()).select_from(Item)) or 0
     versions = [row.version for row in rows]
     counted = select(Embedding.model_version, func.count()).where(Embedding.model_version.in_(versions))
@@ -221,7 +222,7 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
 
 
 def _file_fault(path: Path, version: str) -> tuple[str | None, int]:
-    """Return why the file of a version cannot be used, if it cannot, and its size in bytes."""
+    """Return why a checkpoint file is unusable, or None, and the size of the file in bytes."""
     try:
         found = path.stat()
         is_whole = _hashed(path, found.st_mtime_ns, found.st_size, found.st_ino) == version
@@ -232,12 +233,16 @@ def _file_fault(path: Path, version: str) -> tuple[str | None, int]:
 
 @lru_cache(maxsize=256)
 def _hashed(path: Path, _mtime_ns: int, _size: int, _inode: int) -> str:
-    """Return the version of a file; the file is read again only when its time, size or inode changes."""
+    """Return the version of a checkpoint file, which is read again only if time, size or inode change."""
     return checkpoint_version(path)
 
 
 def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
-    """Move a file to the name of its version, and add its row unless there is one."""
+    """Rename a checkpoint file to its version, and add the row of the version unless it exists.
+
+    Returns:
+        The version, and whether it is new.
+    """
     try:
         checkpoint = load_checkpoint(temporary)
     except ModelError as error:
@@ -261,7 +266,8 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
         return _known(store, change.session, [row])[0], is_new
 
 
-def _try_apart(path: Path) -> None:
+def _try_foreign(path: Path) -> None:
+    """Try a foreign network in another process, because a hostile graph can crash OpenVINO."""
     try:
         try_apart(path)
     except ModelError as error:
