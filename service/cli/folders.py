@@ -37,8 +37,8 @@ def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
 
     A file in `paths` is always a crop. In a folder, only files with the suffix of an image are crops, and
     hidden files are ignored. The layout `market1501` has two special identities. Crops of identity -1 are
-    junk and left out. Crops of identity 0000 are distractors, which show different people. They get no
-    identity here, so the service makes a new identity for each.
+    junk and left out. Crops of identity 0000 are distractors, which show different people. Distractors
+    get no identity here, so the service makes a new identity for each.
     """
     crops: list[CropFile] = []
     misnamed: list[Path] = []

@@ -76,7 +76,7 @@ def _by_manifest(manifest: Path) -> FoundRows:
                 name = PurePosixPath(row.fields.get("path", ""))
                 path = manifest.parent / name
                 if name.is_absolute() or ".." in name.parts or not name.parts:
-                    failures.append(FailedCrop(Path(name), f"{MANIFEST} names a path outside its folder"))
+                    failures.append(FailedCrop(Path(name), f"{MANIFEST} names no file within its folder"))
                 else:
                     rows.append(Row(path, tuple(row.fields.get(field, "") for field in FIELDS)))
     except LabelsError as error:
