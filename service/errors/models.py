@@ -55,7 +55,7 @@ class ModelInUse(ServiceError):
     title = "Model in use"
 
     def __init__(self, version: str, reason: str) -> None:
-        super().__init__(f"{version} {reason}; nothing was deleted")
+        super().__init__(f"{version} {reason}; the version was not deleted")
 
 
 class NotFinite(ServiceError):

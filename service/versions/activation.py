@@ -1,12 +1,11 @@
-"""Activation: make another model version active while the service answers requests. A rollback is the same.
+"""Activation: make another model version active while the service answers requests.
 
-An activation embeds the gallery from the stored crops by the new version, builds the new index, and verifies
-the index. The cut-over then embeds the few items enrolled since, and replaces the index. Changes of the
-gallery wait only during the cut-over. With the strategy `backfill`, a failure before the cut-over changes
-nothing.
+An activation embeds the gallery from the stored crops, builds and verifies a new index, and then embeds the
+items that were enrolled during the build, until few are left. The cut-over embeds these last items and
+replaces the index. Only the cut-over holds back changes of the gallery. With the strategy `backfill`, a
+failure before the cut-over changes nothing. A rollback is an activation of a former version.
 
-An activation is a job. If its process dies, another process, or the same one after a restart, continues the
-job.
+An activation is a job. If its process dies, another process, or this one after a restart, continues the job.
 """
 
 import random
@@ -57,7 +56,7 @@ def run_activation(serving: Serving, job: Job) -> dict[str, Any] | None:
         Cancelled: the job was cancelled.
         Stopped: the process is shutting down.
         ServiceError: the network cannot be loaded, a crop cannot be embedded, or the new index fails its
-            verification. The active version stays active.
+            verification. The version that was active stays active.
     """
     version, options = job.model_version or "", job.options or {}
     with serving.store.read() as session:

@@ -1,7 +1,7 @@
 """Backfill: embed the items that have no embedding of a model version, from their stored crops.
 
 A backfill works page by page, and commits each page. The database tells which items still have no embedding,
-so a backfill after a crash does not embed an item twice.
+so after a crash only these items are embedded.
 """
 
 import time

@@ -127,8 +127,8 @@ def _num_codes(people: Ints, codes: Ints) -> Ints:
 def draw_identities(identity_keys: Ints, most: int) -> NDArray[np.bool_]:
     """Choose all items, or the items of identities drawn at random; return a mask (N,).
 
-    All items are chosen if they are at most `most`. Otherwise as many identities are drawn as have at most
-    `most` items together, but at least two. The draw is seeded, so the same items give the same choice.
+    All items are chosen if they are at most `most`. Otherwise identities are drawn, at least two, as long as
+    they have at most `most` items together. The draw is seeded, so the same items give the same choice.
 
     >>> draw_identities(np.repeat([1, 2, 3], 4), 8).sum()
     np.int64(8)
@@ -164,7 +164,7 @@ def evaluate(
     identities drawn at random are searched; the gallery still has all items.
 
     Args:
-        embeddings_ND: (N, D), float16 or float32, of any length.
+        embeddings_ND: (N, D), float16 or float32; the norms do not matter.
         identity_keys: (N,), the key of each item's identity.
         viewpoints: (N,), from `viewpoints_of`, without NOWHERE.
         max_queries: the most queries; two identities are drawn even if they have more queries.
