@@ -185,7 +185,7 @@ def test_embeddings_that_another_network_made_are_not_switched_to(
     engine.dispose()
     job = activate(client, first)
     assert job["state"] == "failed"
-    assert "not what the network makes" in job["error"]
+    assert "differs from the one that the network makes now" in job["error"]
     assert search(client, crop(1))["model_version"] == version
 
 

@@ -123,8 +123,8 @@ def test_too_few_labels_fail_the_job_with_what_is_needed(client: httpx.Client) -
         enroll(client, crop(person), crop(person, 1), identity_id=f"p{person}", camera_id="one")
         job = evaluate(client, version)
         assert job["state"] == "failed"
-        assert "2 or more identities" in job["error"]
-        assert "10 or more" in job["error"]
+        assert "at least 2 identities" in job["error"]
+        assert "at least 10 such items" in job["error"]
     for person in range(4):
         enroll(client, crop(person, 2), identity_id=f"p{person}", camera_id="two")
     job = evaluate(client, version)
