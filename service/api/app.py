@@ -1,7 +1,7 @@
 """create_app(settings) builds the whole service; importing this module does nothing.
 
-The server answers from the first moment. While the network and the index are loaded, /livez answers 200 and
-everything else a 503 problem.
+The server listens before it has loaded the network and the index. Until both are loaded, /livez answers 200,
+and a request that needs them gets a 503 problem.
 """
 
 import asyncio
@@ -46,10 +46,10 @@ API_VERSION = "1"
 DESCRIPTION: dict[str, Any] = {
     "title": "reid-gallery",
     "version": API_VERSION,
-    "summary": "Person re-identification gallery: enrol person crops, and find out who is on another one.",
+    "summary": "Person re-identification gallery: enrol crops of people, and find out who is on a new crop.",
     "generate_unique_id_function": lambda route: route.name,
 }
-"""What FastAPI is told of the service, for its OpenAPI document."""
+"""Arguments of FastAPI that determine the OpenAPI document."""
 
 
 def _ignore(_: object) -> None:
@@ -87,7 +87,7 @@ def create_app(
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
     _add_routes(app)
-    app.openapi = _document  # type: ignore[method-assign]  # as FastAPI documents it
+    app.openapi = _document  # type: ignore[method-assign]  # the way that FastAPI documents
     app.mount("/web", page.files)
     add_problem_handlers(app)
     _add_middleware(app, serving, claims)
@@ -113,7 +113,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
 
 
 def _add_routes(app: FastAPI) -> None:
-    """Add every endpoint; those of the API refuse fields that they do not have."""
+    """Add every endpoint. All endpoints except the health probes and the page refuse unknown fields."""
     for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
@@ -123,7 +123,7 @@ def _add_routes(app: FastAPI) -> None:
 
 @cache
 def _document() -> dict[str, Any]:
-    """Return the OpenAPI document; no setting changes it, so a process builds it once for all its apps."""
+    """Return the OpenAPI document, which is the same for all settings, so a process builds it only once."""
     app = FastAPI(**DESCRIPTION)
     _add_routes(app)
     document_problems(app)
@@ -131,7 +131,10 @@ def _document() -> dict[str, Any]:
 
 
 def _max_body_bytes(settings: Settings) -> dict[str, int]:
-    """Return how long a request's body may be, by path: its files, and room for the fields."""
+    """Return the largest request body in bytes, by path: the largest files, and room for the other fields.
+
+    The key "" holds the limit of all other paths.
+    """
     return {
         "": MEBIBYTE,
         "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)

@@ -1,4 +1,4 @@
-"""What a server does beside its requests: the start, and the tasks that are repeated until shutdown."""
+"""Background work of a server process: loading at the start, then tasks that repeat until shutdown."""
 
 import asyncio
 import logging
@@ -23,23 +23,23 @@ from service.upkeep.startup import start
 logger = structlog.get_logger(__name__)
 
 TICK_S = 0.5
-"""Pause between two runs of a task that others wait for, in seconds."""
+"""Pause between two runs of the most frequent tasks, in seconds."""
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 
-RUNS_AGAIN = "background task failed, it runs again"
+RUNS_AGAIN = "background task failed; it will run again"
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work that is repeated.
+    """A function that is called repeatedly, in a thread of its own.
 
     Attributes:
-        name: names the task in the log.
-        work: is called again and again, in a thread of its own.
+        name: the name of the task in the log.
+        work: the function.
         every_s: the pause between two calls, in seconds.
-        wake: ends a pause early when it is set; `work` clears it.
+        wake: an event that ends the pause. `work` must clear the event, unless the event means shutdown.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Task:
 
 
 class Background:
-    """The tasks of one server. A task that fails is logged and runs again after its pause."""
+    """Background tasks of one server process. A task that fails is logged, and runs again after its pause."""
 
     def __init__(self, serving: Serving, claims: Claims, workers: Sequence[Worker]) -> None:
         self._serving = serving
@@ -63,7 +63,7 @@ class Background:
     ) -> None:
         """Load the first generation, put it in service, and start the tasks.
 
-        While the file of the active network is lost, the load is tried again every `TICK_S`.
+        While the checkpoint of the active model version is lost, loading is tried again every `TICK_S`.
         """
         try:
             generation = await asyncio.to_thread(start, self._serving, engine)
@@ -83,7 +83,7 @@ class Background:
             self.start(self.tasks())
 
     def tasks(self) -> list[Task]:
-        """Return the tasks of a server."""
+        """Return all tasks of a server process."""
         stopping = self._store.stopping
         return [
             Task("keep_alive", self.keep_alive, TICK_S, stopping),
@@ -101,7 +101,7 @@ class Background:
             thread.start()
 
     def stop(self) -> None:
-        """End the tasks and the jobs of this process, and wait for their end."""
+        """Stop the tasks and the jobs of this process, and wait until they have ended."""
         self._store.stopping.set()
         self._store.has_job.set()
         for thread in self._threads:
@@ -110,35 +110,35 @@ class Background:
             worker.wait()
 
     def keep_alive(self) -> None:
-        """Note that the jobs and the requests of this process are under way."""
+        """Renew `alive_at` of the jobs and claims of this process, so that no other process takes them."""
         for worker in self._workers:
             worker.keep_alive()
         self._claims.keep_alive()
 
     def follow(self) -> None:
-        """Delete doomed crops, follow the changes of other processes, and keep the snapshot young."""
+        """Delete unneeded crops, apply the changes of other processes, and save a snapshot if one is due."""
         self._store.purge_doomed()
         self._serving.refresh()
         self._serving.discard_erased()
         self._serving.save_snapshot()
 
     def do_jobs(self) -> None:
-        """Begin the jobs that are due."""
+        """Start the jobs that are due."""
         self._store.has_job.clear()
         for worker in self._workers:
             worker.run_due()
 
     def expire(self) -> None:
-        """Delete old answers of idempotent requests, and erase items by their age."""
-        self._claims.drop_old()
+        """Delete old answers of idempotent requests, and erase items that exceed the retention time."""
+        self._claims.delete_old()
         erase_expired(self._store, now())
 
     def purge(self) -> None:
-        """Delete the crops that killed requests have left."""
+        """Delete the crops that were left behind when a process was killed during a request."""
         purge_orphans(self._store, now())
 
     def _repeat(self, task: Task) -> None:
-        """Run a task until shutdown; a failure that repeats is logged once."""
+        """Run a task repeatedly until shutdown. The same failure in successive runs is logged once."""
         stopping, reason = self._store.stopping, ""
         task.wake.wait(TICK_S)
         while not stopping.is_set():

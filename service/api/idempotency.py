@@ -1,8 +1,9 @@
-"""Idempotency-Key: a POST that is sent twice is done once, and answered alike.
+"""Idempotency-Key: a POST that is sent twice is done once, and both requests get the same answer.
 
-The first request claims its key in the database, so this holds among all processes. Its answer is kept for a
-day if it was a success; a request that failed has changed nothing, so its key is free again. An enrolment
-writes its answer down in the very transaction that brings the items: a crash cannot come in between.
+The first request claims the key in the database, so every process recognises a repeat. If the request
+succeeds, its answer is kept for 24 hours. If the request fails, it has changed nothing, so the claim is
+deleted. An enrolment keeps its answer in the transaction that adds the items, so a crash cannot separate the
+items from the answer.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import http_problem, service_problem, trouble_problem
+from service.api.problems import failure_problem, http_problem, service_problem
 from service.errors import Fault, IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE
 from service.store.store import Store
@@ -34,12 +35,20 @@ KEY = re.compile(r"[\x20-\x7e]{1,255}")
 BAD_KEY = Fault(("header", "Idempotency-Key"), "expected 1 to 255 printable ASCII characters")
 BOUNDARY = re.compile(rb'boundary="?([^";]+)', re.IGNORECASE)
 KEPT_FOR = timedelta(hours=24)
-IN_MEMORY = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
+"""A longer body is spooled to a file on the disk, and read back in chunks of this size."""
 
 
 @dataclass
 class Claim:
-    """A request's right to be the one that is done under its key; whoever takes it over has another time."""
+    """Ownership of an Idempotency-Key by one request in progress.
+
+    Attributes:
+        key: the key.
+        fingerprint: hash of the request, in hex, by which a repeat is told from another request.
+        taken_at: time of the claim. A request that takes over an abandoned claim has a later time.
+        answer: status, header Location and body, once the request has succeeded.
+    """
 
     key: str
     fingerprint: str
@@ -49,18 +58,21 @@ class Claim:
 
 @dataclass
 class Claims:
-    """The claims of this process whose requests are under way; alive as long as it says so."""
+    """The claims of the requests that are in progress in this process.
+
+    A claim whose `alive_at` has not been renewed for `LEASE` is abandoned, because its process must be dead.
+    """
 
     store: Store
     _keys: set[str] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
     def take(self, claim: Claim) -> KeptAnswer | None:
-        """Claim a key, or return the answer that was kept under it.
+        """Claim a key, or return the answer that was kept under this key.
 
         Raises:
-            IdempotencyMismatch: it was used for another request.
-            IdempotencyInProgress: the first request is under way.
+            IdempotencyMismatch: the key was used for another request.
+            IdempotencyInProgress: the first request with this key is in progress.
         """
         moment = claim.taken_at
         try:
@@ -87,15 +99,15 @@ class Claims:
                 elif moment - LEASE <= kept.alive_at <= moment + LEASE:
                     raise IdempotencyInProgress
                 else:
-                    kept.created_at = kept.alive_at = moment  # whoever had it has died
+                    kept.created_at = kept.alive_at = moment  # the process of the former claim is dead
         except IntegrityError:
-            raise IdempotencyInProgress from None  # another was first, just now
+            raise IdempotencyInProgress from None  # another request has just claimed the key
         with self._lock:
             self._keys.add(claim.key)
         return None
 
-    def settle(self, claim: Claim) -> None:
-        """Keep the answer of a request that has succeeded, or free its key."""
+    def release(self, claim: Claim) -> None:
+        """End a claim: keep the answer of a request that has succeeded, or delete the claim."""
         with self._lock:
             self._keys.discard(claim.key)
         with self.store.write() as session:
@@ -104,15 +116,15 @@ class Claims:
             session.execute(delete(KeptAnswer).where(*_is_open(claim)))
 
     def keep_alive(self) -> None:
-        """Say that the requests of this process are under way; every half second or so."""
+        """Renew `alive_at` of all claims of this process; called every half second."""
         with self._lock:
             keys = list(self._keys)
         if keys:
             with self.store.write() as session:
                 session.execute(update(KeptAnswer).where(KeptAnswer.key.in_(keys)).values(alive_at=now()))
 
-    def drop_old(self) -> None:
-        """Forget answers that have been kept long enough."""
+    def delete_old(self) -> None:
+        """Delete the answers that are older than `KEPT_FOR`."""
         old = KeptAnswer.created_at < now() - KEPT_FOR
         with self.store.read() as session:
             if session.scalar(select(KeptAnswer.key).where(old).limit(1)) is None:
@@ -122,11 +134,11 @@ class Claims:
 
 
 def keep_answer(scope: Scope, session: Session, status: int, body: str, location: str | None) -> None:
-    """Keep the answer of this request, if it has a key, with what `session` commits.
+    """Keep the answer of a request in the transaction of `session`, if the request has an Idempotency-Key.
 
     Raises:
-        IdempotencyInProgress: this process was thought dead, and another is at the request; nothing must be
-            committed.
+        IdempotencyInProgress: another request has taken over the claim, because this process seemed dead. The
+            transaction must be rolled back.
     """
     claim: Claim | None = scope["state"].get("claim")
     if claim is not None and not _keep(session, claim, status, location, body.encode()):
@@ -134,7 +146,7 @@ def keep_answer(scope: Scope, session: Session, status: int, body: str, location
 
 
 def _keep(session: Session, claim: Claim, status: int, location: str | None, body: bytes) -> bool:
-    """Write an answer down; tell whether the claim was open and ours."""
+    """Keep an answer unless the claim has ended or was taken over, and return whether the answer was kept."""
     headers = {} if location is None else {"location": location}
     values = {"status": status, "headers": headers, "body": body}
     result = session.execute(update(KeptAnswer).where(*_is_open(claim)).values(values))
@@ -142,6 +154,7 @@ def _keep(session: Session, claim: Claim, status: int, location: str | None, bod
 
 
 def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """Return SQL conditions for a claim that has no answer yet and was not taken over."""
     return (
         KeptAnswer.key == claim.key,
         KeptAnswer.status.is_(None),
@@ -150,7 +163,7 @@ def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 
 class Idempotency:
-    """Answers a repeated POST by its Idempotency-Key; a request without a key passes through."""
+    """Answers a repeated POST with the kept answer. A request without an Idempotency-Key passes through."""
 
     def __init__(self, app: ASGIApp, claims: Claims, require_ready: Callable[[], object]) -> None:
         self._app = app
@@ -164,14 +177,14 @@ class Idempotency:
             await self._app(scope, receive, send)
             return
         request_id = str(scope["state"]["request_id"])
-        with SpooledTemporaryFile(IN_MEMORY) as body:
+        with SpooledTemporaryFile(CHUNK_BYTES) as body:
             try:
                 if not KEY.fullmatch(key):
                     raise InvalidRequest(BAD_KEY)
-                self._require_ready()  # before that there may be no tables
+                self._require_ready()  # the database may have no tables earlier
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
-                    return  # the caller has gone
+                    return  # the caller has disconnected
                 claim = Claim(key, fingerprint)
                 kept = await run_in_threadpool(self._claims.take, claim)
             except ServiceError as error:
@@ -179,14 +192,16 @@ class Idempotency:
             except HTTPException as error:
                 await http_problem(request_id, error.status_code, error.detail)(scope, receive, send)
             except (SQLAlchemyError, OSError) as error:
-                await trouble_problem(request_id, error)(scope, receive, send)
+                await failure_problem(request_id, error)(scope, receive, send)
             else:
                 if kept is not None:
-                    await _replayed(kept)(scope, receive, send)
+                    await _kept_response(kept)(scope, receive, send)
                 else:
-                    await self._do(scope, body, claim, send)
+                    await self._handle_first(scope, body, claim, send)
 
-    async def _do(self, scope: Scope, body: "SpooledTemporaryFile[bytes]", claim: Claim, send: Send) -> None:
+    async def _handle_first(
+        self, scope: Scope, body: "SpooledTemporaryFile[bytes]", claim: Claim, send: Send
+    ) -> None:
         scope["state"]["claim"] = claim
         answer: list[Message] = []
 
@@ -194,22 +209,23 @@ class Idempotency:
             answer.append(message)
 
         try:
-            await self._app(scope, _replay(body), collect)
+            await self._app(scope, _receive_from(body), collect)
             status = answer[0]["status"]
             if 200 <= status < 300:
                 location = Headers(raw=answer[0]["headers"]).get("location")
                 content = b"".join(message.get("body", b"") for message in answer[1:])
                 claim.answer = (status, location, content)
         finally:
-            await run_in_threadpool(self._claims.settle, claim)
+            await run_in_threadpool(self._claims.release, claim)
         for message in answer:
             await send(message)
 
 
 async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str | None:
-    """Read the body into a file, and return what tells this request from any other; None if it was cut short.
+    """Read the body into a file and return the fingerprint of the request, or None if the caller disconnects.
 
-    The boundary of a multipart form, which clients draw by chance, is left out.
+    The fingerprint is the SHA-256 of method, path, query and body. The boundary of a multipart form is left
+    out, because clients choose a random one for each request.
     """
     headers = Headers(scope=scope)
     found = BOUNDARY.search(headers.get("content-type", "").encode("latin-1"))
@@ -230,7 +246,7 @@ async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[byt
 
 
 class _WithoutBoundary:
-    """Feeds a digest with everything but a boundary, wherever chunks begin and end."""
+    """Updates a digest with a body without its multipart boundaries, even those split between two chunks."""
 
     def __init__(self, digest: "hashlib._Hash", boundary: bytes) -> None:
         self._digest = digest
@@ -254,8 +270,8 @@ class _WithoutBoundary:
         self._rest = b""
 
 
-def _replay(body: "SpooledTemporaryFile[bytes]") -> Receive:
-    chunks: Iterator[bytes] = iter(lambda: body.read(IN_MEMORY), b"")
+def _receive_from(body: "SpooledTemporaryFile[bytes]") -> Receive:
+    chunks: Iterator[bytes] = iter(lambda: body.read(CHUNK_BYTES), b"")
 
     async def receive() -> Message:
         chunk = await run_in_threadpool(next, chunks, b"")
@@ -264,6 +280,6 @@ def _replay(body: "SpooledTemporaryFile[bytes]") -> Receive:
     return receive
 
 
-def _replayed(kept: KeptAnswer) -> Response:
+def _kept_response(kept: KeptAnswer) -> Response:
     headers = {**kept.headers, REPLAYED: "true"}
     return Response(kept.body, kept.status or 200, headers, media_type="application/json")

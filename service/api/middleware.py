@@ -20,9 +20,9 @@ UNLOGGED_PATHS = ("/livez", "/readyz")
 
 
 class RequestId:
-    """Gives each request an id, which its log lines, its answer and the header X-Request-ID carry.
+    """Gives each request an id, which is in its log lines, in JSON answers and in the header X-Request-ID.
 
-    The id is the caller's own X-Request-ID if that is 1 to 64 letters, digits, dots, dashes or underscores.
+    The id is the caller's own X-Request-ID if that has 1 to 64 letters, digits, dots, dashes or underscores.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,7 +73,9 @@ class RequestLog:
             if status is not None:
                 raise
             request_id = scope["state"]["request_id"]
-            detail = f"this is our fault; the log has it under the request id {request_id}"
+            detail = (
+                f"unexpected error; the log of the service has the details under the request id {request_id}"
+            )
             await service_problem(request_id, ServiceError(detail))(scope, receive, send_and_note)
         if scope["path"] not in UNLOGGED_PATHS:
             took_ms = round((time.monotonic() - started_s) * 1000, 1)
@@ -84,16 +86,16 @@ class RequestLog:
 class BodyLimit:
     """Answers 413 to a request whose body is longer than its path allows.
 
-    A body whose Content-Length is too long is refused unread. A body without that header is refused at the
-    first byte too many.
+    A body whose Content-Length is too long is refused unread. A body without that header is refused as soon
+    as more bytes have arrived than allowed.
 
     The `max_body_size` of FastAPI 0.165 is not used, for two reasons. FastAPI applies the limit of a route
-    after routing, but Idempotency reads the whole body before. And where an endpoint answers without reading
-    the body, Starlette answers 413 as plain text instead of a problem document.
+    after routing, but Idempotency reads the whole body before routing. And if an endpoint answers without
+    reading the body, Starlette answers 413 as plain text instead of a problem document.
 
     Args:
-        app: the app inside.
-        max_body_bytes: the limit of each path; the key "" has the limit of every other path.
+        app: the wrapped app.
+        max_body_bytes: the limit of each path; the key "" holds the limit of all other paths.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: Mapping[str, int]) -> None:
@@ -106,7 +108,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._max_body_bytes.get(scope["path"], self._max_body_bytes[""])
-        too_large = f"the request has more than {limit:,} bytes"
+        too_large = f"the body of the request has more than {limit:,} bytes"
         num_bytes = 0
 
         async def receive_limited() -> Message:
@@ -129,7 +131,10 @@ def _declared_bytes(scope: Scope) -> int:
 
 
 def _path_to_log(scope: Scope) -> str:
-    """Return the path; in place of an identity's id, which may be a person's name, the route's template."""
+    """Return the path, or for an identity the template of the route.
+
+    The id of an identity is not logged, because it may be a person's name.
+    """
     path: str = scope["path"]
     if not path.startswith("/identities/"):
         return path

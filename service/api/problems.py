@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457): every error the API answers is made here."""
+"""Error responses of the API: every one is a problem document, application/problem+json (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Any
@@ -21,8 +21,9 @@ IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "A repeat with the same key and body within 24 hours gets the first answer, with "
-    "Idempotency-Replayed: true; with another body 422, while the first is under way 409.",
+    "description": "Makes it safe to send the request again. Within 24 hours, a repeat with the same key and "
+    "body gets the first answer, with the header Idempotency-Replayed: true. A repeat with another body is "
+    "refused with 422, and a repeat while the first request is in progress with 409.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 
@@ -34,7 +35,7 @@ HTTP_CODES = {
     405: "method_not_allowed",
     413: "request_too_large",
 }
-"""Codes of what is refused before our own code sees it."""
+"""Codes of plain HTTP errors, which no ServiceError describes, by status."""
 
 
 def problem(request_id: str, status: int, code: str, title: str, detail: str, **members: Any) -> JSONResponse:
@@ -52,18 +53,18 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 
 
 def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
-    """Return the problem document of one of our errors."""
+    """Return the problem document of an error that the service names."""
     response = problem(request_id, error.status, error.code, error.title, str(error), **error.members())
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = "1"
     return response
 
 
-def trouble_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONResponse:
-    """Return the problem document of a failure of disk or database.
+def failure_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONResponse:
+    """Return the problem document of a failure of the disk or the database.
 
     Raises:
-        OSError, SQLAlchemyError: the failure itself, if it is a fault of ours.
+        OSError, SQLAlchemyError: the same error, if a defect of this program has caused it.
     """
     explained = to_service_error(error)
     if explained is None:
@@ -73,7 +74,7 @@ def trouble_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONRe
 
 
 def http_problem(request_id: str, status: int, detail: str) -> JSONResponse:
-    """Return the problem document of a plain HTTP refusal."""
+    """Return the problem document of a plain HTTP error."""
     code = HTTP_CODES.get(status, f"http_{status}")
     return problem(request_id, status, code, HTTPStatus(status).phrase, detail)
 
@@ -87,8 +88,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(OSError)
-    async def on_trouble(request: Request, error: OSError | SQLAlchemyError) -> JSONResponse:
-        return trouble_problem(request.state.request_id, error)
+    async def on_failure(request: Request, error: OSError | SQLAlchemyError) -> JSONResponse:
+        return failure_problem(request.state.request_id, error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -102,12 +103,12 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def invalid_request(error: RequestValidationError) -> InvalidRequest:
-    """Say what is wrong with which field; the values themselves are not repeated."""
+    """Return an error that names each faulty field and its fault, but no values, which may be private."""
     return InvalidRequest(*(Fault(tuple(one["loc"]), one["msg"], one["type"]) for one in error.errors()))
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document these statuses as problems, for an endpoint."""
+    """Return the OpenAPI responses of an endpoint that answers these statuses with problem documents."""
     reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: reference}}
@@ -116,7 +117,10 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Add to the OpenAPI document what every route shares; call when every route is there."""
+    """Add the schema of problems, and the header and the responses of every POST, to the OpenAPI document.
+
+    Call this after all routes have been added.
+    """
     document = app.openapi()
     document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
     for path in document["paths"].values():

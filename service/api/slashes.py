@@ -1,8 +1,8 @@
-"""Slashes within the ids that callers choose: everything that lets `%2F` in a path be part of an id.
+"""Encoded slashes: `%2F` in a path is part of the id of an identity, and not a separator.
 
 A server decodes `%2F` before the path is routed, so `/identities/a%2Fb` would look like the two segments `a`
-and `b`. `EncodedSlashes` therefore puts SUBSTITUTE in the place of each encoded slash, and `IdentityId` puts
-the slash back when the route is found.
+and `b`. `EncodedSlashes` therefore replaces each encoded slash by SUBSTITUTE before routing, and `IdentityId`
+puts the slash back after routing.
 """
 
 import re
@@ -21,11 +21,12 @@ FORBIDDEN = re.compile(rb"%(00|1f)", re.IGNORECASE)
 """NUL, which PostgreSQL refuses, and SUBSTITUTE itself."""
 
 DEL = b"%7F"
-"""Another control character, so that an id with a forbidden one is not found."""
+"""Takes the place of a FORBIDDEN character. It is a control character too, so no id contains it, and the
+answer is 404."""
 
 
 class EncodedSlashes:
-    """Decodes the path of a request again, with SUBSTITUTE in the place of each percent-encoded slash."""
+    """Decodes the path of a request again, but each percent-encoded slash to SUBSTITUTE."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,7 +41,7 @@ class EncodedSlashes:
 
 
 def restore_slashes(text: str) -> str:
-    r"""Put slashes back into an id, or into a message that quotes an id by its `repr`.
+    r"""Replace each SUBSTITUTE by a slash, in an id or in a message that quotes an id by its `repr`.
 
     >>> restore_slashes("a\x1fb"), restore_slashes("no identity " + repr("a\x1fb"))
     ('a/b', "no identity 'a/b'")
@@ -49,6 +50,8 @@ def restore_slashes(text: str) -> str:
 
 
 IdentityId = Annotated[
-    str, Path(description="Percent-encoded: a slash in it is %2F."), AfterValidator(restore_slashes)
+    str,
+    Path(description="The id, percent-encoded: a slash within the id is %2F."),
+    AfterValidator(restore_slashes),
 ]
 """The id of an identity, as a segment of a path."""

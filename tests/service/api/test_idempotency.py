@@ -200,10 +200,10 @@ def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -
     assert other.take(fast) is None
     with pytest.raises(IdempotencyInProgress), store.sessions.write.begin() as session:
         keep_answer({"state": {"claim": slow}}, session, 201, "late", None)
-    Claims(store).settle(slow)
+    Claims(store).release(slow)
     with store.sessions.write.begin() as session:
         keep_answer({"state": {"claim": fast}}, session, 201, "in time", None)
-    other.settle(fast)
+    other.release(fast)
     kept = Claims(store).take(Claim("a", "same"))
     assert kept is not None
     assert kept.body == b"in time"
