@@ -1,1 +1,1 @@
-"""HTTP endpoints, one module a resource."""
+"""HTTP endpoints, one module for each resource."""

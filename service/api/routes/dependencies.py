@@ -1,4 +1,4 @@
-"""What endpoints take from the app and from the request; async, so that none waits for a worker thread."""
+"""Dependencies of the endpoints; they are async functions, so that none waits for a worker thread."""
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
@@ -12,19 +12,20 @@ from service.serving.serving import Serving
 from service.store.store import Store
 
 MAX_SHOWN = 64
+"""Characters of an unknown field's name that an error repeats."""
 
 
 async def serving_of(request: Request) -> Serving:
-    """Return what requests share."""
+    """Return the `Serving` of the app, which all requests share."""
     serving: Serving = request.app.state.serving
     return serving
 
 
 async def ready_serving_of(request: Request) -> Serving:
-    """Return what requests share, once there is a generation.
+    """Return the `Serving` of the app, which must have loaded a generation.
 
     Raises:
-        NotReady: while the first one is loading.
+        NotReady: the first generation is being loaded, or could not be loaded.
     """
     serving = await serving_of(request)
     serving.current()
@@ -32,19 +33,19 @@ async def ready_serving_of(request: Request) -> Serving:
 
 
 async def ready_store_of(request: Request) -> Store:
-    """Return the store, once there is a generation.
+    """Return the store of the app, which must have loaded a generation.
 
     Raises:
-        NotReady: while the first generation is loading.
+        NotReady: the first generation is being loaded, or could not be loaded.
     """
     return (await ready_serving_of(request)).store
 
 
 async def open_store_of(request: Request) -> Store:
-    """Return the store, once its tables are up to date, even if the active network cannot be loaded.
+    """Return the store of the app, whose tables must be up to date; no generation need be loaded.
 
     Raises:
-        NotReady: while the database is being opened.
+        NotReady: the database is being opened.
     """
     serving = await serving_of(request)
     if not serving.store.is_open:
@@ -58,13 +59,14 @@ async def request_id_of(request: Request) -> str:
 
 
 async def refuse_unknown_fields(request: Request) -> None:
-    """Let no query parameter and no field of a form pass that the endpoint does not have.
+    """Refuse a request with a query parameter or form field that the endpoint does not have.
 
-    A misspelt one would otherwise do something else than was meant: search all cameras, or delete and not
-    erase. What an endpoint has is read from the OpenAPI document. JSON bodies are checked by their models.
+    If unknown fields were ignored, a misspelt `camera_id` would search all cameras, and a misspelt `mode`
+    would delete without erasing. The fields of the endpoint are read from the OpenAPI document. JSON bodies
+    are checked by their models.
 
     Raises:
-        InvalidRequest: naming each field, and the one that it is most like.
+        InvalidRequest: some fields are unknown. The error names each of them, with the most similar field.
     """
     document = request.app.openapi()
     operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
@@ -82,7 +84,7 @@ def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[F
     """Return a fault for each name that is not known.
 
     >>> [fault.msg for fault in _unknown("query", ["mod", "limit"], ["mode", "limit"])]
-    ['there is no field mod; is mode meant?']
+    ['there is no field mod; did you mean mode?']
     """
     return [
         Fault(
@@ -98,8 +100,8 @@ def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[F
 def _hint(name: str, known: Collection[str]) -> str:
     near = get_close_matches(name[:MAX_SHOWN], known, n=1)
     if near:
-        return f"; is {near[0]} meant?"
-    return f"; there are {', '.join(known)}" if known else " here, nor any other"
+        return f"; did you mean {near[0]}?"
+    return f"; the fields are {', '.join(known)}" if known else "; this request takes no query parameters"
 
 
 AnyServing = Annotated[Serving, Depends(serving_of)]

@@ -28,8 +28,8 @@ Images = Annotated[
 MetadataList = TypeAdapter(list[ItemMetadata])
 
 
-class Posted(NamedTuple):
-    """The images of a request with the metadata of each, or an archive and metadata for all its crops."""
+class EnrolmentForm(NamedTuple):
+    """Either images with the metadata of each, or an archive with common metadata for its crops."""
 
     images: list[UploadFile]
     metadata: list[ItemMetadata]
@@ -37,38 +37,42 @@ class Posted(NamedTuple):
     common: ItemMetadata
 
 
-def posted(
+def read_form(
     images: Images = [],  # noqa: B006
     archive: Annotated[
         UploadFile | None,
         File(
-            description="Instead of images a tar (plain, gz, bz2) or zip of them; labels are those of "
-            "its gallery.csv (path, identity_id, camera_id, captured_at, track_id) or by `layout`."
+            description="Instead of images: a tar (plain, gz or bz2) or zip of crops. Their metadata come "
+            "from its gallery.csv (columns path, identity_id, camera_id, captured_at, track_id), or from the "
+            "file names, as `layout` says."
         ),
     ] = None,
     identity_id: Annotated[
         OptionalIdentityName,
-        Form(description="Whose the crops are; without it each is an identity of its own."),
+        Form(description="The person on all crops. Without this field, each crop gets its own identity."),
     ] = None,
-    camera_id: Annotated[OptionalName, Form(description="Which camera saw them.")] = None,
+    camera_id: Annotated[OptionalName, Form(description="The camera that captured the crops.")] = None,
     captured_at: Annotated[
-        OptionalTime, Form(description="When: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z.")
+        OptionalTime,
+        Form(description="When they were captured: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z."),
     ] = None,
-    track_id: Annotated[OptionalName, Form(description="The tracker's id of the walk they are from.")] = None,
+    track_id: Annotated[
+        OptionalName, Form(description="The tracker's id of the track that the crops are from.")
+    ] = None,
     metadata: Annotated[
         str,
         Form(
-            description="Instead of the fields for all: a JSON array with one object of identity_id, "
-            "camera_id, captured_at and track_id for each image, in their order. An empty field counts as "
-            "absent."
+            description="Instead of these four fields: a JSON array with one object for each image, in the "
+            "order of the images. Its members are identity_id, camera_id, captured_at and track_id; an empty "
+            "one counts as absent."
         ),
     ] = "",
-) -> Posted:
+) -> EnrolmentForm:
     """Read the images and their metadata from the form.
 
     Raises:
-        InvalidRequest: if there is nothing to enrol, or too much, or the metadata are malformed, too few or
-            many, or given beside the common fields.
+        InvalidRequest: the form has both images and an archive, or neither; or the metadata are malformed,
+            differ in number from the images, or are given beside an archive or the common fields.
     """
     if bool(images) == (archive is not None):
         raise InvalidRequest(Fault(("body", "images"), "give 1 to 64 images, or one archive"))
@@ -76,9 +80,9 @@ def posted(
         identity_id=identity_id, camera_id=camera_id, captured_at=captured_at, track_id=track_id
     )
     if not metadata:
-        return Posted(images, [common] * len(images), archive, common)
+        return EnrolmentForm(images, [common] * len(images), archive, common)
     if common != ItemMetadata() or archive is not None:
-        reason = "give either metadata or the fields for all images, not both, and none for an archive"
+        reason = "give either metadata or the fields for all images, not both; an archive takes no metadata"
         raise InvalidRequest(Fault(("body", "metadata"), reason))
     try:
         entries = MetadataList.validate_json(metadata)
@@ -86,8 +90,10 @@ def posted(
         faults = (Fault(("body", "metadata", *one["loc"]), one["msg"], one["type"]) for one in error.errors())
         raise InvalidRequest(*faults) from error
     if len(entries) != len(images):
-        raise InvalidRequest(Fault(("body", "metadata"), f"{len(entries)} entries for {len(images)} images"))
-    return Posted(images, entries, None, common)
+        raise InvalidRequest(
+            Fault(("body", "metadata"), f"has {len(entries)} entries for {len(images)} images")
+        )
+    return EnrolmentForm(images, entries, None, common)
 
 
 @router.post(
@@ -95,28 +101,36 @@ def posted(
     status_code=201,
     response_model=EnrolmentAnswer,
     responses={
-        200: {"model": EnrolmentAnswer, "description": "All were there already"},
-        202: {"model": JobAnswer, "description": "A job enrols them"},
+        200: {"model": EnrolmentAnswer, "description": "Every crop was in the gallery already"},
+        202: {"model": JobAnswer, "description": "A job enrols the crops"},
         **responses(400, 409, 413, 415, 422, 503),
     },
 )
 def post_gallery(
-    posted: Annotated[Posted, Depends(posted)],
+    form: Annotated[EnrolmentForm, Depends(read_form)],
     request: Request,
     serving: ReadyServing,
     request_id: RequestId,
     on_duplicate: Annotated[
         OnDuplicate,
         Form(
-            description="What to do with the same bytes from the same camera: give the item there is, or..."
+            description="What to do with a crop whose bytes the same camera has sent before: return the "
+            "item that exists, store the crop again, or reject the request."
         ),
     ] = "return",
-    layout: Annotated[Layout, Form(description="What names in an archive mean.")] = Layout.flat,
-    prefer: Annotated[str, Header(description="respond-async: answer with a job.")] = "",
+    layout: Annotated[
+        Layout,
+        Form(
+            description="What the names in an archive say: nothing (flat), the identity (folders), or the "
+            "identity and the camera (market1501)."
+        ),
+    ] = Layout.flat,
+    prefer: Annotated[str, Header(description="respond-async: enrol the images as a job.")] = "",
 ) -> Response:
-    """Enrol 1 to 64 crops, all or none; what is answered 201 is on the disk and found by searches.
+    """Enrol 1 to 64 crops, all or none. After a 201 the items are on the disk, and searches find them.
 
-    An archive, and images with `Prefer: respond-async`, are kept at once and enrolled by a job.
+    A job enrols the crops of an archive, and images with the header `Prefer: respond-async`. Their files are
+    on the disk before the answer.
     """
 
     def answer_job(session: Any, job: Any) -> None:
@@ -129,14 +143,14 @@ def post_gallery(
         keep_answer(request.scope, session, *answers[-1])
 
     answers: list[tuple[int, str, str | None]] = []
-    if posted.archive is not None:
-        accept_archive(serving, posted.archive.file, posted.common, layout, on_duplicate, answer_job)
+    if form.archive is not None:
+        accept_archive(serving, form.archive.file, form.common, layout, on_duplicate, answer_job)
     elif "respond-async" in prefer.lower():
-        named = [(image.filename or "", image.file) for image in posted.images]
-        accept_images(serving, named, posted.metadata, on_duplicate, answer_job)
+        named = [(image.filename or "", image.file) for image in form.images]
+        accept_images(serving, named, form.metadata, on_duplicate, answer_job)
     else:
-        files = [image.file for image in posted.images]
-        enroll(serving, files, posted.metadata, on_duplicate, answer_items)
+        files = [image.file for image in form.images]
+        enroll(serving, files, form.metadata, on_duplicate, answer_items)
     status, body, location = answers[-1]
     headers = {} if location is None else {"Location": location}
     return Response(body, status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""DELETE /identities/{id} and GET /erasures: delete or erase a person, and the receipts of that."""
+"""DELETE /identities/{id} and GET /erasures: delete or erase a person, and list receipts of erasures."""
 
 from typing import Annotated, Literal
 
@@ -30,17 +30,17 @@ def delete_identity(
     request_id: RequestId,
     mode: Annotated[
         Literal["delete", "erase"],
-        Query(description="erase also cleans the files of what deleted rows leave there."),
+        Query(description="erase also purges the traces that deleted rows leave in files on the disk."),
     ] = "delete",
 ) -> Response | ErasureAnswer:
-    """Delete an identity with its items and crops; `erase` leaves nothing of them on the disk.
+    """Delete an identity with its items and crops. With `erase`, no trace of them stays on the disk.
 
-    After a plain deletion names and embeddings stay in unused room of the database file, and in the snapshot
-    of the index, until these are written anew. `erase` does that, also if it finds no such identity: then it
-    answers 404 after it has cleaned the files of everything that was deleted before.
+    After `delete`, names and embeddings can stay in free pages of the database file and in the snapshot of
+    the index until these files are rewritten. `erase` rewrites both files at once. If there is no such
+    identity, `erase` still purges the traces of earlier deletions, and then answers 404.
 
-    A 503 `database_unavailable` after which the identity is not found says that cleaning the database file
-    goes on in the background; its receipt is in GET /erasures.
+    If `erase` answers 503 `database_unavailable` and the identity is not found afterwards, the identity is
+    erased, and the service rewrites the database file in the background. GET /erasures has the receipt.
     """
     if mode == "delete":
         delete_with_items(store, identity_id)

@@ -1,4 +1,4 @@
-"""/gallery: look at items, correct them, delete them."""
+"""/gallery: list, show, correct and delete items."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -24,15 +24,17 @@ from service.uploads.requests import thumbnail
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 
-IfNoneMatch = Annotated[str, Header(description="ETags of what the caller has.")]
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it"}}
+IfNoneMatch = Annotated[str, Header(description="ETags of the pictures that the caller has.")]
+UNCHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The picture that the caller has is unchanged"}
+}
 
 
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
 def get_items(
     page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId
 ) -> ItemsAnswer:
-    """List items in the order of enrolment, a page at a time, by the filters of a search."""
+    """List the items that pass the filters in the order of enrolment, a page at a time."""
     items, last = list_items(serving.store, page, page.limit, page.after())
     version = serving.current().replica.version
     embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
@@ -41,9 +43,11 @@ def get_items(
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))
 def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId) -> DeletionAnswer:
-    """Delete the items that the filter lets through, all or none; needs the count of a dry run."""
+    """Delete all items that pass the filter. If `expected_count` is not their number, none is deleted."""
     if not order.dry_run and order.expected_count is None:
-        raise InvalidRequest(Fault(("body", "expected_count"), "is needed unless dry_run", "missing"))
+        raise InvalidRequest(
+            Fault(("body", "expected_count"), "is required unless dry_run is true", "missing")
+        )
     expected = None if order.dry_run else order.expected_count
     num_items = delete_items(store, order.filter, expected)
     return DeletionAnswer(request_id=request_id, num_items=num_items, deleted=not order.dry_run)
@@ -66,7 +70,7 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
     },
 )
 def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") -> Response:
-    """Return the bytes as they were posted, with their type."""
+    """Return the crop of an item, with the bytes and the media type as posted."""
     item = find_with_crop(store, item_id)
     return _picture(item.sha256, if_none_match, item.content_type, lambda: store.crops.get(item.sha256))
 
@@ -79,17 +83,20 @@ def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") 
 def get_thumbnail(
     item_id: str,
     store: ReadyStore,
-    size: Annotated[int, Query(ge=16, le=1024, description="Pixels on the longer side at most.")] = 128,
+    size: Annotated[int, Query(ge=16, le=1024, description="The largest longer side, in pixels.")] = 128,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
-    """Return a small JPEG of the crop; made anew each time, so none is left when the crop is erased."""
+    """Return a small JPEG of the crop, made for each request and never stored, so an erasure leaves none."""
     item = find_with_crop(store, item_id)
     etag = f"{item.sha256}-{size}"
     return _picture(etag, if_none_match, "image/jpeg", lambda: thumbnail(store.crops.get(item.sha256), size))
 
 
 def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], bytes]) -> Response:
-    """Answer with a picture, or say that the caller has it; to be asked again, as it may have been erased."""
+    """Return a picture, or a 304 if the caller has the picture already.
+
+    Caches must ask each time, because the picture may have been erased.
+    """
     headers = {
         "ETag": f'"{tag}"',
         "Cache-Control": "private, no-cache",
@@ -104,7 +111,7 @@ def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], b
 def patch_item(
     item_id: str, correction: Correction, serving: ReadyServing, request_id: RequestId
 ) -> CorrectionAnswer:
-    """Correct what is known of an item: whose it is, which camera, when, on which track."""
+    """Correct the metadata of an item: identity, camera, time and track."""
     corrections = correction.given()
     if not corrections:
         fault = Fault(("body",), "no field to change", "missing")

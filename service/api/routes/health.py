@@ -1,4 +1,4 @@
-"""GET /livez and /readyz, for whoever keeps the process running."""
+"""GET /livez and GET /readyz: probes for the program that starts and restarts the process."""
 
 from fastapi import APIRouter
 
@@ -11,13 +11,13 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/livez", response_model_exclude_none=True)
 async def livez() -> Status:
-    """Answer as soon as the process serves."""
+    """Answer 200 as soon as the process listens."""
     return Status(status="alive")
 
 
 @router.get("/readyz", responses=responses(503))
 async def readyz(serving: AnyServing) -> Status:
-    """Answer 200 once the network has embedded an image and the index is loaded, else why not."""
+    """Answer 200 once the network has embedded an image and the index is loaded, else 503 with the reason."""
     generation = serving.current()
     return Status(
         status="ready",

@@ -1,4 +1,4 @@
-"""/identities: who the people in the gallery are, and who is the same; /operations: what was corrected."""
+"""/identities: describe, show and correct people; /operations: list and undo these corrections."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -46,7 +46,7 @@ router = APIRouter(tags=["identities"])
 def post_identity(
     new: NewIdentity, response: Response, store: ReadyStore, request_id: RequestId
 ) -> IdentityAnswer:
-    """Make an identity before any crop of it is there; it stays when its last item goes."""
+    """Make an identity without items. The identity stays when its last item is deleted."""
     summary = create(store, new.id, new.given())
     response.headers["Location"] = f"/identities/{quote(summary.row.id, safe='')}"
     return IdentityAnswer.of(summary, request_id=request_id)
@@ -56,7 +56,7 @@ def post_identity(
 def get_identities(
     page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId
 ) -> IdentitiesAnswer:
-    """List identities in the order they were made, a page at a time."""
+    """List identities in the order in which they were made, a page at a time."""
     attributes = parse_attributes(page.attribute)
     summaries, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
     return IdentitiesAnswer(
@@ -70,7 +70,10 @@ def get_identities(
 def get_suggestions(
     fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
 ) -> SuggestionsAnswer:
-    """List pairs of identities that are likely one person, never two who were seen in one frame."""
+    """List pairs of identities that are likely the same person.
+
+    Two identities that one camera saw at the same moment are never suggested, nor are rejected pairs.
+    """
     version, found = suggest(
         serving.store, serving.refresh(), fields, fields.limit, fields.min_score, fields.of
     )
@@ -94,7 +97,7 @@ def patch_identity(
     store: ReadyStore,
     request_id: RequestId,
 ) -> IdentityAnswer:
-    """Change what is said of an identity; one that is described stays when its last item goes."""
+    """Change name, notes and attributes of an identity, which then stays when its last item is deleted."""
     return IdentityAnswer.of(describe(store, identity_id, description.given()), request_id=request_id)
 
 
@@ -122,10 +125,10 @@ def get_timeline(
     store: ReadyStore,
     request_id: RequestId,
     visit_gap_s: Annotated[
-        Seconds, Query(description="A camera that has not seen someone for longer begins a new visit.")
+        Seconds, Query(description="Longest gap, in seconds, between two sightings of one visit.")
     ] = 300.0,
 ) -> TimelineAnswer:
-    """Say when and where someone was seen, as visits."""
+    """List the visits of a person: from when to when which camera saw the person."""
     found, num_untimed = timeline(store, identity_id, visit_gap_s)
     shown = [TimelineVisit.of(visit) for visit in found]
     return TimelineAnswer(
@@ -137,9 +140,9 @@ def get_timeline(
 def post_merge(
     identity_id: IdentityId, order: MergeOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
-    """Give the items of other identities to this one; the others are gone, until it is undone."""
+    """Move all items of other identities to this one, and delete the others. An undo brings them back."""
     if identity_id in order.source_ids:
-        fault = Fault(("body", "source_ids"), "has the identity to merge into")
+        fault = Fault(("body", "source_ids"), "contains the identity to merge into")
         detail = "an identity cannot be merged into itself; leave it out of source_ids"
         raise InvalidRequest(fault, detail=detail)
     return OperationAnswer.of(merge(store, identity_id, order.source_ids), request_id=request_id)
@@ -149,7 +152,7 @@ def post_merge(
 def post_split(
     identity_id: IdentityId, order: SplitOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
-    """Give items of this identity to another, by default to a new one."""
+    """Move items of this identity to another identity, by default to a new one."""
     operation = split(store, identity_id, order.item_ids, order.identity_id)
     return OperationAnswer.of(operation, request_id=request_id)
 
@@ -158,7 +161,10 @@ def post_split(
 def post_rejection(
     identity_id: IdentityId, order: RejectOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
-    """Say that items do not show this identity: they leave it, and are not taken for it again."""
+    """Record that items do not show this identity, and move them to new identities.
+
+    These identities are not suggested as the same person as this one.
+    """
     return OperationAnswer.of(reject(store, identity_id, order.item_ids), request_id=request_id)
 
 
@@ -183,5 +189,5 @@ def get_operation(operation_id: str, store: ReadyStore, request_id: RequestId) -
 
 @router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
 def post_undo(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
-    """Take a merge, split, relabel or rejection back, unless later changes stand in the way."""
+    """Undo a merge, split, relabel or rejection, unless a later change prevents the undo."""
     return OperationAnswer.of(undo(store, operation_id), request_id=request_id)

@@ -1,4 +1,4 @@
-"""/jobs/{id}: how far work in the background is, and how to stop it."""
+"""/jobs: list jobs, show their progress, and cancel them."""
 
 from typing import Annotated
 
@@ -16,7 +16,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 def get_jobs(
     store: ReadyStore,
     request_id: RequestId,
-    state: Annotated[list[JobState], Query(description="Only jobs in these states; may repeat.")] = [],  # noqa: B006
+    state: Annotated[
+        list[JobState], Query(description="Only jobs in these states; several may be given.")
+    ] = [],  # noqa: B006
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> JobsAnswer:
     """List jobs, the newest first."""
@@ -26,11 +28,11 @@ def get_jobs(
 
 @router.get("/{job_id}", responses=responses(404, 422, 503))
 def get_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
-    """Say how far a job is, and why it failed if it has."""
+    """Show the progress of a job, and the reason if the job has failed."""
     return JobAnswer.of(find_job(store, job_id), request_id)
 
 
 @router.delete("/{job_id}", status_code=202, responses=responses(404, 409, 422, 503))
 def delete_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
-    """Cancel a job: an import keeps what it has enrolled, an activation leaves everything as it was."""
+    """Cancel a job. An import keeps the items that it has enrolled; an activation changes nothing."""
     return JobAnswer.of(cancel(store, job_id), request_id)

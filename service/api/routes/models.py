@@ -1,4 +1,4 @@
-"""/models: the networks that this gallery knows, and which of them is in service."""
+"""/models: register, evaluate, activate and delete model versions."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ def get_models(store: OpenStore, request_id: RequestId) -> ModelsAnswer:
 
 @router.get("/active", responses=responses(503))
 def get_active(store: OpenStore, request_id: RequestId) -> ModelAnswer:
-    """Show the version that is in service."""
+    """Show the active model version."""
     return ModelAnswer.of(find_active(store), request_id=request_id)
 
 
@@ -45,7 +45,7 @@ def get_model(version: str, store: OpenStore, request_id: RequestId) -> ModelAns
     responses={200: {"content": {"application/octet-stream": {}}}, **responses(404, 422, 503)},
 )
 def get_model_file(version: str, store: OpenStore) -> FileResponse:
-    """Return the checkpoint as it was registered, to train from it."""
+    """Return the checkpoint file of a version as it was registered, for example to train from it."""
     path = find_file(store, version)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
@@ -53,14 +53,17 @@ def get_model_file(version: str, store: OpenStore) -> FileResponse:
 @router.post(
     "",
     status_code=201,
-    responses={200: {"model": ModelAnswer, "description": "Known already"}, **responses(400, 413, 422, 503)},
+    responses={
+        200: {"model": ModelAnswer, "description": "The version was registered already"},
+        **responses(400, 413, 422, 503),
+    },
 )
 def post_model(
     checkpoint: Checkpoint, response: Response, store: OpenStore, request_id: RequestId
 ) -> ModelAnswer:
-    """Register a checkpoint; it is checked and tried first. The same content again answers 200.
+    """Register a checkpoint, after it was checked and an image was embedded with it.
 
-    It puts back the file of a version that was lost.
+    If the same content is registered already, the answer is 200, and a lost checkpoint file is restored.
     """
     known, is_new = register(store, checkpoint.file)
     response.status_code = 201 if is_new else 200
@@ -76,7 +79,7 @@ def delete_one(version: str, store: OpenStore) -> None:
 
 @router.post("/rollback", status_code=202, responses=responses(409, 503))
 def post_rollback(response: Response, store: ReadyStore, request_id: RequestId) -> JobAnswer:
-    """Put the version back that was active before; at once, if it has every item's embedding."""
+    """Activate the version that was active before, immediately if it has an embedding of every item."""
     return _accepted(queue_rollback(store), response, request_id)
 
 
@@ -88,17 +91,17 @@ def post_activation(
     request_id: RequestId,
     how: Annotated[Activation | None, Body()] = None,
 ) -> JobAnswer:
-    """Embed the gallery with this version in the background, then switch to it; the job says how far."""
-    job = queue_activation(store, version, (how or Activation()).wanted())
+    """Embed the gallery with this version in a background job, then switch to this version."""
+    job = queue_activation(store, version, (how or Activation()).to_options())
     return _accepted(job, response, request_id)
 
 
 @router.post("/{version}/evaluate", status_code=202, responses=responses(404, 422, 503))
 def post_evaluation(version: str, response: Response, store: ReadyStore, request_id: RequestId) -> JobAnswer:
-    """Judge a version and the active one on the gallery's labelled items; the job's result compares them.
+    """Evaluate a version and the active one on the labelled items; the result of the job compares them.
 
-    Labelled are identities with items of two cameras, or of two tracks. One that is under way is not begun
-    again: its job is answered.
+    An item is labelled if its identity has items of two cameras, or of two tracks. If an evaluation of the
+    version is under way, its job is returned and no other is started.
     """
     return _accepted(request_evaluation(store, version), response, request_id)
 

@@ -1,4 +1,4 @@
-"""The page at /, for people: files of `service/web/`, which need no build and nothing from elsewhere."""
+"""The page at /: files in `service/api/web/`, which need no build step and load nothing from other hosts."""
 
 from os import PathLike, stat_result
 from pathlib import Path
@@ -16,7 +16,8 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Said by us: what a machine guesses may be no script to a browser that is told not to guess."""
+"""Media types by suffix. The type that an operating system guesses for a script may be wrong, and under
+`nosniff` a browser then refuses to run the script."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; "
@@ -28,7 +29,7 @@ HEADERS = {
 
 
 class PageFiles(StaticFiles):
-    """The files of the page, which nobody may frame; browsers ask by ETag whether they still have them."""
+    """The files of the page, with headers that forbid framing and make browsers revalidate by ETag."""
 
     def file_response(
         self,
@@ -37,7 +38,7 @@ class PageFiles(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """Answer with a file, or say that the browser has it."""
+        """Return a file, or a 304 if the browser has the file already."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(HEADERS)
         if "content-type" in response.headers:
@@ -50,5 +51,5 @@ files = PageFiles(directory=FOLDER)
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def get_page(request: Request) -> Response:
-    """Show the page."""
+    """Return the page."""
     return await files.get_response("index.html", request.scope)

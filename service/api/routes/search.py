@@ -26,15 +26,15 @@ Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 async def query_of(
     among: Annotated[Selection, Depends(form_of(Selection))],
-    top_k: Annotated[int, Form(ge=1, le=1000, description="How many matches at most.")] = 10,
+    top_k: Annotated[int, Form(ge=1, le=1000, description="The largest number of matches.")] = 10,
     group_by: Annotated[
         Literal["identity", "track", "camera", "item"],
         Form(
-            description="One match an identity, a track (items without one are tracks of their own), "
-            "a camera with its one best item, or an item."
+            description="What a match is: an identity; a track, where an item without a track counts as a "
+            "track of its own; a camera with its best item; or a single item."
         ),
     ] = "identity",
-    min_score: Annotated[Cosine, Form(description="Only matches at least this like the query.")] = -1.0,
+    min_score: Annotated[Cosine, Form(description="Only matches with at least this score.")] = -1.0,
 ) -> Query:
     """Return the query that the form describes."""
     return Query(top_k, group_by, among, min_score)
@@ -44,7 +44,7 @@ async def query_of(
 def post_search(
     images: Images, query: Annotated[Query, Depends(query_of)], serving: ReadyServing, request_id: RequestId
 ) -> SearchAnswer:
-    """Rank the identities (tracks, cameras, items) of the gallery by likeness to the crops of one person."""
+    """Rank the identities (or tracks, cameras, items) by similarity to the crops of one person."""
     started_s = time.perf_counter()
     answer = search(serving, [image.file for image in images], query)
     return SearchAnswer.of(answer, request_id, (time.perf_counter() - started_s) * 1000)

@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"])
 
 OtherImages = Annotated[
     list[UploadFile],
-    File(max_length=MAX_IMAGES, description="What to compare with: crops of one person, 1 to 16, or..."),
+    File(max_length=MAX_IMAGES, description="Compare with these crops of one person, 1 to 16."),
 ]
 
 
@@ -27,13 +27,13 @@ def post_verify(
     request_id: RequestId,
     other_images: OtherImages = [],  # noqa: B006
     identity_id: Annotated[
-        OptionalName, Form(description="...an identity: the mean embedding of its items.")
+        OptionalName, Form(description="Or compare with this identity, by the mean embedding of its items.")
     ] = None,
 ) -> VerifyAnswer:
-    """Compare crops of one person with other crops, or with an identity: how alike, and what that means."""
+    """Compare crops of one person with other crops, or with an identity."""
     uploads = [image.file for image in images]
     if bool(other_images) == (identity_id is not None):
-        fault = Fault(("body", "other_images"), "give them, or identity_id")
+        fault = Fault(("body", "other_images"), "give either other_images or identity_id")
         raise InvalidRequest(fault, detail="give other_images or identity_id, and not both")
     if identity_id is not None:
         return VerifyAnswer.of(verify_identity(serving, uploads, identity_id), request_id)

@@ -25,8 +25,8 @@ class Activation(StrictModel):
     allow_missing: bool = False
     require_better: bool = False
 
-    def wanted(self) -> ActivationOptions:
-        """Return what is wanted."""
+    def to_options(self) -> ActivationOptions:
+        """Return the options as the activation queue takes them."""
         return ActivationOptions(self.strategy, self.allow_missing, self.require_better)
 
 

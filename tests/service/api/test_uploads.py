@@ -49,14 +49,14 @@ def test_every_refusal_is_a_problem_document(
 @pytest.mark.parametrize(
     ("method", "path", "form", "loc", "detail"),
     [
-        ("POST", "/gallery", {"identity": "anna"}, ["body", "identity"], "is identity_id meant"),
-        ("POST", "/search", {"camera": "x"}, ["body", "camera"], "is camera_id meant"),
-        ("POST", "/search?topk=3", {}, ["query", "topk"], "nor any other"),
-        ("GET", "/gallery?camera=x", None, ["query", "camera"], "is camera_id meant"),
-        ("GET", "/gallery?zzz=x", None, ["query", "zzz"], "there are identity_id"),
-        ("DELETE", "/identities/anna?mod=erase", None, ["query", "mod"], "is mode meant"),
-        ("DELETE", "/gallery/x?mode=erase", None, ["query", "mode"], "nor any other"),
-        ("GET", "/models?state=active", None, ["query", "state"], "nor any other"),
+        ("POST", "/gallery", {"identity": "anna"}, ["body", "identity"], "did you mean identity_id?"),
+        ("POST", "/search", {"camera": "x"}, ["body", "camera"], "did you mean camera_id?"),
+        ("POST", "/search?topk=3", {}, ["query", "topk"], "takes no query parameters"),
+        ("GET", "/gallery?camera=x", None, ["query", "camera"], "did you mean camera_id?"),
+        ("GET", "/gallery?zzz=x", None, ["query", "zzz"], "the fields are identity_id"),
+        ("DELETE", "/identities/anna?mod=erase", None, ["query", "mod"], "did you mean mode?"),
+        ("DELETE", "/gallery/x?mode=erase", None, ["query", "mode"], "takes no query parameters"),
+        ("GET", "/models?state=active", None, ["query", "state"], "takes no query parameters"),
     ],
 )
 def test_a_field_that_an_endpoint_does_not_have_is_refused_by_name(
