@@ -8,21 +8,21 @@ from pydantic import BaseModel
 from service.store.tables import Erasure
 
 OUT_OF_REACH = (
-    "earlier backups: restore them with this receipt",
+    "earlier backups: apply this receipt when you restore one",
     "the log and the backups of PostgreSQL",
     "copies that callers have made, and what a disk keeps of deleted files",
 )
 
 
 class Erased(BaseModel):
-    """How much is erased; `crops_kept_for_others` are shown by items of others too.
+    """How much was erased; `crops_kept_for_others` counts crops that items of other identities need too.
 
-    `cleaned` says that crops, snapshots and the free pages of the database are gone from the disk as well.
+    `cleaned` says whether crops, snapshots and free pages of the database were purged from the disk too.
     """
 
     items: int
     embeddings: dict[str, int]
-    """By model version."""
+    """The number of embeddings by model version."""
     crops: int
     crops_kept_for_others: int
     operations: int
@@ -34,7 +34,7 @@ class Erased(BaseModel):
 
 
 class ErasureReceipt(BaseModel):
-    """What was erased; `identity_sha256` is of the identity's id in UTF-8, in hex."""
+    """What was erased; `identity_sha256` is the SHA-256, in hex, of the identity's id in UTF-8."""
 
     sequence: int
     at: datetime
@@ -59,7 +59,7 @@ class ErasureAnswer(ErasureReceipt):
 
 
 class ErasuresAnswer(BaseModel):
-    """One page of receipts, in the order of the erasures; the last one has no `next_cursor`."""
+    """A page of receipts, in the order of the erasures; `next_cursor` is null on the last page."""
 
     request_id: str
     erasures: list[ErasureReceipt]

@@ -16,7 +16,7 @@ from service.store.tables import Item
 
 
 class Correction(StrictModel):
-    """What to change of an item; absent fields stay, null ones are cleared."""
+    """The fields of an item to change. Absent fields stay as they are; null clears a field."""
 
     identity_id: OptionalIdentityName = None
     camera_id: OptionalName = None
@@ -25,20 +25,20 @@ class Correction(StrictModel):
 
 
 class SelectionFields(Selection):
-    """Which items are meant, by the filters of a search; all must hold, and absent ones say nothing."""
+    """Which items are selected, by the filters of a search. An item must pass every filter that is given."""
 
 
 class DeletionOrder(StrictModel):
-    """Which items to delete; the count guards against deleting others than those that were meant."""
+    """Which items to delete. Nothing is deleted if their number is not `expected_count`."""
 
     filter: SelectionFields
     dry_run: bool = False
     expected_count: Annotated[int | None, Field(ge=0)] = None
-    """Needed unless it is a dry run: what a dry run has counted."""
+    """Required unless `dry_run` is true: the number of items that a dry run has counted."""
 
 
 class DeletionAnswer(BaseModel):
-    """How many items were meant, and whether they are gone."""
+    """How many items pass the filter, and whether they were deleted."""
 
     request_id: str
     num_items: int
@@ -46,7 +46,10 @@ class DeletionAnswer(BaseModel):
 
 
 class GalleryItem(BaseModel):
-    """An enrolled crop; width and height are in pixels, upright; `sha256` is of the bytes as posted."""
+    """An enrolled crop.
+
+    `width` and `height` are in pixels of the upright image. `sha256` is of the bytes as they were posted.
+    """
 
     id: str
     identity_id: str
@@ -83,13 +86,13 @@ class GalleryItem(BaseModel):
 
 
 class EnrolledItem(GalleryItem):
-    """An item that a request has brought; if it `is_new` it was not there before."""
+    """An item of an enrolment; `is_new` is false if the item was in the gallery already."""
 
     is_new: bool
 
 
 class EnrolmentAnswer(BaseModel):
-    """The items, in the order of the images."""
+    """The items of an enrolment, in the order of the images."""
 
     request_id: str
     model_version: str
@@ -97,7 +100,7 @@ class EnrolmentAnswer(BaseModel):
 
     @classmethod
     def of(cls, enrolment: Enrolment, request_id: str) -> "EnrolmentAnswer":
-        """Show what has been enrolled."""
+        """Return the answer to an enrolment."""
         version = enrolment.model_version
         shown = [
             EnrolledItem.of(item, version, is_new=is_new)
@@ -113,19 +116,19 @@ class ItemAnswer(GalleryItem):
 
 
 class ItemPage(Page, Selection):
-    """Which items to list, and how far the list was read before."""
+    """The query parameters of a list of items: filters, and a page."""
 
-    embeddings: Annotated[bool, Field(description="Give the embedding of each item too.")] = False
+    embeddings: Annotated[bool, Field(description="Return the embedding of each item too.")] = False
 
 
 class ListedItem(GalleryItem):
-    """An item of a list; `embedding`, if asked for, is base64 of float16, little endian."""
+    """An item of a list; `embedding`, if asked for, is base64 of little-endian float16."""
 
     embedding: str | None = None
 
 
 class ItemsAnswer(BaseModel):
-    """One page of a list, in the order of enrolment; the last one has no `next_cursor`."""
+    """A page of items, in the order of enrolment; `next_cursor` is null on the last page."""
 
     request_id: str
     items: list[ListedItem]
@@ -140,7 +143,15 @@ class ItemsAnswer(BaseModel):
         request_id: str,
         embeddings: Mapping[int, bytes] | None = None,
     ) -> "ItemsAnswer":
-        """Show a page that ends with the slot `last`, with embeddings by slot if they are asked for."""
+        """Return the answer for a page of items.
+
+        Args:
+            items: the items of the page.
+            last: slot of the last item, or None on the last page.
+            model_version: the active model version.
+            request_id: the id of the request.
+            embeddings: the float16 values of the embeddings by slot, or None if they were not asked for.
+        """
         shown = [ListedItem.of(item, model_version) for item in items]
         if embeddings is not None:
             for one, item in zip(shown, items, strict=True):
@@ -150,12 +161,12 @@ class ItemsAnswer(BaseModel):
 
 
 class CorrectionAnswer(GalleryItem):
-    """The item as it is now; with `operation_id` the change of its identity can be undone."""
+    """The item after its correction; `operation_id`, if the identity has changed, can be undone."""
 
     request_id: str
     operation_id: str | None
 
 
 def image_url(item: Item) -> str | None:
-    """Return where the bytes of an item are, if they are kept."""
+    """Return the path of an item's image, or None if the crop is not kept."""
     return f"/gallery/{item.id}/image" if item.has_crop else None

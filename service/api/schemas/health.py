@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class Status(BaseModel):
-    """The process serves; when ready, what it serves."""
+    """Whether the process is alive or ready, and if ready, what it serves."""
 
     status: Literal["alive", "ready"]
     model_version: str | None = None

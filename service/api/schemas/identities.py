@@ -15,25 +15,25 @@ MAX_ATTRIBUTES = 64
 MAX_NOTES = 10_000
 
 
-def _has_no_equals(name: str) -> str:
+def _without_equals(name: str) -> str:
     if "=" in name:
-        raise ValueError("an attribute's name has no =")
+        raise ValueError("the name of an attribute must not contain =")
     return name
 
 
-def _can_be_kept(text: str | None) -> str | None:
+def _storable(text: str | None) -> str | None:
     if text and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("NUL and halves of characters cannot be kept")
+        raise ValueError("NUL and lone surrogates are not allowed")
     return text or None
 
 
-AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_has_no_equals)]
+AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_without_equals)]
 Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES)]
-Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_can_be_kept)]
+Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_storable)]
 
 
 class IdentityDescription(StrictModel):
-    """What is said of an identity; absent fields stay as they are, null or empty ones are cleared."""
+    """The description of an identity. Absent fields stay as they are; null or empty ones are cleared."""
 
     name: OptionalName = None
     notes: Notes = None
@@ -41,13 +41,13 @@ class IdentityDescription(StrictModel):
 
 
 class NewIdentity(IdentityDescription):
-    """An identity to make; without an id it gets one."""
+    """An identity to make; without `id` the identity gets a random id."""
 
     id: OptionalIdentityName = None
 
 
 class IdentityFields(BaseModel):
-    """An identity as the gallery knows it; `first_seen` and `last_seen` are of items with a time."""
+    """An identity; `first_seen` and `last_seen` are the first and last of the times of its items."""
 
     id: str
     name: str | None
@@ -83,14 +83,17 @@ class IdentityAnswer(IdentityFields):
 
 
 class IdentityPage(Page):
-    """Which identities to list, and how far the list was read before."""
+    """The query parameters of a list of identities: filters, and a page."""
 
-    name: Annotated[OptionalName, Field(description="Is within the name; case does not matter.")] = None
+    name: Annotated[
+        OptionalName,
+        Field(description="Only identities whose name contains this text; case does not matter."),
+    ] = None
     attribute: AttributePairs = Field([])
 
 
 class IdentitiesAnswer(BaseModel):
-    """One page of a list, in the order they were made; the last one has no `next_cursor`."""
+    """A page of identities, in the order in which they were made; `next_cursor` is null on the last page."""
 
     request_id: str
     identities: list[IdentityFields]
@@ -98,7 +101,7 @@ class IdentitiesAnswer(BaseModel):
 
 
 class TimelineVisit(BaseModel):
-    """Sightings by one camera; `gap_s` are the seconds since the visit before to the same camera."""
+    """Sightings by one camera; `gap_s` is the seconds since the end of the last visit to this camera."""
 
     camera_id: str | None
     first: datetime
@@ -109,12 +112,12 @@ class TimelineVisit(BaseModel):
 
     @classmethod
     def of(cls, visit: Visit) -> "TimelineVisit":
-        """Show a visit."""
+        """Return a visit as answers show visits."""
         return cls(**vars(visit))
 
 
 class TimelineAnswer(BaseModel):
-    """The visits of an identity by their beginnings; `num_untimed` of its items have no time."""
+    """The visits of an identity, the earliest first; `num_untimed` counts its items without a time."""
 
     request_id: str
     identity_id: str

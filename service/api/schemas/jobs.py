@@ -12,7 +12,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class FailedFile(BaseModel):
-    """A file that was not enrolled, by its place in the request, and why."""
+    """A file that was not enrolled; `position` is its place in the request, and `detail` says why."""
 
     position: int
     name: str
@@ -20,10 +20,11 @@ class FailedFile(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
+    """A job in the background. `done` of `total` items are done, `rate` items a second.
 
-    `seconds_left` is a guess by the rate. `result` is what it found. Files that were not enrolled count as
-    done; of those, `errors` has the first thousand.
+    `seconds_left` is an estimate by the rate. `error` says why the job has failed. `result` is what the job
+    has found, such as the comparison of an evaluation. `num_failed` files were not enrolled; they count as
+    done, and `errors` lists the first 1,000 of them. `num_skipped` files of an archive are no images.
     """
 
     request_id: str
@@ -46,7 +47,7 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def of(cls, progress: Progress, request_id: str) -> Self:
-        """Show how far a job is."""
+        """Return the answer about a job."""
         job = progress.row
         row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
         seconds = ((job.finished_at or now()) - job.started_at).total_seconds() if job.started_at else 0
@@ -66,7 +67,7 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def queued(cls, job: Job, request_id: str) -> Self:
-        """Return the state of a job that was just queued, so that none of its files has failed."""
+        """Return the answer about a job that was just queued, so that none of its files can have failed."""
         return cls.of(Progress(job, 0, []), request_id)
 
 

@@ -15,10 +15,10 @@ State = Literal["registered", "evaluating", "backfilling", "ready", "active", "r
 class Activation(StrictModel):
     """How to activate a version.
 
-    `backfill` embeds every item first; `compatible` embeds queries with the new network at once and the
-    gallery behind, which its card must promise. With `allow_missing`, items whose crop is gone are left out.
-    With `require_better`, a version is refused that was not evaluated against the active one, or is worse by
-    more than chance explains.
+    The strategy `backfill` embeds every item before the switch. The strategy `compatible` embeds queries with
+    the version at once, and the items afterwards; the card of the version must say that it is compatible with
+    the active one. `allow_missing` leaves out items whose crop is gone. `require_better` refuses a version
+    that was not evaluated against the active one, or that is worse by more than chance explains.
     """
 
     strategy: Strategy = "backfill"
@@ -31,9 +31,11 @@ class Activation(StrictModel):
 
 
 class ModelVersion(BaseModel):
-    """A registered network; a share of `coverage` of all items, `num_embedded`, have an embedding of it.
+    """A registered model version.
 
-    `failure` says why its file, of `num_bytes`, cannot be used. `evaluation` is the newest on this gallery.
+    `num_embedded` items have an embedding of this version; `coverage` is their share of all items, from 0
+    to 1. `num_bytes` is the size of the checkpoint, and `failure` says why the checkpoint cannot be used.
+    `evaluation` is the newest evaluation on this gallery.
     """
 
     version: str
@@ -65,13 +67,13 @@ class ModelVersion(BaseModel):
 
 
 class ModelAnswer(ModelVersion):
-    """One registered version."""
+    """One model version."""
 
     request_id: str
 
 
 class ModelsAnswer(BaseModel):
-    """Every registered version, oldest first; `model_version` is the one in service."""
+    """All model versions, oldest first; `model_version` is the active one."""
 
     request_id: str
     model_version: str

@@ -15,13 +15,13 @@ ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_lengt
 
 
 class MergeOrder(StrictModel):
-    """The identities whose items are given to another; they are done away with."""
+    """The identities whose items another identity gets; these identities are deleted."""
 
     source_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class SplitOrder(StrictModel):
-    """The items that leave an identity, and to whom they go: by default to a new one of their own."""
+    """The items that leave an identity, and the identity that gets them, by default a new one."""
 
     item_ids: ItemIds
     identity_id: OptionalIdentityName = None
@@ -34,7 +34,7 @@ class RejectOrder(StrictModel):
 
 
 class OperationFields(BaseModel):
-    """What was corrected; POST /operations/{id}/undo takes it back."""
+    """A correction, which POST /operations/{id}/undo can undo."""
 
     operation_id: str
     kind: Literal["merge", "split", "relabel", "reject"]
@@ -69,7 +69,7 @@ class OperationPage(StrictModel):
 
 
 class OperationsAnswer(BaseModel):
-    """One page of a list, the newest first; the last one has no `next_cursor`."""
+    """A page of operations, the newest first; `next_cursor` is null on the last page."""
 
     request_id: str
     operations: list[OperationFields]

@@ -1,4 +1,4 @@
-"""Lists a page at a time: the query parameters, and the cursor from one page to the next.
+"""Lists that are returned a page at a time: the query parameters, and the cursor to the next page.
 
 A list is ordered by a number, such as the slot of an item. The cursor holds the last number of a page. It is
 encoded, so that no caller relies on it.
@@ -14,7 +14,7 @@ from service.errors import Fault, InvalidRequest
 
 MAX_LIMIT = 1000
 MAX_DIGITS = 18
-"""Of the number in a cursor: the database compares it as a signed 64-bit integer."""
+"""Most digits of the number in a cursor, so that the number fits a signed 64-bit integer of the database."""
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="The largest number of entries to return.")]
 
@@ -25,11 +25,11 @@ class Page(StrictModel):
     limit: Limit = 100
     cursor: Annotated[
         str,
-        Field(max_length=64, description="The next_cursor of the page before; empty for the first."),
+        Field(max_length=64, description="The next_cursor of the previous page; empty for the first page."),
     ] = ""
 
     def after(self) -> int:
-        """Return the last number of the page before, or 0 for the first page.
+        """Return the last number of the previous page, or 0 for the first page.
 
         Raises:
             InvalidRequest: the cursor does not come from this service.
@@ -60,4 +60,4 @@ def number_of_cursor(cursor: str) -> int:
             return int(number)
     except ValueError:
         pass
-    raise InvalidRequest(Fault(("body", "cursor"), "is not one that this service has given"))
+    raise InvalidRequest(Fault(("body", "cursor"), "is not a cursor that this service has returned"))

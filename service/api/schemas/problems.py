@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Problem(BaseModel):
-    """What went wrong (RFC 9457); `code` is stable, `detail` is for people."""
+    """An error (RFC 9457); `code` is stable, and `detail` is written for people."""
 
     model_config = ConfigDict(extra="allow")
 

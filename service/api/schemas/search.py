@@ -12,7 +12,7 @@ from service.serving.thresholds import Decision, Source
 
 
 class MatchedItem(BaseModel):
-    """One of the items that speak for a match; `score` is its cosine with the query."""
+    """An item of a match; `score` is its cosine similarity with the query."""
 
     id: str
     score: float
@@ -23,7 +23,7 @@ class MatchedItem(BaseModel):
 
 
 class RankedMatch(BaseModel):
-    """An identity, track, camera or item; its identity and score are those of its best item."""
+    """A match: an identity, track, camera or item; `identity_id` and `score` are those of its best item."""
 
     rank: int
     identity_id: str
@@ -34,10 +34,10 @@ class RankedMatch(BaseModel):
 
 
 class Thresholds(BaseModel):
-    """From which score on a decision is match, and unsure; below it is unknown.
+    """The least score of a match, and of an unsure match; a lower score is unknown.
 
-    They are of an evaluation of the model version on this gallery, or else from its card. Where there is
-    neither, `source` is none, and there are no decisions and no probabilities.
+    The thresholds come from an evaluation of the model version on this gallery, or else from the card of the
+    version. Without either, `source` is none, and there are no decisions and no probabilities.
     """
 
     match: float | None
@@ -46,13 +46,13 @@ class Thresholds(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Matches, best first; `num_searched` items passed the filters.
+    """Matches, best first, among the `num_searched` items that passed the filters.
 
-    `model_version` embedded the query, `gallery_version` the items: the same, unless one has just been
-    activated that is compatible with the other.
+    `model_version` embedded the query, and `gallery_version` embedded the items. The two differ only while a
+    compatible version takes over.
 
-    A probability is that of one person, if of all pairs half are: a calibrated score, the same for all
-    galleries.
+    `probability` is the calibrated chance that two crops show the same person, given equal prior odds. So it
+    does not depend on the number of people in the gallery.
     """
 
     request_id: str
@@ -65,7 +65,7 @@ class SearchAnswer(BaseModel):
 
     @classmethod
     def of(cls, answer: Answer, request_id: str, took_ms: float) -> "SearchAnswer":
-        """Show what a search has found."""
+        """Return the answer to a search."""
         return cls(
             request_id=request_id,
             model_version=answer.model_version,
@@ -78,7 +78,7 @@ class SearchAnswer(BaseModel):
 
 
 class VerifyAnswer(BaseModel):
-    """How alike two sets of crops are: `score` is the cosine of their mean embeddings."""
+    """How similar two sets of crops are; `score` is the cosine similarity of their mean embeddings."""
 
     request_id: str
     model_version: str
@@ -89,7 +89,7 @@ class VerifyAnswer(BaseModel):
 
     @classmethod
     def of(cls, verified: Verified, request_id: str) -> "VerifyAnswer":
-        """Show what a comparison has found."""
+        """Return the answer to a comparison."""
         return cls(
             request_id=request_id,
             model_version=verified.model_version,

@@ -1,4 +1,4 @@
-"""The base of everything that a request sends: bodies, and models of query parameters."""
+"""The base class of request models: JSON bodies and query parameters."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """A model that refuses fields it does not have."""
+    """A model that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Which pairs of identities to suggest, and the answer."""
+"""The query parameters and the answer of suggestions: pairs of identities that are likely one person."""
 
 from typing import Annotated
 
@@ -12,15 +12,15 @@ from service.people.suggestions import PairMember, Suggestion
 
 
 class SuggestionFields(Selection):
-    """Which pairs to suggest, by the items that the filters let through."""
+    """Which pairs to suggest. Identities are compared by the items that pass the filters."""
 
     limit: Limit = 20
     min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.6
-    of: Annotated[OptionalName, Field(description="Pairs of this identity alone.")] = None
+    of: Annotated[OptionalName, Field(description="Only pairs with this identity.")] = None
 
 
 class SuggestedSide(BaseModel):
-    """One identity of a pair, and its item that is most like the other one."""
+    """One identity of a pair, and its item that is most similar to the other identity."""
 
     identity_id: str
     name: str | None
@@ -29,7 +29,7 @@ class SuggestedSide(BaseModel):
 
     @classmethod
     def showing(cls, member: PairMember) -> "SuggestedSide":
-        """Show one member."""
+        """Return one identity of a pair as answers show it."""
         return cls(
             identity_id=member.identity.id,
             name=member.identity.name,
@@ -46,12 +46,12 @@ class SuggestedPair(BaseModel):
 
     @classmethod
     def showing(cls, suggestion: Suggestion) -> "SuggestedPair":
-        """Show a pair."""
+        """Return a pair as answers show it."""
         return cls(score=suggestion.score, identities=[SuggestedSide.showing(s) for s in suggestion.members])
 
 
 class SuggestionsAnswer(BaseModel):
-    """Pairs, likeliest first."""
+    """Pairs of identities, likeliest first."""
 
     request_id: str
     model_version: str
