@@ -1,6 +1,6 @@
 // Requests to the service. Paths are relative, so the page also works below a prefix of a proxy.
 
-/** What went wrong: what a problem document of the API says, or that there was no answer. */
+/** An error with the members of a problem document, which the API or this module has made. */
 export class Problem extends Error {
   constructor(body) {
     super(body.detail);
@@ -8,7 +8,7 @@ export class Problem extends Error {
   }
 }
 
-/** Send a request and return the JSON of its answer, null where it has no body. Throws Problem. */
+/** Send a request and return the JSON of the answer, or null if the answer has none. Throws Problem. */
 export async function send(method, path, { form, json, signal } = {}) {
   const headers = json === undefined ? {} : { "Content-Type": "application/json" };
   const body = json === undefined ? form : JSON.stringify(json);
@@ -24,7 +24,7 @@ export async function send(method, path, { form, json, signal } = {}) {
   if (answer.ok) return content;
   throw new Problem({
     title: answer.statusText || `HTTP ${answer.status}`,
-    detail: "the answer does not say why",
+    detail: "the service gave no reason",
     status: answer.status,
     request_id: answer.headers.get("X-Request-ID"),
     ...content,
@@ -34,10 +34,10 @@ export async function send(method, path, { form, json, signal } = {}) {
 export const get = (path, options) => send("GET", path, options);
 export const post = (path, options) => send("POST", path, options);
 
-/** Return the path of an identity, whose id may hold anything. */
+/** Return the path of an identity, whose id may contain any characters. */
 export const identityPath = (id) => `identities/${encodeURIComponent(id)}`;
 
-/** Return the fields of a form to send, times as RFC 3339. */
+/** Return the fields of a form, with local times converted to RFC 3339. */
 export function fieldsOf(form) {
   const fields = new FormData(form);
   for (const input of form.querySelectorAll("input[type=datetime-local]")) {

@@ -1,4 +1,5 @@
-// Elements, and how numbers and times are shown. Text is text: nothing here, or elsewhere, parses HTML.
+// Make elements, and format numbers and times. No script of the page parses text as HTML, so a name from the
+// gallery cannot inject markup.
 
 /** Make an element. Strings among the children become text; null ones are left out. */
 export function make(tag, properties = {}, ...children) {
@@ -11,26 +12,26 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Return the parts of a section by their names. */
+/** Return the elements within an element that have a data-part attribute, by its value. */
 export function partsOf(element) {
   const parts = [...element.querySelectorAll("[data-part]")];
   return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));
 }
 
-/** Say something in place of what was said there before. */
-export function tell(place, ...children) {
+/** Show a message in `place` instead of the former message. */
+export function showMessage(place, ...children) {
   place.replaceChildren(make("p", {}, ...children));
 }
 
-/** Show what went wrong, as the API says it, in place of what was said there before. */
-export function tellProblem(place, problem, ...more) {
-  const { title = "Fault of this page", message, request_id } = problem;
+/** Show an error in `place` instead of the former message, in the words of the API. */
+export function showProblem(place, problem, ...more) {
+  const { title = "Error in this page", message, request_id } = problem;
   const request = request_id ? make("small", {}, `request ${request_id}`) : null;
   place.replaceChildren(make("div", { className: "problem", role: "alert" },
     make("strong", {}, title), make("p", {}, message), ...more, request));
 }
 
-/** Return the thumbnail of an item. */
+/** Return an image element with the thumbnail of an item. */
 export function picture(itemId, alt = "") {
   const image = make("img", { src: `gallery/${itemId}/thumbnail?size=256`, alt, loading: "lazy" });
   image.addEventListener("error", () => {
@@ -39,7 +40,7 @@ export function picture(itemId, alt = "") {
   return image;
 }
 
-/** Show files as they are here, before they are sent. */
+/** Show the chosen image files, before they are sent. */
 export function showFiles(place, files) {
   place.replaceChildren(...files.slice(0, 24).map((file) => {
     const image = make("img", { src: URL.createObjectURL(file), alt: file.name, title: file.name });
@@ -48,17 +49,17 @@ export function showFiles(place, files) {
   }), files.length > 24 ? `and ${files.length - 24} more` : "");
 }
 
-/** Let files be chosen with the input of a label, or dropped on it; `take` is given them as an array. */
+/** Call `take` with an array of files when the user chooses files in a label's input, or drops them on it. */
 export function takeFiles(label, take) {
   const input = label.querySelector("input");
-  const mark = (isOver) => (event) => {
+  const highlight = (isOver) => (event) => {
     event.preventDefault();
     label.classList.toggle("over", isOver);
   };
-  label.addEventListener("dragover", mark(true));
-  label.addEventListener("dragleave", mark(false));
+  label.addEventListener("dragover", highlight(true));
+  label.addEventListener("dragleave", highlight(false));
   label.addEventListener("drop", (event) => {
-    mark(false)(event);
+    highlight(false)(event);
     if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
   });
   input.addEventListener("change", () => {
@@ -68,13 +69,13 @@ export function takeFiles(label, take) {
   });
 }
 
-// A file that is dropped beside a label must not replace the page.
+// If a file is dropped beside a label, the browser must not open the file in place of the page.
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
 
-const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const timeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-/** Return a time as people here write it. */
-export const time = (text) => make("time", { dateTime: text }, moments.format(new Date(text)));
+/** Return a time element, in the format of the browser's language. */
+export const time = (text) => make("time", { dateTime: text }, timeFormat.format(new Date(text)));
 
 /** Return a number with its noun: 1 item, 2 items. */
 export const count = (number, noun, plural = `${noun}s`) =>

@@ -1,11 +1,11 @@
-// Enrolment: crops with what is known of all of them, sent in batches.
+// Enrolment: crops that share their metadata, sent in batches.
 
 import { fieldsOf, post } from "./api.js";
-import { count, make, partsOf, picture, showFiles, takeFiles, tell, tellProblem } from "./dom.js";
+import { count, make, partsOf, picture, showFiles, showMessage, showProblem, takeFiles } from "./dom.js";
 import { refresh } from "./networks.js";
 import { showIdentity, where } from "./search.js";
 
-const BATCH = 64;
+const BATCH = 64; // the most images that the API takes in one request
 
 const section = document.querySelector("#enrol");
 const form = document.querySelector("#enrol-form");
@@ -22,18 +22,18 @@ async function enrol() {
   parts.items.replaceChildren();
   try {
     while (crops.length) {
-      tell(parts.told, `${items.length.toLocaleString()} of ${count(total, "crop")} enrolled.`);
+      showMessage(parts.message, `${items.length.toLocaleString()} of ${count(total, "crop")} enrolled.`);
       const batch = crops.slice(0, BATCH);
       const answer = await post("gallery", { form: withImages(fields, batch) });
       items.push(...answer.items);
       crops = crops.slice(BATCH);
     }
-    tell(parts.told, summary(items));
+    showMessage(parts.message, summary(items));
   } catch (problem) {
     const file = crops[problem.position];
-    const which = file ? make("p", {}, "It is the file ", make("code", {}, file.name), ".") : null;
-    const before = items.length ? make("p", {}, `Of the batches before, ${summary(items)}`) : null;
-    tellProblem(parts.told, problem, which, before);
+    const which = file ? make("p", {}, "The file is ", make("code", {}, file.name), ".") : null;
+    const before = items.length ? make("p", {}, `Before this batch: ${summary(items)}`) : null;
+    showProblem(parts.message, problem, which, before);
   }
   showFiles(parts.chosen, crops);
   button.disabled = !crops.length;
@@ -51,17 +51,17 @@ function withImages(fields, images) {
 function summary(items) {
   const known = items.filter((item) => !item.is_new).length;
   const near = items.filter((item) => item.is_new && item.duplicate_of).length;
-  const said = [`${count(items.length - known, "crop")} enrolled`];
-  if (known) said.push(`${known.toLocaleString()} were there already`);
-  if (near) said.push(`${near.toLocaleString()} nearly the same as another of its camera`);
-  return `${said.join(", ")}.`;
+  const facts = [`${count(items.length - known, "crop")} enrolled`];
+  if (known) facts.push(`${known.toLocaleString()} in the gallery already`);
+  if (near) facts.push(`${near.toLocaleString()} nearly identical to another crop of the same camera`);
+  return `${facts.join(", ")}.`;
 }
 
 function card(item) {
   const button = make("button", { type: "button", className: "card" },
     picture(item.id, "enrolled crop"),
     make("span", { className: "name", title: item.identity_id }, item.identity_id),
-    item.is_new ? null : make("span", { className: "tag" }, "was there"),
+    item.is_new ? null : make("span", { className: "tag" }, "already there"),
     where(item));
   button.addEventListener("click", () => showIdentity(item.identity_id));
   return make("li", {}, button);

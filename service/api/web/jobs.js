@@ -1,7 +1,7 @@
-// Work in the background: a panel for each job, followed to its end, and what an evaluation has found.
+// Jobs: a panel for each job, updated until the job ends, and the table of an evaluation.
 
 import { get, send } from "./api.js";
-import { count, duration, make, tellProblem } from "./dom.js";
+import { count, duration, make, showProblem } from "./dom.js";
 
 const DOING = { activation: "Activating", evaluation: "Evaluating", import: "Importing" };
 const DONE = { succeeded: "done", failed: "failed", cancelled: "cancelled" };
@@ -10,7 +10,7 @@ const MEASURES = { "rank-1": "rank1", "rank-5": "rank5", mAP: "mAP", mINP: "mINP
 const place = document.querySelector("#jobs");
 const panels = new Map();
 
-/** Show a job until whoever watches it dismisses it. */
+/** Show a job in a panel, which stays until the user dismisses it. */
 export function follow(job) {
   if (!panels.has(job.id)) {
     panels.set(job.id, jobPanel(job.id));
@@ -19,17 +19,17 @@ export function follow(job) {
   panels.get(job.id).update(job);
 }
 
-/** Begin to follow the jobs that run already, such as those from before a reload. */
+/** Show the jobs that are queued or running, such as those that were started before a reload. */
 export async function findRunning() {
   try {
     const { jobs } = await get("jobs?state=queued&state=running");
     jobs.forEach(follow);
   } catch (problem) {
-    if (problem.status !== 404) throw problem; // a service that does not list jobs
+    if (problem.status !== 404) throw problem; // an older service does not list jobs
   }
 }
 
-/** Ask how far jobs are; tell whether one has ended. */
+/** Update the panels of the jobs that have not ended. Return whether one of these jobs has ended. */
 export async function poll() {
   const running = [...panels].filter(([, panel]) => panel.runs);
   for (const job of await Promise.all(running.map(([id]) => get(`jobs/${id}`)))) follow(job);
@@ -39,12 +39,12 @@ export async function poll() {
 function jobPanel(id) {
   const title = make("strong");
   const bar = make("progress", { ariaLabel: "progress" });
-  const said = make("p");
-  const found = make("div");
-  const told = make("div");
+  const status = make("p");
+  const results = make("div");
+  const message = make("div");
   const cancel = make("button", { type: "button" }, "Cancel");
   const dismiss = make("button", { type: "button", hidden: true }, "Dismiss");
-  const element = make("article", {}, title, bar, said, found, told, cancel, dismiss);
+  const element = make("article", {}, title, bar, status, results, message, cancel, dismiss);
   const panel = { element, runs: true, update };
 
   function update(job) {
@@ -56,38 +56,38 @@ function jobPanel(id) {
     bar.hidden = cancel.hidden = !panel.runs;
     dismiss.hidden = panel.runs;
     if (job.total) Object.assign(bar, { max: job.total, value: job.done });
-    said.textContent = job.error ?? progressOf(job);
-    found.replaceChildren(...(job.result?.versions ? [comparison(job.result)] : []));
+    status.textContent = job.error ?? progressOf(job);
+    results.replaceChildren(...(job.result?.versions ? [comparison(job.result)] : []));
   }
 
   dismiss.addEventListener("click", () => {
     element.remove();
     panels.delete(id);
   });
-  when(cancel, async () => update(await send("DELETE", `jobs/${id}`)), told);
+  when(cancel, async () => update(await send("DELETE", `jobs/${id}`)), message);
   return panel;
 }
 
 function progressOf({ state, done, total, rate, seconds_left }) {
-  if (state === "queued") return "waiting to begin";
+  if (state === "queued") return "waiting to start";
   const left = seconds_left ?? (rate > 0 ? (total - done) / rate : null);
-  const said = [`${done.toLocaleString()} of ${count(total, "item")}`];
-  if (rate) said.push(`${rate.toLocaleString()} a second`);
-  if (state === "running" && total && left !== null) said.push(`${duration(left)} left`);
-  return said.join(" · ");
+  const facts = [`${done.toLocaleString()} of ${count(total, "item")}`];
+  if (rate) facts.push(`${rate.toLocaleString()} a second`);
+  if (state === "running" && total && left !== null) facts.push(`${duration(left)} left`);
+  return facts.join(" · ");
 }
 
-/** Show how networks did on the same items, and by how much they differ; all is in percent. */
+/** Return a table, in percent, of the results of two versions on the same items, and of their difference. */
 export function comparison({ versions, difference = {}, num_queries, num_items, active_version }) {
-  const found = Object.values(versions);
+  const results = Object.values(versions);
   const names = Object.keys(versions).map((version) => make("th", { scope: "col" },
     make("code", {}, version), version === active_version ? " active" : ""));
   const line = (name, values, apart) => make("tr", {}, make("th", { scope: "row" }, name),
     ...values.map((value) => make("td", {}, percents(value))), make("td", {}, apart ? interval(apart) : ""));
   const measures = Object.entries(MEASURES).map(([name, key]) =>
-    line(name, found.map((evaluation) => evaluation[key]), difference[key]));
-  const hits = (found[0].thresholds ?? []).map(({ fmr }, i) =>
-    line(`hit rate at FMR ${fmr}`, found.map(({ thresholds }) => thresholds[i].hit_rate * 100)));
+    line(name, results.map((evaluation) => evaluation[key]), difference[key]));
+  const hits = (results[0].thresholds ?? []).map(({ fmr }, i) =>
+    line(`hit rate at FMR ${fmr}`, results.map(({ thresholds }) => thresholds[i].hit_rate * 100)));
   const head = make("tr", {}, make("td"), ...names, make("th", { scope: "col" }, "gain"));
   const among = `${count(num_queries, "query", "queries")} among ${count(num_items, "item")}, in percent`;
   return make("table", {}, make("caption", {}, among), head, ...measures, ...hits);
@@ -97,7 +97,9 @@ const percents = (value) => (Number.isFinite(value) ? value.toFixed(1) : "–");
 const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(1);
 const interval = ({ value, low, high }) => `${signed(value)} (${signed(low)} to ${signed(high)})`;
 
-/** Act when a button is pressed or a form sent, once at a time, and tell in a place why it failed. */
+/** Call `act` when a button is pressed or a form is sent, and show a failure in `place`.
+ *
+ * The button is disabled until `act` has ended. */
 export function when(element, act, place) {
   element.addEventListener(element.matches("button") ? "click" : "submit", async (event) => {
     event.preventDefault();
@@ -108,7 +110,7 @@ export function when(element, act, place) {
       await act();
       if (element.matches("details")) element.open = false;
     } catch (problem) {
-      tellProblem(place, problem, problem.comparison?.versions ? comparison(problem.comparison) : null);
+      showProblem(place, problem, problem.comparison?.versions ? comparison(problem.comparison) : null);
       if (problem.job_id) get(`jobs/${problem.job_id}`).then(follow);
     } finally {
       button.disabled = false;

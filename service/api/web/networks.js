@@ -1,8 +1,11 @@
-// Model versions and the state of the service: asked for again and again and changed in place, so that a swap
-// shows without a reload, whoever has begun it, and nobody loses what they are about to do.
+// Model versions and the state of the service. Both are fetched every few seconds and updated in place. So
+// the page shows a swap without a reload, even one that somebody else has started, and an open form keeps
+// its input.
 
 import { get, post, send } from "./api.js";
-import { count, make, mebibytes, partsOf, percent, takeFiles, tell, tellProblem, time } from "./dom.js";
+import {
+  count, make, mebibytes, partsOf, percent, showMessage, showProblem, takeFiles, time,
+} from "./dom.js";
 import { findRunning, follow, poll, when } from "./jobs.js";
 
 const TICK_MS = 1000;
@@ -12,7 +15,7 @@ const status = document.querySelector("#status");
 const parts = partsOf(document.querySelector("#networks"));
 const rows = new Map();
 
-/** Ask for everything anew: the state of the service, its networks, and the jobs that run. */
+/** Fetch and show the state of the service, its model versions, and the jobs that have not ended. */
 export async function refresh() {
   try {
     const { model_version, runtime, num_items } = await get("readyz");
@@ -22,13 +25,13 @@ export async function refresh() {
     showModels((await get("models")).models.toReversed());
     await findRunning();
   } catch (problem) {
-    sayTrouble(problem);
+    showFailure(problem);
   }
 }
 
-function sayTrouble(problem) {
+function showFailure(problem) {
   status.textContent = problem.message;
-  status.className = "trouble";
+  status.className = "failed";
 }
 
 function showModels(models) {
@@ -47,8 +50,8 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
   const path = `models/${version}`;
   const tag = make("span");
   const facts = make("p");
-  const coverage = make("progress", { max: 1, ariaLabel: "share of the items that it has embedded" });
-  const told = make("div");
+  const coverage = make("progress", { max: 1, ariaLabel: "share of the items that are embedded" });
+  const message = make("div");
   const evaluate = make("button", { type: "button" }, "Evaluate");
   const remove = make("button", { type: "button" }, "Delete");
   const activation = activationForm();
@@ -56,7 +59,7 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
   const element = make("li", {},
     make("h3", {}, make("code", {}, version), tag),
     make("p", {}, `${architecture}, ${size}, registered `, time(created_at)),
-    coverage, facts, told,
+    coverage, facts, message,
     make("div", { className: "actions" }, evaluate, activation, remove,
       make("a", { href: `${path}/file`, download: `${version}.safetensors` }, "Download"),
       make("details", {}, make("summary", {}, "Card"), make("pre", {}, JSON.stringify(card, null, 2)))));
@@ -66,13 +69,13 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
     await refresh();
   };
   const options = () => optionsOf(activation.querySelector("form"));
-  when(evaluate, begin(() => post(`${path}/evaluate`)), told);
-  when(activation, begin(() => post(`${path}/activate`, { json: options() })), told);
+  when(evaluate, begin(() => post(`${path}/evaluate`)), message);
+  when(activation, begin(() => post(`${path}/activate`, { json: options() })), message);
   when(remove, async () => {
-    if (!confirm(`Delete network ${version} and the embeddings it has made?`)) return;
+    if (!confirm(`Delete network ${version} and its embeddings?`)) return;
     await send("DELETE", path);
     await refresh();
-  }, told);
+  }, message);
 
   function update(model) {
     tag.textContent = model.state;
@@ -100,9 +103,9 @@ function activationForm() {
   const choice = (name, text) => make("label", {}, make("input", { type: "checkbox", name }), text);
   return make("details", {}, make("summary", {}, "Activate…"), make("form", {},
     make("label", {}, "Switch ", make("select", { name: "strategy" },
-      make("option", { value: "backfill" }, "when every item is embedded"),
-      make("option", { value: "compatible" }, "at once: it was trained to be compatible"))),
-    choice("require_better", "only if it is not worse on this gallery"),
+      make("option", { value: "backfill" }, "after every item is embedded"),
+      make("option", { value: "compatible" }, "at once, if trained to be compatible"))),
+    choice("require_better", "only if not worse on this gallery"),
     choice("allow_missing", "leave out items whose crop is gone"),
     make("button", { className: "main" }, "Activate")));
 }
@@ -116,21 +119,21 @@ function optionsOf({ elements: { strategy, require_better, allow_missing } }) {
 }
 
 when(document.querySelector("#rollback"), async () => {
-  if (!confirm("Go back to the network that was active before this one?")) return;
+  if (!confirm("Go back to the network that was active before?")) return;
   follow(await post("models/rollback"));
   await refresh();
-}, parts.told);
+}, parts.message);
 
 takeFiles(document.querySelector("#register-form .drop"), async ([file]) => {
   const form = new FormData();
   form.append("checkpoint", file);
-  tell(parts.told, `Sending ${file.name}, ${mebibytes(file.size)}.`);
+  showMessage(parts.message, `Sending ${file.name}, ${mebibytes(file.size)}.`);
   try {
     const { version } = await post("models", { form });
-    tell(parts.told, "Registered: ", make("code", {}, version), ".");
+    showMessage(parts.message, "Registered: ", make("code", {}, version), ".");
     await refresh();
   } catch (problem) {
-    tellProblem(parts.told, problem);
+    showProblem(parts.message, problem);
   }
 });
 
@@ -139,7 +142,7 @@ async function tick(number) {
     const isDue = number % TICKS_A_REFRESH === 0 || status.className !== "ready";
     if (await poll() || (isDue && !document.hidden)) await refresh();
   } catch (problem) {
-    sayTrouble(problem);
+    showFailure(problem);
   }
   setTimeout(tick, TICK_MS, number + 1);
 }

@@ -1,8 +1,8 @@
-// The search: crops of one person, the matches as cards, and the timeline of whom a card shows.
+// The search: crops of one person, the matches as cards, and the timeline of the identity on a card.
 
 import { fieldsOf, get, identityPath, post } from "./api.js";
 import {
-  count, duration, make, partsOf, percent, picture, showFiles, takeFiles, tell, tellProblem, time,
+  count, duration, make, partsOf, percent, picture, showFiles, showMessage, showProblem, takeFiles, time,
 } from "./dom.js";
 
 const MOST_UNTIMED = 60;
@@ -17,7 +17,7 @@ let crops = [];
 let running = new AbortController();
 
 async function search() {
-  if (!crops.length) return tell(parts.told, "Choose a crop first.");
+  if (!crops.length) return showMessage(parts.message, "Choose a crop first.");
   running.abort();
   running = new AbortController();
   const { signal } = running;
@@ -26,28 +26,29 @@ async function search() {
   section.ariaBusy = "true";
   try {
     const answer = await post("search", { form: fields, signal });
-    tell(parts.told, ...summary(answer));
+    showMessage(parts.message, ...summary(answer));
     parts.matches.replaceChildren(...answer.matches.map(card));
   } catch (problem) {
     if (problem.name === "AbortError") return;
     parts.matches.replaceChildren();
-    tellProblem(parts.told, problem);
+    showProblem(parts.message, problem);
   }
   section.ariaBusy = "false";
 }
 
 function summary({ num_searched, took_ms, model_version, matches, thresholds }) {
   if (!num_searched) {
-    return ["No item passes: ", make("a", { href: "#enrol" }, "enrol crops"), ", or ask for less."];
+    const enrol = make("a", { href: "#enrol" }, "enrol crops");
+    return ["No item passes the filters: ", enrol, ", or remove filters."];
   }
   const among = `${count(matches.length, "match", "matches")} among ${count(num_searched, "item")}`;
-  const said = [`${among} in ${took_ms.toFixed(0)} ms by network `, make("code", {}, model_version), "."];
+  const facts = [`${among} in ${took_ms.toFixed(0)} ms by network `, make("code", {}, model_version), "."];
   const { match, unsure, source } = thresholds ?? {};
   if (isKnown(match) && isKnown(unsure)) {
-    const whence = source === "evaluation" ? "as judged on this gallery" : "from the network's card";
-    said.push(` A match from ${match.toFixed(2)}, unsure from ${unsure.toFixed(2)} (${whence}).`);
+    const origin = source === "evaluation" ? "measured on this gallery" : "from the network's card";
+    facts.push(` Match from ${match.toFixed(2)}, unsure from ${unsure.toFixed(2)} (${origin}).`);
   }
-  return said;
+  return facts;
 }
 
 function card({ identity_id, score, decision, probability, items }) {
@@ -67,17 +68,17 @@ function card({ identity_id, score, decision, probability, items }) {
 
 const isKnown = (value) => value !== undefined && value !== null;
 
-/** Say which camera saw an item, and when. */
+/** Return an element that names the camera and the time of an item. */
 export function where({ camera_id, captured_at }) {
   return make("span", { className: "where" },
     camera_id ? make("span", { className: "name" }, camera_id) : "camera unknown",
     captured_at ? time(captured_at) : null);
 }
 
-/** Show when and where someone was seen, in a dialog. */
+/** Show the timeline of an identity in a dialog. */
 export async function showIdentity(id) {
   dialog.dataset.identity = dialog.querySelector("h2").textContent = id;
-  tell(shown.told, "Loading.");
+  showMessage(shown.message, "Loading.");
   shown.visits.replaceChildren();
   shown.untimed.replaceChildren();
   if (!dialog.open) dialog.showModal();
@@ -88,19 +89,19 @@ export async function showIdentity(id) {
     if (dialog.dataset.identity !== id) return;
     const attributes = Object.entries(known.attributes).map((pair) => pair.join(": "));
     const facts = [known.name, count(known.num_items, "item"), ...attributes];
-    tell(shown.told, facts.filter(Boolean).join(" · "));
+    showMessage(shown.message, facts.filter(Boolean).join(" · "));
     shown.visits.replaceChildren(...visits.map(visit));
     const untimed = items.filter((item) => !item.captured_at).slice(0, MOST_UNTIMED);
     const title = num_untimed ? [make("p", {}, `${count(num_untimed, "item")} without a time`)] : [];
     shown.untimed.replaceChildren(...title, ...untimed.map((item) => picture(item.id, item.camera_id ?? "")));
   } catch (problem) {
-    tellProblem(shown.told, problem);
+    showProblem(shown.message, problem);
   }
 }
 
 function visit({ camera_id, first, last, num_items, item_id, gap_s }) {
   const seconds = (new Date(last) - new Date(first)) / 1000;
-  const gap = gap_s === null ? "" : `, ${duration(gap_s)} after the visit before`;
+  const gap = gap_s === null ? "" : `, ${duration(gap_s)} after the previous visit`;
   return make("li", {}, picture(item_id), make("div", {},
     make("strong", { className: "name" }, camera_id ?? "camera unknown"),
     make("p", {}, time(first), seconds ? ` for ${duration(seconds)}` : ""),

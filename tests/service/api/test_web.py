@@ -103,7 +103,7 @@ def test_a_search_shows_what_the_api_answers(peopled: httpx.Client, open_page: C
     expect(cards.first.locator(".where .name")).to_have_text(best["camera_id"])
     expect(cards.first.locator("> img")).to_have_js_property("complete", True)
     assert cards.first.locator("> img").evaluate("image => image.naturalWidth") > 0
-    expect(page.locator("#search [data-part=told]")).to_contain_text(answer["model_version"])
+    expect(page.locator("#search [data-part=message]")).to_contain_text(answer["model_version"])
 
 
 def test_several_crops_and_filters_are_sent(peopled: httpx.Client, open_page: Callable[..., Page]) -> None:
@@ -150,7 +150,7 @@ def test_what_people_have_named_is_shown_as_text(
     expect(card.locator(".where .name")).to_have_text(HOSTILE)
     card.click()
     expect(page.locator("#identity h2")).to_have_text(HOSTILE)
-    expect(page.locator("#identity [data-part=told]")).to_have_text(f"{HOSTILE} · 1 item")
+    expect(page.locator("#identity [data-part=message]")).to_have_text(f"{HOSTILE} · 1 item")
     expect(page.locator("#identity .strip img")).to_have_count(1)  # it has no time, so it is in no visit
     expect(page.locator("img[src=x]")).to_have_count(0)
 
@@ -175,7 +175,7 @@ def test_crops_that_are_dropped_are_enrolled_with_what_is_known_of_them(
     page.locator("#enrol").get_by_label("Camera").fill("yard")
     page.get_by_label("Captured at").fill("2026-03-01T13:00:00")
     page.get_by_role("button", name="Enrol").click()
-    expect(page.locator("#enrol [data-part=told]")).to_contain_text("2 crops enrolled")
+    expect(page.locator("#enrol [data-part=message]")).to_contain_text("2 crops enrolled")
     expect(page.locator("#enrol .card")).to_have_count(2)
     items = shared_client.get("/identities/person-21/items").json()["items"]
     assert [(item["camera_id"], item["captured_at"]) for item in items] == [("yard", NOON)] * 2
@@ -213,7 +213,7 @@ def test_a_service_that_is_gone_is_told_and_found_again(
     page.context.set_offline(True)
     choose(page, "search", upload(drawn(1, 1)))
     expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
-    expect(page.locator("#status")).to_have_class("trouble", timeout=10_000)
+    expect(page.locator("#status")).to_have_class("failed", timeout=10_000)
     page.context.set_offline(False)
     expect(page.locator("#status")).to_have_class("ready", timeout=10_000)
     choose(page, "search", upload(drawn(1, 1)))
