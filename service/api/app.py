@@ -87,7 +87,7 @@ def create_app(
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
     _add_routes(app)
-    app.openapi = _document  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
     add_problem_handlers(app)
     _add_middleware(app, serving, claims)
@@ -131,7 +131,7 @@ def _document() -> dict[str, Any]:
 
 
 def _max_body_bytes(settings: Settings) -> dict[str, int]:
-    """Return the largest request body in bytes, by path: the largest files, and room for the other fields.
+    """Return the size limit of a request body for each path, in bytes: its files, and room for other fields.
 
     The key "" holds the limit of all other paths.
     """

@@ -110,7 +110,7 @@ class Background:
             worker.wait()
 
     def keep_alive(self) -> None:
-        """Renew `alive_at` of the jobs and claims of this process, so that no other process takes them."""
+        """Renew `alive_at` of this process's jobs and claims, so that no other process takes them over."""
         for worker in self._workers:
             worker.keep_alive()
         self._claims.keep_alive()
@@ -129,7 +129,7 @@ class Background:
             worker.run_due()
 
     def expire(self) -> None:
-        """Delete old answers of idempotent requests, and erase items that exceed the retention time."""
+        """Delete old answers of idempotent requests, and erase items whose retention time is over."""
         self._claims.delete_old()
         erase_expired(self._store, now())
 

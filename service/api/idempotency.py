@@ -45,7 +45,7 @@ class Claim:
 
     Attributes:
         key: the key.
-        fingerprint: hash of the request, in hex, by which a repeat is told from another request.
+        fingerprint: hash of the request, in hex. A repeat of the request has the same hash.
         taken_at: time of the claim. A request that takes over an abandoned claim has a later time.
         answer: status, header Location and body, once the request has succeeded.
     """
@@ -181,7 +181,7 @@ class Idempotency:
             try:
                 if not KEY.fullmatch(key):
                     raise InvalidRequest(BAD_KEY)
-                self._require_ready()  # the database may have no tables earlier
+                self._require_ready()  # until then the database may have no tables
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
                     return  # the caller has disconnected
@@ -246,7 +246,7 @@ async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[byt
 
 
 class _WithoutBoundary:
-    """Updates a digest with a body without its multipart boundaries, even those split between two chunks."""
+    """Hashes a body chunk by chunk, and skips the multipart boundary even where two chunks share it."""
 
     def __init__(self, digest: "hashlib._Hash", boundary: bytes) -> None:
         self._digest = digest

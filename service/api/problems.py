@@ -117,7 +117,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Add the schema of problems, and the header and the responses of every POST, to the OpenAPI document.
+    """Complete the OpenAPI document: the schema of problems; the Idempotency-Key and its errors of every POST.
 
     Call this after all routes have been added.
     """

@@ -26,7 +26,7 @@ answer is 404."""
 
 
 class EncodedSlashes:
-    """Decodes the path of a request again, but each percent-encoded slash to SUBSTITUTE."""
+    """Decodes the path of a request again; each percent-encoded slash becomes SUBSTITUTE."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -42,7 +42,7 @@ async def ready_store_of(request: Request) -> Store:
 
 
 async def open_store_of(request: Request) -> Store:
-    """Return the store of the app, whose tables must be up to date; no generation need be loaded.
+    """Return the store of the app, whose tables must be up to date; a generation need not be loaded.
 
     Raises:
         NotReady: the database is being opened.

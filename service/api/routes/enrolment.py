@@ -42,9 +42,9 @@ def read_form(
     archive: Annotated[
         UploadFile | None,
         File(
-            description="Instead of images: a tar (plain, gz or bz2) or zip of crops. Their metadata come "
-            "from its gallery.csv (columns path, identity_id, camera_id, captured_at, track_id), or from the "
-            "file names, as `layout` says."
+            description="Instead of images: a tar (plain, gz or bz2) or zip of crops. Their metadata are in "
+            "its file gallery.csv (columns path, identity_id, camera_id, captured_at, track_id), or in the "
+            "names of the crops, as `layout` says."
         ),
     ] = None,
     identity_id: Annotated[
@@ -54,7 +54,7 @@ def read_form(
     camera_id: Annotated[OptionalName, Form(description="The camera that captured the crops.")] = None,
     captured_at: Annotated[
         OptionalTime,
-        Form(description="When they were captured: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z."),
+        Form(description="Time of capture: RFC 3339 with an offset, such as 2026-01-31T08:15:00Z."),
     ] = None,
     track_id: Annotated[
         OptionalName, Form(description="The tracker's id of the track that the crops are from.")
@@ -62,9 +62,9 @@ def read_form(
     metadata: Annotated[
         str,
         Form(
-            description="Instead of these four fields: a JSON array with one object for each image, in the "
-            "order of the images. Its members are identity_id, camera_id, captured_at and track_id; an empty "
-            "one counts as absent."
+            description="Instead of identity_id, camera_id, captured_at and track_id: a JSON array with one "
+            "object of these members for each image, in the order of the images. An empty member counts "
+            "as absent."
         ),
     ] = "",
 ) -> EnrolmentForm:

@@ -43,7 +43,7 @@ def get_items(
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))
 def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId) -> DeletionAnswer:
-    """Delete all items that pass the filter. If `expected_count` is not their number, none is deleted."""
+    """Delete all items that pass the filter. If their number is not `expected_count`, none is deleted."""
     if not order.dry_run and order.expected_count is None:
         raise InvalidRequest(
             Fault(("body", "expected_count"), "is required unless dry_run is true", "missing")
@@ -83,7 +83,7 @@ def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") 
 def get_thumbnail(
     item_id: str,
     store: ReadyStore,
-    size: Annotated[int, Query(ge=16, le=1024, description="The largest longer side, in pixels.")] = 128,
+    size: Annotated[int, Query(ge=16, le=1024, description="Most pixels of the longer side.")] = 128,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Return a small JPEG of the crop, made for each request and never stored, so an erasure leaves none."""

@@ -97,7 +97,7 @@ def patch_identity(
     store: ReadyStore,
     request_id: RequestId,
 ) -> IdentityAnswer:
-    """Change name, notes and attributes of an identity, which then stays when its last item is deleted."""
+    """Change name, notes or attributes of an identity, which then stays when its last item is deleted."""
     return IdentityAnswer.of(describe(store, identity_id, description.given()), request_id=request_id)
 
 
@@ -125,10 +125,11 @@ def get_timeline(
     store: ReadyStore,
     request_id: RequestId,
     visit_gap_s: Annotated[
-        Seconds, Query(description="Longest gap, in seconds, between two sightings of one visit.")
+        Seconds,
+        Query(description="A longer gap between sightings by a camera, in seconds, begins a new visit."),
     ] = 300.0,
 ) -> TimelineAnswer:
-    """List the visits of a person: from when to when which camera saw the person."""
+    """List the visits of a person: which camera saw the person, and from when to when."""
     found, num_untimed = timeline(store, identity_id, visit_gap_s)
     shown = [TimelineVisit.of(visit) for visit in found]
     return TimelineAnswer(
@@ -140,7 +141,7 @@ def get_timeline(
 def post_merge(
     identity_id: IdentityId, order: MergeOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
-    """Move all items of other identities to this one, and delete the others. An undo brings them back."""
+    """Move all items of other identities to this one, and delete those identities. An undo restores them."""
     if identity_id in order.source_ids:
         fault = Fault(("body", "source_ids"), "contains the identity to merge into")
         detail = "an identity cannot be merged into itself; leave it out of source_ids"
@@ -161,9 +162,9 @@ def post_split(
 def post_rejection(
     identity_id: IdentityId, order: RejectOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
-    """Record that items do not show this identity, and move them to new identities.
+    """Record that items do not show this identity; items that belong to it move to new identities.
 
-    These identities are not suggested as the same person as this one.
+    The suggestions never pair this identity with an identity that has one of these items.
     """
     return OperationAnswer.of(reject(store, identity_id, order.item_ids), request_id=request_id)
 

@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"])
 
 OtherImages = Annotated[
     list[UploadFile],
-    File(max_length=MAX_IMAGES, description="Compare with these crops of one person, 1 to 16."),
+    File(max_length=MAX_IMAGES, description="1 to 16 crops of one person to compare with."),
 ]
 
 
@@ -27,7 +27,7 @@ def post_verify(
     request_id: RequestId,
     other_images: OtherImages = [],  # noqa: B006
     identity_id: Annotated[
-        OptionalName, Form(description="Or compare with this identity, by the mean embedding of its items.")
+        OptionalName, Form(description="Or an identity to compare with, by the mean embedding of its items.")
     ] = None,
 ) -> VerifyAnswer:
     """Compare crops of one person with other crops, or with an identity."""

@@ -161,7 +161,7 @@ class ItemsAnswer(BaseModel):
 
 
 class CorrectionAnswer(GalleryItem):
-    """The item after its correction; `operation_id`, if the identity has changed, can be undone."""
+    """The corrected item. If its identity has changed, the operation `operation_id` can be undone."""
 
     request_id: str
     operation_id: str | None

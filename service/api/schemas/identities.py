@@ -47,7 +47,7 @@ class NewIdentity(IdentityDescription):
 
 
 class IdentityFields(BaseModel):
-    """An identity; `first_seen` and `last_seen` are the first and last of the times of its items."""
+    """An identity; `first_seen` and `last_seen` are the earliest and the latest time of its items."""
 
     id: str
     name: str | None

@@ -1,7 +1,7 @@
 """Lists that are returned a page at a time: the query parameters, and the cursor to the next page.
 
-A list is ordered by a number, such as the slot of an item. The cursor holds the last number of a page. It is
-encoded, so that no caller relies on it.
+A list is ordered by a number, such as the slot of an item. The cursor holds the last number of a page. The
+cursor is encoded, so that no caller relies on it.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode

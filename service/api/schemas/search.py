@@ -34,7 +34,7 @@ class RankedMatch(BaseModel):
 
 
 class Thresholds(BaseModel):
-    """The least score of a match, and of an unsure match; a lower score is unknown.
+    """From the score `match` the decision is match, from the score `unsure` it is unsure, else unknown.
 
     The thresholds come from an evaluation of the model version on this gallery, or else from the card of the
     version. Without either, `source` is none, and there are no decisions and no probabilities.
@@ -51,8 +51,8 @@ class SearchAnswer(BaseModel):
     `model_version` embedded the query, and `gallery_version` embedded the items. The two differ only while a
     compatible version takes over.
 
-    `probability` is the calibrated chance that two crops show the same person, given equal prior odds. So it
-    does not depend on the number of people in the gallery.
+    `probability` is the calibrated chance that two crops show the same person, given equal prior odds. So
+    `probability` does not depend on the number of people in the gallery.
     """
 
     request_id: str

@@ -12,7 +12,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Return the elements within an element that have a data-part attribute, by its value. */
+/** Return an object of the elements of a section that have a data-part, by the value of data-part. */
 export function partsOf(element) {
   const parts = [...element.querySelectorAll("[data-part]")];
   return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));

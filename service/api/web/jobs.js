@@ -29,7 +29,7 @@ export async function findRunning() {
   }
 }
 
-/** Update the panels of the jobs that have not ended. Return whether one of these jobs has ended. */
+/** Update the panels of running jobs. Return whether one of these jobs has just ended. */
 export async function poll() {
   const running = [...panels].filter(([, panel]) => panel.runs);
   for (const job of await Promise.all(running.map(([id]) => get(`jobs/${id}`)))) follow(job);
