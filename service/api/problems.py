@@ -117,7 +117,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Complete the OpenAPI document: the schema of problems; the Idempotency-Key and its errors of every POST.
+    """Add the problem schema to the OpenAPI document, and the Idempotency-Key with its errors to each POST.
 
     Call this after all routes have been added.
     """
