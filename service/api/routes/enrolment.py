@@ -43,8 +43,8 @@ def read_form(
         UploadFile | None,
         File(
             description="Instead of images: a tar (plain, gz or bz2) or zip of crops. Their metadata are in "
-            "its file gallery.csv (columns path, identity_id, camera_id, captured_at, track_id), or in the "
-            "names of the crops, as `layout` says."
+            "a gallery.csv in the archive (columns path, identity_id, camera_id, captured_at, track_id), or "
+            "in the names of the crops, as `layout` says."
         ),
     ] = None,
     identity_id: Annotated[

@@ -15,7 +15,7 @@ ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_lengt
 
 
 class MergeOrder(StrictModel):
-    """The identities to merge into another one, which gets their items. They are deleted."""
+    """The identities to merge into another one. That one gets all their items, and these are deleted."""
 
     source_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_ITEMS)]
 
