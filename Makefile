@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev serve test lint docs bench format clean
+.PHONY: help setup dev serve test test-long lint docs bench format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## make .venv and install what the service and the training need
 
@@ -38,8 +38,13 @@ lint: dev ## ruff, mypy, import-linter and the Alembic check
 docs: dev ## build the documentation into docs/site; a broken link is an error
 	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml
 
-test: lint docs ## everything that must pass
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10
+
+test: lint docs ## everything that must pass; the last lines are the slowest ten tests
+	$(PYTEST)
+
+test-long: dev ## the tests alone, with the long proofs at their full size
+	$(PYTEST) --long
 
 format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ import pytest
 import structlog
 from sqlalchemy import Engine, create_engine, text
 
+from chromium import HOW_TO_GET_CHROMIUM, NO_CHROMIUM
 from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
@@ -25,6 +26,14 @@ from service.store.database import make_engine, migrate
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the one switch between the size of a test that `make test` takes and that of `make test-long`."""
     parser.addoption("--long", action="store_true", help="run the long proofs at their full size")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to get Chromium, if the tests of the page were skipped because there is none."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if num := sum(NO_CHROMIUM in str(report.longrepr) for report in skipped):
+        terminalreporter.section("Chromium is missing")
+        terminalreporter.line(f"{num} tests of the page were skipped. To run them: {HOW_TO_GET_CHROMIUM}")
 
 
 @pytest.fixture(scope="session")

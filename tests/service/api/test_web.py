@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
 from sqlalchemy import create_engine, insert
 
+from chromium import find_chromium
 from draw_people import draw_person
 from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
@@ -36,9 +36,7 @@ def upload(content: bytes, name: str = "crop.jpg") -> FilePayload:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, as the machine has it."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no chromium on this machine to open the page in")
+    path = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
