@@ -1,17 +1,25 @@
-"""The `reid` program as a user runs it, in a new process or in this process."""
+"""The `reid` program as a user runs it, in a process of its own or in this one.
+
+The processes are forks of one that has loaded the libraries, because an import of torch takes seconds. The
+commands of README.md and of `docs/`, which `tests/docs` runs, begin with the program itself.
+"""
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 from typer.testing import CliRunner, Result
 
+from forked import Fork, Process
 from live_server import TIMEOUT_S
 from service.cli.main import app
 
@@ -26,7 +34,8 @@ MakeEnv = Callable[[Path], dict[str, str]]
 class Server:
     """A running `reid serve`, and its output so far."""
 
-    process: subprocess.Popen[str]
+    process: Process
+    stdout: TextIO
     url: str
     printed: str
 
@@ -36,17 +45,22 @@ class Server:
 
 
 def reid(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*REID, *map(str, arguments)],
-        cwd=ROOT,
-        env=env or {**os.environ, "COLUMNS": "140"},
-        text=True,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    """Run a command of `reid` to its end."""
+    command = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory(prefix="reid") as folder:
+        outputs = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = Fork(be_reid, command, environment=env or {"COLUMNS": "140"}, outputs=outputs)
+        code = process.wait(TIMEOUT_S)
+        stdout, stderr = (path.read_text() for path in outputs)
+    assert "Traceback" not in stderr
+    return subprocess.CompletedProcess(command, code, stdout, stderr)
+
+
+def be_reid(command: list[str]) -> None:
+    """Be the `reid` program."""
+    os.chdir(ROOT)
+    sys.argv = ["reid", *command]
+    app()
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -65,29 +79,46 @@ def run(client: httpx.Client, *arguments: str | Path) -> Result:
 def reid_serve(
     env: dict[str, str], log_path: Path, *options: str, until: str = "webbrowser"
 ) -> Iterator[Server]:
-    """Run `reid serve` on a free port, and wait until it has printed its first commands to try."""
-    command = [*REID, "serve", "--port", "0", *options]
+    """Run `reid serve` on a free port until it has printed what to try."""
+    pipe = log_path.with_name(f"{log_path.name}.stdout")
+    os.mkfifo(pipe)
+    command = ["serve", "--port", "0", *options]
+    process = Fork(be_reid, command, environment=env, outputs=(pipe, log_path))
+    with pipe.open() as stdout, _told(process, stdout, log_path, until) as server:
+        yield server
+
+
+@contextmanager
+def reid_serve_by_workers(env: dict[str, str], log_path: Path, num_workers: int) -> Iterator[Server]:
+    """Run `reid serve` with worker processes, which no fork may have, until one of them is ready."""
+    command = [*REID, "serve", "--port", "0", "--workers", str(num_workers)]
     with (
         log_path.open("w") as log,
-        subprocess.Popen(
-            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=log
-        ) as process,
+        subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=-1, stderr=log) as process,
     ):
-        try:
-            printed = read_until(process, until)
-            found = re.search(r"starting .*on (http://\S+),", printed)
-            assert found, printed + log_path.read_text()
-            yield Server(process, found[1], printed)
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT_S)
+        assert process.stdout
+        stdout: TextIO = process.stdout  # type: ignore[assignment] # it is one by `text`
+        with _told(process, stdout, log_path, until="ready") as server:
+            yield server
 
 
-def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """Return the output of a process up to the first line with these words."""
-    assert process.stdout
+@contextmanager
+def _told(process: Process, stdout: TextIO, log_path: Path, until: str) -> Iterator[Server]:
+    """Wait until a server has said where it is; end the server afterwards."""
+    try:
+        printed = read_until(stdout, until)
+        found = re.search(r"starting .*on (http://\S+),", printed)
+        assert found, printed + log_path.read_text()
+        yield Server(process, stdout, found[1], printed)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(TIMEOUT_S)
+
+
+def read_until(stdout: TextIO, words: str) -> str:
+    """Return what a process prints up to the line that holds these words."""
     lines: list[str] = []
-    for line in process.stdout:
+    for line in stdout:
         lines.append(line)
         if words in line:
             break

@@ -3,11 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["service.api.app", "service.cli.serve"])
+CONTEXT.set_forkserver_preload(["service.api.app", "service.cli.serve", "training.train"])
+
+Outputs = tuple[Path, Path] | None
+"""Files or named pipes that take a process's stdout and its stderr; None leaves them where they are."""
 
 
 class Process(Protocol):
@@ -19,22 +24,42 @@ class Process(Protocol):
     def kill(self) -> None:
         """Send SIGKILL."""
 
+    def send_signal(self, number: signal.Signals, /) -> None:
+        """Send a signal."""
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end and return the exit code."""
 
 
 class Fork:
-    """A forked process that calls a function; the methods are those of `subprocess.Popen`.
+    """A process of its own that calls a function; the methods are those of `subprocess.Popen`.
+
+    It cannot start processes of its own.
 
     Args:
-        work: the function, of a module that can be imported.
-        arguments: of the function.
-        environment: variables that are added to `os.environ` in the new process.
+        work: is called with `arguments`; of a module that can be imported.
+        environment: what `os.environ` has in that process besides.
+        outputs: where the process prints to.
     """
 
-    def __init__(self, work: Callable[..., object], *arguments: Any, environment: dict[str, str]) -> None:
-        self._process = CONTEXT.Process(target=_run, args=(environment, work, arguments), daemon=True)
+    def __init__(
+        self,
+        work: Callable[..., object],
+        *arguments: Any,
+        environment: dict[str, str],
+        outputs: Outputs = None,
+    ) -> None:
+        given = (environment, outputs, work, arguments)
+        self._process = CONTEXT.Process(target=_run, args=given, daemon=True)
+        for name in {"COLUMNS", "LINES"} - os.environ.keys():
+            os.unsetenv(name)  # readline sets them where Python does not see it
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -50,8 +75,8 @@ class Fork:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal."""
-        if self._process.pid is not None and self.poll() is None:
-            os.kill(self._process.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end and return the exit code.
@@ -65,6 +90,15 @@ class Fork:
         return self._process.exitcode
 
 
-def _run(environment: dict[str, str], work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _run(
+    environment: dict[str, str], outputs: Outputs, work: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
     os.environ.update(environment)
+    if outputs is not None:
+        for number, path in enumerate(outputs, start=1):
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, number)
+            os.close(file)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
+        sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     work(*arguments)
