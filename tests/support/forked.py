@@ -34,12 +34,12 @@ class Process(Protocol):
 class Fork:
     """A process of its own that calls a function; the methods are those of `subprocess.Popen`.
 
-    It cannot start processes of its own.
 
     Args:
         work: is called with `arguments`; of a module that can be imported.
         environment: what `os.environ` has in that process besides.
         outputs: where the process prints to.
+        may_have_children: whether the process may start others; pytest then waits for its end.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Fork:
         *arguments: Any,
         environment: dict[str, str],
         outputs: Outputs = None,
+        may_have_children: bool = False,
     ) -> None:
         given = (environment, outputs, work, arguments)
-        self._process = CONTEXT.Process(target=_run, args=given, daemon=True)
+        self._process = CONTEXT.Process(target=_run, args=given, daemon=not may_have_children)
         for name in {"COLUMNS", "LINES"} - os.environ.keys():
             os.unsetenv(name)  # readline sets them where Python does not see it
         self._process.start()
@@ -96,7 +97,7 @@ def _run(
     os.environ.update(environment)
     if outputs is not None:
         for number, path in enumerate(outputs, start=1):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(file, number)
             os.close(file)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends

@@ -1,12 +1,8 @@
 """ablate.py: each row equals a run of train.py, also after a kill, and is never trained twice."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +13,15 @@ import pytest
 import torch
 
 from draw_people import write_market1501
+from live_server import wait_until
 from model.architectures import ARCHITECTURES, TRUNKS, build_network
 from model.checkpoint import load_checkpoint
 from training import ablate, train
 from training.engine.ablation import TABLES, architectures_of
 from training.recipes.named import tiny
 from training.recipes.recipe import Recipe
+from training_command import start_command
 
-ROOT = Path(__file__).parents[2]
 RECIPE: Recipe = replace(tiny(), precision="fp32", learning_rate=5e-3, warmup_epochs=0.2)
 NAMES = ["plain_tiny", "rga_sc_tiny"]
 
@@ -109,19 +106,13 @@ def test_a_command_that_is_killed_several_times_makes_the_same_table(
 ) -> None:
     """Kill the command before a finished row saves its metrics, and again early in the next row."""
     output = tmp_path / "killed"
-    command = [sys.executable, "training/ablate.py", "--recipe", str(people / "recipe.json")]
-    command += ["--data", str(people), "--output", str(output), "--init", "none"]
-    command += [word for name in NAMES for word in ("--architecture", name)]
-    command += ["--device", "cpu", "--workers", "0", "--save-seconds", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = ["--recipe", people / "recipe.json", "--data", people, "--output", output, "--init", "none"]
+    options += [word for name in NAMES for word in ("--architecture", name)]
+    options += ["--device", "cpu", "--workers", "0", "--save-seconds", "0"]
     for sign in (output / NAMES[0] / "network.safetensors", output / NAMES[1] / "state.pt"):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        while not sign.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+        process = start_command("ablate", *options, folder=tmp_path)
+        wait_until(lambda sign=sign, process=process: sign.exists() or process.poll() is not None)
+        process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (output / NAMES[1] / "network.safetensors").exists()
     make_table(people, output, architecture=NAMES)

@@ -1,8 +1,5 @@
 """Unusable input ends train.py with one clear line and a status other than zero."""
 
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +12,7 @@ from live_server import make_checkpoint
 from market1501_people import write_people
 from training import train
 from training.recipes.named import tiny
-
-ROOT = Path(__file__).parents[2]
+from training_command import run_command
 
 
 def write_dataset(root: Path, pids: range) -> Path:
@@ -124,15 +120,9 @@ def test_a_damaged_crop_is_named_without_the_workers_traceback(
 
 
 def test_a_full_disk_ends_the_command_with_a_line_and_a_status(people: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "training/train.py", "--recipe", "tiny", "--data", str(people)]
-    command += ["--output", str(tmp_path / "run"), "--init", "none", "--device", "cpu", "--workers", "0"]
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-    )
+    options = ["--recipe", "tiny", "--data", people, "--output", tmp_path / "run", "--init", "none"]
+    options += ["--device", "cpu", "--workers", "0"]
+    ended = run_command("train", *options, folder=tmp_path, max_file_bytes=20_000)
     assert ended.returncode == 1
     expected = f"train: {tmp_path}/run cannot be written (File too large): make room there"
     assert ended.stderr.strip().splitlines()[-1].startswith(expected)

@@ -1,8 +1,6 @@
 """The report and the contact sheet of describe.py, on generated people."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,7 @@ from training.data.readers import read_dataset
 from training.reports import contact_sheet as sheets
 from training.reports.contact_sheet import contact_sheet
 from training.reports.description import describe_dataset
-
-ROOT = Path(__file__).parents[2]
+from training_command import run_command
 
 
 @pytest.fixture
@@ -76,15 +73,17 @@ def test_the_same_bytes_in_another_shape_are_another_image(tmp_path: Path) -> No
     assert report.in_train_and_test == []
 
 
-def test_images_that_cannot_be_read_are_named_and_the_status_is_not_zero(manifest: Path) -> None:
+def test_images_that_cannot_be_read_are_named_and_the_status_is_not_zero(
+    manifest: Path, tmp_path: Path
+) -> None:
     for name in ("a2.jpg", "g2.jpg"):
         (manifest.parent / name).write_bytes(crop(1)[:200])
     (manifest.parent / "more.jpg").write_bytes(crop(7))
     more = manifest.parent / "more.csv"
     more.write_text("path,identity_id,split\nmore.jpg,anna,train\n")
-    command = [sys.executable, "training/describe.py", "--json", "--data", str(manifest), "--data", str(more)]
-    command += ["--sheet", str(manifest.parent / "new" / "sheet.png")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    options = ["--json", "--data", manifest, "--data", more]
+    options += ["--sheet", manifest.parent / "new" / "sheet.png"]
+    result = run_command("describe", *options, folder=tmp_path)
     assert result.returncode == 1
     for name in ("a2.jpg", "g2.jpg"):
         assert f"\n{manifest.parent / name} cannot be read as an image: " in result.stderr

@@ -1,11 +1,7 @@
 """Training, evaluation, distillation and deployment by their commands, on generated people."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from live_server import crop, enroll, person, search, serve
+from live_server import crop, enroll, person, search, serve, wait_until
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder, normalise_rows
 from model.runtime import convert
@@ -36,8 +32,7 @@ from training.recipes.recipe import Recipe
 from training.weights.deployment import DeployError, deploy
 from training.weights.foreign import EmbeddingsError, open_network
 from training.weights.teachers import EmbeddingsTeacher, load_teacher_embeddings
-
-ROOT = Path(__file__).parents[2]
+from training_command import start_command
 
 
 def write_people(folder: Path, pids: range, cameras: range, images: int) -> None:
@@ -176,14 +171,11 @@ def test_the_command_takes_flip_and_rerank_together(
 def test_the_command_resumes_a_killed_run(people: Path, tmp_path: Path) -> None:
     recipe, output = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(replace(tiny(), num_epochs=6).to_json())
-    command = [sys.executable, "training/train.py", "--recipe", str(recipe), "--data", str(people)]
-    command += ["--init", "none", "--device", "cpu", "--output", str(output)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    while not (output / "state.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    options = ["--recipe", recipe, "--data", people, "--init", "none", "--device", "cpu", "--output", output]
+    process = start_command("train", *options, folder=tmp_path)
+    wait_until(lambda: (output / "state.pt").exists() or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not (output / "network.safetensors").exists()
     train.main(str(recipe), [str(people)], output, init="none", device="cpu", resume=True)
     assert [line["epoch"] for line in read_log(output)] == [1, 2, 3, 4, 5, 6]

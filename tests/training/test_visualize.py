@@ -1,7 +1,5 @@
 """Attention maps over crops: values, colours and the command."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,7 @@ from model.attention import RelationAwareGlobalAttention
 from model.checkpoint import load_checkpoint
 from training import visualize
 from training.reports.attention_maps import VisualizeError, attention_maps, draw_attention, overlay
-
-ROOT = Path(__file__).parents[2]
+from training_command import run_command
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +108,8 @@ def test_unusable_input_ends_in_a_clear_error(network_path: Path, tmp_path: Path
     assert not out.exists()
     with pytest.raises(SystemExit, match="visualize: "):
         visualize.main([tmp_path / "crop.png"], network_path, tmp_path / "crop.png" / "out.png")
-    command = [sys.executable, "training/visualize.py", "--checkpoint", str(network_path)]
-    command += [str(tmp_path / "text.png"), "--out", str(out)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    options = ["--checkpoint", network_path, tmp_path / "text.png", "--out", out]
+    answer = run_command("visualize", *options, folder=tmp_path)
     assert answer.returncode == 1
     assert answer.stderr.startswith("visualize: ")
     assert len(answer.stderr.splitlines()) == 1
