@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,10 @@ class Server:
         self._environment = {f"REID_{name.upper()}": str(value) for name, value in chosen.items()}
         self.is_down = Event()
         self.is_down.set()
+
+    def change(self, **settings: object) -> None:
+        """Change settings for the server's next lives."""
+        self._environment |= {f"REID_{name.upper()}": str(value) for name, value in settings.items()}
 
     def start(self, client: httpx.Client) -> None:
         """Start it and wait until it is ready."""
@@ -250,9 +254,16 @@ class Backfilled:
 
 
 def activate_under_kills(
-    server: Server, client: httpx.Client, version: str, kill_at: Iterable[float]
+    server: Server,
+    client: httpx.Client,
+    version: str,
+    kill_at: Iterable[float],
+    on_killed: Callable[[int], None] | None = None,
 ) -> Backfilled:
-    """Activate a version and wait for the end; kill the server when these shares of the items are done."""
+    """Activate a version and see it through; kill the server when such shares of the items are done.
+
+    After each kill `on_killed` is told how many are still to come, before the next life begins.
+    """
     location = client.post(f"/models/{version}/activate", json={}).raise_for_status().headers["location"]
     wanted = sorted(kill_at)
     lives: list[list[tuple[float, int]]] = [[]]
@@ -265,6 +276,8 @@ def activate_under_kills(
         if wanted and job["total"] and job["done"] >= wanted[0] * job["total"]:
             wanted.pop(0)
             server.kill()
+            if on_killed is not None:
+                on_killed(len(wanted))
             server.start(client)
             lives.append([])
         time.sleep(0.1)
