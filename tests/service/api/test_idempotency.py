@@ -21,6 +21,7 @@ from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
 from service.api.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
 from service.errors import IdempotencyInProgress
+from service.jobs.jobs import LEASE
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate
 from service.store.store import Store
@@ -135,13 +136,14 @@ def test_an_enrolment_that_was_committed_but_never_answered_is_not_done_again(se
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_for(client, process)
-            is_killed = threading.Event()
+            is_killed, is_up_again = threading.Event(), threading.Event()
 
             def send(number: int) -> None:
                 while not ids[number]:
                     try:
                         answer = post(client, f"key {number}", crop(number), crop(100 + number))
                     except httpx.TransportError:
+                        is_up_again.wait()
                         continue
                     if number == 10 and not is_killed.is_set():
                         is_killed.set()
@@ -153,7 +155,12 @@ def test_an_enrolment_that_was_committed_but_never_answered_is_not_done_again(se
                 futures = [threads.submit(send, number) for number in ids]
                 is_killed.wait()
                 process.wait()
+                with kept_answers(settings) as session:  # the leases of what the killed server did are over
+                    under_way = KeptAnswer.status.is_(None)
+                    session.execute(update(KeptAnswer).where(under_way).values(alive_at=now() - 2 * LEASE))
                 process = start_process(settings, port)
+                wait_for(client, process)
+                is_up_again.set()
                 for future in futures:
                     future.result()
             found = search(client, crop(1), group_by="item", top_k=1000)["matches"]
