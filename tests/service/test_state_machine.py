@@ -147,7 +147,7 @@ def test_whatever_happens_a_gallery_is_as_it_must_be(
         shutil.copytree(tmp_path / "new", data_dir)
         return settings_of(networks, data_dir)
 
-    run(networks, make, 10 if is_long else 3)
+    run(networks, make, 10 if is_long else 2)
 
 
 def test_on_postgresql_too(

@@ -25,9 +25,9 @@ from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 
 ROOT = Path(__file__).parents[2]
+NUM_EPOCHS, NUM_EPOCHS_LONG = 8, 20
 RECIPE = replace(
     tiny(),
-    num_epochs=20,
     precision="fp32",
     identities_per_batch=8,
     images_per_identity=4,
@@ -45,14 +45,20 @@ RECIPE = replace(
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def num_epochs(is_long: bool) -> int:
+    """How many epochs a run has."""
+    return NUM_EPOCHS_LONG if is_long else NUM_EPOCHS
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, num_epochs: int) -> Path:
     """A folder with the same run by one process and by two."""
     root = tmp_path_factory.mktemp("distributed")
     people = root / "people"
     write_people(people / "bounding_box_train", range(1, 9), range(1, 3), 2)
     write_people(people / "query", range(21, 31), range(1, 2), 1)
     write_people(people / "bounding_box_test", range(21, 31), range(2, 4), 1)
-    (root / "recipe.json").write_text(RECIPE.to_json())
+    (root / "recipe.json").write_text(replace(RECIPE, num_epochs=num_epochs).to_json())
     dataset = read_market1501(people)
     paths = np.array([sample.path.relative_to(people).as_posix() for sample in dataset.train])
     rows = np.random.default_rng(0).standard_normal((len(paths), 6)).astype(np.float32)
@@ -83,9 +89,9 @@ def read_steps(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_have_the_losses_of_one(runs: Path) -> None:
+def test_two_processes_have_the_losses_of_one(runs: Path, num_epochs: int) -> None:
     one, two = read_steps(runs / "one"), read_steps(runs / "two")
-    assert len(one) == len(two) >= 20
+    assert len(one) == len(two) >= num_epochs
     own = {"loss", "identity", "triplet", "circle", "centre", "influence"}
     assert set(one[0]) >= own | {"teacher", "teacher_relations"}
     for left, right in zip(one, two, strict=True):
@@ -99,11 +105,11 @@ def test_two_processes_end_with_the_network_of_one(runs: Path) -> None:
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_two_processes_share_the_evaluation_and_one_reports_it(runs: Path) -> None:
+def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path, num_epochs: int) -> None:
     one, two = (load_checkpoint(runs / name / "network.safetensors").card for name in ("one", "two"))
     assert two.metrics == pytest.approx(one.metrics, abs=1.0)
     printed = (runs / "printed.txt").read_text()
-    assert printed.count("epoch 20:") == printed.count("network ") == 1
+    assert printed.count(f"epoch {num_epochs}:") == printed.count("network ") == 1
 
 
 @pytest.fixture

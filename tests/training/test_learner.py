@@ -175,7 +175,7 @@ def test_a_run_stops_at_a_loss_that_is_not_finite_and_dumps_the_batch(
 
 def test_compiling_without_a_compiler_ends_in_a_clear_error() -> None:
     torch.manual_seed(0)
-    network = build_network("tiny", height=64, width=32, num_identities=4)
+    network = build_network("plain_tiny", height=64, width=32, num_identities=4)
     learner = Learner(PLAIN, network, None, CPU, is_compiled=True)
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/c++")}),

@@ -19,7 +19,7 @@ from live_server import crop, enroll
 from service.api.app import create_app
 from service.settings import Settings
 
-EXAMPLES_EACH, EXAMPLES_EACH_LONG = 20, 100
+EXAMPLES_EACH, EXAMPLES_EACH_LONG = 10, 100
 """For each of the operations, of which there are more than twenty: more than 2,000 in all with --long."""
 
 Case = schemathesis.Case[Any]

@@ -191,7 +191,7 @@ def test_a_cancelled_import_keeps_what_it_has_enrolled_and_forgets_the_rest(
 def test_an_import_that_is_killed_again_and_again_brings_every_crop_once(
     either_settings: Settings, is_long: bool
 ) -> None:
-    num = 240 if is_long else 120
+    num = 240 if is_long else 60
     members = {f"{i}.jpg": crop(i) for i in range(num)}
     port = find_free_port()
     process = start_process(either_settings, port)

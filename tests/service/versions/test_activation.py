@@ -39,7 +39,7 @@ def test_a_network_of_another_size_takes_over_and_gives_back(client: httpx.Clien
     gone = enroll(client, crop(50))[0]
     client.delete(f"/gallery/{gone['id']}")
     path = tmp_path / "next.safetensors"
-    version = make_checkpoint(path, seed=7, architecture="rga_sc_mobilenet_v2")
+    version = make_checkpoint(path, seed=7, architecture="mobilenet_v2")
     assert upload_model(client, path).json()["embedding_size"] == 1280
     job = activate(client, version)
     assert (job["state"], job["done"], job["total"], job["error"]) == ("succeeded", 12, 12, None)
