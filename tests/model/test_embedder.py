@@ -180,22 +180,25 @@ def test_a_golden_embedding_guards_preprocessing() -> None:
     np.testing.assert_allclose(embedding[: len(expected)], expected, atol=2e-5)
 
 
-def test_a_signal_is_handled_after_a_network_was_deleted_on_another_thread() -> None:
+def test_a_signal_is_handled_after_a_network_was_deleted_on_another_thread(tiny_checkpoint: Path) -> None:
     program = """
 import faulthandler, os, signal, sys, threading
-from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from pathlib import Path
+from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
 
 faulthandler.enable()
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-embedders = [Embedder(load_checkpoint(DEFAULT_CHECKPOINT), "cpu")]
+path = Path(sys.argv[1])
+embedders = [Embedder(load_checkpoint(path), "cpu", cache_dir=path.parent / "cache")]
 thread = threading.Thread(target=embedders.clear)
 thread.start()
 thread.join()
 os.kill(os.getpid(), signal.SIGUSR1)
 """
     root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, "-c", program, str(tiny_checkpoint)]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
