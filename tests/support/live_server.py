@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import uvicorn
 from PIL import Image
+from starlette.types import ASGIApp
 
 from model.architectures import build_network
 from model.card import Card
@@ -58,10 +59,17 @@ def images(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
     return [("images", (f"{i}.jpg", content)) for i, content in enumerate(contents)]
 
 
+def as_it_is(app: ASGIApp) -> ASGIApp:
+    """Return an app as it is."""
+    return app
+
+
 @contextmanager
-def serve(settings: Settings, wait: bool = True) -> Iterator[httpx.Client]:
-    """Serve the real app on a free port of this machine."""
-    config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)
+def serve(
+    settings: Settings, wait: bool = True, wrap: Callable[[ASGIApp], ASGIApp] = as_it_is
+) -> Iterator[httpx.Client]:
+    """Serve the real app on a free port of this machine; `wrap` may put something in front of the app."""
+    config = uvicorn.Config(wrap(create_app(settings)), log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named

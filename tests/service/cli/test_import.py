@@ -1,18 +1,22 @@
 """`reid import` of folders and archives: what it enrols, what it refuses and names."""
 
 import signal
+import sqlite3
 import subprocess
 import tarfile
-import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from archives import tar_of
 from command_line import REID, ROOT, put, run
 from exported import items_of
-from live_server import TIMEOUT_S, crop, encode, person, serve
+from live_server import TIMEOUT_S, crop, serve, wait_until
 from service.cli.packing import Row, find_rows, pack
 from service.settings import Settings
 from service.uploads.layouts import Layout
@@ -127,26 +131,42 @@ def test_a_large_folder_goes_in_parts_that_hold_every_crop_once(tmp_path: Path) 
     assert ([failure.path.name for failure in part.failures], len(part.rows)) == (["0.jpg"], 1)
 
 
+@contextmanager
+def held(settings: Settings) -> Iterator[None]:
+    """Hold the lock of an SQLite database, so that nobody else can write."""
+    holder = sqlite3.connect(settings.data_dir / "gallery.sqlite3", timeout=TIMEOUT_S, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    yield
+    holder.close()
+
+
 def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings, tmp_path: Path) -> None:
-    large = encode(
-        person(1).resize((1000, 2000))
-    )  # an import of many of these takes long enough to be cancelled
-    for number in range(900):
-        put(tmp_path / "crops" / f"{number}.jpg", large)
-    with serve(settings) as client:
+    """Nothing is enrolled between Ctrl-C and the moment when the server is asked to cancel."""
+    num_crops = 300
+    is_asked_to_cancel = Event()
+
+    def noticing(app: ASGIApp) -> ASGIApp:
+        async def noticed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope.get("method") == "DELETE":
+                is_asked_to_cancel.set()
+            await app(scope, receive, send)
+
+        return noticed
+
+    content = crop(1)
+    for number in range(num_crops):
+        put(tmp_path / "crops" / f"{number}.jpg", content)
+    with serve(settings, wrap=noticing) as client:
         command = [*REID, "import", str(tmp_path / "crops"), "--url", str(client.base_url)]
         with subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) as process:
-            deadline_s = time.monotonic() + TIMEOUT_S
-            while (
-                not client.get("/gallery", params={"limit": 1}).json()["items"]
-                and time.monotonic() < deadline_s
-            ):
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
+            wait_until(lambda: client.get("/gallery", params={"limit": 1}).json()["items"])
+            with held(settings):
+                process.send_signal(signal.SIGINT)
+                assert is_asked_to_cancel.wait(TIMEOUT_S)
             stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 130, stderr
         assert "the import was cancelled; crops that were enrolled before stay" in stderr
         assert "Traceback" not in stderr
         num = len(items_of(client))
-        assert 0 < num < 900
+        assert 0 < num < num_crops
         assert stdout.startswith(f"{num} enrolled, 0 failed")
