@@ -1,7 +1,6 @@
 """The whole path of a user: draw people, train by a recipe, evaluate, embed."""
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ RECIPE: Recipe = replace(
     crop_padding=0,
     erasing_probability=0.0,
 )
-TIME_LIMIT_S, MIN_MAP, MARGIN = 60, 90, 40
+MIN_MAP, MARGIN = 90, 40
 
 
 @pytest.fixture
@@ -85,7 +84,6 @@ def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_two_epochs_of_training_teach_a_network_twelve_people(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started_s = time.process_time()
     (tmp_path / "recipe.json").write_text(RECIPE.to_json())
     run, data = tmp_path / "run", [str(people)]
     assert RECIPE.num_epochs == 2
@@ -109,6 +107,3 @@ def test_two_epochs_of_training_teach_a_network_twelve_people(
     untrained = json.loads(capsys.readouterr().out)
     assert metrics["mAP"] > MIN_MAP
     assert untrained["mAP"] < metrics["mAP"] - MARGIN
-    assert (
-        time.process_time() - started_s < TIME_LIMIT_S
-    )  # processor time, which other programs do not change
