@@ -11,7 +11,7 @@ import typer
 from forked import Fork
 
 
-def start_command(name: str, *arguments: str | Path, folder: Path, max_file_bytes: int | None = None) -> Fork:
+def start_command(name: str, *arguments: object, folder: Path, max_file_bytes: int | None = None) -> Fork:
     """Start `python training/NAME.py ARGUMENTS`, which prints to `stdout` and `stderr` in a folder.
 
     The disk of the command takes no file of more than `max_file_bytes`.
@@ -31,7 +31,7 @@ def start_command(name: str, *arguments: str | Path, folder: Path, max_file_byte
 
 
 def run_command(
-    name: str, *arguments: str | Path, folder: Path, max_file_bytes: int | None = None
+    name: str, *arguments: object, folder: Path, max_file_bytes: int | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python training/NAME.py ARGUMENTS` to its end."""
     process = start_command(name, *arguments, folder=folder, max_file_bytes=max_file_bytes)

@@ -105,7 +105,7 @@ def test_two_processes_end_with_the_network_of_one(runs: Path) -> None:
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_two_processes_share_the_judgement_and_one_reports_it(runs: Path, num_epochs: int) -> None:
+def test_two_processes_share_the_evaluation_and_one_reports_it(runs: Path, num_epochs: int) -> None:
     one, two = (load_checkpoint(runs / name / "network.safetensors").card for name in ("one", "two"))
     assert two.metrics == pytest.approx(one.metrics, abs=1.0)
     printed = (runs / "printed.txt").read_text()
