@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_command_that_is_killed_several_times_makes_the_same_table(
     options += ["--device", "cpu", "--workers", "0", "--save-seconds", "0"]
     for sign in (output / NAMES[0] / "network.safetensors", output / NAMES[1] / "state.pt"):
         process = start_command("ablate", *options, folder=tmp_path)
-        wait_until(lambda sign=sign, process=process: sign.exists() or process.poll() is not None)
+        wait_until(partial(is_there_or_ended, sign, process))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (output / NAMES[1] / "network.safetensors").exists()
