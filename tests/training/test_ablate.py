@@ -102,6 +102,11 @@ def test_the_table_counts_the_weights_without_the_classifier(finished: Path) -> 
         assert row["num_weights"] == count - network.classifier.weight.numel()
 
 
+def is_there_or_ended(sign: Path, process: Fork) -> bool:
+    """Return whether a file is there, or the process that is to write it has ended."""
+    return sign.exists() or process.poll() is not None
+
+
 def test_a_command_that_is_killed_several_times_makes_the_same_table(
     finished: Path, people: Path, tmp_path: Path
 ) -> None:
