@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     workers: int = Field(default=1, ge=1, le=64, description="Processes that serve; each has the index.")
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Of one image.")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="Of one image, by its header.")
+    max_pixels: int = Field(default=4_000_000, ge=1, description="Of one image, by its header.")
+    max_decoding_bytes: int = Field(
+        default=256 * MEBIBYTE, ge=MEBIBYTE, description="Of all images that are being decoded, in a process."
+    )
     min_side: int = Field(default=16, ge=1, description="Pixels on the shorter side of a crop.")
     max_archive_bytes: int = Field(
         default=4096 * MEBIBYTE, ge=1, description="Of a posted tar or zip, packed and unpacked."

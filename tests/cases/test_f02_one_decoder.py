@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from model.data.images import Limits
 from pictures import BY_HAND, FORMS, REFUSED, grey_png, reference

@@ -1,4 +1,4 @@
-"""Pictures of every form that people bring, each made by code: by Pillow, or from bytes where Pillow cannot."""
+"""Pictures of every form that people bring, made by code: by Pillow, or from bytes where Pillow cannot."""
 
 import struct
 import zlib
@@ -69,7 +69,15 @@ def deep_colours() -> NDArray[np.uint16]:
 def interlaced_png() -> bytes:
     """Return a PNG whose pixels come in the seven passes of Adam7."""
     pixels = np.asarray(person(1))
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
     rows = b"".join(rows_of(pixels[top::down, left::across]) for top, left, down, across in passes)
     return png_of(64, 128, 8, 2, rows, interlaced=True)
 
@@ -80,7 +88,8 @@ def grey_png(depth: int, transparent: int | None = None) -> bytes:
     trns = [] if transparent is None else [chunk(b"tRNS", struct.pack(">H", transparent))]
     if depth == 16:
         return png_of(64, 128, 16, 0, rows_of(greys.astype(np.uint16) * 256 + 99), *trns)
-    bits = np.unpackbits((greys >> 8 - depth)[..., None], axis=2)[..., 8 - depth :]
+    levels = (greys >> 8 - depth).astype(np.uint8)
+    bits = np.unpackbits(levels[..., None], axis=2)[..., 8 - depth :]
     return png_of(64, 128, depth, 0, rows_of(np.packbits(bits.reshape(128, -1), axis=1)), *trns)
 
 
@@ -263,5 +272,7 @@ def reference(data: bytes) -> Pixels:
             return np.repeat(greys[..., None], 3, axis=2)
         if upright.has_transparency_data:
             rgba = upright.convert("RGBA")
-            return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
+            return np.asarray(
+                Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+            )
         return np.asarray(upright.convert("RGB"))

@@ -38,9 +38,10 @@ def read_bmp(data: bytes) -> Picture:
         width=width,
         height=height,
         channels=channels,
-        depth=depth if depth <= 8 else 8,
+        depth=min(depth, 8),
         num_scans=1,
         num_parts=1,
+        num_bytes=len(data),
         bytes_per_pixel=bytes_per_pixel,
         working_bytes=(width * depth // 8 + 4) * 2
         + (RUN_LENGTH_BYTES * width * height if is_run_length else 0),

@@ -115,7 +115,7 @@ def _read(data: bytes, limits: Limits) -> Picture:
     if len(data) > limits.max_upload_bytes:
         raise OversizedImage(f"more than {limits.max_upload_bytes:,} bytes")
     picture = _reader(data)(data)
-    check_cost(picture.header, len(data), limits)
+    check_cost(picture.header, limits)
     return picture
 
 
@@ -136,7 +136,7 @@ def _require(num_bytes: int) -> None:
     Raises:
         MemoryError: the memory is not there.
     """
-    bytearray(num_bytes)
+    np.empty(num_bytes, np.uint8)
 
 
 def _check_blame(needed: int, error: ImageError) -> None:
@@ -158,11 +158,7 @@ def _decode(picture: Picture) -> Image.Image:
 def _open(picture: Picture, file: bytes) -> Image.Image:
     header = picture.header
     try:
-        with Image.open(BytesIO(file), formats=(header.format,)) as image:
-            if image.size != (header.width, header.height):
-                raise UnreadableImage(TORN)
-            rgb = _to_rgb(image)
-            exif, xmp = (picture.exif, picture.xmp) if header.format != "WEBP" else _of_webp(image)
+        rgb, exif, xmp = _load(picture, file)
         turn_upright(rgb, exif, xmp)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise OversizedImage(f"{header.width} x {header.height} is more pixels than Pillow decodes") from None
@@ -171,8 +167,15 @@ def _open(picture: Picture, file: bytes) -> Image.Image:
     return rgb
 
 
-def _of_webp(image: Image.Image) -> tuple[bytes, bytes]:
-    return image.info.get("exif", b""), image.info.get("xmp", b"")
+def _load(picture: Picture, file: bytes) -> tuple[Image.Image, bytes, bytes]:
+    """Return the pixels in RGB, the EXIF and the XMP; the image in its own mode is given back by then."""
+    header = picture.header
+    with Image.open(BytesIO(file), formats=(header.format,)) as image:
+        if image.size != (header.width, header.height):
+            raise UnreadableImage(TORN)
+        if header.format == "WEBP":
+            return _to_rgb(image), image.info.get("exif", b""), image.info.get("xmp", b"")
+        return _to_rgb(image), picture.exif, picture.xmp
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -18,9 +18,12 @@ MAX_PIXEL_SCANS = 400_000_000
 MAX_PARTS = 10_000
 """Segments of a JPEG, or chunks of a PNG or WebP. libpng writes a chunk for each 8 KiB of pixels."""
 
-MAX_RLE_PIXELS = 4_000_000
+MAX_RLE_PIXELS = 2_000_000
 MAX_RLE_BYTES = 1_000_000
 """Most pixels and bytes of a BMP with run lengths, which Pillow decodes in Python, byte by byte."""
+
+SPARE_BYTES = 65_536
+"""Bytes of pixels that a PNG or a lossless WebP may have beyond the most that its pixels can take."""
 
 STRIP_PIXELS = 65_536
 """Pixels that are converted to RGB at a time."""
@@ -30,6 +33,9 @@ STRIP_BYTES_PER_PIXEL = 24
 
 RGB_BYTES = 4
 """Bytes of a pixel in Pillow's RGB, as in each of its modes with several channels."""
+
+ROW_BYTES = 8
+"""Bytes of Pillow's pointer to a row."""
 
 FIXED_BYTES = 1 << 20
 """Tables, windows and buffers of the decoders, which do not grow with the image."""
@@ -69,8 +75,9 @@ class Header:
         depth: bits of a sample, or of an index of a palette.
         num_scans: how often the decoder visits each pixel; 1 for all but some JPEGs.
         num_parts: segments of a JPEG, or chunks of a PNG or WebP.
+        num_bytes: of the encoded image.
         bytes_per_pixel: of the image as Pillow decodes it.
-        working_bytes: that the decoder holds beside the decoded image.
+        working_bytes: that the decoder holds beside the encoded and the decoded image.
         is_run_length: whether the image is a BMP with run lengths.
     """
 
@@ -81,6 +88,7 @@ class Header:
     depth: int
     num_scans: int
     num_parts: int
+    num_bytes: int
     bytes_per_pixel: int
     working_bytes: int
     is_run_length: bool = False
@@ -120,7 +128,20 @@ def check_parts(num_parts: int) -> None:
         raise OversizedImage(f"more than {MAX_PARTS:,} segments or chunks; save the image again")
 
 
-def check_cost(header: Header, num_bytes: int, limits: Limits) -> None:
+def check_density(num_bytes: int, most: int) -> None:
+    """Check that packed pixels have no more bytes than the pixels themselves, which no program writes.
+
+    The unpackers of zlib and libwebp need much longer for tables of codes than for pixels, and a file can
+    consist of tables.
+
+    Raises:
+        OversizedImage: there are more than `most` bytes and `SPARE_BYTES`.
+    """
+    if num_bytes > most + SPARE_BYTES:
+        raise OversizedImage(f"{num_bytes:,} bytes are more than its pixels can take; save the image again")
+
+
+def check_cost(header: Header, limits: Limits) -> None:
     """Check that an image is neither too large nor too costly to decode.
 
     Raises:
@@ -141,7 +162,7 @@ def check_cost(header: Header, num_bytes: int, limits: Limits) -> None:
         raise OversizedImage(
             f"{size} in {header.num_scans} scans would take too long; save the image again as a baseline JPEG"
         )
-    if header.is_run_length and (header.pixels > MAX_RLE_PIXELS or num_bytes > MAX_RLE_BYTES):
+    if header.is_run_length and (header.pixels > MAX_RLE_PIXELS or header.num_bytes > MAX_RLE_BYTES):
         raise OversizedImage(
             f"a BMP with run lengths may have {MAX_RLE_PIXELS:,} pixels and {MAX_RLE_BYTES:,} bytes; "
             "save the image again as a PNG"
@@ -149,12 +170,14 @@ def check_cost(header: Header, num_bytes: int, limits: Limits) -> None:
 
 
 def decoded_bytes(header: Header) -> int:
-    """Return the most bytes that `decode` holds at once for an image, beside the encoded bytes.
+    """Return the most bytes that `decode` holds at once for an image, beside the bytes that it is given.
 
-    The image is decoded in its own mode, then converted to RGB strip by strip, then turned upright.
+    The parts that are needed are copied. The image is decoded in its own mode, then converted to RGB strip by
+    strip, then turned upright. A third of what the decoder held is counted as not yet given back.
     """
     decoding = header.working_bytes + header.bytes_per_pixel * header.pixels
-    converting = (header.bytes_per_pixel + RGB_BYTES) * header.pixels
+    converting = (header.bytes_per_pixel + RGB_BYTES) * header.pixels + header.working_bytes // 3
     turning = 2 * RGB_BYTES * header.pixels
-    strip = STRIP_BYTES_PER_PIXEL * max(STRIP_PIXELS, header.width)
-    return max(decoding, converting, turning) + strip + FIXED_BYTES
+    strip = STRIP_BYTES_PER_PIXEL * max(min(STRIP_PIXELS, header.pixels), header.width)
+    rows = 2 * ROW_BYTES * max(header.width, header.height)
+    return header.num_bytes + max(decoding, converting, turning) + strip + rows + FIXED_BYTES

@@ -91,8 +91,8 @@ def read_jpeg(data: bytes) -> Picture:
         UnreadableImage: no scan begins, or the JPEG is of a kind that is not decoded.
     """
     segments = _Segments()
-    kept = []
-    start = position = 2
+    view, kept = memoryview(data), []
+    start, position = 0, 2
     while found := MARKER.search(data, position):
         segments.num_parts += 1
         check_parts(segments.num_parts)
@@ -107,20 +107,19 @@ def read_jpeg(data: bytes) -> Picture:
             position = found.start()
             break
         if not segments.add(marker, data[position + 2 : end]):
-            kept.append(data[start : found.start()])
+            kept.append(view[start : found.start()])
             start = end
         position = max(end, position)
     else:
         position = len(data)
-    kept.append(data[start:position])
+    kept.append(view[start:position])
     if not segments.is_whole and not segments.has_all_scans:
         raise UnreadableImage(TORN)
-    header = _header(segments)
-    file = data[:2] + b"".join(kept)
-    return Picture(header, file, segments.exif, segments.xmp, segments.is_whole)
+    header = _header(segments, len(data))
+    return Picture(header, b"".join(kept), segments.exif, segments.xmp, segments.is_whole)
 
 
-def _header(segments: _Segments) -> Header:
+def _header(segments: _Segments, num_bytes: int) -> Header:
     frame = segments.frame
     if frame is None or len(frame) < 6 or not segments.num_scans:
         raise UnreadableImage(TORN)
@@ -129,7 +128,7 @@ def _header(segments: _Segments) -> Header:
     is_kept_whole = segments.is_progressive or segments.components_of_first_scan < channels
     working_bytes = _coefficient_bytes(frame) if is_kept_whole else 0
     if not segments.is_whole:
-        working_bytes += TWICE_BYTES_PER_PIXEL * width * height
+        working_bytes += num_bytes + TWICE_BYTES_PER_PIXEL * width * height
     return Header(
         format="JPEG",
         width=width,
@@ -138,6 +137,7 @@ def _header(segments: _Segments) -> Header:
         depth=depth,
         num_scans=segments.num_scans,
         num_parts=segments.num_parts,
+        num_bytes=num_bytes,
         bytes_per_pixel=1 if channels == 1 else 4,
         working_bytes=working_bytes,
     )

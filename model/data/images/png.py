@@ -2,9 +2,12 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 
-from model.data.images.header import Header, Picture, check_parts
+from model.data.images.header import Header, Picture, check_density, check_parts
 from model.errors import UnreadableImage
+
+Piece = bytes | memoryview
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 13
@@ -29,7 +32,9 @@ def read_png(data: bytes) -> Picture:
         OversizedImage: there are too many chunks.
         UnreadableImage: the first chunk is no header, or there are no pixels.
     """
-    size, pixels, others = b"", [], []
+    view, size = memoryview(data), b""
+    pixels: list[Piece] = []
+    others: list[Piece] = []
     exif = b""
     texts: dict[bytes, bytes] = {}
     num_parts, position = 0, len(SIGNATURE)
@@ -38,40 +43,41 @@ def read_png(data: bytes) -> Picture:
         check_parts(num_parts)
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
-        body = data[position + 8 : position + 8 + length]
+        body = view[position + 8 : position + 8 + length]
         if num_parts == 1 and (kind != b"IHDR" or len(body) < HEADER_BYTES):
             break
         if kind == b"IHDR" and not size:
-            size = body
-            others.append(data[position:end])
+            size = bytes(body)
+            others.append(view[position:end])
         elif kind == b"PLTE":
-            others.append(data[position:end])
+            others.append(view[position:end])
         elif kind == b"tRNS":
-            others.append(_transparency(size, body, data[position:end]))
+            others.append(_transparency(size, bytes(body), data[position:end]))
         elif kind == b"IDAT":
             pixels.append(body)
         elif kind == b"eXIf":
-            exif = exif or body
+            exif = exif or bytes(body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            key = body[:MAX_KEY_BYTES].partition(b"\0")[0]
+            key = bytes(body[:MAX_KEY_BYTES]).partition(b"\0")[0]
             if key in (EXIF_IN_TEXT, XMP_IN_TEXT):
-                texts.setdefault(key, kind + body)
+                texts.setdefault(key, kind + bytes(body))
         elif kind == b"IEND":
             break
         position = end
     if not size or not pixels:
         raise UnreadableImage("the image is torn or damaged")
-    file = SIGNATURE + b"".join(others) + _chunk(b"IDAT", b"".join(pixels)) + _chunk(b"IEND", b"")
+    file = b"".join([SIGNATURE, *others, *_chunk(b"IDAT", pixels), *_chunk(b"IEND", [])])
+    header = _header(size, num_parts, len(data))
+    _check_pixels(header, sum(len(piece) for piece in pixels))
     exif = exif or _exif_of_text(_text(texts.get(EXIF_IN_TEXT, b"")))
     xmp = _text(texts.get(XMP_IN_TEXT, b""))
-    return Picture(_header(size, num_parts, len(file)), file, exif, xmp)
+    return Picture(header, file, exif, xmp)
 
 
 def _header(size: bytes, num_parts: int, num_bytes: int) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", size)
     channels = CHANNELS.get(colour, 4)
     pillow_bytes = 4 if channels > 1 else 2 if depth > 8 else 1
-    row_bytes = width * channels * depth // 8 + 1
     return Header(
         format="PNG",
         width=width,
@@ -80,13 +86,28 @@ def _header(size: bytes, num_parts: int, num_bytes: int) -> Header:
         depth=depth,
         num_scans=1,
         num_parts=num_parts,
+        num_bytes=num_bytes,
         bytes_per_pixel=pillow_bytes,
-        working_bytes=2 * row_bytes + num_bytes,
+        working_bytes=2 * _row_bytes(width, channels, depth),
     )
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def _row_bytes(width: int, channels: int, depth: int) -> int:
+    return width * channels * depth // 8 + 2
+
+
+def _check_pixels(header: Header, num_bytes: int) -> None:
+    raw = (header.height + 8) * _row_bytes(header.width, header.channels, header.depth)
+    check_density(num_bytes, raw + raw // 100)
+
+
+def _chunk(kind: bytes, pieces: Sequence[Piece]) -> list[Piece]:
+    """Return the pieces of a chunk: its length, its kind, its body and the sum that checks them."""
+    checked = zlib.crc32(kind)
+    for piece in pieces:
+        checked = zlib.crc32(piece, checked)
+    length = sum(len(piece) for piece in pieces)
+    return [struct.pack(">I", length), kind, *pieces, struct.pack(">I", checked)]
 
 
 def _transparency(size: bytes, body: bytes, chunk: bytes) -> bytes:
@@ -95,7 +116,7 @@ def _transparency(size: bytes, body: bytes, chunk: bytes) -> bytes:
     if colour != GREY or depth not in (2, 4) or len(body) < 2:
         return chunk
     grey = int.from_bytes(body[:2]) & ((1 << depth) - 1)
-    return _chunk(b"tRNS", (grey * 255 // ((1 << depth) - 1)).to_bytes(2))
+    return b"".join(_chunk(b"tRNS", [(grey * 255 // ((1 << depth) - 1)).to_bytes(2)]))
 
 
 def _text(chunk: bytes) -> bytes:

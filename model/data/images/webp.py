@@ -2,7 +2,7 @@
 
 import struct
 
-from model.data.images.header import Header, Picture, check_parts
+from model.data.images.header import Header, Picture, check_density, check_parts
 from model.errors import UnreadableImage
 
 CANVAS, LOSSY, LOSSLESS, ALPHA, FRAME = b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANMF"
@@ -14,8 +14,10 @@ WORKING_BYTES_PER_PIXEL = 17
 PIXELS_PER_GROUP = 16
 BITS_PER_GROUP = 20
 MAX_GROUPS = 65_536
-BYTES_PER_GROUP = 12 * 1024
+BYTES_PER_GROUP = 8 * 1024
 """A lossless WebP may have a group of code tables for each 4 x 4 pixels. A group takes at least 20 bits."""
+
+LOSSLESS_BYTES_PER_PIXEL = 5
 
 
 def is_webp(data: bytes) -> bool:
@@ -36,7 +38,9 @@ def read_webp(data: bytes) -> Picture:
         num_parts += 1
         check_parts(num_parts)
         kind, length = struct.unpack_from("<4sI", data, position)
-        may_have_tables |= kind in (LOSSLESS, ALPHA, FRAME)
+        if kind in (LOSSLESS, ALPHA, FRAME):
+            may_have_tables = True
+            check_density(min(length, len(data)), LOSSLESS_BYTES_PER_PIXEL * width * height)
         position += 8 + length + (length & 1)
     groups = min(MAX_GROUPS, width * height // PIXELS_PER_GROUP + 1, len(data) * 8 // BITS_PER_GROUP)
     tables = groups * BYTES_PER_GROUP if may_have_tables else 0
@@ -48,8 +52,9 @@ def read_webp(data: bytes) -> Picture:
         depth=8,
         num_scans=1,
         num_parts=num_parts,
+        num_bytes=len(data),
         bytes_per_pixel=BYTES_PER_PIXEL,
-        working_bytes=WORKING_BYTES_PER_PIXEL * width * height + tables + 2 * len(data),
+        working_bytes=WORKING_BYTES_PER_PIXEL * width * height + tables + len(data),
     )
     return Picture(header, data)
 
