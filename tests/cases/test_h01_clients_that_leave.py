@@ -36,7 +36,9 @@ def post_and_leave(client: httpx.Client, path: str) -> None:
     picture = jpeg_of_scans(2000, 2000, 100)
     request = client.build_request("POST", path, files=images(*[picture] * MAX_IMAGES[path]))
     body = request.read()
-    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in request.headers.items())
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(
+        f"{key}: {value}\r\n" for key, value in request.headers.items()
+    )
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
 

@@ -22,7 +22,11 @@ from pictures import FORMS
 LIMITS = Limits(max_upload_bytes=10 << 20, max_pixels=4_000_000, min_side=16)
 
 REFUSED: dict[str, tuple[Callable[[], bytes], type[ImageError], str]] = {
-    "5,200 scans": (lambda: jpeg_of_scans(2000, 2000, 5_200), OversizedImage, "5,200 scans are more than 100"),
+    "5,200 scans": (
+        lambda: jpeg_of_scans(2000, 2000, 5_200),
+        OversizedImage,
+        "5,200 scans are more than 100",
+    ),
     "101 scans": (lambda: jpeg_of_scans(64, 128, 101), OversizedImage, "101 scans are more than 100"),
     "scans beyond the segments": (lambda: jpeg_of_scans(64, 64, 20_000), OversizedImage, "segments"),
     "tables of codes": (lambda: jpeg_of_tables(20_000), OversizedImage, "10,000 segments"),
