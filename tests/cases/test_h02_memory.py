@@ -1,4 +1,4 @@
-"""H2: the memory of a picture is known from its header, shared by one budget, and its lack is no fault of it."""
+"""H2: the memory of a picture is known from its header, and one budget bounds it for all requests."""
 
 import json
 import resource

@@ -3,9 +3,8 @@
 import struct
 import zlib
 
-from pictures import PNG_SIGNATURE, chunk, encode, person, png_of, run_length_bmp, segment
-
-WEBP_HEADER_BYTES = 12
+from live_server import encode, person
+from pictures import PNG_SIGNATURE, chunk, png_of, run_length_bmp, segment
 
 
 def jpeg_of_scans(width: int, height: int, num_scans: int, restart_interval: int = 0) -> bytes:
