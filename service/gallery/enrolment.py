@@ -76,7 +76,6 @@ def enroll(
         DuplicateCrop: an image is in the gallery already and `on_duplicate` is "reject"; nothing is stored.
         NotReady: no model version is in service yet.
     """
-    check()
     needed = peak_bytes(read_headers(uploads, serving.limits))
     while True:
         generation = serving.current()

@@ -119,7 +119,6 @@ def embed_people(
         NotReady: no network is serving yet.
     """
     generation = serving.current()
-    check()
     needed = max(_needed_bytes(serving, field, uploads) for field, uploads in people.items())
     while True:
         crops: list[ImageInfo] = []

@@ -7,6 +7,9 @@ import pytest
 from hostile_pictures import (
     arithmetic_jpeg,
     bmp_of_runs,
+    jpeg_of_frames,
+    jpeg_of_junk,
+    jpeg_of_quantisation,
     jpeg_of_scans,
     jpeg_of_tables,
     png_of_chunks,
@@ -16,6 +19,7 @@ from hostile_pictures import (
     webp_of_groups,
 )
 from model.data.images import STORED, Header, Limits, decode, read_header
+from model.data.images.jpeg import read_jpeg
 from model.errors import ImageError, OversizedImage, UnreadableImage
 from pictures import FORMS
 
@@ -30,6 +34,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], type[ImageError], str]] = {
     "101 scans": (lambda: jpeg_of_scans(64, 128, 101), OversizedImage, "101 scans are more than 100"),
     "scans beyond the segments": (lambda: jpeg_of_scans(64, 64, 20_000), OversizedImage, "segments"),
     "tables of codes": (lambda: jpeg_of_tables(20_000), OversizedImage, "10,000 segments"),
+    "many tables at once": (lambda: jpeg_of_quantisation(5_000), OversizedImage, "its tables"),
+    "two frames": (lambda: jpeg_of_frames(2), UnreadableImage, "torn"),
     "arithmetic coding": (arithmetic_jpeg, UnreadableImage, "arithmetic coding"),
     "chunks": (lambda: png_of_chunks(20_000), OversizedImage, "10,000 segments or chunks"),
     "frames": (lambda: png_of_frames(6_000), OversizedImage, "10,000 segments or chunks"),
@@ -52,6 +58,15 @@ def test_stored_pictures_of_many_scans_are_refused_too() -> None:
     with pytest.raises(OversizedImage, match="would take too long"):
         read_header(jpeg_of_scans(6320, 6320, 11), STORED)
     assert read_header(jpeg_of_scans(6320, 6320, 10), STORED).num_scans == 10
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\0", b"ab"])
+def test_junk_between_segments_is_not_given_to_pillow(junk: bytes) -> None:
+    expected, _ = decode(FORMS["plain.jpg"](), LIMITS)
+    picture = read_jpeg(jpeg_of_junk(junk * 1_000_000))
+    assert sum(len(piece) for piece in picture.pieces) < 10_000
+    image, _ = decode(jpeg_of_junk(junk * 1_000_000), LIMITS)
+    assert image.tobytes() == expected.tobytes()
 
 
 def test_a_picture_of_100_scans_is_taken() -> None:

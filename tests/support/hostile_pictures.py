@@ -34,6 +34,26 @@ def jpeg_of_tables(num_segments: int) -> bytes:
     return jpeg[:2] + segment(0xC4, b"\0" + bytes([1] + [0] * 15) + b"\0") * num_segments + jpeg[2:]
 
 
+def jpeg_of_quantisation(num_tables: int) -> bytes:
+    """Return a JPEG with so many tables of quantisation, in segments of 100."""
+    jpeg = encode(person(1), "JPEG")
+    return jpeg[:2] + segment(0xDB, (b"\0" + b"\1" * 64) * 100) * (num_tables // 100) + jpeg[2:]
+
+
+def jpeg_of_frames(num_frames: int) -> bytes:
+    """Return a JPEG that says its size so many times."""
+    jpeg = encode(person(1), "JPEG")
+    at = jpeg.index(b"\xff\xc0")
+    return jpeg[:at] + jpeg[at : at + 19] * num_frames + jpeg[at + 19 :]
+
+
+def jpeg_of_junk(junk: bytes) -> bytes:
+    """Return a JPEG with meaningless bytes between two segments."""
+    jpeg = encode(person(1), "JPEG", quality=90)
+    at = jpeg.index(b"\xff\xdb")
+    return jpeg[:at] + junk + jpeg[at:]
+
+
 def arithmetic_jpeg() -> bytes:
     """Return a JPEG that says that its coding is arithmetic."""
     return encode(person(1), "JPEG").replace(b"\xff\xc0", b"\xff\xc9", 1)

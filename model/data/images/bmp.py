@@ -47,4 +47,4 @@ def read_bmp(data: bytes) -> Picture:
         + (RUN_LENGTH_BYTES * width * height if is_run_length else 0),
         is_run_length=is_run_length,
     )
-    return Picture(header, data)
+    return Picture(header, [data])

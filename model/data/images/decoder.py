@@ -147,9 +147,11 @@ def _check_blame(needed: int, error: ImageError) -> None:
 
 
 def _decode(picture: Picture) -> Image.Image:
+    file = b"".join(picture.pieces)
     if picture.is_whole:
-        return _open(picture, picture.file)
-    one, other = (_open(picture, picture.file.rstrip(b"\xff") + pad + END_OF_JPEG) for pad in PADS)
+        return _open(picture, file)
+    file = file.rstrip(b"\xff")
+    one, other = (_open(picture, file + pad + END_OF_JPEG) for pad in PADS)
     if ImageChops.difference(one, other).getbbox() is not None:
         raise UnreadableImage(TORN)
     return one

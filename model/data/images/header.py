@@ -5,9 +5,12 @@ number of times that each pixel is visited (the scans of a JPEG), and by the num
 Everything else in the file, such as text, ICC profiles, thumbnails and later pictures, is never decoded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import OversizedImage, UndersizedImage, UnreadableImage
+
+Piece = bytes | memoryview
 
 MAX_SCANS = 100
 """Scans of a JPEG. A progressive JPEG of any camera or program has about 10."""
@@ -17,6 +20,9 @@ MAX_PIXEL_SCANS = 400_000_000
 
 MAX_PARTS = 10_000
 """Segments of a JPEG, or chunks of a PNG or WebP. libpng writes a chunk for each 8 KiB of pixels."""
+
+MAX_TABLE_BYTES = 262_144
+"""Bytes of the tables of a JPEG, which Pillow reads in Python. A progressive JPEG has some 3,000."""
 
 MAX_RLE_PIXELS = 2_000_000
 MAX_RLE_BYTES = 1_000_000
@@ -105,14 +111,14 @@ class Picture:
 
     Args:
         header: what the image is.
-        file: the image without the parts that do not change its pixels.
+        pieces: the file without the parts that do not change the pixels.
         exif: the EXIF, or empty.
         xmp: the XMP, or empty.
         is_whole: whether the end of the image is there.
     """
 
     header: Header
-    file: bytes
+    pieces: Sequence[Piece]
     exif: bytes = b""
     xmp: bytes = b""
     is_whole: bool = True

@@ -2,8 +2,8 @@
 
 import re
 
-from model.data.images.header import Header, Picture, check_parts
-from model.errors import UnreadableImage
+from model.data.images.header import MAX_TABLE_BYTES, Header, Picture, check_parts
+from model.errors import OversizedImage, UnreadableImage
 
 SIGNATURE = b"\xff\xd8\xff"
 
@@ -15,6 +15,9 @@ FRAMES = (0xC0, 0xC1, 0xC2)
 PROGRESSIVE = 0xC2
 NO_FRAMES = (0xC4, 0xC8, 0xCC)
 """Markers from C0 to CF that are tables, not frames."""
+
+TABLES = (0xC4, 0xDB)
+"""Markers of the tables of Huffman codes and of quantisation."""
 
 APP0, APP1, ADOBE, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -41,6 +44,7 @@ class _Segments:
         self.num_scans = 0
         self.bands: dict[int, int] = {}
         self.num_parts = 0
+        self.table_bytes = 0
         self.exif = b""
         self.xmp = b""
         self.is_whole = False
@@ -55,10 +59,16 @@ class _Segments:
         elif 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES:
             if marker not in FRAMES:
                 raise UnreadableImage(UNUSUAL)
-            self.frame = self.frame or body
+            if self.frame is not None or len(body) < 6 or len(body) != 6 + 3 * body[5]:
+                raise UnreadableImage(TORN)
+            self.frame = body
             self.is_progressive = marker == PROGRESSIVE
         elif marker == START_OF_SCAN:
             self._add_scan(body)
+        elif marker in TABLES:
+            self.table_bytes += len(body)
+            if self.table_bytes > MAX_TABLE_BYTES:
+                raise OversizedImage(f"its tables have more than {MAX_TABLE_BYTES:,} bytes")
         return not (APP0 < marker <= APP15 and marker != ADOBE) and marker != COMMENT
 
     def _add_scan(self, body: bytes) -> None:
@@ -84,7 +94,7 @@ def read_jpeg(data: bytes) -> Picture:
 
     The scans of entropy-coded data are skipped by the marker that follows them. Comments and application
     segments that do not change the pixels are left out, so thumbnails, ICC profiles and the index of further
-    pictures cost nothing.
+    pictures cost nothing. Bytes between two segments, which mean nothing, are left out too.
 
     Raises:
         OversizedImage: there are too many segments.
@@ -92,10 +102,13 @@ def read_jpeg(data: bytes) -> Picture:
     """
     segments = _Segments()
     view, kept = memoryview(data), []
-    start, position = 0, 2
+    start, position, is_scan = 0, 2, False
     while found := MARKER.search(data, position):
         segments.num_parts += 1
         check_parts(segments.num_parts)
+        if not is_scan and position < found.start():
+            kept.append(view[start:position])
+            start = found.start()
         marker, position = data[found.end() - 1], found.end()
         if marker == END:
             segments.is_whole = True
@@ -109,19 +122,19 @@ def read_jpeg(data: bytes) -> Picture:
         if not segments.add(marker, data[position + 2 : end]):
             kept.append(view[start : found.start()])
             start = end
-        position = max(end, position)
+        position, is_scan = max(end, position), marker == START_OF_SCAN
     else:
         position = len(data)
     kept.append(view[start:position])
     if not segments.is_whole and not segments.has_all_scans:
         raise UnreadableImage(TORN)
     header = _header(segments, len(data))
-    return Picture(header, b"".join(kept), segments.exif, segments.xmp, segments.is_whole)
+    return Picture(header, kept, segments.exif, segments.xmp, segments.is_whole)
 
 
 def _header(segments: _Segments, num_bytes: int) -> Header:
     frame = segments.frame
-    if frame is None or len(frame) < 6 or not segments.num_scans:
+    if frame is None or not segments.num_scans:
         raise UnreadableImage(TORN)
     depth, height, width = frame[0], int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
     channels = frame[5]

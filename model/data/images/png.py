@@ -4,10 +4,8 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-from model.data.images.header import Header, Picture, check_density, check_parts
+from model.data.images.header import Header, Picture, Piece, check_density, check_parts
 from model.errors import UnreadableImage
-
-Piece = bytes | memoryview
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 13
@@ -66,12 +64,12 @@ def read_png(data: bytes) -> Picture:
         position = end
     if not size or not pixels:
         raise UnreadableImage("the image is torn or damaged")
-    file = b"".join([SIGNATURE, *others, *_chunk(b"IDAT", pixels), *_chunk(b"IEND", [])])
+    pieces = [SIGNATURE, *others, *_chunk(b"IDAT", pixels), *_chunk(b"IEND", [])]
     header = _header(size, num_parts, len(data))
     _check_pixels(header, sum(len(piece) for piece in pixels))
     exif = exif or _exif_of_text(_text(texts.get(EXIF_IN_TEXT, b"")))
     xmp = _text(texts.get(XMP_IN_TEXT, b""))
-    return Picture(header, file, exif, xmp)
+    return Picture(header, pieces, exif, xmp)
 
 
 def _header(size: bytes, num_parts: int, num_bytes: int) -> Header:

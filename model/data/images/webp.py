@@ -56,7 +56,7 @@ def read_webp(data: bytes) -> Picture:
         bytes_per_pixel=BYTES_PER_PIXEL,
         working_bytes=WORKING_BYTES_PER_PIXEL * width * height + tables + len(data),
     )
-    return Picture(header, data)
+    return Picture(header, [data])
 
 
 def _size(data: bytes) -> tuple[int, int]:
