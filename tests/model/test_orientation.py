@@ -38,7 +38,8 @@ def tiff(order: str, fields: list[tuple[int, int, int, object]]) -> bytes:
 def by_pillow(exif: bytes, xmp: bytes) -> bytes:
     """Return the pixels as Pillow turns them by the whole EXIF and XMP."""
     image = Image.fromarray(PIXELS)
-    image.info |= {"exif": exif} | ({"xmp": xmp} if xmp else {})
+    image.info["exif"] = exif
+    image.info["xmp"] = xmp
     return ImageOps.exif_transpose(image).tobytes()
 
 
