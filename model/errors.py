@@ -30,8 +30,12 @@ class UnreadableImage(ImageError):
 
 
 class OversizedImage(ImageError):
-    """The image has too many bytes or, by its header, too many pixels."""
+    """The image has too many bytes or, by its header, too many pixels, or would take too long to decode."""
 
 
 class UndersizedImage(ImageError):
     """The width or the height of the image has too few pixels."""
+
+
+class OutOfMemory(ModelError):
+    """The machine has too little memory to decode an image; the image may be sound."""

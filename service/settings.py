@@ -81,7 +81,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Server processes; each holds the whole index.")
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Most bytes of one image.")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="Most pixels of one image, by its header.")
+    max_pixels: int = Field(default=4_000_000, ge=1, description="Most pixels of one image, by its header.")
+    max_decoding_bytes: int = Field(
+        default=256 * MEBIBYTE,
+        ge=MEBIBYTE,
+        description="Most bytes of all images that a process decodes at a time.",
+    )
     min_side: int = Field(default=16, ge=1, description="Fewest pixels on the shorter side of a crop.")
     max_archive_bytes: int = Field(
         default=4096 * MEBIBYTE, ge=1, description="Most bytes of a posted tar or zip, packed and unpacked."

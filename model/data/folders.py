@@ -1,6 +1,6 @@
 """The suffixes of image files, and the name of the label file beside them."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
 """Suffixes of image files, in lower case."""
 
 MANIFEST = "gallery.csv"

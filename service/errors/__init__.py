@@ -37,7 +37,9 @@ from service.errors.people import (
 )
 from service.errors.requests import (
     BadArchive,
+    ClientGone,
     CropTooSmall,
+    DecodingBusy,
     Fault,
     IdempotencyInProgress,
     IdempotencyMismatch,
@@ -68,6 +70,7 @@ __all__ = [
     "BadBackup",
     "BadSettings",
     "CannotUndo",
+    "ClientGone",
     "CountDiffers",
     "CropMissing",
     "CropNotKept",
@@ -75,6 +78,7 @@ __all__ = [
     "CropsNotKept",
     "DatabaseDamaged",
     "DatabaseUnavailable",
+    "DecodingBusy",
     "DuplicateCrop",
     "Fault",
     "GalleryItemNotFound",

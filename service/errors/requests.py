@@ -94,6 +94,28 @@ class CropTooSmall(ImageError):
     title = "Crop too small"
 
 
+class DecodingBusy(ServiceError):
+    """The process has no memory free to decode the images of this request."""
+
+    code = "decoding_busy"
+    status = 503
+    title = "Decoding busy"
+
+    def __init__(self) -> None:
+        super().__init__("too many images are being decoded, and memory is short; send the request again")
+
+
+class ClientGone(ServiceError):
+    """The client has closed its connection, so its request was dropped; nobody reads this answer."""
+
+    code = "client_gone"
+    status = 408
+    title = "Client gone"
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection before the answer; nothing was changed")
+
+
 class BadArchive(ServiceError):
     """A tar or zip is damaged, too large, or has a forbidden member. Nothing of the archive is stored."""
 

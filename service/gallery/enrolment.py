@@ -23,13 +23,13 @@ from model.embedder import Embedder
 from service.errors import DuplicateCrop
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import ItemMetadata
-from service.serving.embedding import embed_in_batches, to_half
+from service.serving.embedding import embed_in_batches, peak_bytes, to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import Transaction, active_model
 from service.store.doomed import mark_doomed
 from service.store.tables import Embedding, Identity, Item, new_id, now
-from service.uploads.requests import decode_uploads, read_upload
+from service.uploads.requests import decode_uploads, go_on, read_headers, read_upload
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def enroll(
     metadata: Sequence[ItemMetadata],
     on_duplicate: OnDuplicate = "store",
     before_commit: BeforeCommit = lambda _session, _enrolment: None,
+    check: Callable[[], None] = go_on,
 ) -> Enrolment:
     """Add one item for each upload, or none at all; searches find the items once this returns.
 
@@ -64,21 +65,25 @@ def enroll(
         on_duplicate: what to do with a crop of equal bytes and camera: "return" the item in the gallery,
             "store" another item, or "reject" the request.
         before_commit: called within the transaction.
+        check: called before each image and each batch; raises an error if nobody waits for the answer.
 
     Returns:
         The items, after the commit.
 
     Raises:
         ImageError: one of the images is refused; nothing is stored.
+        DecodingBusy: no memory is free to decode the images; nothing is stored.
         DuplicateCrop: an image is in the gallery already and `on_duplicate` is "reject"; nothing is stored.
         NotReady: no model version is in service yet.
     """
+    needed = peak_bytes(read_headers(uploads, serving.limits))
     while True:
         generation = serving.current()
-        embeddings_ND, crops = _embed(serving, generation.gallery_embedder, uploads)
-        made = {generation.replica.version: to_half(embeddings_ND)}
-        if generation.has_two_networks:
-            made[generation.version] = to_half(_embed(serving, generation.embedder, uploads)[0])
+        with serving.store.decoding.claim(needed):
+            embeddings_ND, crops = _embed(serving, generation.gallery_embedder, uploads, check)
+            made = {generation.replica.version: to_half(embeddings_ND)}
+            if generation.has_two_networks:
+                made[generation.version] = to_half(_embed(serving, generation.embedder, uploads, check)[0])
         with serving.priority.enrolment():
             near = _near(serving, generation, embeddings_ND, metadata)
             new = NewItems(crops, metadata, made, near, serving.store.settings.keep_crops)
@@ -89,10 +94,10 @@ def enroll(
 
 
 def _embed(
-    serving: Serving, embedder: Embedder, uploads: Sequence[BinaryIO]
+    serving: Serving, embedder: Embedder, uploads: Sequence[BinaryIO], check: Callable[[], None]
 ) -> tuple[NDArray[np.float32], list[ImageInfo]]:
-    images = decode_uploads(uploads, serving.limits)
-    return embed_in_batches(embedder, images, serving.priority.enrolment)
+    images = decode_uploads(uploads, serving.limits, check)
+    return embed_in_batches(embedder, images, serving.priority.enrolment, check)
 
 
 def _restore_deleted(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:

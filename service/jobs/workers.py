@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.errors import DatabaseUnavailable, ServiceError
+from service.errors import DatabaseUnavailable, DecodingBusy, ServiceError
 from service.jobs.jobs import Cancelled, Stopped, claim_job, end_job, keep_alive, requeue
 from service.store.failures import to_service_error
 from service.store.store import Store
@@ -38,7 +38,7 @@ class Worker:
     """
 
     def __init__(
-        self, store: Store, kind: str, work: Work, transient: ErrorTypes = (DatabaseUnavailable,)
+        self, store: Store, kind: str, work: Work, transient: ErrorTypes = (DatabaseUnavailable, DecodingBusy)
     ) -> None:
         self._store = store
         self._kind = kind

@@ -1,6 +1,7 @@
 """Search: embed the query crops, search the index, read the items of the hits, and rank them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
@@ -14,12 +15,12 @@ from service.gallery.conditions import to_filter
 from service.gallery.selection import Selection
 from service.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
-from service.serving.embedding import embed_in_batches
+from service.serving.embedding import embed_in_batches, peak_bytes
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.serving.thresholds import Thresholds
 from service.store.tables import Item, Rejection
-from service.uploads.requests import decode_uploads
+from service.uploads.requests import decode_uploads, go_on, read_headers
 
 SLOTS_PER_STATEMENT = 10_000
 """Most slots in one SQL statement; SQLite allows at most 32,766 variables."""
@@ -66,14 +67,23 @@ class Answer:
     items: dict[str, Item]
 
 
-def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answer:
+def search(
+    serving: Serving, uploads: Sequence[BinaryIO], query: Query, check: Callable[[], None] = go_on
+) -> Answer:
     """Find the best matches for uploaded crops of one person.
 
+    Args:
+        serving: the generation that this process serves.
+        uploads: the crops.
+        query: how to search.
+        check: called before each step that takes long; raises an error if nobody waits for the answer.
+
     Raises:
+        DecodingBusy: no memory is free to decode the images.
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, (query_D,), crops = embed_people(serving, {"images": uploads})
+    generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
     with serving.store.read() as session:
         only = to_filter(session, query.among)
         rejected = frozenset(session.scalars(_rejected_keys(crops)))
@@ -92,39 +102,54 @@ def search(serving: Serving, uploads: Sequence[BinaryIO], query: Query) -> Answe
 
 
 def embed_people(
-    serving: Serving, people: Mapping[str, Sequence[BinaryIO]]
+    serving: Serving, people: Mapping[str, Sequence[BinaryIO]], check: Callable[[], None] = go_on
 ) -> tuple[Generation, list[NDArray[np.float32]], list[ImageInfo]]:
     """Embed uploaded crops with the active network, and bring the index up to date.
 
     Args:
         serving: the generation that this process serves.
         people: the form fields, each with the crops of one person.
+        check: called before each step that takes long; raises an error if nobody waits for the answer.
 
     Returns:
         The generation to search in, one mean embedding (D,) for each person, and the details of each crop.
 
     Raises:
+        DecodingBusy: no memory is free to decode the images.
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
     generation = serving.current()
+    needed = max(_needed_bytes(serving, field, uploads) for field, uploads in people.items())
     while True:
         crops: list[ImageInfo] = []
         fused = []
-        for field, uploads in people.items():
-            images = decode_uploads(uploads, serving.limits)
-            try:
-                with serving.priority.search():
-                    embeddings_ND, infos = embed_in_batches(generation.embedder, images)
-            except ImageError as error:
-                error.field = field
-                raise
-            fused.append(fuse(embeddings_ND))
-            crops += infos
+        with serving.store.decoding.claim(needed):
+            for field, uploads in people.items():
+                with _naming(field), serving.priority.search():
+                    images = decode_uploads(uploads, serving.limits, check)
+                    embeddings_ND, infos = embed_in_batches(generation.embedder, images, check=check)
+                fused.append(fuse(embeddings_ND))
+                crops += infos
         active = serving.refresh()
         if active.embedder is generation.embedder:
             return active, fused, crops
         generation = active
+
+
+def _needed_bytes(serving: Serving, field: str, uploads: Sequence[BinaryIO]) -> int:
+    with _naming(field):
+        return peak_bytes(read_headers(uploads, serving.limits))
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Name the field of the form in the error of a refused image."""
+    try:
+        yield
+    except ImageError as error:
+        error.field = field
+        raise
 
 
 def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:

@@ -1,6 +1,6 @@
 """Verification: compare crops of one person with other crops, or with an identity of the gallery."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from service.search.search import embed_people
 from service.serving.serving import Serving
 from service.serving.thresholds import Thresholds
 from service.store.tables import Embedding, Item
+from service.uploads.requests import go_on
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,27 @@ class Verified:
     thresholds: Thresholds
 
 
-def verify_crops(serving: Serving, uploads: Sequence[BinaryIO], others: Sequence[BinaryIO]) -> Verified:
+def verify_crops(
+    serving: Serving,
+    uploads: Sequence[BinaryIO],
+    others: Sequence[BinaryIO],
+    check: Callable[[], None] = go_on,
+) -> Verified:
     """Compare crops of one person with other crops, also of one person.
 
     Raises:
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, (one_D, other_D), _ = embed_people(serving, {"images": uploads, "other_images": others})
+    generation, (one_D, other_D), _ = embed_people(
+        serving, {"images": uploads, "other_images": others}, check
+    )
     return Verified(generation.version, _cosine(one_D, other_D), generation.thresholds)
 
 
-def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: str) -> Verified:
+def verify_identity(
+    serving: Serving, uploads: Sequence[BinaryIO], identity_id: str, check: Callable[[], None] = go_on
+) -> Verified:
     """Compare crops of one person with the mean embedding of all items of an identity.
 
     The mean is over the embeddings that searches use. During a compatible swap these still come from the
@@ -58,7 +68,7 @@ def verify_identity(serving: Serving, uploads: Sequence[BinaryIO], identity_id: 
     """
     with serving.store.read() as session:
         find_identity(session, identity_id)
-    generation, (query_D,), _ = embed_people(serving, {"images": uploads})
+    generation, (query_D,), _ = embed_people(serving, {"images": uploads}, check)
     with serving.store.read() as session:
         items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.replica.version)
     if not len(items_ND):

@@ -11,6 +11,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from model.checkpoint import load_checkpoint
+from model.data.images import Header, decoded_bytes
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.interop.trial import try_out
@@ -18,8 +19,12 @@ from service.errors import NotFinite, ServiceError, UnfitCheckpoint
 from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Model
+from service.uploads.requests import go_on
 
 Tag = TypeVar("Tag")
+
+RGB_BYTES = 4
+"""Bytes of a decoded pixel, as Pillow holds it."""
 
 MAX_BATCH = 16
 """Images in a batch."""
@@ -57,10 +62,31 @@ def load_registered(store: Store, version: str) -> Embedder:
     return embedder
 
 
+def peak_bytes(headers: Iterable[Header]) -> int:
+    """Return the most bytes that `embed_in_batches` holds for images that are decoded as it asks for them.
+
+    The images of a batch are held in RGB while the next one is decoded.
+    """
+    peak = held = num_held = num_pixels = 0
+    for header in headers:
+        peak = max(peak, held + decoded_bytes(header))
+        num_held, num_pixels = num_held + 1, num_pixels + header.pixels
+        held = RGB_BYTES * num_pixels
+        if is_full(num_held, num_pixels):
+            held = num_held = num_pixels = 0
+    return peak
+
+
+def is_full(num_images: int, num_pixels: int) -> bool:
+    """Tell whether a batch of so many images and pixels is to be embedded before another image is decoded."""
+    return num_images == MAX_BATCH or num_pixels >= MAX_BATCH_PIXELS
+
+
 def embed_in_batches(
     embedder: Embedder,
     images: Iterable[tuple[Image.Image, Tag]],
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    check: Callable[[], None] = go_on,
 ) -> tuple[NDArray[np.float32], list[Tag]]:
     """Embed images as they are decoded, and hold at most one batch of decoded images.
 
@@ -68,6 +94,7 @@ def embed_in_batches(
         embedder: the network.
         images: upright RGB images, each with anything that the caller wants back, such as its `ImageInfo`.
         turn: makes a context manager that is entered around each batch; to enter it may take a while.
+        check: called before a batch is embedded; raises an error if the work is no longer wanted.
 
     Returns:
         The embeddings, (N, D), L2-normalised, and what came with each image.
@@ -81,11 +108,13 @@ def embed_in_batches(
     for image, tag in images:
         batch.append(image)
         tags.append(tag)
-        if len(batch) == MAX_BATCH or sum(i.width * i.height for i in batch) >= MAX_BATCH_PIXELS:
+        if is_full(len(batch), sum(i.width * i.height for i in batch)):
             with turn():
+                check()
                 parts.append(embedder.embed(batch))
             batch = []
     with turn():
+        check()
         parts.append(embedder.embed(batch))
     embeddings_ND = np.concatenate(parts)
     is_finite_N = np.isfinite(embeddings_ND).all(axis=1)

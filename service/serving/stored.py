@@ -1,6 +1,7 @@
 """Embed stored crops again, and compare the results with stored embeddings."""
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -9,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.data.images import UNLIMITED
+from model.data.images import Limits, decoded_bytes
 from model.embedder import Embedder
 from service.errors import CropMissing, ImageError, NotFinite, ServiceError
 from service.serving.embedding import embed_in_batches
 from service.store.store import Store
-from service.uploads.requests import decode
+from service.uploads.requests import decode, read_header, stored_limits
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -73,25 +74,33 @@ def embed_stored(
         NotFinite: an embedding is not finite; `position` is that of its key in `sha256s`.
     """
     embeddings: dict[Key, NDArray[np.float32]] = {}
+    limits = stored_limits(store.settings.max_pixels)
     for group in _groups(sha256s):
         images: list[tuple[Image.Image, Key]] = []
-        for key in group:
-            try:
-                image, _ = decode(store.crops.get(sha256s[key]), UNLIMITED)
-            except skipped:
-                continue
-            except ImageError as error:
-                error.position = list(sha256s).index(key)
-                raise
-            images.append((image, key))
-        if images:
-            try:
-                embeddings_ND, keys = embed_in_batches(embedder, images)
-            except NotFinite as error:
-                error.position = list(sha256s).index(images[error.position][1])
-                raise
-            embeddings |= zip(keys, embeddings_ND, strict=True)
+        with ExitStack() as counted:
+            for key in group:
+                try:
+                    images.append((_decode(store, sha256s[key], limits, counted), key))
+                except skipped:
+                    continue
+                except ImageError as error:
+                    error.position = list(sha256s).index(key)
+                    raise
+            if images:
+                try:
+                    embeddings_ND, keys = embed_in_batches(embedder, images)
+                except NotFinite as error:
+                    error.position = list(sha256s).index(images[error.position][1])
+                    raise
+                embeddings |= zip(keys, embeddings_ND, strict=True)
     return embeddings
+
+
+def _decode(store: Store, sha256: str, limits: Limits, counted: ExitStack) -> Image.Image:
+    """Decode a stored crop, and count its bytes as in flight until the stack is left."""
+    data = store.crops.get(sha256)
+    counted.enter_context(store.decoding.count(decoded_bytes(read_header(data, limits))))
+    return decode(data, limits)[0]
 
 
 def _groups(sha256s: Mapping[Key, str]) -> Iterator[list[Key]]:

@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.store.changes import Transaction, transaction
 from service.store.crops import CropStore
 from service.store.database import Sessions
+from service.store.decoding import DecodingBudget
 from service.store.doomed import needed_crops
 from service.store.tables import DoomedCrop
 
@@ -30,6 +31,7 @@ class Store:
         settings: the settings of this process.
         sessions: makes the sessions of the database.
         crops: the bytes of the crops, by their SHA-256.
+        decoding: the memory for decoded images, which all threads of this process share.
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
@@ -40,6 +42,7 @@ class Store:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
+        self.decoding = DecodingBudget(settings.max_decoding_bytes)
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from draw_people import write_market1501
+from forked import Fork
 from live_server import wait_until
 from model.architectures import ARCHITECTURES, TRUNKS, build_network
 from model.checkpoint import load_checkpoint

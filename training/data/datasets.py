@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from model.data.images import UNLIMITED, decode
-from model.errors import ImageError
+from model.errors import ImageError, OutOfMemory
 
 SPLITS = ("train", "query", "gallery")
 JUNK_PID = -1
@@ -185,7 +185,7 @@ def open_crop(path: str | Path) -> Image.Image:
     """
     try:
         image, _ = decode(Path(path).read_bytes(), CROP_LIMITS)
-    except (OSError, ValueError, ImageError) as error:
+    except (OSError, ValueError, ImageError, OutOfMemory) as error:
         raise DatasetError(f"{path} cannot be read as an image: {error}") from error
     return image
 

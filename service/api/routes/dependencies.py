@@ -1,12 +1,13 @@
 """Dependencies of the endpoints; they are async functions, so that none waits for a worker thread."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from typing import Annotated
 
+from anyio import from_thread
 from fastapi import Depends, Request
 
-from service.errors import Fault, InvalidRequest
+from service.errors import ClientGone, Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
 from service.serving.serving import Serving
 from service.store.store import Store
@@ -51,6 +52,16 @@ async def open_store_of(request: Request) -> Store:
     if not serving.store.is_open:
         serving.current()
     return serving.store
+
+
+async def client_check_of(request: Request) -> Callable[[], None]:
+    """Return a function for the thread of an endpoint, which raises ClientGone once the client has gone."""
+
+    def check_client() -> None:
+        if from_thread.run(request.is_disconnected):
+            raise ClientGone
+
+    return check_client
 
 
 async def request_id_of(request: Request) -> str:
@@ -108,4 +119,5 @@ AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]
 OpenStore = Annotated[Store, Depends(open_store_of)]
+CheckClient = Annotated[Callable[[], None], Depends(client_check_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.idempotency import keep_answer
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer
 from service.api.schemas.jobs import JobAnswer
 from service.errors import Fault, InvalidRequest
@@ -111,6 +111,7 @@ def post_gallery(
     request: Request,
     serving: ReadyServing,
     request_id: RequestId,
+    check_client: CheckClient,
     on_duplicate: Annotated[
         OnDuplicate,
         Form(
@@ -150,7 +151,7 @@ def post_gallery(
         accept_images(serving, named, form.metadata, on_duplicate, answer_job)
     else:
         files = [image.file for image in form.images]
-        enroll(serving, files, form.metadata, on_duplicate, answer_items)
+        enroll(serving, files, form.metadata, on_duplicate, answer_items, check_client)
     status, body, location = answers[-1]
     headers = {} if location is None else {"Location": location}
     return Response(body, status, headers, media_type="application/json")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
+from model.data.images import decoded_bytes
 from service.api.problems import responses
 from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import (
@@ -20,7 +21,8 @@ from service.errors import Fault, InvalidRequest
 from service.gallery.items import delete_item as delete_gallery_item
 from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items
 from service.people.corrections import correct_item
-from service.uploads.requests import thumbnail
+from service.store.store import Store
+from service.uploads.requests import read_header, stored_limits, thumbnail
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
 
@@ -89,7 +91,14 @@ def get_thumbnail(
     """Return a small JPEG of the crop, made for each request and never stored, so an erasure leaves none."""
     item = find_with_crop(store, item_id)
     etag = f"{item.sha256}-{size}"
-    return _picture(etag, if_none_match, "image/jpeg", lambda: thumbnail(store.crops.get(item.sha256), size))
+    return _picture(etag, if_none_match, "image/jpeg", lambda: _thumbnail(store, item.sha256, size))
+
+
+def _thumbnail(store: Store, sha256: str, size: int) -> bytes:
+    data = store.crops.get(sha256)
+    limits = stored_limits(store.settings.max_pixels)
+    with store.decoding.claim(decoded_bytes(read_header(data, limits))):
+        return thumbnail(data, size, limits)
 
 
 def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], bytes]) -> Response:

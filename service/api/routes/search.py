@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import Field
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
 from service.api.schemas.forms import form_of
 from service.api.schemas.search import SearchAnswer
 from service.gallery.selection import Selection
@@ -42,9 +42,13 @@ async def query_of(
 
 @router.post("/search", responses=responses(400, 413, 415, 422, 503))
 def post_search(
-    images: Images, query: Annotated[Query, Depends(query_of)], serving: ReadyServing, request_id: RequestId
+    images: Images,
+    query: Annotated[Query, Depends(query_of)],
+    serving: ReadyServing,
+    request_id: RequestId,
+    check_client: CheckClient,
 ) -> SearchAnswer:
     """Rank the identities (or tracks, cameras, items) by similarity to the crops of one person."""
     started_s = time.perf_counter()
-    answer = search(serving, [image.file for image in images], query)
+    answer = search(serving, [image.file for image in images], query, check_client)
     return SearchAnswer.of(answer, request_id, (time.perf_counter() - started_s) * 1000)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, RequestId
+from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
 from service.api.routes.search import MAX_IMAGES, Images
 from service.api.schemas.search import VerifyAnswer
 from service.errors import Fault, InvalidRequest
@@ -25,6 +25,7 @@ def post_verify(
     images: Images,
     serving: ReadyServing,
     request_id: RequestId,
+    check_client: CheckClient,
     other_images: OtherImages = [],  # noqa: B006
     identity_id: Annotated[
         OptionalName, Form(description="Or an identity to compare with, by the mean embedding of its items.")
@@ -36,6 +37,6 @@ def post_verify(
         fault = Fault(("body", "other_images"), "give either other_images or identity_id")
         raise InvalidRequest(fault, detail="give other_images or identity_id, and not both")
     if identity_id is not None:
-        return VerifyAnswer.of(verify_identity(serving, uploads, identity_id), request_id)
-    verified = verify_crops(serving, uploads, [image.file for image in other_images])
+        return VerifyAnswer.of(verify_identity(serving, uploads, identity_id, check_client), request_id)
+    verified = verify_crops(serving, uploads, [image.file for image in other_images], check_client)
     return VerifyAnswer.of(verified, request_id)
