@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MAX_WORDS = 700
 FILTERS = "index.md#filters"
+ROOMS = ("service", "model", "training", "tests", "migrations", "docker", "docs", ".ci")
+PAPERS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
 
 
 def headings(page: Path, level: str) -> list[str]:
@@ -101,3 +103,13 @@ def _paths_of(tree: str) -> Iterator[Path]:
         name = line.split()[0]
         folders = [*folders[: (len(line) - len(line.lstrip())) // 2], name]
         yield ROOT.joinpath(*folders)
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_file_that_a_paper_names_is_there(paper: Path) -> None:
+    text = paper.read_text(encoding="utf-8").replace(
+        "NNN-short-title", "001-reassociated-relation-convolution"
+    )
+    named = re.findall(rf"`((?:{'|'.join(map(re.escape, ROOMS))})/[\w./-]+)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"{paper.name} names what is not there: {missing}"
