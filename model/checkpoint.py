@@ -68,23 +68,27 @@ class Checkpoint:
         return Preprocess(self.card.height, self.card.width, self.card.mean, self.card.std)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, version: str | None = None) -> Checkpoint:
     """Read a checkpoint, check its card and its weights, and build its network.
 
     Nothing of the file is run.
 
     Args:
         path: a file of at most 1 GiB.
+        version: the version that the file must have, for a file that was checked before.
 
     Returns:
         The checkpoint. A network in torch is on the CPU, in float32 and in eval mode. A foreign network has
         been read by OpenVINO and is not compiled.
 
     Raises:
-        CheckpointError: the file is absent, too large, torn or of another kind, or does not fit its card.
+        CheckpointError: the file is absent, too large, torn or of another kind, does not fit its card, or has
+            another version.
     """
     path = Path(path)
     content = _read(path)
+    if version is not None and (found := _version(content)) != version:
+        raise CheckpointError(f"{path.name} has changed on the disk: its version is now {found}")
     card = _read_card(path, content)
     try:
         tensors = load(content)

@@ -1,4 +1,4 @@
-"""The cache of converted networks: graphs of OpenVINO on the disk, which are believed only with their checksums.
+"""The cache of converted networks: graphs of OpenVINO on the disk, believed only with their checksums.
 
 A graph is an .xml file and a .bin file. The last line of the .xml is a comment of ours. The comment names the
 graph and the OpenVINO that wrote it, and has the SHA-256 of the .bin and of the .xml without the comment. A

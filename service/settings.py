@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     keep_versions: int = Field(
         default=2, ge=1, le=100, description="How many versions' embeddings are kept, the active one's too."
     )
+    keep_repaired_days: Days = Field(
+        default=30, description="How long embeddings are kept that `reid check --repair` has replaced."
+    )
     keep_crops: bool = Field(
         default=True, description="Without crops no image is shown, and the network cannot be changed."
     )

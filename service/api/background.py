@@ -18,6 +18,7 @@ from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.tables import now
 from service.upkeep.orphans import purge_orphans
+from service.upkeep.repairs import purge_replaced
 from service.upkeep.startup import start
 
 logger = structlog.get_logger(__name__)
@@ -129,8 +130,9 @@ class Background:
             worker.run_due()
 
     def expire(self) -> None:
-        """Delete old answers of idempotent requests, and erase items by their age."""
+        """Delete old answers and what repairs have replaced, and erase items by their age."""
         self._claims.drop_old()
+        purge_replaced(self._store, now())
         erase_expired(self._store, now())
 
     def purge(self) -> None:

@@ -24,7 +24,7 @@ from service.serving.embedding import load_embedder
 from service.store.changes import active_model
 from service.store.database import VALUES_PER_STATEMENT
 from service.store.store import Store
-from service.store.tables import Embedding, Item, Job, Model, now
+from service.store.tables import Embedding, Item, Job, Model, ReplacedEmbedding, now
 
 UNFINISHED_S = 3600
 """No upload of a checkpoint takes this long, in seconds."""
@@ -172,6 +172,9 @@ def delete_embeddings(store: Store, version: str) -> None:
             slots = change.session.scalars(some).all()
             these = Embedding.model_version == version, Embedding.slot.in_(slots)
             change.session.execute(delete(Embedding).where(*these))
+            change.session.execute(
+                delete(ReplacedEmbedding).where(ReplacedEmbedding.model_version == version)
+            )
         if len(slots) < VALUES_PER_STATEMENT:
             return
 

@@ -1,0 +1,286 @@
+"""F1: a damaged cache of converted networks, a damaged checkpoint, and repairs that must not do harm."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openvino
+import pytest
+from sqlalchemy import select, text
+from typer.testing import CliRunner, Result
+
+from live_server import crop, enroll, search, serve
+from model.checkpoint import checkpoint_version, load_checkpoint
+from model.converted import ConvertedCache, find_damaged
+from model.embedder import Embedder
+from service.cli.main import app
+from service.settings import Settings
+from service.store.database import make_engine, make_sessions
+from service.store.store import Store
+from service.store.tables import Embedding, ReplacedEmbedding, now
+from service.upkeep.check import Report, check
+from service.upkeep.findings import FindingKind
+from service.upkeep.repairs import purge_replaced
+
+from PIL import Image  # isort: skip
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Store]:
+    engine = make_engine(settings.database_url)
+    yield Store(settings, make_sessions(engine))
+    engine.dispose()
+
+
+def check_gallery(settings: Settings, *, repair: bool = False) -> Report:
+    with opened(settings) as store:
+        return check(store, repair=repair)
+
+
+def embeddings(settings: Settings) -> dict[int, bytes]:
+    with opened(settings) as store, store.read() as session:
+        return {row.slot: row.values for row in session.scalars(select(Embedding))}
+
+
+def spoil(settings: Settings, slots: list[int], values: bytes) -> None:
+    with opened(settings) as store, store.write() as session:
+        for slot in slots:
+            session.execute(
+                text('UPDATE embeddings SET "values" = :values WHERE slot = :slot'),
+                {"values": values, "slot": slot},
+            )
+
+
+def largest(cache: Path, suffix: str, version: str) -> Path:
+    return max(cache.glob(f"{version}-*{suffix}"), key=lambda path: path.stat().st_size)
+
+
+def zeros_in_the_middle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle, num = len(content) // 2, len(content) // 4
+    content[middle : middle + num] = bytes(num)
+    path.write_bytes(content)
+
+
+def garbled(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[10:1_000] = os.urandom(len(content[10:1_000]))
+    path.write_bytes(content)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+
+
+def of_another_version(path: Path) -> None:
+    version = path.name[:12]
+    for other in path.parent.glob("*"):
+        if not other.name.startswith(version):
+            shutil.copy(other, path.parent / (version + other.name[12:]))
+
+
+def of_another_openvino(path: Path) -> None:
+    for xml in path.parent.glob("*.xml"):
+        version = openvino.__version__.encode()
+        xml.write_bytes(xml.read_bytes().replace(version, version[:-1] + b"~"))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "zeros": zeros_in_the_middle,
+    "garbled": garbled,
+    "torn": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": a_folder,
+    "gone": lambda path: path.unlink(),
+    "dangling": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "another version": of_another_version,
+    "another OpenVINO": of_another_openvino,
+}
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".xml"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_f1_a_damaged_network_is_converted_again(
+    checkpoints: Path, tmp_path: Path, damage: str, suffix: str
+) -> None:
+    cache = shutil.copytree(checkpoints / "cache", tmp_path / "cache")
+    tiny = load_checkpoint(checkpoints / "tiny.safetensors")
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 32, 3), dtype=np.uint8))
+    expected = Embedder(tiny, cache_dir=cache).embed([image])
+    DAMAGES[damage](largest(cache, suffix, tiny.version))
+    np.testing.assert_array_equal(Embedder(tiny, cache_dir=cache).embed([image]), expected)
+    assert list(find_damaged(cache)) == []
+    stamps = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    Embedder(tiny, cache_dir=cache)  # the cache is whole again, so nothing is converted
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == stamps
+
+
+def test_f1_a_cache_that_cannot_be_written_is_done_without(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+    tiny = load_checkpoint(checkpoints / "tiny.safetensors")
+    assert Embedder(tiny, cache_dir=tmp_path / "cache").embedding_size == 64
+
+
+@pytest.fixture
+def filled(either_settings: Settings) -> Settings:
+    """A stopped gallery of six items."""
+    with serve(either_settings) as client:
+        enroll(client, *[crop(seed) for seed in range(6)], identity_id="anna")
+    return either_settings
+
+
+@pytest.mark.parametrize("damage", ["zeros", "garbled"])
+def test_f1_a_damaged_cache_is_blamed_and_no_embedding(
+    filled: Settings, tiny_checkpoint: Path, damage: str
+) -> None:
+    before = embeddings(filled)
+    DAMAGES[damage](largest(filled.cache_dir, ".bin", checkpoint_version(tiny_checkpoint)))
+    report = check_gallery(filled)
+    assert [finding.kind for finding in report.findings] == [FindingKind.network]
+    assert (report.num_recomputed, report.findings[0].repaired) == (6, False)
+    assert check_gallery(filled, repair=True).is_clean
+    assert check_gallery(filled).findings == []
+    assert embeddings(filled) == before
+    with serve(filled) as client:
+        assert search(client, crop(3), group_by="item", top_k=1)["matches"][0]["score"] > 0.999
+
+
+def pass_off(cache: Path, version: str, other: str) -> None:
+    """Write the network of another version in place of one, with checksums that fit."""
+    kept = ConvertedCache(cache)
+    for path in list(cache.glob(f"{other}-*.xml")):
+        graph = kept.load(path.stem)
+        assert graph is not None
+        kept.save(version + path.stem[12:], graph)
+
+
+def test_f1_a_network_that_only_the_second_making_finds_out_replaces_nothing(
+    filled: Settings, tiny_checkpoint: Path, another_checkpoint: Path
+) -> None:
+    before = embeddings(filled)
+    tiny, another = checkpoint_version(tiny_checkpoint), checkpoint_version(another_checkpoint)
+    pass_off(filled.cache_dir, tiny, another)
+    (finding,) = check_gallery(filled).findings
+    assert finding.kind is FindingKind.network
+    assert "of 6 items the stored embeddings are right" in finding.detail
+    spoil(filled, [2], next(iter(before.values())))  # and one that is wrong by either making
+    (wrong, network) = check_gallery(filled, repair=True).findings
+    assert (wrong.kind, wrong.repaired) == (FindingKind.embedding, False)
+    assert "two makings" in wrong.detail
+    assert (network.kind, network.repaired) == (FindingKind.network, True)
+    assert embeddings(filled) == before | {2: next(iter(before.values()))}
+    (wrong,) = check_gallery(filled, repair=True).findings  # the network was converted again
+    assert wrong.repaired
+    assert embeddings(filled) == before
+
+
+def test_f1_what_a_repair_replaces_can_be_put_back_until_it_is_purged(filled: Settings) -> None:
+    before = embeddings(filled)
+    first, *others = sorted(before)
+    spoil(filled, [first], before[others[0]])
+    spoilt = embeddings(filled)
+    assert [finding.remedy for finding in check_gallery(filled).findings] == [
+        "make the embedding again from its crop"
+    ]
+    assert embeddings(filled) == spoilt
+    assert check_gallery(filled, repair=True).is_clean
+    assert embeddings(filled) == before
+    assert reid_check(filled, "--undo-repair").stdout == "1 embeddings put back\n"
+    assert embeddings(filled) == spoilt
+    assert reid_check(filled, "--undo-repair").stdout == "0 embeddings put back\n"
+    assert check_gallery(filled, repair=True).is_clean
+    with opened(filled) as store:
+        purge_replaced(store, now() + timedelta(days=29))
+        assert num_replaced(store) == 1
+        purge_replaced(store, now() + timedelta(days=31))
+        assert num_replaced(store) == 0
+
+
+def num_replaced(store: Store) -> int:
+    with store.read() as session:
+        return len(session.scalars(select(ReplacedEmbedding)).all())
+
+
+def test_f1_an_erasure_takes_what_a_repair_has_replaced(filled: Settings) -> None:
+    mark = np.random.default_rng(5).normal(size=64).astype("<f2")
+    mark /= np.linalg.norm(mark.astype(np.float32))
+    spoil(filled, sorted(embeddings(filled))[:2], mark.tobytes())
+    assert check_gallery(filled, repair=True).is_clean
+    with serve(filled) as client:
+        receipt = client.delete("/identities/anna", params={"mode": "erase"}).json()
+        assert receipt["erased"]["replaced_embeddings"] == 2
+        assert client.get("/erasures").json()["erasures"][0]["erased"] == receipt["erased"]
+    with opened(filled) as store:
+        assert num_replaced(store) == 0
+    for path in filled.data_dir.parent.rglob("*"):
+        assert not path.is_file() or mark.tobytes()[8:64] not in path.read_bytes(), path
+
+
+def reid_check(settings: Settings, *options: str) -> Result:
+    env = {"REID_DATABASE_URL": settings.database_url, "COLUMNS": "300"}
+    command = ["check", *options, "--data-dir", str(settings.data_dir)]
+    return CliRunner().invoke(app, command, env=env, catch_exceptions=False)
+
+
+def state_of(folder: Path) -> dict[Path, tuple[int, str]]:
+    """Return the time and the hash of every file, and the time of every folder."""
+    return {
+        path: (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("database", ["whole", "with its log", "with its log alone"])
+def test_f1_a_check_writes_nothing(filled: Settings, tmp_path: Path, database: str) -> None:
+    version = next(iter(filled.models_dir.glob("*.safetensors"))).stem
+    garbled(largest(filled.cache_dir, ".bin", version))
+    held = make_engine(filled.database_url).connect()  # another process has the gallery open, or had it
+    if database == "whole":
+        held.close()
+        held.engine.dispose()
+    else:
+        held.execute(text("SELECT 1"))
+        spoil(filled, [3], b"short")
+    if database == "with its log alone":
+        copy = shutil.copytree(
+            filled.data_dir.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm")
+        )
+    before = state_of(tmp_path)
+    done = reid_check(filled)
+    assert (done.exit_code, "--repair would" in done.stdout) == (1, True), done.output
+    assert state_of(tmp_path) == before
+    held.close()
+    held.engine.dispose()
+
+
+def test_f1_a_damaged_checkpoint_is_blamed_before_any_embedding(filled: Settings) -> None:
+    before = embeddings(filled)
+    (path,) = filled.models_dir.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-4_000:-2_000] = bytes(2_000)
+    path.write_bytes(content)
+    report = check_gallery(filled, repair=True)
+    assert [finding.kind for finding in report.findings] == [FindingKind.model]
+    assert "register it again" in report.findings[0].detail
+    assert not report.is_clean
+    assert embeddings(filled) == before
+    with serve(filled, wait=False) as client:
+        wait_for_reason(client, "has changed on the disk")
+
+
+def wait_for_reason(client: httpx.Client, reason: str) -> None:
+    for _ in range(600):
+        if reason in client.get("/readyz").json()["detail"]:
+            return
+    raise AssertionError(client.get("/readyz").text)
