@@ -205,12 +205,13 @@ def test_f1_a_network_that_only_the_second_making_finds_out_replaces_nothing(
     (finding,) = check_gallery(filled).findings
     assert finding.kind is FindingKind.network
     assert "of 6 items the stored embeddings are right" in finding.detail
-    spoil(filled, [2], next(iter(before.values())))  # and one that is wrong by either making
+    first, other, *_ = sorted(before)
+    spoil(filled, [first], before[other])  # and one that is wrong by either making
     (wrong, network) = check_gallery(filled, repair=True).findings
     assert (wrong.kind, wrong.repaired) == (FindingKind.embedding, False)
     assert "two makings" in wrong.detail
     assert (network.kind, network.repaired) == (FindingKind.network, True)
-    assert embeddings(filled) == before | {2: next(iter(before.values()))}
+    assert embeddings(filled) == before | {first: before[other]}
     (wrong,) = check_gallery(filled, repair=True).findings  # the network was converted again
     assert wrong.repaired
     assert embeddings(filled) == before
@@ -265,10 +266,7 @@ def test_f1_the_same_on_postgresql(
     first, other, *_ = sorted(before)
     spoil(settings, [first], before[other])
     state, spoilt = state_of(tmp_path), embeddings(settings)
-    done = reid_check(settings)
-    assert (done.exit_code, "--repair would make the embedding again" in done.stdout) == (1, True), (
-        done.output
-    )
+    assert [finding.remedy for finding in look_at_gallery(settings).findings] == [MAKE]
     assert (state_of(tmp_path), embeddings(settings)) == (state, spoilt)
     assert check_gallery(settings, repair=True).is_clean
     assert embeddings(settings) == before
@@ -293,26 +291,21 @@ def state_of(folder: Path) -> dict[Path, tuple[int, str]]:
     }
 
 
-@pytest.mark.parametrize("database", ["whole", "with its log", "with its log alone"])
-def test_f1_a_check_writes_nothing(filled: Settings, tmp_path: Path, database: str) -> None:
-    version = next(iter(filled.models_dir.glob("*.safetensors"))).stem
-    garbled(largest(filled.cache_dir, ".bin", version))
-    held = make_engine(filled.database_url).connect()  # another process has the gallery open, or had it
-    if database == "whole":
-        held.close()
-        held.engine.dispose()
-    else:
-        held.execute(text("SELECT 1"))
-        spoil(filled, [3], b"short")
-    if database == "with its log alone":
-        copy = shutil.copytree(filled.data_dir, tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
-        filled = Settings(data_dir=copy)
+@pytest.mark.parametrize("beside", [(), ("-wal",), ("-wal", "-shm")])
+def test_f1_a_check_writes_nothing(filled: Settings, tmp_path: Path, beside: tuple[str, ...]) -> None:
+    """Also after a service was killed, when the log and its shared memory are left, or were copied."""
+    garbled(largest(filled.cache_dir, ".bin", next(filled.models_dir.glob("*.safetensors")).stem))
+    left = Settings(data_dir=tmp_path / "left")
+    with opened(filled) as store, store.read() as session:
+        session.execute(text("SELECT 1"))
+        if beside:
+            spoil(filled, [min(embeddings(filled))], b"short")
+        gone = {"*-wal", "*-shm"} - {f"*{suffix}" for suffix in beside}
+        shutil.copytree(filled.data_dir, left.data_dir, ignore=shutil.ignore_patterns(*gone))
     before = state_of(tmp_path)
-    found = [finding.kind for finding in look_at_gallery(filled).findings]
-    assert found == [FindingKind.network] + [FindingKind.embedding] * (database != "whole")
+    found = [finding.kind for finding in look_at_gallery(left).findings]
+    assert found == [FindingKind.network] + [FindingKind.embedding] * bool(beside)
     assert state_of(tmp_path) == before
-    held.close()
-    held.engine.dispose()
 
 
 def test_f1_a_damaged_checkpoint_is_blamed_before_any_embedding(filled: Settings) -> None:
