@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 XML, BIN = ".xml", ".bin"
 UNFINISHED_S = 3600
-"""A temporary file older than this, in seconds, is left from a crash, because no conversion takes so long."""
+"""No conversion and no registration takes this long, in seconds."""
 
 _WRITING = ".writing-"
 _NAME = re.compile(r"([0-9a-f]{12})-.*\.(xml|bin)")
@@ -119,17 +119,20 @@ def discard_converted(directory: Path, version: str) -> None:
 def purge_converted(directory: Path, versions: Collection[str]) -> int:
     """Delete the graphs of all model versions but these, and what killed processes have left.
 
+    A file that is younger than UNFINISHED_S stays, because its version may be about to be registered.
+
     Returns:
         The number of deleted files.
     """
     gone = [path for path in _graph_files(directory) if path.name[:12] not in versions]
-    for path in gone:
-        discard(path)
-    for unfinished in (*directory.glob(f"{_WRITING}*"), *directory.glob(".*.tmp")):
+    unfinished = [*directory.glob(f"{_WRITING}*"), *directory.glob(".*.tmp")]
+    num = 0
+    for path in (*gone, *unfinished):
         with suppress(FileNotFoundError):
-            if time.time() - unfinished.stat().st_mtime > UNFINISHED_S:
-                discard(unfinished)
-    return len(gone)
+            if time.time() - path.lstat().st_mtime > UNFINISHED_S:
+                discard(path)
+                num += 1
+    return num
 
 
 def discard(path: Path) -> None:

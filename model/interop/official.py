@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.architectures import build_network
-from model.card import Card
+from model.card import Card, to_text
 from model.checkpoint import make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
 from model.files import describe_file
@@ -73,7 +73,7 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
         embedding_size=2048,
         num_identities=num_identities,
         feature=feature,
-        recipe=f"{describe_file(path)} of the RGA authors' code, {branch}",
+        recipe=to_text(f"{describe_file(path)} of the RGA authors' code, {branch}"),
     )
     network = make_network(card, _renamed(ours, tensors), path.name)
     try:

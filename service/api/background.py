@@ -20,6 +20,7 @@ from service.store.tables import now
 from service.upkeep.orphans import purge_orphans
 from service.upkeep.repairs import purge_replaced
 from service.upkeep.startup import start
+from service.versions.converted import purge_gone_networks
 
 logger = structlog.get_logger(__name__)
 
@@ -136,8 +137,9 @@ class Background:
         erase_expired(self._store, now())
 
     def purge(self) -> None:
-        """Delete the crops that killed requests have left."""
+        """Delete the crops that killed requests have left, and the converted networks of deleted versions."""
         purge_orphans(self._store, now())
+        purge_gone_networks(self._store)
 
     def _repeat(self, task: Task) -> None:
         """Run a task until shutdown; a failure that repeats is logged once."""

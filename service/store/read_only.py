@@ -20,7 +20,7 @@ from sqlalchemy import Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 
 from service.errors import DatabaseUnavailable
-from service.store.database import make_engine
+from service.store.database import make_engine, read_json
 
 READ_ONLY = "-c default_transaction_read_only=on"
 
@@ -34,7 +34,9 @@ def read_only(url: str) -> Iterator[Engine]:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args={"options": READ_ONLY})
+        engine = create_engine(
+            parsed, pool_pre_ping=True, json_deserializer=read_json, connect_args={"options": READ_ONLY}
+        )
         with _disposed(engine):
             yield engine
         return
@@ -61,7 +63,7 @@ def _sqlite(uri: str) -> Engine:
     connect: Callable[[], sqlite3.Connection] = partial(
         sqlite3.connect, uri, uri=True, check_same_thread=False, isolation_level=None
     )
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, json_deserializer=read_json)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 

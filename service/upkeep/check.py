@@ -88,7 +88,7 @@ def _open_network(serving: Serving, *, repair: bool) -> EmbeddingCheck | None:
     with store.read() as session:
         active = active_model(session)
     version = active.gallery_version if active else ""
-    if any(known.row.version == version and known.failure for known in list_models(store)):
+    if any(known.row.version == version and not known.is_file_whole for known in list_models(store)):
         return None
     embedder = load_registered(store, version, is_cache_read_only=not repair)
     with store.read() as session:
@@ -100,7 +100,8 @@ def _open_network(serving: Serving, *, repair: bool) -> EmbeddingCheck | None:
 def _model_findings(store: Store) -> Iterator[Finding]:
     for known in list_models(store):
         if known.failure:
-            more = "; no embedding was compared" if known.state == "active" else ""
+            is_lost = known.state == "active" and not known.is_file_whole
+            more = "; no embedding was compared" if is_lost else ""
             yield Finding(FindingKind.model, f"{known.row.version}: {known.failure}{more}")
 
 

@@ -14,7 +14,9 @@ from typing import BinaryIO
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from model.card import Card, salvage_card
 from model.checkpoint import checkpoint_version, load_checkpoint
+from model.converted import discard_converted
 from model.errors import ModelError
 from model.files import sync_dir
 from model.interop.trial import try_apart
@@ -43,6 +45,8 @@ class KnownModel:
         num_embedded: how many items have an embedding of the version.
         coverage: the share of the items that have one, from 0 to 1.
         num_bytes: the size of the file.
+        card: the card, without descriptions that break a rule of today; None if the card cannot be used.
+        is_file_whole: whether the file is there and has not changed.
     """
 
     row: Model
@@ -51,6 +55,8 @@ class KnownModel:
     num_embedded: int
     coverage: float
     num_bytes: int
+    card: Card | None
+    is_file_whole: bool
 
 
 def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
@@ -67,6 +73,7 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
         load_embedder(temporary, store.settings)
         return _keep(store, temporary)
     except UnfitCheckpoint as error:
+        _discard_networks(store, temporary)
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -143,7 +150,7 @@ def find_file(store: Store, version: str) -> Path:
 
 
 def delete_model(store: Store, version: str) -> None:
-    """Delete a version that is not in use: its embeddings, its row and its file.
+    """Delete a version that is not in use: its embeddings, its row, its file and its converted networks.
 
     Raises:
         ModelNotFound: there is no such version.
@@ -153,9 +160,9 @@ def delete_model(store: Store, version: str) -> None:
     with store.change() as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
-        path.unlink(
-            missing_ok=True
-        )  # before the commit, because afterwards somebody may register the version again
+        # Before the commit, because afterwards somebody may register the version again.
+        path.unlink(missing_ok=True)
+        discard_converted(store.settings.cache_dir, version)
 
 
 def delete_embeddings(store: Store, version: str) -> None:
@@ -209,6 +216,10 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
     known = []
     for row in rows:
         failure, num_bytes = _file_fault(store.settings.models_dir / row.filename, row.version)
+        is_whole = failure is None
+        card, fault = salvage_card(row.card, row.version)
+        if fault:
+            failure = failure or f"{fault}; an older version of this program has kept it"
         num = embedded.get(row.version, 0)
         is_ready = 0 < num_items == num
         if row.state == "active":
@@ -219,7 +230,8 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
             state = "backfilling" if at_work[row.version] == "activation" else "evaluating"
         else:
             state = "ready" if is_ready and row.state == "registered" else row.state
-        known.append(KnownModel(row, state, failure, num, num / num_items if num_items else 0.0, num_bytes))
+        coverage = num / num_items if num_items else 0.0
+        known.append(KnownModel(row, state, failure, num, coverage, num_bytes, card, is_whole))
     return known
 
 
@@ -247,8 +259,6 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     filename = f"{checkpoint.version}.safetensors"
     with store.change() as change:
-        temporary.replace(temporary.with_name(filename))
-        sync_dir(temporary.parent)
         row = change.session.get(Model, checkpoint.version)
         is_new = row is None
         if row is None:
@@ -260,8 +270,19 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
                 created_at=now(),
             )
             change.session.add(row)
-        change.session.flush()
+        change.session.flush()  # before the file gets its name, because a row may be refused
+        temporary.replace(temporary.with_name(filename))
+        sync_dir(temporary.parent)
         return _known(store, change.session, [row])[0], is_new
+
+
+def _discard_networks(store: Store, temporary: Path) -> None:
+    """Delete what was converted of a checkpoint that is not kept."""
+    with suppress(ModelError):
+        version = checkpoint_version(temporary)
+        with store.read() as session:
+            if session.get(Model, version) is None:
+                discard_converted(store.settings.cache_dir, version)
 
 
 def _try_apart(path: Path) -> None:

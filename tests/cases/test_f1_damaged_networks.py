@@ -88,6 +88,11 @@ def a_folder(path: Path) -> None:
     (path / "within").mkdir(parents=True)
 
 
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 def of_another_version(path: Path) -> None:
     version = path.name[:12]
     for other in path.parent.glob("*"):
@@ -110,7 +115,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "folder": a_folder,
     "gone": lambda path: path.unlink(),
-    "dangling": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "dangling": dangling,
     "another version": of_another_version,
     "another OpenVINO": of_another_openvino,
 }
