@@ -289,17 +289,27 @@ def salvage_card(values: object, source: str) -> tuple[Card | None, str]:
         source: name of the network, for the message.
 
     Returns:
-        The card, and what is wrong with it, empty if nothing is. If only descriptions are wrong, the card is
-        without them; if a field is wrong that the network needs, there is no card.
+        The card, and what is wrong with it, empty if nothing is. The card is without descriptions that are
+        wrong. If a field is wrong that the network needs, there is no card.
     """
-    fault = ""
     given = dict(values) if isinstance(values, dict) else {}
-    for kept in (given, {name: given[name] for name in _NEEDED & given.keys()}):
-        try:
-            return parse_card(json.dumps(kept), source), fault
-        except (CheckpointError, ValueError, RecursionError) as error:
-            fault = fault or (str(error) if isinstance(error, CheckpointError) else f"of {source}: {error}")
-    return None, fault
+    card, fault = _try_card(given, source)
+    if card is not None:
+        return card, ""
+    usable = {"created": ""} | {name: given[name] for name in _NEEDED & given.keys()}
+    for name in _DESCRIPTIONS & given.keys():
+        if _try_card(usable | {name: given[name]}, source)[0] is not None:
+            usable[name] = given[name]
+    return _try_card(usable, source)[0], fault
+
+
+def _try_card(values: dict[str, Any], source: str) -> tuple[Card | None, str]:
+    try:
+        return parse_card(json.dumps(values), source), ""
+    except CheckpointError as error:
+        return None, str(error)
+    except (ValueError, TypeError, RecursionError):
+        return None, f"the card of {source} is no JSON that can be read"
 
 
 class FieldTwice(ValueError):

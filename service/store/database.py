@@ -77,8 +77,10 @@ def make_engine(url: str | URL) -> Engine:
 
 
 def read_json(text: str) -> Any:
-    """Read a JSON column. A value that an older version of this program kept, and that is nested too deep to be
-    read, is an empty object. A number that is not finite is null, because no answer can hold such a number.
+    """Read a column of JSON, perhaps one that an older version of this program has written.
+
+    A value that is nested too deep to be read is an empty object. A number that is not finite is null, because
+    no answer can hold such a number.
     """
     try:
         return json.loads(text, parse_constant=lambda _: None)
