@@ -79,8 +79,8 @@ def make_engine(url: str | URL) -> Engine:
 def read_json(text: str) -> Any:
     """Read a column of JSON, perhaps one that an older version of this program has written.
 
-    A value that is nested too deep to be read is an empty object. A number that is not finite is null, because
-    no answer can hold such a number.
+    A value that is nested too deep to be read is an empty object. A number that is not finite is null,
+    because no answer can hold such a number.
     """
     try:
         return json.loads(text, parse_constant=lambda _: None)

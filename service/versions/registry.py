@@ -27,6 +27,7 @@ from service.store.changes import active_model
 from service.store.database import VALUES_PER_STATEMENT
 from service.store.store import Store
 from service.store.tables import Embedding, Item, Job, Model, ReplacedEmbedding, now
+from service.versions.trials import turn
 
 UNFINISHED_S = 3600
 """No upload of a checkpoint takes this long, in seconds."""
@@ -64,13 +65,15 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
 
     Raises:
         UnfitCheckpoint: the checkpoint is no network that can be served; nothing is kept.
+        TrialsBusy: other networks are being tried; nothing is kept.
     """
     directory = store.settings.models_dir
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
-        _try_apart(temporary)
-        load_embedder(temporary, store.settings)
+        with turn(store.settings.data_dir) as descriptor:
+            if not _try_apart(temporary, descriptor):
+                load_embedder(temporary, store.settings)
         return _keep(store, temporary)
     except UnfitCheckpoint as error:
         _discard_networks(store, temporary)
@@ -285,9 +288,9 @@ def _discard_networks(store: Store, temporary: Path) -> None:
                 discard_converted(store.settings.cache_dir, version)
 
 
-def _try_apart(path: Path) -> None:
+def _try_apart(path: Path, descriptor: int) -> bool:
     try:
-        try_apart(path)
+        return try_apart(path, [descriptor])
     except ModelError as error:
         raise UnfitCheckpoint(str(error).replace(path.name, "the file")) from error
 
