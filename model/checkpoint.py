@@ -23,6 +23,7 @@ from model.card import FOREIGN, Card, FieldTwice, no_field_twice, parse_card, sa
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
 from model.interop.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
+from model.kinds import FIRST_BYTES, kind_of
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 
@@ -235,11 +236,11 @@ def _read_known_card(path: Path, content: bytes) -> Card:
 
 
 def _read_header(path: Path, content: bytes) -> bytes:
-    if len(content) < 8:
-        raise CheckpointError(f"{path.name} is truncated: {len(content)} bytes hold no safetensors header")
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > MAX_HEADER_BYTES:
-        raise CheckpointError(f"{path.name} is not a safetensors file: its header would be {length:,} bytes")
+    (length,) = struct.unpack("<Q", content[:8].ljust(8, b"\xff"))
+    if length > MAX_HEADER_BYTES or content[8:9] not in (b"{", b""):
+        is_torn = 0 < len(content) < 8
+        kind = "is truncated" if is_torn else kind_of(content[:FIRST_BYTES])
+        raise CheckpointError(f"{path.name} {kind}")
     if len(content) < 8 + length:
         raise CheckpointError(f"{path.name} is truncated inside its header")
     header = content[8 : 8 + length]

@@ -29,8 +29,8 @@ MAX_LAYER_VALUES = 1 << 26
 """The largest number of values in the output of a layer for one crop: 256 MiB in float32."""
 
 MAX_GRAPH_VALUES = 1 << 28
-"""The largest number of values in the outputs of all layers together: 1 GiB in float32. Constants do not count,
-because the size of the checkpoint bounds them."""
+"""The largest number of values in the outputs of all layers together: 1 GiB in float32. Constants do not
+count, because the size of the checkpoint bounds them."""
 
 REFUSED_LAYERS = ("Assign", "If", "Loop", "ReadValue", "TensorIterator")
 UNCOUNTED_LAYERS = ("Constant", "Result")

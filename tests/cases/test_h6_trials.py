@@ -106,7 +106,7 @@ def test_h6_uploads_at_once_are_tried_one_after_the_other(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    num = 8 if is_long else 3
+    num = 8 if is_long else 2
     with ThreadPoolExecutor(num) as threads:
         known = list(threads.map(lambda _: register(store, BytesIO(content)), range(num)))
     stop.set()
