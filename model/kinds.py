@@ -36,7 +36,7 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"GGUF", "is a language model in GGUF, and no network for images of people"),
         (rb"\x89PNG|\xff\xd8\xff|RIFF.{4}WEBP|BM", "is an image: send a checkpoint"),
         (rb"\x08[\x01-\x1f](\x12|\x1a|\x22|\x3a|\x42|\x10)", f"is an ONNX network: {IMPORT_ONNX}"),
-        (rb"[\t\n\r\x20-\x7e]+\Z", "is plain text: send a .safetensors checkpoint"),
+        (rb"[\t\n\r\x20-\x7e\x80-\xff]+\Z", "is plain text: send a .safetensors checkpoint"),
     )
 )
 _OTHER = (

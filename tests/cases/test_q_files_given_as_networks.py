@@ -1,4 +1,4 @@
-"""Q: a file that is no checkpoint is answered by what it is and what to do; wrapped state dicts are unwrapped."""
+"""Q: a file that is no checkpoint is told what it is and what to do; wrapped state dicts are unwrapped."""
 
 import io
 import zipfile
