@@ -47,8 +47,8 @@ def save_large(path: Path, num: int) -> Path:
     nodes.append(helper.make_node("Identity", [last], ["out"]))
     onnx_path = save_onnx(path.with_suffix(".onnx"), nodes, constants=constants)
     openvino.save_model(openvino_core().read_model(onnx_path), path.with_suffix(".xml"))
-    contents = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
-    save_foreign(path, *contents, make_card(embedding_size=3))
+    graph, weights = (path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin"))
+    save_foreign(path, graph, weights, make_card(embedding_size=3))
     return path
 
 
