@@ -1,12 +1,14 @@
 """The card of a checkpoint: what is known of its network, as JSON in the header of the file.
 
-A card that this code builds is trusted. A card from a file is checked by pydantic: its types and ranges stand
-beside the fields.
+A card that this code builds is trusted. A card from a file is checked whole by pydantic before anything of it
+is kept: the types, ranges and lengths stand beside the fields.
 """
 
+import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
 
@@ -29,6 +31,15 @@ FOREIGN = "openvino"
 MAX_CARD_LENGTH = 1 << 18
 """Characters. A longer card is not parsed, because a card of 700,000 unknown fields took 3.4 s and 650 MB."""
 
+MAX_TEXT = 1_000
+"""Characters of a description, such as the recipe."""
+
+MAX_NAME = 64
+MAX_METRICS = 100
+MAX_METRIC = 1e9
+MAX_SCALE = 1e6
+"""The largest mean or standard deviation; the reciprocal of the smallest standard deviation."""
+
 MAX_SIDE = 1024
 MAX_IDENTITIES = 1 << 30
 MAX_DIMENSIONS = 1 << 26
@@ -41,10 +52,32 @@ _WORDS = {
     "unexpected_keyword_argument": "is not a field of a card",
     "extra_forbidden": "does not belong there",
 }
-_OPENING = re.compile("^((Input|List|String|Tuple) should|Value error, must) ")
+_OPENING = re.compile("^((Dictionary|Input|List|String|Tuple) should|Value error, must) ")
 """How pydantic begins a message."""
 
 
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and halves of surrogate pairs, which neither a database nor an answer can hold."""
+
+
+def _check_text(text: str) -> str:
+    if _UNFIT.search(text):
+        raise ValueError("must be text without control characters and lone surrogates")
+    return text
+
+
+def to_text(text: str) -> str:
+    """Return a text, such as the name of a file, as a card can hold it.
+
+    >>> to_text("network" + chr(10) + ".onnx")
+    'network?.onnx'
+    """
+    return _UNFIT.sub("?", text)[:MAX_TEXT]
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
+Name = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_check_text)]
+Metric = Annotated[float, Field(ge=-MAX_METRIC, le=MAX_METRIC, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
@@ -87,7 +120,7 @@ class Verification(BaseModel):
 
     thresholds: Annotated[list[ThresholdRow], Field(min_length=1, max_length=100)]
     calibration: LogisticCurve
-    data: str
+    data: Text
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -138,11 +171,19 @@ def _check_finite(values: Color) -> Color:
 def _check_positive(values: Color) -> Color:
     if min(values) <= 0:
         raise ValueError("must be three numbers above zero")
+    if min(values) < 1 / MAX_SCALE:
+        raise ValueError(f"must be three numbers of at least {1 / MAX_SCALE:g}")
     return values
 
 
-Mean = Annotated[Color, AfterValidator(_check_finite)]
-Std = Annotated[Color, AfterValidator(_check_finite), AfterValidator(_check_positive)]
+def _check_scale(values: Color) -> Color:
+    if max(map(abs, values)) > MAX_SCALE:
+        raise ValueError(f"must be three numbers of at most {MAX_SCALE:g}")
+    return values
+
+
+Mean = Annotated[Color, AfterValidator(_check_finite), AfterValidator(_check_scale)]
+Std = Annotated[Mean, AfterValidator(_check_positive)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,23 +212,23 @@ class Card:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    architecture: str
+    architecture: Name
     height: Side
     width: Side
     embedding_size: Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)]
     num_identities: Annotated[int, Field(ge=0, le=MAX_IDENTITIES)]
     mean: Mean = IMAGENET_MEAN
     std: Std = IMAGENET_STD
-    feature: str = "bn"
-    pooling: str = "average"
+    feature: Name = "bn"
+    pooling: Name = "average"
     channels: Annotated[str, Field(pattern="^(rgb|bgr)$")] = "rgb"
-    recipe: str = ""
-    dataset: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
+    recipe: Text = ""
+    dataset: Text = ""
+    metrics: Annotated[dict[Name, Metric], Field(max_length=MAX_METRICS)] = field(default_factory=dict)
     verification: Annotated[dict[str, Any], _as(Verification)] | None = None
-    parent: str | None = None
+    parent: Name | None = None
     compatible_with: Annotated[dict[str, Any], _as(Compatibility)] | None = None
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created: Name = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values."""
@@ -203,6 +244,9 @@ class _CardInFile(Card):
 
 
 _CARD_IN_FILE = TypeAdapter(_CardInFile)
+_DESCRIPTIONS = {"recipe", "dataset", "metrics", "verification", "parent", "compatible_with", "created"}
+_NEEDED = {one.name for one in fields(Card)} - _DESCRIPTIONS
+"""Fields without which a network does not run."""
 
 
 def parse_card(text: str, source: str) -> Card:
@@ -221,9 +265,13 @@ def parse_card(text: str, source: str) -> Card:
             f"the card of {source} has {len(text):,} characters; at most {MAX_CARD_LENGTH:,} are read"
         )
     try:
+        json.loads(text, object_pairs_hook=no_field_twice)
         card = Card(**vars(_CARD_IN_FILE.validate_json(text)))
     except ValidationError as error:
         raise CheckpointError(f"the card of {source} is refused: {_in_words(error)}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, FieldTwice) else "it is no JSON that can be read"
+        raise CheckpointError(f"the card of {source} is refused: {reason}") from error
     if card.architecture != FOREIGN and card.num_identities < 1:
         raise CheckpointError(f"the card of {source} is refused: num_identities must be at least 1")
     if card.architecture != FOREIGN and card.channels != "rgb":
@@ -231,6 +279,53 @@ def parse_card(text: str, source: str) -> Card:
             f"the card of {source} is refused: channels must be rgb, or bgr if it is foreign"
         )
     return card
+
+
+def salvage_card(values: object, source: str) -> tuple[Card | None, str]:
+    """Read a card that an older version of this program has kept, although it may break a rule of today.
+
+    Args:
+        values: the card as JSON values.
+        source: name of the network, for the message.
+
+    Returns:
+        The card, and what is wrong with it, empty if nothing is. The card is without descriptions that are
+        wrong. If a field is wrong that the network needs, there is no card.
+    """
+    given = dict(values) if isinstance(values, dict) else {}
+    card, fault = _try_card(given, source)
+    if card is not None:
+        return card, ""
+    usable = {"created": ""} | {name: given[name] for name in _NEEDED & given.keys()}
+    for name in _DESCRIPTIONS & given.keys():
+        if _try_card(usable | {name: given[name]}, source)[0] is not None:
+            usable[name] = given[name]
+    return _try_card(usable, source)[0], fault
+
+
+def _try_card(values: dict[str, Any], source: str) -> tuple[Card | None, str]:
+    try:
+        return parse_card(json.dumps(values), source), ""
+    except CheckpointError as error:
+        return None, str(error)
+    except (ValueError, TypeError, RecursionError):
+        return None, f"the card of {source} is no JSON that can be read"
+
+
+class FieldTwice(ValueError):
+    """An object of JSON has two fields of one name."""
+
+
+def no_field_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object of JSON, as `json.loads` calls it for every object.
+
+    Raises:
+        FieldTwice: two fields have one name, of which readers of JSON take one or the other.
+    """
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise FieldTwice(f"{ascii(names.most_common(1)[0][0])[1:-1][:100]} stands there twice")
+    return dict(pairs)
 
 
 def _in_words(error: ValidationError) -> str:

@@ -7,6 +7,7 @@ OpenVINO IR, each of them a tensor of bytes.
 
 import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from model.architectures import build_network
-from model.card import FOREIGN, Card, parse_card
+from model.card import FOREIGN, Card, FieldTwice, no_field_twice, parse_card, salvage_card
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
 from model.interop.graphs import GRAPH, WEIGHTS, ForeignNetwork, make_foreign
+from model.kinds import FIRST_BYTES, kind_of
 from model.layers import ReidNetwork
 from model.preprocess import Preprocess
 
@@ -30,6 +32,12 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "default.safetensors"
 
 MAX_CHECKPOINT_BYTES = 1 << 30
 MAX_HEADER_BYTES = 8 << 20
+MAX_HEADER_DEPTH = 8
+"""How deep the JSON of a header may be nested; safetensors writes 3 levels."""
+
+MAX_METADATA = 16
+MAX_TOLD = 200
+_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 CARD_KEY = "card"
 """The name of the card in the metadata of the safetensors header."""
 
@@ -68,28 +76,34 @@ class Checkpoint:
         return Preprocess(self.card.height, self.card.width, self.card.mean, self.card.std)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, version: str | None = None) -> Checkpoint:
     """Read a checkpoint, check its card and its weights, and build its network.
 
     Nothing of the file is run.
 
     Args:
         path: a file of at most 1 GiB.
+        version: the version that the file must have, for a file that was checked before.
 
     Returns:
         The checkpoint. A network in torch is on the CPU, in float32 and in eval mode. A foreign network has
         been read by OpenVINO and is not compiled.
 
     Raises:
-        CheckpointError: the file is absent, too large, torn or of another kind, or does not fit its card.
+        CheckpointError: the file is absent, too large, torn or of another kind, does not fit its card, or has
+            another version.
     """
     path = Path(path)
     content = _read(path)
-    card = _read_card(path, content)
+    if version is not None and (found := _version(content)) != version:
+        raise CheckpointError(f"{path.name} has changed on the disk: its version is now {found}")
+    card = _read_card(path, content) if version is None else _read_known_card(path, content)
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file: {_told(str(error))}"
+        ) from error
     if card.architecture != FOREIGN:
         return Checkpoint(make_network(card, tensors, path.name), card, _version(content))
     try:
@@ -183,21 +197,71 @@ def _read(path: Path) -> bytes:
 
 
 def _read_card(path: Path, content: bytes) -> Card:
-    if len(content) < 8:
-        raise CheckpointError(f"{path.name} is truncated: {len(content)} bytes hold no safetensors header")
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > MAX_HEADER_BYTES:
-        raise CheckpointError(f"{path.name} is not a safetensors file: its header would be {length:,} bytes")
-    if len(content) < 8 + length:
-        raise CheckpointError(f"{path.name} is truncated inside its header")
+    """Read the card of a file, and check the whole header.
+
+    Raises:
+        CheckpointError: the file is torn or of another kind, the header has more than a checkpoint needs, or
+            the card is refused.
+    """
+    header = _read_header(path, content)
     try:
-        header = json.loads(content[8 : 8 + length])
-        text = header["__metadata__"][CARD_KEY]
+        metadata = json.loads(header, object_pairs_hook=no_field_twice)["__metadata__"]
+        text = metadata[CARD_KEY]
+    except FieldTwice as error:
+        raise CheckpointError(f"the header of {path.name} is refused: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header") from error
     if not isinstance(text, str):
         raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header")
-    return parse_card(text, path.name)
+    card = parse_card(text, path.name)
+    if len(metadata) > MAX_METADATA or len(header) - len(text) > MAX_HEADER_BYTES // 4:
+        raise CheckpointError(f"the header of {path.name} has more in it than tensors and a card")
+    return card
+
+
+def _read_known_card(path: Path, content: bytes) -> Card:
+    """Read the card of a file that was registered, perhaps by rules that were laxer.
+
+    Raises:
+        CheckpointError: a field is wrong that the network needs.
+    """
+    try:
+        values = json.loads(json.loads(_read_header(path, content))["__metadata__"][CARD_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} has no reid-gallery card in a safetensors header") from error
+    card, fault = salvage_card(values, path.name)
+    if card is None:
+        raise CheckpointError(fault)
+    return card
+
+
+def _read_header(path: Path, content: bytes) -> bytes:
+    (length,) = struct.unpack("<Q", content[:8].ljust(8, b"\xff"))
+    if length > MAX_HEADER_BYTES or content[8:9] not in (b"{", b""):
+        is_torn = 0 < len(content) < 8
+        kind = "is truncated" if is_torn else kind_of(content[:FIRST_BYTES])
+        raise CheckpointError(f"{path.name} {kind}")
+    if len(content) < 8 + length:
+        raise CheckpointError(f"{path.name} is truncated inside its header")
+    header = content[8 : 8 + length]
+    if (depth := _depth(header)) > MAX_HEADER_DEPTH:
+        raise CheckpointError(f"{path.name} has no reid-gallery card: its header is nested {depth} deep")
+    return header
+
+
+def _depth(header: bytes) -> int:
+    """Return how deep JSON is nested, or the first depth above MAX_HEADER_DEPTH.
+
+    >>> _depth(b'{"a": [1, 2], "b": "[[["}')
+    2
+    """
+    depth = deepest = 0
+    for found in _STRINGS_AND_BRACKETS.finditer(header):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(found[0], 0)
+        deepest = max(deepest, depth)
+        if deepest > MAX_HEADER_DEPTH:
+            break
+    return deepest
 
 
 def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNetwork:
@@ -257,10 +321,15 @@ def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> lis
         A phrase for each tensor that is missing, that does not belong there, or that has another shape.
     """
     missing = [f"{name} is missing" for name in wanted if name not in tensors]
-    extra = [f"{name} does not belong there" for name in tensors if name not in wanted]
+    extra = [f"{_told(name)} does not belong there" for name in tensors if name not in wanted]
     misshapen = [
         f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     return missing + extra + misshapen
+
+
+def _told(text: str) -> str:
+    """Return a text of a file for a message: escaped, and not long."""
+    return ascii(text[:MAX_TOLD])[1:-1]

@@ -22,6 +22,7 @@ class Embedder:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``, as in ``make_runtime``.
         cache_dir: folder where a converted network is kept, so that the next start is faster. Without a
             folder, the network is converted at every start.
+        is_cache_read_only: whether nothing may be written into that folder.
 
     Raises:
         RuntimeUnavailable: this machine does not have the device or the precision.
@@ -40,11 +41,15 @@ class Embedder:
         device: str = "auto",
         precision: str = "auto",
         cache_dir: str | Path | None = None,
+        *,
+        is_cache_read_only: bool = False,
     ) -> None:
         self.version = checkpoint.version
         self.embedding_size = checkpoint.card.embedding_size
         self._preprocess = checkpoint.preprocess
-        self._runtime = make_runtime(checkpoint, device, precision, cache_dir)
+        self._runtime = make_runtime(
+            checkpoint, device, precision, cache_dir, is_cache_read_only=is_cache_read_only
+        )
 
     @property
     def runtime(self) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from model.attention import RelationAttention, RelationAwareGlobalAttention
 from model.checkpoint import Checkpoint
+from model.converted import ConvertedCache
 from model.errors import CheckpointError, RuntimeUnavailable
 from model.interop.graphs import ForeignNetwork, openvino_core, reason
 from model.layers import ReidNetwork
@@ -54,7 +54,12 @@ def cpu_has_bf16() -> bool:
 
 
 def make_runtime(
-    checkpoint: Checkpoint, device: str, precision: str, cache_dir: str | Path | None
+    checkpoint: Checkpoint,
+    device: str,
+    precision: str,
+    cache_dir: str | Path | None,
+    *,
+    is_cache_read_only: bool = False,
 ) -> Runtime:
     """Choose the engine for a checkpoint.
 
@@ -68,6 +73,7 @@ def make_runtime(
         precision: ``auto`` is bf16 if the device has bf16. Otherwise ``auto`` is fp16 on CUDA and fp32 on a
             CPU. On ``torch-cpu``, ``auto`` is fp32.
         cache_dir: folder where OpenVINO's graphs are kept, or None.
+        is_cache_read_only: whether nothing may be written into that folder.
 
     Raises:
         RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
@@ -93,7 +99,7 @@ def make_runtime(
         raise RuntimeUnavailable("precision 'bf16' was asked for, but this processor has no bf16; use fp32")
     if precision == "auto":
         precision = "bf16" if cpu_has_bf16() else "fp32"
-    return OpenVinoRuntime(checkpoint, precision, cache_dir)
+    return OpenVinoRuntime(checkpoint, precision, cache_dir, is_cache_read_only=is_cache_read_only)
 
 
 def _cuda_precision(precision: str) -> str:
@@ -133,9 +139,17 @@ class OpenVinoRuntime:
     noise. A foreign network is one graph, because its stem is unknown.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: str, cache_dir: str | Path | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: str,
+        cache_dir: str | Path | None,
+        *,
+        is_cache_read_only: bool = False,
+    ) -> None:
         self.name = f"openvino-{precision}"
-        graphs = _converted(checkpoint, precision, None if cache_dir is None else Path(cache_dir))
+        cache = None if cache_dir is None else ConvertedCache(cache_dir, is_read_only=is_cache_read_only)
+        graphs = _converted(checkpoint, precision, cache)
         hints = (["f32"] if precision == "fp32" else ["f32", "bf16"])[-len(graphs) :]
         self._compiled = [_compile(graph, hint) for graph, hint in zip(graphs, hints, strict=True)]
         self._requests = threading.local()
@@ -173,7 +187,7 @@ class _Rest(nn.Module):
         return self.network.pool_and_norm(self.stages(maps))  # type: ignore[return-value] # in eval mode
 
 
-def _converted(checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -> list[openvino.Model]:
+def _converted(checkpoint: Checkpoint, precision: str, cache: ConvertedCache | None) -> list[openvino.Model]:
     """Return the graphs of a network, from the cache if they are whole there.
 
     A foreign network is a graph already and is not kept in the cache.
@@ -182,17 +196,16 @@ def _converted(checkpoint: Checkpoint, precision: str, cache_dir: Path | None) -
         graph = checkpoint.contents.graph.clone()
         return [_take_pixels(graph, checkpoint.preprocess, is_bgr=checkpoint.card.channels == "bgr")]
     convert_all = _convert_whole if precision == "fp32" else _convert_parts
-    if cache_dir is None:
+    if cache is None:
         return convert_all(checkpoint)
-    name = f"{checkpoint.version}-{openvino.__version__.split('-')[0]}-u8"
-    parts = ["whole"] if precision == "fp32" else ["stem", "rest"]
-    paths = [cache_dir / f"{name}-{part}.xml" for part in parts]
-    try:
-        graphs = [openvino_core().read_model(path) for path in paths]
-    except RuntimeError:  # not in the cache, or torn there
-        graphs = convert_all(checkpoint)
-        for graph, path in zip(graphs, paths, strict=True):
-            _save(graph, path)
+    prefix = f"{checkpoint.version}-{openvino.__version__.split('-')[0]}-u8"
+    names = [f"{prefix}-{part}" for part in (["whole"] if precision == "fp32" else ["stem", "rest"])]
+    kept = [graph for name in names if (graph := cache.load(name)) is not None]
+    if len(kept) == len(names):
+        return kept
+    graphs = convert_all(checkpoint)
+    for name, graph in zip(names, graphs, strict=True):
+        cache.save(name, graph)
     return graphs
 
 
@@ -231,15 +244,6 @@ def _take_channels_last(graph: openvino.Model) -> openvino.Model:
     steps.input().tensor().set_layout(Layout("NHWC"))
     steps.input().model().set_layout(Layout("NCHW"))
     return steps.build()
-
-
-def _save(graph: openvino.Model, path: Path) -> None:
-    """Write the .bin, and then the .xml, without which nobody reads the .bin. Each is renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    openvino.save_model(graph, temporary, compress_to_fp16=False)
-    temporary.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    temporary.replace(path)
 
 
 class _SplitAttention(nn.Module):

@@ -118,6 +118,9 @@ class Settings(BaseSettings):
         le=100,
         description="How many model versions keep their embeddings, the active version included.",
     )
+    keep_repaired_days: Days = Field(
+        default=30, description="How long embeddings are kept that `reid check --repair` has replaced."
+    )
     keep_crops: bool = Field(
         default=True,
         description="Keep crops; without crops no image is shown, and no other network can take over.",

@@ -8,7 +8,7 @@ import openvino
 from openvino import Layout, PartialShape, opset8
 from openvino.preprocess import PrePostProcessor
 
-from model.card import FOREIGN, Card
+from model.card import FOREIGN, Card, to_text
 from model.checkpoint import MAX_CHECKPOINT_BYTES, load_checkpoint, save_foreign
 from model.embedder import Embedder
 from model.errors import CheckpointError
@@ -69,7 +69,7 @@ def import_foreign(
         mean=_in_rgb(mean, scale, channels),
         std=_in_rgb(std, scale, channels),
         channels=channels,
-        recipe=describe_file(path),
+        recipe=to_text(describe_file(path)),
     )
     try:
         with TemporaryDirectory() as folder:

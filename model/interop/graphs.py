@@ -5,7 +5,7 @@ These checks protect the process that reads a graph:
 * The graph is read from memory, so that its weights come from the checkpoint and not from another file.
 * The graph must begin as OpenVINO writes an IR. Otherwise OpenVINO would try its readers of other formats,
   and some of these open files that a network names.
-* Every layer has a fixed size of at most MAX_LAYER_VALUES.
+* Every layer has a fixed size of at most MAX_LAYER_VALUES, and all together of at most MAX_GRAPH_VALUES.
 * Loops and branches are refused, because a loop need not end. Layers that keep a state are refused, because
   the embedding of a crop would depend on the crop before.
 
@@ -28,7 +28,12 @@ MAX_GRAPH_BYTES = 32 << 20
 MAX_LAYER_VALUES = 1 << 26
 """The largest number of values in the output of a layer for one crop: 256 MiB in float32."""
 
+MAX_GRAPH_VALUES = 1 << 28
+"""The largest number of values in the outputs of all layers together: 1 GiB in float32. Constants do not
+count, because the size of the checkpoint bounds them."""
+
 REFUSED_LAYERS = ("Assign", "If", "Loop", "ReadValue", "TensorIterator")
+UNCOUNTED_LAYERS = ("Constant", "Result")
 GRAPH, WEIGHTS = "graph", "weights"
 """The names of the two tensors of a checkpoint, each of bytes: the .xml and the .bin of an IR."""
 
@@ -106,8 +111,9 @@ def check_layers(graph: openvino.Model) -> None:
 
     Raises:
         CheckpointError: a layer is one of REFUSED_LAYERS, or its output has no fixed size or more than
-            MAX_LAYER_VALUES values.
+            MAX_LAYER_VALUES values, or all layers together have more than MAX_GRAPH_VALUES.
     """
+    total = 0.0
     for layer in graph.get_ops():
         kind = layer.get_type_name()
         if kind in REFUSED_LAYERS:
@@ -118,10 +124,16 @@ def check_layers(graph: openvino.Model) -> None:
                 raise CheckpointError(
                     f"the size of a layer {kind} in the graph depends on the image: {shape}"
                 )
-            if np.prod(list(shape.to_shape()), dtype=np.float64) > MAX_LAYER_VALUES:
+            num = float(np.prod(list(shape.to_shape()), dtype=np.float64))
+            total += num if kind not in UNCOUNTED_LAYERS else 0
+            if num > MAX_LAYER_VALUES:
                 raise CheckpointError(
                     f"a layer {kind} in the graph is too large: {shape} exceeds {MAX_LAYER_VALUES:,} values"
                 )
+    if total > MAX_GRAPH_VALUES:
+        raise CheckpointError(
+            f"the layers of the graph together are too large: {total:,.0f} values exceed {MAX_GRAPH_VALUES:,}"
+        )
 
 
 def reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.architectures import build_network
-from model.card import Card
+from model.card import Card, to_text
 from model.checkpoint import make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
 from model.files import describe_file
@@ -58,7 +58,7 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
     path, out = Path(path), Path(out)
     if out.exists():
         raise CheckpointError(f"{out} is there already: remove it, or give another --out")
-    tensors = _without_prefix(read_state_dict(path))
+    tensors = read_state_dict(path)
     identities = tensors.get("cls.weight")
     num_identities = max(1, len(identities)) if identities is not None and identities.dim() else 1
     ours = _state(branch, num_identities)
@@ -73,7 +73,7 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
         embedding_size=2048,
         num_identities=num_identities,
         feature=feature,
-        recipe=f"{describe_file(path)} of the RGA authors' code, {branch}",
+        recipe=to_text(f"{describe_file(path)} of the RGA authors' code, {branch}"),
     )
     network = make_network(card, _renamed(ours, tensors), path.name)
     try:
@@ -135,13 +135,6 @@ def _their_names(name: str) -> list[str]:
     kind, layer, rest = rest.split(".", 2)
     firsts, position = _LAYERS[layer]
     return [f"backbone.rga_att{number}.{first}_{kind}.{position}{rest}" for first in firsts]
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefix ``module.``, which torch's DataParallel adds to every name."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
 
 
 def _in_words(problems: list[str], fitting: list[str]) -> str:

@@ -10,15 +10,21 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "ema", "params")
+"""Names at which programs save a state dict, the best first; FastReID has `model`."""
+
+MAX_WRAPPERS = 3
+PREFIXES = ("module.", "_orig_mod.")
+
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict onto the CPU.
 
     Args:
-        path: a file of ``torch.save`` that holds a state dict, or a dict with a state dict at ``state_dict``.
+        path: a file of ``torch.save`` that holds a state dict, or a dict that has one at one of WRAPPERS.
 
     Returns:
-        The tensors by name, without gradients.
+        The tensors by name, without gradients, and without a prefix of PREFIXES that all names have.
 
     Raises:
         CheckpointError: the file is absent, torn or of another kind, or unpickling the file would run code.
@@ -38,15 +44,43 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read as a torch state dict ({kind}): the file is torn or of another kind"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{path} holds no state dict of tensors")
+    state = _unwrapped(content)
+    if not state:
+        raise CheckpointError(f"{path} holds no state dict of tensors{_told(content)}")
     for name, tensor in state.items():
         if not isinstance(name, str) or not name.isprintable() or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path} holds no state dict of tensors")
+            raise CheckpointError(f"{path} holds no state dict of tensors{_told(content)}")
         if not _is_plain(tensor):
             raise CheckpointError(f"{path} has a tensor that is not dense, real and whole in memory: {name}")
-    return {name: tensor.detach() for name, tensor in state.items()}
+    return _without_prefix({name: tensor.detach() for name, tensor in state.items()})
+
+
+def _unwrapped(content: Any) -> dict[Any, Any]:
+    """Return the state dict in what a program has saved; empty if it is no dict."""
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(content, dict):
+            return {}
+        inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), dict) and content[name]]
+        if not inner:
+            break
+        content = inner[0]
+    return content if isinstance(content, dict) else {}
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that torch's DataParallel and torch.compile add to every name."""
+    for prefix in PREFIXES * 2:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _told(content: Any) -> str:
+    """Say what a file holds instead, such as its first few names."""
+    if not isinstance(content, dict):
+        return f", but one {type(content).__name__}"
+    names = ", ".join(ascii(name)[:50] for name in list(content)[:5])
+    return f": it has {names or 'nothing'}; looked for are tensors by name, perhaps at {', '.join(WRAPPERS)}"
 
 
 def _is_plain(tensor: Tensor) -> bool:

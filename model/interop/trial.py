@@ -1,10 +1,15 @@
 """The trial of a network before it is kept: a few images are embedded and the embeddings are checked.
 
-A foreign network is tried in another process, because a hostile graph can crash OpenVINO.
+A foreign network is tried in another process, because a hostile graph can crash OpenVINO. The process has
+limits of memory and of processor time, and gives way to all other processes.
 """
 
+import os
+import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,29 @@ SAME = 1e-5
 of the largest number."""
 
 LONGEST_TRIAL_S = 120
+MAX_CPU_S = 120
+MAX_MEMORY_BYTES = 1 << 30
+"""What a trial may take beside MEMORY_BY_SIZE times the size of the checkpoint."""
+
+MEMORY_BY_SIZE = 8
+"""The checkpoint, its tensors, the graph and what OpenVINO compiles of it are copies of the same weights."""
+
+NICENESS = 10
+MAX_TOLD = 2_000
 
 
-def try_apart(path: str | Path) -> None:
+def try_apart(path: str | Path, kept_open: Sequence[int] = ()) -> bool:
     """Try the network of a checkpoint in another process, if the network is foreign.
 
     Other networks are not tried, because their layers are our own code.
 
     Args:
         path: the checkpoint.
+        kept_open: file descriptors that the other process holds too, such as that of a lock, which then is
+            held until that process has ended, even if this one is killed.
+
+    Returns:
+        Whether the network is foreign.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, the network fails ``try_out``, or the other process
@@ -39,18 +58,30 @@ def try_apart(path: str | Path) -> None:
     """
     path = Path(path)
     if read_card(path).architecture != FOREIGN:
-        return
+        return False
     command = [sys.executable, "-m", "model.interop.trial", str(path)]
     try:
         done = subprocess.run(  # noqa: S603 - a command of ours and a path
-            command, capture_output=True, text=True, timeout=LONGEST_TRIAL_S, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LONGEST_TRIAL_S,
+            check=False,
+            pass_fds=kept_open,
         )
     except subprocess.TimeoutExpired as error:
         raise CheckpointError(f"the trial of {path.name} did not end within {LONGEST_TRIAL_S} s") from error
     if done.returncode:
         code = done.returncode
         end = f"by signal {-code}" if code < 0 else f"with exit status {code}"
-        raise CheckpointError(done.stdout.strip() or f"{path.name} ended the process that tried it, {end}")
+        memory = f"; it may take {_max_memory(path) >> 20:,} MiB"
+        raise CheckpointError(
+            done.stdout.strip() or f"{path.name} ended the process that tried it, {end}{memory}"
+        )
+    return True
 
 
 def try_out(embedder: Embedder) -> None:
@@ -87,9 +118,37 @@ def main(path: str | Path) -> None:
     try:
         try_out(Embedder(load_checkpoint(path)))
     except ModelError as error:
-        print(error)
+        print(str(error)[:MAX_TOLD])
+        raise SystemExit(1) from error
+    except MemoryError as error:
+        mebibytes = _max_memory(Path(path)) >> 20
+        print(f"{Path(path).name} needs more than the {mebibytes:,} MiB that a trial may take")
         raise SystemExit(1) from error
 
 
+def limit(path: str | Path) -> None:
+    """Limit the memory and the processor time of this process, and let it give way to others.
+
+    What the process has already, which is Python, torch and OpenVINO, does not count.
+    """
+    with open("/proc/self/statm", encoding="ascii") as file:
+        num_pages = int(file.read().split()[5])  # the same that RLIMIT_DATA counts
+    memory = num_pages * resource.getpagesize() + _max_memory(Path(path))
+    limits = {resource.RLIMIT_DATA: memory, resource.RLIMIT_CPU: MAX_CPU_S, resource.RLIMIT_CORE: 0}
+    for kind, value in limits.items():
+        _, hard = resource.getrlimit(kind)
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (lower, lower))
+    os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _max_memory(path: Path) -> int:
+    """Return how many bytes the trial of a checkpoint may take."""
+    return MAX_MEMORY_BYTES + MEMORY_BY_SIZE * path.stat().st_size
+
+
 if __name__ == "__main__":
+    limit(sys.argv[1])
     main(sys.argv[1])

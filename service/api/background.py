@@ -18,7 +18,9 @@ from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.tables import now
 from service.upkeep.orphans import purge_orphans
+from service.upkeep.repairs import purge_replaced
 from service.upkeep.startup import start
+from service.versions.converted import purge_gone_networks
 
 logger = structlog.get_logger(__name__)
 
@@ -129,13 +131,15 @@ class Background:
             worker.run_due()
 
     def expire(self) -> None:
-        """Delete old answers of idempotent requests, and erase items whose retention time is over."""
+        """Delete old answers and old replaced embeddings, and erase items whose retention time is over."""
         self._claims.delete_old()
+        purge_replaced(self._store, now())
         erase_expired(self._store, now())
 
     def purge(self) -> None:
-        """Delete the crops that were left behind when a process was killed during a request."""
+        """Delete the crops that killed requests have left, and the converted networks of deleted versions."""
         purge_orphans(self._store, now())
+        purge_gone_networks(self._store)
 
     def _repeat(self, task: Task) -> None:
         """Run a task repeatedly until shutdown. The same failure in successive runs is logged once."""

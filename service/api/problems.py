@@ -56,7 +56,7 @@ def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
     """Return the problem document of an error that the service names."""
     response = problem(request_id, error.status, error.code, error.title, str(error), **error.members())
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        response.headers["Retry-After"] = "1"
+        response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 

@@ -16,7 +16,6 @@ from service.cli.options import DataDir
 from service.cli.terminal import out, print_line
 
 if TYPE_CHECKING:
-    from service.store.store import Store
     from service.upkeep.backup import Contents
     from service.upkeep.check import Report
 
@@ -25,20 +24,35 @@ def check(
     repair: Annotated[
         bool, typer.Option("--repair", help="Repair what can be made again or deleted.")
     ] = False,
+    undo_repair: Annotated[
+        bool, typer.Option("--undo-repair", help="Put back what the last repair has replaced, and end.")
+    ] = False,
     sample: Annotated[int, typer.Option(min=0, help="Items to embed again and compare.")] = 100,
     data_dir: DataDir = None,
 ) -> None:
     """Compare the database, crops, embeddings and index, and report differences. A service may be running.
 
-    Without --repair nothing is changed. With --repair, absent or wrong embeddings are made again from the
-    crops, and crops without an item and a bad snapshot of the index are deleted. A missing crop cannot be
-    made again, and is only reported.
+    Without --repair nothing is written, and each finding says what --repair would do. With --repair, absent
+    embeddings are made again from the crops, and crops without an item and a bad snapshot of the index are
+    deleted. A wrong embedding is replaced only if two independent makings agree. The replaced embedding is
+    kept for REID_KEEP_REPAIRED_DAYS, and --undo-repair puts it back. A missing crop cannot be made again, and
+    is only reported.
     """
     _prepare(data_dir)
+    from service.settings import read_settings
     from service.upkeep.check import check as check_gallery
+    from service.upkeep.opening import opened_to_look, opened_to_repair
+    from service.upkeep.repairs import undo_last_repair
 
+    if repair and undo_repair:
+        raise typer.BadParameter("give --repair or --undo-repair, not both")
     with _errors_as_sentences("cannot check"):
-        report = check_gallery(_open_gallery(), num_recomputed=sample, repair=repair)
+        opened = opened_to_repair if repair or undo_repair else opened_to_look
+        with opened(read_settings()) as store:
+            if undo_repair:
+                print_line(out, f"{undo_last_repair(store)} embeddings put back")
+                raise typer.Exit
+            report = check_gallery(store, num_recomputed=sample, repair=repair)
     _print_report(report)
     raise typer.Exit(0 if report.is_clean else 1)
 
@@ -118,31 +132,21 @@ def _errors_as_sentences(prefix: str) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _open_gallery() -> "Store":
-    """Open the gallery that the settings name. A running service may have the same gallery open.
-
-    Raises:
-        ServiceError: a setting has no usable value, or there is no gallery.
-    """
-    from service.settings import read_settings
-    from service.store.database import make_engine, make_sessions, migrate, require_file
-    from service.store.store import Store
-
-    settings = read_settings()
-    require_file(settings.database_url)
-    engine = make_engine(settings.database_url)
-    migrate(engine)
-    return Store(settings, make_sessions(engine))
-
-
 def _print_report(report: "Report") -> None:
     for finding in report.findings:
-        print_line(out, f"{finding.kind}: {finding.detail}{' - repaired' if finding.repaired else ''}")
+        would = f" - --repair would {finding.remedy}" if finding.remedy and not finding.repaired else ""
+        print_line(out, f"{finding.kind}: {finding.detail}{' - repaired' if finding.repaired else would}")
     if report.num_young:
         print_line(
             out,
             f"{report.num_young} crops are younger than ten minutes and belong to nothing yet; "
             "their requests may still be running",
+        )
+    if report.num_unlike and report.num_recomputed < report.num_items:
+        print_line(
+            out,
+            "more embeddings may differ, because only some items were embedded anew: "
+            f"--sample {report.num_items} takes all",
         )
     print_line(
         out,

@@ -163,6 +163,7 @@ class Erased(TypedDict):
 
     items: int
     embeddings: dict[str, int]
+    replaced_embeddings: int
     crops: int
     crops_kept_for_others: int
     operations: int

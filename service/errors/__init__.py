@@ -25,6 +25,7 @@ from service.errors.models import (
     NotFinite,
     NothingToRollBackTo,
     TooFewLabels,
+    TrialsBusy,
     UnfitCheckpoint,
 )
 from service.errors.people import (
@@ -110,6 +111,7 @@ __all__ = [
     "StorageUnavailable",
     "TooFewLabels",
     "TooManyIdentities",
+    "TrialsBusy",
     "UnfitCheckpoint",
     "UnreadableImage",
 ]

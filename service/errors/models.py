@@ -25,6 +25,20 @@ class UnfitCheckpoint(ServiceError):
     title = "Unfit checkpoint"
 
 
+class TrialsBusy(ServiceError):
+    """Other networks are being tried, one after the other, and this one has waited too long for its turn."""
+
+    code = "trials_busy"
+    status = 503
+    title = "Trials busy"
+    retry_after_s = 15
+
+    def __init__(self) -> None:
+        super().__init__(
+            "other networks are being tried, one at a time; nothing was registered, so send this one again"
+        )
+
+
 class ModelFileLost(ServiceError):
     """The checkpoint file of a model version is gone or has changed."""
 

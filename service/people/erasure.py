@@ -37,6 +37,7 @@ from service.store.tables import (
     Identity,
     Item,
     Rejection,
+    ReplacedEmbedding,
     now,
 )
 from service.store.workspace import RESTORING, purge_abandoned
@@ -70,10 +71,14 @@ class Receipt:
 
 @dataclass
 class _Counts:
-    """How much was erased; `embeddings` counts by model version, `cleaned` is true after the purge."""
+    """How much was erased; `embeddings` counts by model version, `cleaned` is true after the purge.
+
+    `replaced_embeddings` are embeddings that `reid check --repair` had replaced and still kept.
+    """
 
     items: int = 0
     embeddings: Counter[str] = field(default_factory=Counter)
+    replaced_embeddings: int = 0
     crops: int = 0
     crops_kept_for_others: int = 0
     operations: int = 0
@@ -288,6 +293,7 @@ def _count(session: Session, page: Sequence[int], counts: _Counts) -> None:
     )
     for version, num in session.execute(by_version):
         counts.embeddings[version] += num
+    counts.replaced_embeddings += _num(session, ReplacedEmbedding, ReplacedEmbedding.slot.in_(page))
     counts.rejections += _num(session, Rejection, Rejection.slot.in_(page))
 
 

@@ -15,7 +15,7 @@ from model.data.images import Header, decoded_bytes
 from model.embedder import Embedder
 from model.errors import ModelError
 from model.interop.trial import try_out
-from service.errors import NotFinite, ServiceError, UnfitCheckpoint
+from service.errors import NotFinite, UnfitCheckpoint
 from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Model
@@ -33,33 +33,69 @@ MAX_BATCH_PIXELS = 4_000_000
 """A batch ends at this many pixels, so that huge images are decoded one at a time."""
 
 
-def load_embedder(path: Path, settings: Settings) -> Embedder:
+def load_embedder(
+    path: Path, settings: Settings, version: str | None = None, *, is_cache_read_only: bool = False
+) -> Embedder:
     """Load the network of a checkpoint and try it on a few images.
+
+    Args:
+        path: the checkpoint.
+        settings: the device, the precision and the cache of converted networks.
+        version: the version that the file must have, if it is known.
+        is_cache_read_only: whether nothing may be written into the cache.
 
     Raises:
         UnfitCheckpoint: the file is no checkpoint that can be served, or its embeddings are useless.
     """
     try:
-        checkpoint = load_checkpoint(path)
-        embedder = Embedder(checkpoint, settings.device, settings.precision, cache_dir=settings.cache_dir)
+        embedder = Embedder(
+            load_checkpoint(path, version),
+            settings.device,
+            settings.precision,
+            cache_dir=settings.cache_dir,
+            is_cache_read_only=is_cache_read_only,
+        )
         try_out(embedder)
     except ModelError as error:
         raise UnfitCheckpoint(str(error)) from error
     return embedder
 
 
-def load_registered(store: Store, version: str) -> Embedder:
+def load_registered(store: Store, version: str, *, is_cache_read_only: bool = False) -> Embedder:
     """Load the network of a registered model version.
 
     Raises:
         ServiceError: the checkpoint is gone, has changed, or cannot be served.
     """
+    path = _file_of(store, version)
+    return load_embedder(path, store.settings, version, is_cache_read_only=is_cache_read_only)
+
+
+def load_second_making(store: Store, version: str, runtime: str) -> Embedder:
+    """Load a network of a registered version once more, in another way than the service does.
+
+    A network of ours runs on torch if the service runs it on OpenVINO, and the other way round. A foreign
+    network is read from its checkpoint. Nothing is taken from the cache.
+
+    Args:
+        store: the gallery.
+        version: the model version.
+        runtime: of the embedder of the service, such as ``openvino-bf16``.
+
+    Raises:
+        ServiceError: the checkpoint is gone, has changed, or cannot be served.
+    """
+    device = "torch-cpu" if runtime.startswith("openvino") else "cpu"
+    try:
+        return Embedder(load_checkpoint(_file_of(store, version), version), device, "fp32")
+    except ModelError as error:
+        raise UnfitCheckpoint(str(error)) from error
+
+
+def _file_of(store: Store, version: str) -> Path:
     with store.read() as session:
         filename = session.scalars(select(Model.filename).where(Model.version == version)).one()
-    embedder = load_embedder(store.settings.models_dir / filename, store.settings)
-    if embedder.version != version:
-        raise ServiceError(f"{filename} has changed on the disk: its version is now {embedder.version}")
-    return embedder
+    return store.settings.models_dir / filename
 
 
 def peak_bytes(headers: Iterable[Header]) -> int:

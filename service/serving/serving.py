@@ -174,11 +174,11 @@ class Serving:
                 raise NetworkLost(version, str(error)) from error
         gallery_embedder = embedders[active.gallery_version]
         with self.store.read() as session:
-            replica = self._load_replica(session, gallery_embedder)
+            replica = self.load_replica(session, gallery_embedder)
             thresholds = find_thresholds(session, active.version, self.store.settings.target_fmr)
         return Generation(embedders[active.version], replica, thresholds, gallery_embedder)
 
-    def _load_replica(self, session: Session, embedder: Embedder) -> Replica:
+    def load_replica(self, session: Session, embedder: Embedder) -> Replica:
         """Return the index for a network: from memory, else from the snapshot, else from the database."""
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
         version, kind = embedder.version, self.store.settings.index

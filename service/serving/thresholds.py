@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from model.calibration import Calibration
+from model.card import salvage_card
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.store.tables import Model
 
@@ -74,7 +75,8 @@ def find_thresholds(session: Session, version: str, target_fmr: float) -> Thresh
     """Return the thresholds of a registered version for the false-match rate `target_fmr`."""
     statement = select(Model.card, Model.evaluation).where(Model.version == version)
     card, evaluation = session.execute(statement).one()
-    return thresholds_of(version, card, evaluation, target_fmr)
+    usable, _ = salvage_card(card, version)
+    return thresholds_of(version, usable.to_dict() if usable else {}, evaluation, target_fmr)
 
 
 def thresholds_of(

@@ -5,6 +5,7 @@ later, whatever the time-out. So a writing session begins with BEGIN IMMEDIATE a
 the start. Reading sessions never wait.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -65,12 +66,26 @@ def make_engine(url: str | URL) -> Engine:
     """Make an engine; the first connection to an SQLite file makes the folder of the file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
-    engine = create_engine(parsed)
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_size=10, max_overflow=30, json_deserializer=read_json
+        )
+    engine = create_engine(parsed, json_deserializer=read_json)
     event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def read_json(text: str) -> Any:
+    """Read a column of JSON, perhaps one that an older version of this program has written.
+
+    A value that is nested too deep to be read is an empty object. A number that is not finite is null,
+    because no answer can hold such a number.
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except RecursionError:
+        return {}
 
 
 def require_file(url: str) -> None:

@@ -169,6 +169,29 @@ class Embedding(Table):
     values: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class ReplacedEmbedding(Table):
+    """An embedding that `reid check --repair` has replaced; `values` is what was stored before.
+
+    The rows are kept for `REID_KEEP_REPAIRED_DAYS`, so that a repair can be undone. They go with their item.
+    """
+
+    __tablename__ = "replaced_embeddings"
+
+    repair_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    slot: Mapped[int] = mapped_column(
+        Number,
+        ForeignKey("items.slot", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        index=True,
+    )
+    model_version: Mapped[str] = mapped_column(
+        String(64), ForeignKey("models.version", ondelete="CASCADE"), primary_key=True
+    )
+    values: Mapped[bytes] = mapped_column(LargeBinary)
+    replaced_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Change(Table):
     """One change of the gallery, never altered.
 

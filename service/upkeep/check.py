@@ -1,53 +1,32 @@
 """`reid check`: compare the database, the crops, the embeddings and the snapshot with each other.
 
-The check only reads, unless a repair is asked for, so it may run beside a service. A repair makes embeddings
-from crops again, and deletes a bad snapshot, because the database can replace it. A crop that is gone cannot
-be made again: it is reported.
+The check writes nothing, unless a repair is asked for, so it may run beside a service. A repair makes
+embeddings from crops again, and deletes a bad snapshot, because the database can replace it. A crop that is
+gone cannot be made again: it is reported.
 """
 
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
-from service.errors import CropMissing, ImageError
-from service.serving.embedding import to_half
-from service.serving.generation import Generation
+from model.converted import discard, find_damaged
+from service.errors import CropMissing
+from service.serving.embedding import load_registered
 from service.serving.serving import Serving
-from service.serving.stored import compare, embed_stored
-from service.store.changes import Transaction, active_model
+from service.store.changes import active_model
 from service.store.database import pages
 from service.store.store import Store
-from service.store.tables import Change, Embedding, Gallery, Item
+from service.store.tables import Change, Gallery, Item
+from service.upkeep.embeddings import CONVERT, EmbeddingCheck
+from service.upkeep.findings import Finding, FindingKind
 from service.upkeep.orphans import delete_orphans, find_orphans
+from service.versions.registry import list_models
 
 MIN_AGE_S = 600
 """Age in seconds below which a crop without an item may belong to an enrolment in progress."""
-
-
-class FindingKind(StrEnum):
-    """What can be wrong with a gallery."""
-
-    log = "the change log"
-    crop = "a crop is gone or has changed"
-    embedding = "an embedding is absent or wrong"
-    orphan = "a crop belongs to nothing"
-    snapshot = "the snapshot of the index"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, or was wrong and is `repaired`."""
-
-    kind: FindingKind
-    detail: str
-    repaired: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +46,18 @@ class Report:
     num_young: int
 
     @property
+    def num_unlike(self) -> int:
+        """Return how many embeddings are absent or wrong."""
+        return sum(finding.kind is FindingKind.embedding for finding in self.findings)
+
+    @property
     def is_clean(self) -> bool:
         """Tell whether nothing is wrong, or everything that was wrong is repaired."""
         return all(finding.repaired for finding in self.findings)
 
 
 def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> Report:
-    """Check a gallery.
+    """Check a gallery. Without a repair nothing is written.
 
     Args:
         store: the gallery, whose schema is up to date; no server needs to run.
@@ -81,21 +65,51 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
         repair: whether to make wrong embeddings again, and to delete orphans and a bad snapshot.
 
     Raises:
-        ServiceError: the active network cannot be loaded.
+        ServiceError: the active network cannot be loaded, although its file is whole.
     """
     serving = Serving(store)
     findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(store)]
-    with serving.store.read() as session:
+    findings += [*_model_findings(store), *_network_findings(store, repair=repair)]
+    with store.read() as session:
         slots = session.scalars(select(Item.slot).order_by(Item.slot)).all()
-    generation = serving.load_active()  # after the slots, so that the index has every one
-    generation.index.close()
     sample = sorted(random.sample(slots, min(num_recomputed, len(slots))))
-    wrong = dict(_wrong_embeddings(store, generation, slots))
-    wrong |= dict.fromkeys(_find_unlike(store, generation, sample, wrong), "is not what the network makes")
+    check_embeddings = _open_network(serving, repair=repair)
     findings += _crop_findings(store, slots)
-    findings += _embedding_findings(store, generation, wrong, repair=repair)
+    if check_embeddings:
+        findings += check_embeddings.run(slots, sample)
     orphans, num_young = _orphan_findings(store, repair=repair)
-    return Report(len(slots), len(sample), [*findings, *orphans], num_young)
+    num_compared = len(sample) if check_embeddings else 0
+    return Report(len(slots), num_compared, [*findings, *orphans], num_young)
+
+
+def _open_network(serving: Serving, *, repair: bool) -> EmbeddingCheck | None:
+    """Load the network and the index that are searched, or return None if the file of the network is lost."""
+    store = serving.store
+    with store.read() as session:
+        active = active_model(session)
+    version = active.gallery_version if active else ""
+    if any(known.row.version == version and not known.is_file_whole for known in list_models(store)):
+        return None
+    embedder = load_registered(store, version, is_cache_read_only=not repair)
+    with store.read() as session:
+        replica = serving.load_replica(session, embedder)
+    replica.index.close()
+    return EmbeddingCheck(store, embedder, replica, repair=repair)
+
+
+def _model_findings(store: Store) -> Iterator[Finding]:
+    for known in list_models(store):
+        if known.failure:
+            is_lost = known.state == "active" and not known.is_file_whole
+            more = "; no embedding was compared" if is_lost else ""
+            yield Finding(FindingKind.model, f"{known.row.version}: {known.failure}{more}")
+
+
+def _network_findings(store: Store, *, repair: bool) -> Iterator[Finding]:
+    for path, reason in list(find_damaged(store.settings.cache_dir)):
+        if repair:
+            discard(path)
+        yield Finding(FindingKind.network, reason, repair, CONVERT)
 
 
 def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
@@ -106,7 +120,7 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
     if reason:
         if repair:
             serving.snapshots.delete()
-        yield Finding(FindingKind.snapshot, reason, repair)
+        yield Finding(FindingKind.snapshot, reason, repair, "delete it")
 
 
 def _log_findings(store: Store) -> Iterator[Finding]:
@@ -134,86 +148,6 @@ def _crop_findings(store: Store, slots: Sequence[int]) -> Iterator[Finding]:
                 yield Finding(FindingKind.crop, f"item {item_id}: {error}")
 
 
-def _wrong_embeddings(
-    store: Store, generation: Generation, slots: Sequence[int]
-) -> Iterator[tuple[int, str]]:
-    """Find items whose stored embedding is absent, misshapen or not finite, or not the one in the index.
-
-    Items that were deleted during the check are among them; the caller leaves these out.
-    """
-    num_bytes = 2 * generation.index.embedding_size
-    indexed = set(generation.index.slots().tolist())
-    for page in pages(slots):
-        with store.read() as session:
-            stored = _embeddings(session, generation.replica.version, page)
-        for slot in page:
-            values = stored.get(slot)
-            if values is None or len(values) != num_bytes:
-                yield slot, "is absent" if values is None else f"has {len(values)} bytes, not {num_bytes}"
-            elif not np.isfinite(np.frombuffer(values, "<f2")).all():
-                yield slot, "is not finite"
-            elif slot not in indexed or generation.index.embeddings([slot])[0].tobytes() != values:
-                yield slot, "is not in the index as the database has it"
-
-
-def _embeddings(session: Session, version: str, slots: Sequence[int]) -> dict[int, bytes]:
-    statement = select(Embedding.slot, Embedding.values).where(
-        Embedding.model_version == version, Embedding.slot.in_(slots)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
-
-
-def _find_unlike(
-    store: Store, generation: Generation, sample: Sequence[int], wrong: dict[int, str]
-) -> Iterator[int]:
-    """Find items of a sample whose stored embedding is not what the network makes now."""
-    for page in pages([slot for slot in sample if slot not in wrong]):
-        made = _embed(store, generation, page)
-        with store.read() as session:
-            stored = _embeddings(session, generation.replica.version, list(made))
-        for slot, made_D in made.items():
-            if slot in stored and not compare(stored[slot], made_D).is_same:
-                yield slot
-
-
-def _embed(store: Store, generation: Generation, slots: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """Embed the items whose crop is whole; a broken crop has a finding of its own."""
-    with store.read() as session:
-        kept = select(Item.slot, Item.sha256).where(Item.slot.in_(slots), Item.has_crop)
-        sha256s = {row.slot: row.sha256 for row in session.execute(kept)}
-    return embed_stored(store, generation.gallery_embedder, sha256s, (CropMissing, ImageError))
-
-
-def _embedding_findings(
-    store: Store, generation: Generation, wrong: dict[int, str], *, repair: bool
-) -> list[Finding]:
-    findings = []
-    for page in pages(wrong):
-        made = _embed(store, generation, page) if repair else {}
-        if made:
-            with store.change() as change:
-                _store(change, generation.replica.version, made)
-        with store.read() as session:
-            items = session.execute(select(Item.slot, Item.id).where(Item.slot.in_(page))).all()
-        findings += [
-            Finding(FindingKind.embedding, f"of item {item_id} {wrong[slot]}", slot in made)
-            for slot, item_id in items
-        ]
-    if any(finding.repaired for finding in findings):
-        with store.change() as change:
-            change.note("rebuilt")  # every process builds its index again
-    return findings
-
-
-def _store(change: Transaction, version: str, made: dict[int, NDArray[np.float32]]) -> None:
-    """Store embeddings of the items that still exist."""
-    alive = change.session.scalars(select(Item.slot).where(Item.slot.in_(made))).all()
-    for slot in alive:
-        change.session.merge(
-            Embedding(slot=slot, model_version=version, values=to_half(made[slot]).tobytes())
-        )
-
-
 def _orphan_findings(store: Store, *, repair: bool) -> tuple[list[Finding], int]:
     """Find orphans, and count those that are too young to tell."""
     found = list(find_orphans(store))
@@ -223,5 +157,5 @@ def _orphan_findings(store: Store, *, repair: bool) -> tuple[list[Finding], int]
         delete_orphans(store, [path.name for path in old])
         for path in unfinished:
             path.unlink(missing_ok=True)
-    findings = [Finding(FindingKind.orphan, str(path), repair) for path in (*old, *unfinished)]
+    findings = [Finding(FindingKind.orphan, str(path), repair, "delete it") for path in (*old, *unfinished)]
     return findings, len(found) - len(old)

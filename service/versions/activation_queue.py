@@ -6,6 +6,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from model.card import salvage_card
 from service.errors import (
     ActivationRunning,
     CropsNotKept,
@@ -114,7 +115,8 @@ def _check_better(store: Store, version: str) -> None:
 def _check_possible(session: Session, row: Model, options: ActivationOptions) -> None:
     active = active_model(session)
     if options.strategy == "compatible" and active and active.version != row.version:
-        promised = (row.card.get("compatible_with") or {}).get("version")
+        card, _ = salvage_card(row.card, row.version)
+        promised = (card.compatible_with or {}).get("version") if card else None
         if promised != active.version:
             raise NotCompatible(row.version, active.version, promised)
     lost = select(func.count()).select_from(Item).where(~Item.has_crop, ~is_embedded(row.version))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from model.card import salvage_card
 from service.errors import ModelNotFound
 from service.jobs.jobs import NOT_ENDED, Stopped, add_job, advance, mark_ended
 from service.serving.embedding import load_registered
@@ -189,7 +190,8 @@ class _Evaluation:
 def _embeddings(session: Session, version: str, labelled: Labelled) -> dict[int, NDArray[np.float16]]:
     """Return slot -> embedding of the labelled items, without invalid embeddings."""
     card = session.scalars(select(Model.card).where(Model.version == version)).one()
-    slots, num_bytes = set(labelled.slots), 2 * card["embedding_size"]
+    usable, _ = salvage_card(card, version)
+    slots, num_bytes = set(labelled.slots), 2 * usable.embedding_size if usable else 0
     rows = select(Embedding.slot, Embedding.values).where(Embedding.model_version == version)
     found: dict[int, NDArray[np.float16]] = {}
     for slot, values in session.execute(rows.execution_options(yield_per=ROWS_PER_PAGE)):

@@ -14,7 +14,9 @@ from typing import BinaryIO
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from model.card import Card, salvage_card
 from model.checkpoint import checkpoint_version, load_checkpoint
+from model.converted import discard_converted
 from model.errors import ModelError
 from model.files import sync_dir
 from model.interop.trial import try_apart
@@ -24,7 +26,8 @@ from service.serving.embedding import load_embedder
 from service.store.changes import active_model
 from service.store.database import VALUES_PER_STATEMENT
 from service.store.store import Store
-from service.store.tables import Embedding, Item, Job, Model, now
+from service.store.tables import Embedding, Item, Job, Model, ReplacedEmbedding, now
+from service.versions.trials import turn
 
 UNFINISHED_S = 3600
 """Age in seconds from which the file of an upload is a leftover; no upload takes so long."""
@@ -43,6 +46,8 @@ class KnownModel:
         num_embedded: how many items have an embedding by the version.
         coverage: the share of all items that have an embedding by the version, 0 to 1.
         num_bytes: the size of the checkpoint file.
+        card: the card, without descriptions that break a rule of today; None if the card cannot be used.
+        is_file_whole: whether the file is there and has not changed.
     """
 
     row: Model
@@ -51,6 +56,8 @@ class KnownModel:
     num_embedded: int
     coverage: float
     num_bytes: int
+    card: Card | None
+    is_file_whole: bool
 
 
 def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
@@ -58,15 +65,18 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
 
     Raises:
         UnfitCheckpoint: the service cannot use the checkpoint; nothing is kept.
+        TrialsBusy: other networks are being tried; nothing is kept.
     """
     directory = store.settings.models_dir
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)
-        _try_foreign(temporary)
-        load_embedder(temporary, store.settings)
+        with turn(store.settings.data_dir) as descriptor:
+            if not _try_apart(temporary, descriptor):
+                load_embedder(temporary, store.settings)
         return _keep(store, temporary)
     except UnfitCheckpoint as error:
+        _discard_networks(store, temporary)
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -143,7 +153,7 @@ def find_file(store: Store, version: str) -> Path:
 
 
 def delete_model(store: Store, version: str) -> None:
-    """Delete a version that is not in use: its embeddings, its row and its file.
+    """Delete a version that is not in use: its embeddings, its row, its file and its converted networks.
 
     Raises:
         ModelNotFound: there is no such version.
@@ -155,6 +165,7 @@ def delete_model(store: Store, version: str) -> None:
         change.session.execute(delete(Model).where(Model.version == version))
         # Unlinked before the commit, because after the commit the version may be registered again.
         path.unlink(missing_ok=True)
+        discard_converted(store.settings.cache_dir, version)
 
 
 def delete_embeddings(store: Store, version: str) -> None:
@@ -172,6 +183,9 @@ def delete_embeddings(store: Store, version: str) -> None:
             slots = change.session.scalars(batch).all()
             is_in_batch = (Embedding.model_version == version) & Embedding.slot.in_(slots)
             change.session.execute(delete(Embedding).where(is_in_batch))
+            change.session.execute(
+                delete(ReplacedEmbedding).where(ReplacedEmbedding.model_version == version)
+            )
         if len(slots) < VALUES_PER_STATEMENT:
             return
 
@@ -207,6 +221,10 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
     known = []
     for row in rows:
         failure, num_bytes = _file_fault(store.settings.models_dir / row.filename, row.version)
+        is_whole = failure is None
+        card, fault = salvage_card(row.card, row.version)
+        if fault:
+            failure = failure or f"{fault}; an older version of this program has kept it"
         num = embedded.get(row.version, 0)
         is_ready = 0 < num_items == num
         if row.state == "active":
@@ -217,7 +235,8 @@ def _known(store: Store, session: Session, rows: Sequence[Model]) -> list[KnownM
             state = "backfilling" if at_work[row.version] == "activation" else "evaluating"
         else:
             state = "ready" if is_ready and row.state == "registered" else row.state
-        known.append(KnownModel(row, state, failure, num, num / num_items if num_items else 0.0, num_bytes))
+        coverage = num / num_items if num_items else 0.0
+        known.append(KnownModel(row, state, failure, num, coverage, num_bytes, card, is_whole))
     return known
 
 
@@ -249,8 +268,6 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
         raise UnfitCheckpoint(str(error).replace(temporary.name, "the file")) from error
     filename = f"{checkpoint.version}.safetensors"
     with store.change() as change:
-        temporary.replace(temporary.with_name(filename))
-        sync_dir(temporary.parent)
         row = change.session.get(Model, checkpoint.version)
         is_new = row is None
         if row is None:
@@ -262,14 +279,28 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
                 created_at=now(),
             )
             change.session.add(row)
-        change.session.flush()
+        change.session.flush()  # before the file gets its name, because a row may be refused
+        temporary.replace(temporary.with_name(filename))
+        sync_dir(temporary.parent)
         return _known(store, change.session, [row])[0], is_new
 
 
-def _try_foreign(path: Path) -> None:
-    """Try a foreign network in another process, because a hostile graph can crash OpenVINO."""
+def _discard_networks(store: Store, temporary: Path) -> None:
+    """Delete what was converted of a checkpoint that is not kept."""
+    with suppress(ModelError):
+        version = checkpoint_version(temporary)
+        with store.read() as session:
+            if session.get(Model, version) is None:
+                discard_converted(store.settings.cache_dir, version)
+
+
+def _try_apart(path: Path, descriptor: int) -> bool:
+    """Try a foreign network in another process, because a hostile graph can crash OpenVINO.
+
+    Returns whether the checkpoint was a foreign network.
+    """
     try:
-        try_apart(path)
+        return try_apart(path, [descriptor])
     except ModelError as error:
         raise UnfitCheckpoint(str(error).replace(path.name, "the file")) from error
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
-from model.card import Card
+from model.card import Card, to_text
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.files import write_atomically
@@ -335,7 +335,7 @@ class Trainer:
             num_identities=network.num_identities,
             pooling=self.recipe.pooling,
             recipe=self.recipe.name,
-            dataset=self.dataset.name,
+            dataset=to_text(self.dataset.name),
             parent=self.parent,
         )
 

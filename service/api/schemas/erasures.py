@@ -23,6 +23,8 @@ class Erased(BaseModel):
     items: int
     embeddings: dict[str, int]
     """The number of embeddings by model version."""
+    replaced_embeddings: int = 0
+    """The number of embeddings that `reid check --repair` had replaced and still kept."""
     crops: int
     crops_kept_for_others: int
     operations: int

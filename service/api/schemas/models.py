@@ -12,6 +12,10 @@ from service.versions.registry import KnownModel
 State = Literal["registered", "evaluating", "backfilling", "ready", "active", "retired", "failed"]
 
 
+UNREADABLE = {"architecture": "unknown", "embedding_size": 0, "height": 0, "width": 0}
+"""What is shown of a card that cannot be used."""
+
+
 class Activation(StrictModel):
     """How to activate a version.
 
@@ -56,9 +60,9 @@ class ModelVersion(BaseModel):
     @classmethod
     def of(cls, known: KnownModel, **more: Any) -> Self:
         """Return the fields of a model version, and `more` fields of a subclass."""
-        card = known.row.card
+        card = UNREADABLE if known.card is None else known.card.to_dict()
         return cls.model_validate(
-            vars(known)
+            {name: value for name, value in vars(known).items() if name != "card"}
             | {name: card[name] for name in ("architecture", "embedding_size", "height", "width")}
             | {"version": known.row.version, "card": card, "evaluation": known.row.evaluation}
             | {"created_at": known.row.created_at, "activated_at": known.row.activated_at}

@@ -16,7 +16,8 @@ from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
-from service.upkeep.check import FindingKind, Report, check
+from service.upkeep.check import Report, check
+from service.upkeep.findings import FindingKind
 
 
 @contextmanager
