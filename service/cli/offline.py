@@ -116,17 +116,21 @@ def _open_gallery() -> "Store":
     """Open the gallery that the settings name. A running service may have the same gallery open.
 
     Raises:
-        ServiceError: a setting has no usable value, or there is no gallery.
+        ServiceError: a setting has no usable value, there is no gallery, or the data folder is of another.
     """
     from service.settings import read_settings
     from service.store.database import make_engine, make_sessions, migrate, require_file
     from service.store.store import Store
+    from service.upkeep.claim import claim_folder, refuse_lost_database
 
     settings = read_settings()
     require_file(settings.database_url)
+    refuse_lost_database(settings)
     engine = make_engine(settings.database_url)
     migrate(engine)
-    return Store(settings, make_sessions(engine))
+    store = Store(settings, make_sessions(engine))
+    claim_folder(store)
+    return store
 
 
 def _print_report(report: "Report") -> None:

@@ -56,10 +56,14 @@ from service.errors.startup import (
 from service.errors.storage import (
     BadBackup,
     DatabaseDamaged,
+    DatabaseReplaced,
     DatabaseUnavailable,
+    NewerDatabase,
     NotEmpty,
+    OtherGallery,
     StorageFull,
     StorageUnavailable,
+    TooManyOpenFiles,
 )
 
 __all__ = [
@@ -74,6 +78,7 @@ __all__ = [
     "CropTooSmall",
     "CropsNotKept",
     "DatabaseDamaged",
+    "DatabaseReplaced",
     "DatabaseUnavailable",
     "DuplicateCrop",
     "Fault",
@@ -93,6 +98,7 @@ __all__ = [
     "ModelInUse",
     "ModelNotFound",
     "NetworkLost",
+    "NewerDatabase",
     "NotBetter",
     "NotCompatible",
     "NotEmpty",
@@ -101,11 +107,13 @@ __all__ = [
     "NotReady",
     "NothingToRollBackTo",
     "OperationNotFound",
+    "OtherGallery",
     "ServiceError",
     "StorageFull",
     "StorageUnavailable",
     "TooFewLabels",
     "TooManyIdentities",
+    "TooManyOpenFiles",
     "UnfitCheckpoint",
     "UnreadableImage",
 ]

@@ -14,6 +14,7 @@ from service.store.changes import Transaction, transaction
 from service.store.crops import CropStore
 from service.store.database import Sessions
 from service.store.doomed import needed_crops
+from service.store.folder import DataFolder
 from service.store.tables import DoomedCrop
 
 CROPS_AT_ONCE = 500
@@ -30,6 +31,7 @@ class Store:
         settings: the settings of this process.
         sessions: makes the sessions of the database.
         crops: the bytes of the crops, by their SHA-256.
+        folder: the data folder, which belongs to one gallery.
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
@@ -40,6 +42,7 @@ class Store:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
+        self.folder = DataFolder(settings.data_dir)
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()
@@ -97,5 +100,7 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[Transaction]:
-        with self._turn, transaction(self.sessions) as change:
-            yield change
+        with self._turn:
+            self.folder.check()
+            with transaction(self.sessions) as change:
+                yield change

@@ -16,6 +16,7 @@ from service.store.database import migrate
 from service.store.failures import operator_message
 from service.store.store import Store
 from service.store.workspace import RESTORING, purge_abandoned
+from service.upkeep.claim import claim_folder, refuse_lost_database
 from service.versions.activation import mark_active
 from service.versions.registry import purge_unfinished, register_shipped
 
@@ -44,10 +45,12 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
 def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.store.settings
+    refuse_lost_database(settings)
     settings.models_dir.mkdir(parents=True, exist_ok=True)
+    migrate(engine)
+    claim_folder(serving.store)
     purge_unfinished(settings.models_dir)
     purge_abandoned(settings.data_dir, RESTORING)
-    migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     _finish_erasures(serving.store)
     _activate_first(serving)
