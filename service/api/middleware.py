@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import http_problem, service_problem
 from service.errors import ServiceError
 from service.store.tables import new_id
+from service.store.timeouts import SILENCE_S, answer_within
 
 logger = structlog.get_logger(__name__)
 
@@ -21,6 +22,8 @@ UNLOGGED_PATHS = ("/livez", "/readyz")
 
 class RequestId:
     """Gives each request an id, which its log lines, its answer and the header X-Request-ID carry.
+
+    The request also waits for the database no longer than `SILENCE_S`.
 
     The id is the caller's own X-Request-ID if that is 1 to 64 letters, digits, dots, dashes or underscores.
     """
@@ -42,7 +45,7 @@ class RequestId:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), answer_within(SILENCE_S):
             await self._app(scope, receive, send_with_id)
 
 

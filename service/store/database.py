@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.errors import BadSettings, NewerDatabase
 from service.store.database_file import watch_file
 from service.store.tables import Table
+from service.store.timeouts import SET, answer_within, bound_waiting
 
 logger = structlog.get_logger(__name__)
 
@@ -37,6 +38,9 @@ SQLITE_PRAGMAS = (
     "synchronous=FULL",
     "schema_version",  # a read, which opens the files -wal and -shm
 )
+
+POOL_WAIT_S = 10
+"""How long a request waits until another one gives its connection back, in seconds."""
 
 MIGRATION_LOCK = 0x52454944
 """The key of PostgreSQL's advisory lock that a migration holds."""
@@ -72,7 +76,11 @@ def make_engine(url: str | URL) -> Engine:
     """Make an engine; the first connection to an SQLite file makes the folder of the file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        engine = create_engine(
+            parsed, pool_pre_ping=True, pool_size=10, max_overflow=30, pool_timeout=POOL_WAIT_S
+        )
+        bound_waiting(engine)
+        return engine
     engine = create_engine(parsed)
     event.listen(engine, "connect", _set_up_sqlite)
     path = sqlite_file(parsed)
@@ -131,8 +139,11 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
         Whether the file was rewritten and the log emptied.
     """
     if engine.dialect.name != "sqlite":
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with answer_within(None), autocommit.connect() as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0; SET lock_timeout = 0")
             connection.exec_driver_sql(f"VACUUM {', '.join(Table.metadata.tables)}")
+            connection.exec_driver_sql(SET)
         return True
     raw = engine.raw_connection()  # SQLAlchemy would begin a transaction
     raw.detach()

@@ -20,8 +20,8 @@ from service.errors import DatabaseReplaced
 
 logger = structlog.get_logger(__name__)
 
-CHECKS_FILE = "checks_file"
-"""The execution option of an engine whose transactions are refused when the file was replaced."""
+FILE = "database_file"
+"""The execution option under which an engine has its `DatabaseFile`."""
 
 FileId = tuple[int, int] | None
 """Device and inode of a file, or None if there is no such file."""
@@ -31,7 +31,7 @@ class DatabaseFile:
     """The files of an SQLite database as the connections of this process have opened them."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = Lock()
         self._num_open = 0
         self._opened: tuple[str, FileId, FileId, FileId] | None = None
@@ -57,7 +57,7 @@ class DatabaseFile:
             if self._opened is not None:
                 self._compare(self._found(), 4 if self._num_open else 2)
                 return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def after_connect(self) -> None:
         """Note the files of a new connection.
@@ -78,7 +78,7 @@ class DatabaseFile:
             self._num_open -= 1
 
     def _found(self) -> tuple[str, FileId, FileId, FileId]:
-        real = os.path.realpath(self._path)
+        real = os.path.realpath(self.path)
         return (real, _id_of(real), _id_of(f"{real}-wal"), _id_of(f"{real}-shm"))
 
     def _compare(self, found: tuple[str, FileId, FileId, FileId], num: int) -> None:
@@ -88,18 +88,19 @@ class DatabaseFile:
         names = ("", "", "-wal", "-shm")
         suffix = next(name for name, a, b in zip(names, found, self._opened, strict=True) if a != b)
         reason = (
-            f"{self._path.name}{suffix} was deleted or replaced while the service had it open, so nothing is "
+            f"{self.path.name}{suffix} was deleted or replaced while the service had it open, so nothing is "
             "written; put the right file in its place, and restart the service"
         )
         if not self._is_logged:
             self._is_logged = True
-            logger.error("the database file was replaced", path=f"{self._path}{suffix}")
+            logger.error("the database file was replaced", path=f"{self.path}{suffix}")
         raise DatabaseReplaced(reason)
 
 
 def watch_file(engine: Engine, path: Path) -> None:
     """Refuse transactions that change the database once its file was deleted or replaced."""
     file = DatabaseFile(path)
+    engine.update_execution_options(**{FILE: file})
 
     def before_connect(*_: object) -> None:
         file.before_connect()
@@ -115,8 +116,7 @@ def watch_file(engine: Engine, path: Path) -> None:
         file.after_close()
 
     def check(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("sqlite_begin") == "IMMEDIATE" or options.get(CHECKS_FILE):
+        if connection.get_execution_options().get("sqlite_begin") == "IMMEDIATE":
             file.check()
 
     event.listen(engine, "do_connect", before_connect)
@@ -125,6 +125,12 @@ def watch_file(engine: Engine, path: Path) -> None:
     event.listen(engine, "close_detached", after_close)
     event.listen(engine, "begin", check)
     event.listen(engine, "commit", check)
+
+
+def file_of(engine: Engine) -> DatabaseFile | None:
+    """Return the watched file of an engine, or None if the database is no SQLite file."""
+    file: DatabaseFile | None = engine.get_execution_options().get(FILE)
+    return file
 
 
 def _id_of(path: str) -> FileId:

@@ -93,12 +93,16 @@ def open_gallery(settings: Settings) -> Store:
     """
     require_file(settings.database_url)
     engine = make_engine(settings.database_url)
-    with engine.connect() as connection:
-        schema, (newest, *_) = schema_of(connection), known_schemas()
-    if schema == newest:
-        store = Store(settings, make_sessions(engine))
-        check_folder(store)
-        return store
+    try:
+        with engine.connect() as connection:
+            schema, (newest, *_) = schema_of(connection), known_schemas()
+        if schema == newest:
+            store = Store(settings, make_sessions(engine))
+            check_folder(store)
+            return store
+    except BaseException:
+        engine.dispose()
+        raise
     engine.dispose()
     if schema is None:
         raise BadBackup("there is no gallery in this database")

