@@ -1,4 +1,4 @@
-"""ASGI middleware around the app, outermost first: RequestId, RequestLog, BodyLimit."""
+"""ASGI middleware around the app, outermost first: RequestId, RequestLog, HeadRequests, BodyLimit."""
 
 import re
 import time
@@ -82,6 +82,31 @@ class RequestLog:
             took_ms = round((time.monotonic() - started_s) * 1000, 1)
             path = _path_to_log(scope)
             logger.info("request", method=scope["method"], path=path, status=status, took_ms=took_ms)
+
+
+class HeadRequests:
+    """Answers HEAD as GET without the body, with the same status and headers, such as Content-Length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_over = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal is_over
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif message["type"] == "http.response.body" and not is_over:
+                is_over = not message.get("more_body", False)
+                await send({"type": "http.response.body", "body": b"", "more_body": not is_over})
+
+        # The server has the scope too, and must go on seeing HEAD: it sends no body then.
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:

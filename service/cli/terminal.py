@@ -1,8 +1,10 @@
 """What the `reid` command shows: sentences, tables, and a bar where there is a terminal to draw it on."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,13 @@ OnProgress = Callable[[int, int], None]
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def replace_unprintable() -> None:
+    """Print "?" for the characters that the encoding of the terminal lacks, such as names on an ASCII terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

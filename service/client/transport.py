@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from service.client.errors import NoAnswer, Refused, ServiceUnreachable
+from service.client.proxies import open_http
 
 TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
 UNCONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
@@ -49,16 +50,16 @@ class Transport:
         url: of the service, such as "http://127.0.0.1:8000".
 
     Raises:
-        ServiceUnreachable: `url` is not a URL.
+        ServiceUnreachable: `url` is not a URL, or the environment names a proxy that cannot be used.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
-        except httpx.InvalidURL as error:
-            raise ServiceUnreachable(f"{url} is not a URL: {error}") from error
+            self._http = open_http(self.url, timeout=TIMEOUT, limits=limits)
+        except ValueError as error:
+            raise ServiceUnreachable(str(error)) from error
         # Once one request has tried in vain to connect, the other threads stop waiting too.
         self._is_gone = Event()
         self._until_connected = Retrying(
@@ -124,6 +125,8 @@ class Transport:
             self._is_gone.set()
             hint = "start one with `reid serve`, or name another with --url"
             raise ServiceUnreachable(f"no service answers at {self.url}; {hint}") from error
+        except httpx.ProxyError as error:
+            raise ServiceUnreachable(f"the proxy on the way to {self.url} refuses: {error}") from error
         except httpx.TransportError as error:
             raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
 

@@ -17,6 +17,7 @@ from service.errors import (
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DETAIL = "there is no room left for the data folder; make some, and send the request again"
+OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 OPEN_FILES_DETAIL = (
     "the service may not open more files; send fewer requests at once, or raise the limit (`ulimit -n`)"
 )
@@ -38,6 +39,17 @@ def to_service_error(error: OSError | SQLAlchemyError) -> ServiceError | None:
     if isinstance(error.orig, sqlite3.DatabaseError):
         return from_sqlite(error.orig)
     return _from_postgres(error)
+
+
+def from_temporary_file(error: OSError) -> ServiceError:
+    """Return the error of the service for a failure to keep the body of a request in a temporary file."""
+    if error.errno in FULL:
+        return StorageFull("there is no room left for temporary files (TMPDIR); make some, and send it again")
+    if error.errno in OPEN_FILES:
+        return TooManyOpenFiles(OPEN_FILES_DETAIL)
+    return StorageUnavailable(
+        f"the folder of temporary files (TMPDIR) cannot be used: {error.strerror or error}"
+    )
 
 
 def operator_message(error: Exception) -> str | None:
@@ -63,7 +75,7 @@ def operator_message(error: Exception) -> str | None:
 def _from_os(error: OSError) -> ServiceError | None:
     if error.errno in FULL:
         return StorageFull(FULL_DETAIL)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if error.errno in OPEN_FILES:
         return TooManyOpenFiles(
             "the service has no file descriptor left; raise `ulimit -n`, or send less at once"
         )

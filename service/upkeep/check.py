@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.errors import CropMissing, ImageError
-from service.serving.embedding import to_half
+from service.serving.embedding import require_device, to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.serving.stored import compare, embed_stored
@@ -83,6 +83,7 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
     Raises:
         ServiceError: the active network cannot be loaded.
     """
+    require_device(store.settings)
     serving = Serving(store)
     findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(store)]
     with serving.store.read() as session:

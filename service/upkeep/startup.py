@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.people.erasure import purge_traces
+from service.serving.embedding import require_device
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import active_model
@@ -45,6 +46,7 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
 def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.store.settings
+    require_device(settings)
     refuse_lost_database(settings)
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     migrate(engine)
