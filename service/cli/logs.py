@@ -25,7 +25,7 @@ class WholeLines:
     """Writes each text by a single call of the kernel, past the buffers of the stream.
 
     Args:
-        stream: with a file descriptor, such as `sys.stderr`; of a stream without one, the stream itself writes.
+        stream: such as `sys.stderr`; a stream without a file descriptor writes for itself.
     """
 
     def __init__(self, stream: TextIO) -> None:

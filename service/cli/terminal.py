@@ -23,7 +23,7 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def replace_unprintable() -> None:
-    """Print "?" for the characters that the encoding of the terminal lacks, such as names on an ASCII terminal."""
+    """Print "?" for characters that the terminal lacks, such as those of Persian names in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

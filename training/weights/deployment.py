@@ -49,6 +49,15 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
     return version
 
 
+def check_connection(url: str) -> None:
+    """Check, before a long run, that a connection to a service could be opened; nothing is sent.
+
+    Raises:
+        DeployError: the URL or a proxy of the environment cannot be used.
+    """
+    _open_http(url).close()
+
+
 def _open_http(url: str) -> httpx.Client:
     """Open a connection pool; this machine itself is reached without a proxy, because no proxy reaches it.
 
