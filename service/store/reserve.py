@@ -1,4 +1,4 @@
-"""A file that keeps some room on the disk of the SQLite database, so that items can be deleted on a full disk.
+"""A file that keeps some room beside the SQLite database, so that items can be deleted on a full disk.
 
 SQLite writes a deletion to its log before the deletion makes any room. So the reserve is given up before a
 deletion on a full disk, and made again once there is room.

@@ -46,7 +46,6 @@ def test_f12_what_every_machine_has_is_let_through() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "options"),
     [
-        ("REID_DEVICE", "cuda", ()),
         ("REID_PRECISION", "fp16", ("--workers", "2")),
         ("REID_DEVICE", "cuda:7", ()),
     ],

@@ -1,5 +1,6 @@
-"""F21, H16: no room for a temporary file, no descriptor, and a database that dies beside an Idempotency-Key."""
+"""F21, H16: no room for a temporary file, no descriptor left, a database that fails beside a key."""
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -11,12 +12,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from killed_server import ROOT, wait_for
 from live_server import TIMEOUT_S, crop, enroll, find_free_port, images, serve
+from service.api.idempotency import Claim, Claims, Idempotency
 from service.errors import StorageFull, StorageUnavailable, TooManyOpenFiles
 from service.settings import Settings
+from service.store.database import make_engine, make_sessions, migrate
 from service.store.failures import from_temporary_file, to_service_error
+from service.store.store import Store
 
 IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
@@ -50,7 +57,7 @@ def serve_after(folder: Path, settings: Settings, line: str) -> Iterator[tuple[h
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
 def test_f21_a_full_temporary_folder_is_507_with_a_log_line(settings: Settings, tmp_path: Path) -> None:
-    small = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}/tmp"
+    small = f"mount -t tmpfs -o size=1m tmpfs {tmp_path / 'tmp'}"
     with serve_after(tmp_path, settings, small) as (client, log):
         for headers in ({}, {"Idempotency-Key": "once"}):
             for answer in (
@@ -107,13 +114,10 @@ def test_f21_descriptors_that_are_used_up_are_no_defect() -> None:
     assert isinstance(to_service_error(OSError(errno.EMFILE, "too many")), TooManyOpenFiles)
 
 
-def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_settled(settings: Settings) -> None:
-    """The database is locked by another program from the search on, so that the key stays claimed."""
+def test_h16_a_table_that_is_gone_is_503_and_not_500(settings: Settings) -> None:
     path = settings.data_dir / "gallery.sqlite3"
     with serve(settings) as client:
         enroll(client, crop(1), identity_id="anna")
-        whole = path.read_bytes()
-        del whole
         with sqlite3.connect(path) as other:
             other.execute("ALTER TABLE kept_answers RENAME TO gone")
         answer = client.post("/search", files=images(crop(1)), headers={"Idempotency-Key": "a"})
@@ -124,3 +128,44 @@ def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_settled(settings: Se
         assert (
             client.post("/search", files=images(crop(1)), headers={"Idempotency-Key": "a"}).status_code == 200
         )
+
+
+class Failing(Claims):
+    """Claims that cannot be settled, as when the database dies while the request is carried out."""
+
+    def settle(self, claim: Claim) -> None:
+        raise OperationalError("update", {"key": claim.key}, sqlite3.OperationalError("gone"))
+
+
+@pytest.mark.parametrize("status", [201, 503])
+def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_settled(settings: Settings, status: int) -> None:
+    engine = make_engine(settings.database_url)
+    migrate(engine)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"answer", status)(scope, receive, send)
+
+    async def ask() -> list[Message]:
+        answer: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"x"}
+
+        async def send(message: Message) -> None:
+            answer.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/search",
+            "query_string": b"",
+            "headers": [(b"idempotency-key", b"a")],
+            "state": {"request_id": "b"},
+        }
+        claims = Failing(Store(settings, make_sessions(engine)))
+        await Idempotency(app, claims, require_ready=lambda: None)(scope, receive, send)
+        return answer
+
+    start, body = asyncio.run(ask())
+    assert (start["status"], body["body"]) == (status, b"answer")
+    engine.dispose()

@@ -1,12 +1,10 @@
 """A full disk, a read-only folder, a database that goes away: told clearly, nothing lost, over by itself."""
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,28 +13,22 @@ import pytest
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from killed_server import ROOT, wait_for
 from live_server import (
-    TIMEOUT_S,
     activate,
     crop,
     enroll,
-    find_free_port,
     images,
     search,
     serve,
     upload_model,
     wait_for_job,
-    wait_until,
 )
 from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine
 from service.store.tables import Change, Identity, Item, Job, Model, now
-
-IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
+from small_disk import MAY_MOUNT, run_on_disk, serve_on_small_disk
 
 
 @pytest.fixture
@@ -45,46 +37,6 @@ def own_postgres() -> Iterator[OwnPostgres]:
         server = OwnPostgres(Path(folder))
         yield server
         server.stop()
-
-
-@contextmanager
-def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Iterator[httpx.Client]:
-    """Run a server whose data folder is a disk of its own; `folder/commands` takes shell lines for there.
-
-    What the server logs is in `folder/log`.
-    """
-    port = find_free_port()
-    pipe = folder / "commands"
-    os.mkfifo(pipe)
-    environment = os.environ | {
-        "REID_DATA_DIR": str(folder / "disk"),
-        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    script = (
-        f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}/disk; cp -r {settings.data_dir}/. {folder}/disk"
-        f'; "$0" -c "$1" & while :; do sh {pipe}; done'
-    )
-    server = f"from killed_server import run_server; run_server({port}, is_silent=False)"
-    command = [*IN_NAMESPACE, script, sys.executable, server]
-    (folder / "disk").mkdir()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, start_new_session=True)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
-            wait_for(client, process)
-            yield client
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def run_on_disk(folder: Path, command: str) -> None:
-    """Run a shell line where the server's disk is, and wait for its end."""
-    done = folder / "done"
-    (folder / "commands").write_text(f"{command}; touch {done}\n")
-    wait_until(done.exists)
-    done.unlink()
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
