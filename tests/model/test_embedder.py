@@ -199,8 +199,10 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
-def test_converting_a_network_sends_no_telemetry(tmp_path: Path) -> None:
-    program = """
+@pytest.mark.parametrize("before", ["", "import openvino"], ids=["model first", "openvino first"])
+def test_converting_a_network_sends_no_telemetry(tmp_path: Path, before: str) -> None:
+    program = f"""
+{before}
 import torch
 from model.runtime import convert
 
