@@ -1,14 +1,13 @@
 """F12: a device or a precision that the machine does not have ends the start with one sentence."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from command_line import reid
 from model.errors import RuntimeUnavailable
 from model.runtime import cpu_has_bf16, require_runtime
+from service.cli.serve import launch
 from service.errors import BadSettings
 from service.serving.embedding import require_device
 from service.settings import Settings
@@ -44,20 +43,22 @@ def test_f12_what_every_machine_has_is_let_through() -> None:
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 @pytest.mark.parametrize(
-    ("name", "value", "options"),
-    [
-        ("REID_PRECISION", "fp16", ("--workers", "2")),
-        ("REID_DEVICE", "cuda:7", ()),
-    ],
+    ("name", "value"), [("REID_DEVICE", "cuda"), ("REID_PRECISION", "fp16"), ("REID_DEVICE", "cuda:7")]
 )
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_f12_the_program_ends_before_it_makes_anything(
-    tmp_path: Path, name: str, value: str, options: tuple[str, ...]
+    tmp_path: Path,
+    name: str,
+    value: str,
+    workers: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data_dir = tmp_path / "data"
-    env = {**os.environ, name: value}
-    done = reid("serve", "--port", "0", "--data-dir", data_dir, *options, env=env)
-    said = (done.stdout + done.stderr).strip()
-    assert done.returncode == 1
+    for key, chosen in ((name, value), ("REID_DATA_DIR", str(data_dir)), ("REID_WORKERS", workers)):
+        monkeypatch.setenv(key, chosen)
+    assert launch({}) == 1
+    said = capsys.readouterr().out
     assert len(said.splitlines()) == 1, said
     assert name in said
     assert not data_dir.exists()

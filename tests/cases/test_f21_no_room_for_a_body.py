@@ -77,7 +77,9 @@ def test_f21_a_full_temporary_folder_is_507_with_a_log_line(settings: Settings, 
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not set limits in a namespace")
-def test_f21_few_descriptors_are_503_with_a_code(settings: Settings, tmp_path: Path) -> None:
+def test_f21_few_descriptors_are_503_with_a_code(settings: Settings, tmp_path: Path, is_long: bool) -> None:
+    if not is_long:
+        pytest.skip("starts a server of its own")
     with serve_after(tmp_path, settings, "ulimit -n 64") as (client, log):
         statuses = set()
         many = [httpx.Client(base_url=client.base_url, timeout=TIMEOUT_S) for _ in range(20)]

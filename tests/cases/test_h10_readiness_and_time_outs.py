@@ -6,7 +6,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 
 import httpx
 import pytest
@@ -51,6 +53,31 @@ def ask(client: httpx.Client) -> tuple[int, str, float]:
     return answer.status_code, answer.json().get("code", ""), time.monotonic() - started_s
 
 
+@contextmanager
+def asking_with_keys(client: httpx.Client) -> Iterator[list[int]]:
+    """Enrol by several threads with Idempotency-Keys, and collect the statuses of the answers."""
+    statuses: list[int] = []
+    is_over = Event()
+
+    def ask(thread: int) -> None:
+        for number in count():
+            if is_over.is_set():
+                return
+            headers = {"Idempotency-Key": f"{thread}-{number}"}
+            answer = client.post("/gallery", files=images(crop(100 + thread)), headers=headers)
+            statuses.append(answer.status_code)
+
+    threads = [Thread(target=ask, args=(thread,)) for thread in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_h10_a_truncated_sqlite_file_is_not_ready(settings: Settings, share: float) -> None:
     path = settings.data_dir / "gallery.sqlite3"
@@ -84,7 +111,11 @@ def test_h10_a_database_that_stops_or_hangs_is_told_within_two_seconds(
             assert client.get("/livez").elapsed.total_seconds() < 1
         wait_until(lambda: ask(client)[0] == 200)
         engine.dispose()
-        own_postgres.stop()
+        with asking_with_keys(client) as statuses:
+            wait_until(lambda: 201 in statuses)
+            own_postgres.stop()
+            wait_until(lambda: 503 in statuses)
+        assert set(statuses) <= {200, 201, 503}  # H16: never 500
         status, code, took_s = ask(client)
         assert (status, code) == (503, "database_unavailable")
         assert took_s < 2.5

@@ -11,8 +11,7 @@ from threading import Barrier, Thread
 import pytest
 from sqlalchemy import select, update
 
-from command_line import reid
-from live_server import crop, enroll, images, search, serve
+from live_server import crop, enroll, images, search, serve, wait_until
 from service.errors import OtherGallery, StorageUnavailable
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate
@@ -246,12 +245,15 @@ def test_h8_processes_of_one_gallery_share_the_folder(either_settings: Settings)
         assert search(other, crop(2))["matches"][0]["identity_id"] == "bert"
 
 
-def test_h8_the_program_says_in_one_sentence_why_it_does_not_start(tmp_path: Path) -> None:
+def test_h8_a_start_says_in_one_sentence_why_it_is_refused(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     with opened(settings) as store:
         add_item(store)
         with store.write() as session:
             session.execute(update(Gallery).values(id="f" * 32))
-    done = reid("serve", "--port", "0", "--data-dir", settings.data_dir)
-    assert done.returncode == 1
-    assert "belongs to gallery" in done.stdout + done.stderr
+    with serve(settings, wait=False) as client:
+        wait_until(lambda: "being loaded" not in client.get("/readyz").text)
+        detail = client.get("/readyz").json()["detail"]
+    assert "belongs to gallery" in detail
+    assert "REID_DATA_DIR" in detail
+    assert "\n" not in detail
