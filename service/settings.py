@@ -40,6 +40,10 @@ def _usable_url(url: str) -> str:
     if parsed.drivername not in DRIVERS:
         raise ValueError(f"{parsed.drivername} is not supported; {URL_HINT}")
     if parsed.get_backend_name() != "sqlite":
+        try:
+            parsed.get_dialect()().create_connect_args(parsed)
+        except ArgumentError as error:
+            raise ValueError(f"its options cannot be used: {error}") from None
         return url
     if parsed.database in (None, "", ":memory:"):
         raise ValueError(

@@ -37,7 +37,11 @@ READY_POLL_S = 0.5
 MAX_RETRY_AFTER_S = 30.0
 PUT_OFF = frozenset({429, 503})
 NOT_READY = "not_ready"
-CROP_MISSING = "crop_missing"
+LASTING = frozenset(
+    {"crop_missing", "database_damaged", "database_replaced", "newer_database", "other_gallery"}
+)
+"""Codes of a 503 that no second request mends."""
+
 KEEPALIVE_EXPIRY_S = 2.0
 """The server closes idle connections after 5 s. The client drops them first, so that it reuses none that is
 being closed."""
@@ -167,9 +171,7 @@ def _is_starting(response: httpx.Response) -> bool:
 
 def _is_put_off(response: httpx.Response) -> bool:
     """Tell whether the same request may succeed in a moment; a missing crop does not come back."""
-    return response.status_code in PUT_OFF and (
-        _read_json(response).get("code") not in (NOT_READY, CROP_MISSING)
-    )
+    return response.status_code in PUT_OFF and (_read_json(response).get("code") not in {NOT_READY, *LASTING})
 
 
 def _wait_for_turn(state: RetryCallState) -> float:

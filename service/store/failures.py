@@ -17,6 +17,7 @@ from service.errors import (
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DETAIL = "there is no room left for the data folder; make some, and send the request again"
+NO_PRIVILEGE = "42501"
 OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 OPEN_FILES_DETAIL = (
     "the service may not open more files; send fewer requests at once, or raise the limit (`ulimit -n`)"
@@ -66,7 +67,11 @@ def operator_message(error: Exception) -> str | None:
     if not isinstance(error, SQLAlchemyError):
         return None
     service_error = to_service_error(error)
-    if isinstance(service_error, DatabaseUnavailable) and isinstance(error, DBAPIError):
+    is_refused = isinstance(error, DBAPIError) and (
+        error.statement is None or getattr(error.orig, "sqlstate", None) == NO_PRIVILEGE
+    )  # no connection was made, or the user may not do what is needed
+    is_unavailable = isinstance(service_error, DatabaseUnavailable)
+    if isinstance(error, DBAPIError) and (is_unavailable or (service_error is None and is_refused)):
         reason = str(error.orig).strip().partition("\n")[0]
         return f"the database cannot be used: {reason}; start it, or correct REID_DATABASE_URL"
     return None if service_error is None else str(service_error)

@@ -100,3 +100,13 @@ def test_h16_a_newer_schema_is_one_sentence(tmp_path: Path) -> None:
     with serve(settings, wait=False) as client:
         wait_until(lambda: "being loaded" not in client.get("/readyz").text)
         assert "schema 9999" in client.get("/readyz").json()["detail"]
+
+
+@pytest.mark.parametrize("options", ["nothing=1", "sslmode=wrong"])
+def test_q_a_wrong_option_of_postgres_is_a_sentence(tmp_path: Path, options: str) -> None:
+    url = f"postgresql+psycopg://reid@127.0.0.1/gallery?{options}"
+    with serve(Settings(data_dir=tmp_path / "data", database_url=url), wait=False) as client:
+        wait_until(lambda: "being loaded" not in client.get("/readyz").text)
+        detail = client.get("/readyz").json()["detail"]
+    assert "REID_DATABASE_URL" in detail
+    assert "Error" not in detail
