@@ -14,17 +14,17 @@ import psycopg
 from psycopg.abc import RV, PQGen
 from sqlalchemy import Connection, Engine, event
 
-STATEMENT_S = 15
+STATEMENT_S = 12
 """How long a statement of a request may take, in seconds."""
 
 LOCK_S = 10
 """How long a statement of a request may wait for a lock, in seconds."""
 
-SILENCE_S = 18.0
+SILENCE_S = 14.0
 """How long a request waits for the server, in seconds; longer than the server itself may take."""
 
 CONNECT = {
-    "connect_timeout": 5,
+    "connect_timeout": 4,
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

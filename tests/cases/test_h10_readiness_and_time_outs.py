@@ -147,12 +147,12 @@ def test_h10_a_request_has_time_outs_and_upkeep_has_none(postgres: Callable[[], 
         with sessions.read() as session:
             return [str(session.scalar(text(f"SHOW {name}_timeout"))) for name in ("statement", "lock")]
 
-    with answer_within(18):
-        assert limits() == ["15s", "10s"]
+    with answer_within(14):
+        assert limits() == ["12s", "10s"]
     assert limits() == ["0", "0"]
     assert rewrite(engine, 0)
-    with answer_within(18):
-        assert limits() == ["15s", "10s"]
+    with answer_within(14):
+        assert limits() == ["12s", "10s"]
     engine.dispose()
 
 
