@@ -22,8 +22,9 @@ ENV REID_HOST=0.0.0.0 REID_PORT=8000 REID_DATA_DIR=/data PYTHONUNBUFFERED=1
 VOLUME /data
 EXPOSE 8000
 
-# urlopen raises, and so exits with 1, on a refused connection and on 503.
+# open raises, and so exits with 1, on a refused connection and on 503. ProxyHandler({}) goes without the proxy
+# of the environment, which cannot reach this container's own loopback.
 HEALTHCHECK --start-period=60s --interval=10s --timeout=5s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['REID_PORT'] + '/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['REID_PORT'] + '/readyz', timeout=4)"]
 
 CMD ["reid", "serve"]

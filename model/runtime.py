@@ -79,27 +79,45 @@ def make_runtime(
         RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
         CheckpointError: OpenVINO cannot run the network.
     """
+    require_runtime(device, precision)
+    if isinstance(checkpoint.contents, ForeignNetwork):
+        is_bf16 = precision == "bf16" and cpu_has_bf16()
+        return OpenVinoRuntime(checkpoint, "bf16" if is_bf16 else "fp32", None)
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return TorchRuntime(checkpoint, "cuda", _cuda_precision(precision))
+    if device == "torch-cpu":
+        return TorchRuntime(checkpoint, "cpu", "fp32" if precision == "auto" else precision)
+    if precision == "auto":
+        precision = "bf16" if cpu_has_bf16() else "fp32"
+    return OpenVinoRuntime(checkpoint, precision, cache_dir, is_cache_read_only=is_cache_read_only)
+
+
+def require_runtime(device: str, precision: str) -> None:
+    """Check, before any network is loaded, that this machine has a device and a precision.
+
+    Args:
+        device: as in ``make_runtime``.
+        precision: as in ``make_runtime``.
+
+    Raises:
+        RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
+    """
     if device not in DEVICES or precision not in PRECISIONS:
         raise RuntimeUnavailable(
             f"device {device!r} with precision {precision!r}: choose from {', '.join(DEVICES)} and "
             f"{', '.join(PRECISIONS)}"
         )
-    if isinstance(checkpoint.contents, ForeignNetwork):
-        is_bf16 = precision == "bf16" and cpu_has_bf16()
-        return OpenVinoRuntime(checkpoint, "bf16" if is_bf16 else "fp32", None)
     if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeUnavailable("device 'cuda' was asked for, but torch finds no CUDA device")
+        raise RuntimeUnavailable(
+            "device 'cuda' was asked for, but torch finds no CUDA device; use auto or cpu, or install a "
+            "driver that fits"
+        )
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return TorchRuntime(checkpoint, "cuda", _cuda_precision(precision))
+        return
     if precision == "fp16":
-        raise RuntimeUnavailable("precision 'fp16' needs a CUDA device; use fp32 or bf16 on a CPU")
-    if device == "torch-cpu":
-        return TorchRuntime(checkpoint, "cpu", "fp32" if precision == "auto" else precision)
-    if precision == "bf16" and not cpu_has_bf16():
+        raise RuntimeUnavailable("precision 'fp16' needs a CUDA device; use auto, fp32 or bf16 on a CPU")
+    if precision == "bf16" and device != "torch-cpu" and not cpu_has_bf16():
         raise RuntimeUnavailable("precision 'bf16' was asked for, but this processor has no bf16; use fp32")
-    if precision == "auto":
-        precision = "bf16" if cpu_has_bf16() else "fp32"
-    return OpenVinoRuntime(checkpoint, precision, cache_dir, is_cache_read_only=is_cache_read_only)
 
 
 def _cuda_precision(precision: str) -> str:

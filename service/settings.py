@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import BadSettings
@@ -15,6 +15,11 @@ MEBIBYTE = 1024 * 1024
 
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 URL_HINT = "write sqlite:////folder/gallery.sqlite3 or postgresql+psycopg://user:password@host/name"
+
+SQLITE_OPTIONS = frozenset({"timeout", "cached_statements"})
+SQLITE_HINT = (
+    f"what follows may only be {' or '.join(sorted(SQLITE_OPTIONS))}; in a path write ? as %3F and % as %25"
+)
 
 Days = Annotated[float, Field(gt=0, le=100_000)]
 
@@ -34,11 +39,31 @@ def _usable_url(url: str) -> str:
         raise ValueError(f"not a database URL; {URL_HINT}") from None
     if parsed.drivername not in DRIVERS:
         raise ValueError(f"{parsed.drivername} is not supported; {URL_HINT}")
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if parsed.get_backend_name() != "sqlite":
+        try:
+            parsed.get_dialect()().create_connect_args(parsed)
+        except ArgumentError as error:
+            raise ValueError(f"its options cannot be used: {error}") from None
+        return url
+    if parsed.database in (None, "", ":memory:"):
         raise ValueError(
             "a gallery in memory would be lost; name a file, such as sqlite:////folder/gallery.sqlite3"
         )
+    if not parsed.query.keys() <= SQLITE_OPTIONS or ("?" in url and not parsed.query):
+        raise ValueError(f"the path of the file ends at the ?, and {SQLITE_HINT}")
     return url
+
+
+def _url_of_file(path: Path) -> str:
+    """Return the URL of an SQLite file, in which `make_url` finds the path again.
+
+    >>> _url_of_file(Path("/people/who? 50%/gallery.sqlite3"))
+    'sqlite:////people/who%3F 50%25/gallery.sqlite3'
+    """
+    try:
+        return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    except UnicodeEncodeError:  # a path that is not UTF-8 has no form in a URL
+        return f"sqlite:///{path}"
 
 
 def _none_if_off(value: object) -> object:
@@ -54,7 +79,7 @@ class Settings(BaseSettings):
         default=Path("data"), description="Folder of the database, crops, networks, snapshots and cache."
     )
     database_url: Annotated[str, AfterValidator(_usable_url)] = Field(
-        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'gallery.sqlite3'}",
+        default_factory=lambda data: _url_of_file(data["data_dir"] / "gallery.sqlite3"),
         description="SQLAlchemy URL of the database; by default an SQLite file in the data folder.",
     )
     models_dir: Path = Field(

@@ -14,12 +14,14 @@ from training.options.command import command, exit_on_error
 from training.options.run import TrainOptions
 from training.recipes.named import find_recipe, follow
 from training.reports.finished_run import finish_run
-from training.weights.deployment import deploy
+from training.weights.deployment import check_connection, deploy
 
 
 def train(options: TrainOptions) -> None:
     """Train a network by a recipe, and write it to OUTPUT/network.safetensors."""
     with exit_on_error("train", ValueError), distributed.joined(options.device) as device:
+        if options.deploy_to:
+            check_connection(options.deploy_to)
         dataset = read_dataset(options.data, needs=("train", "query", "gallery"))
         recipe = find_recipe(options.recipe)
         initial = options.find_initial(recipe.architecture)

@@ -15,8 +15,9 @@ from fastapi_offline import FastAPIOffline
 
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
-from service.api.middleware import BodyLimit, RequestId, RequestLog
+from service.api.middleware import BodyLimit, HeadRequests, RequestId, RequestLog
 from service.api.problems import add_problem_handlers, document_problems, responses
+from service.api.readiness import Readiness
 from service.api.routes import (
     enrolment,
     erasures,
@@ -71,6 +72,7 @@ def create_app(
     engine = make_engine(settings.database_url)
     store = Store(settings, make_sessions(engine))
     serving = Serving(store)
+    readiness = Readiness(store)
     claims = Claims(store)
     background = Background(serving, claims, _workers(serving))
 
@@ -82,10 +84,12 @@ def create_app(
         await loading
         await asyncio.to_thread(background.stop)
         await asyncio.to_thread(serving.close)
+        await asyncio.to_thread(readiness.close)
         engine.dispose()
 
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
+    app.state.readiness = readiness
     _add_routes(app)
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
@@ -108,6 +112,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(EncodedSlashes)
+    app.add_middleware(HeadRequests)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
 

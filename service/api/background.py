@@ -91,6 +91,7 @@ class Background:
             Task("keep_alive", self.keep_alive, TICK_S, stopping),
             Task("follow", self.follow, TICK_S, stopping),
             Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
+            Task("reserve", self._store.reserve.keep, MINUTE_S, stopping),
             Task("expire", self.expire, MINUTE_S, stopping),
             Task("purge", self.purge, HOUR_S, stopping),
         ]

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
+import structlog
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -26,8 +27,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import failure_problem, http_problem, service_problem
 from service.errors import Fault, IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE
+from service.store.failures import from_temporary_file
 from service.store.store import Store
 from service.store.tables import KeptAnswer, now
+
+logger = structlog.get_logger(__name__)
 
 HEADER = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"
@@ -188,6 +192,8 @@ class Idempotency:
                 claim = Claim(key, fingerprint)
                 kept = await run_in_threadpool(self._claims.take, claim)
             except ServiceError as error:
+                if isinstance(error.__cause__, OSError):
+                    logger.warning("the body of a request cannot be kept", reason=str(error.__cause__))
                 await service_problem(request_id, error)(scope, receive, send)
             except HTTPException as error:
                 await http_problem(request_id, error.status_code, error.detail)(scope, receive, send)
@@ -216,9 +222,20 @@ class Idempotency:
                 content = b"".join(message.get("body", b"") for message in answer[1:])
                 claim.answer = (status, location, content)
         finally:
-            await run_in_threadpool(self._claims.release, claim)
+            await run_in_threadpool(self._release, claim)
         for message in answer:
             await send(message)
+
+    def _release(self, claim: Claim) -> None:
+        """Release a claim. If the database fails, the answer is sent nevertheless, because it is true.
+
+        The claim then lapses by itself, and a repeat of the request is done again unless the answer was kept
+        in the transaction of the request.
+        """
+        try:
+            self._claims.release(claim)
+        except (ServiceError, SQLAlchemyError, OSError) as error:
+            logger.warning("the answer of an Idempotency-Key cannot be kept", reason=str(error))
 
 
 async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str | None:
@@ -237,7 +254,10 @@ async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[byt
             return None
         chunk = message.get("body", b"")
         hasher.update(chunk)
-        await run_in_threadpool(body.write, chunk)
+        try:
+            await run_in_threadpool(body.write, chunk)
+        except OSError as error:
+            raise from_temporary_file(error) from error
         if not message.get("more_body", False):
             break
     hasher.finish()

@@ -1,4 +1,4 @@
-"""ASGI middleware around the app, outermost first: RequestId, RequestLog, BodyLimit."""
+"""ASGI middleware around the app, outermost first: RequestId, RequestLog, HeadRequests, BodyLimit."""
 
 import re
 import time
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import http_problem, service_problem
 from service.errors import ServiceError
 from service.store.tables import new_id
+from service.store.timeouts import SILENCE_S, answer_within
 
 logger = structlog.get_logger(__name__)
 
@@ -21,6 +22,8 @@ UNLOGGED_PATHS = ("/livez", "/readyz")
 
 class RequestId:
     """Gives each request an id, which is in its log lines, in JSON answers and in the header X-Request-ID.
+
+    The request also waits for the database no longer than `SILENCE_S`.
 
     The id is the caller's own X-Request-ID if that has 1 to 64 letters, digits, dots, dashes or underscores.
     """
@@ -42,7 +45,7 @@ class RequestId:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), answer_within(SILENCE_S):
             await self._app(scope, receive, send_with_id)
 
 
@@ -81,6 +84,31 @@ class RequestLog:
             took_ms = round((time.monotonic() - started_s) * 1000, 1)
             path = _path_to_log(scope)
             logger.info("request", method=scope["method"], path=path, status=status, took_ms=took_ms)
+
+
+class HeadRequests:
+    """Answers HEAD as GET without the body, with the same status and headers, such as Content-Length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_over = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal is_over
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif message["type"] == "http.response.body" and not is_over:
+                is_over = not message.get("more_body", False)
+                await send({"type": "http.response.body", "body": b"", "more_body": not is_over})
+
+        # The server has the scope too, and must go on seeing HEAD: it sends no body then.
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
 from service.errors import Fault, InvalidRequest, ServiceError
-from service.store.failures import to_service_error
+from service.store.failures import from_temporary_file, to_service_error
 
 logger = structlog.get_logger(__name__)
 
@@ -73,6 +73,13 @@ def failure_problem(request_id: str, error: OSError | SQLAlchemyError) -> JSONRe
     return service_problem(request_id, explained)
 
 
+def temporary_problem(request_id: str, error: OSError) -> JSONResponse:
+    """Return the problem document of a body that no temporary file could keep."""
+    explained = from_temporary_file(error)
+    logger.warning("the body of a request cannot be kept", code=explained.code, reason=str(error))
+    return service_problem(request_id, explained)
+
+
 def http_problem(request_id: str, status: int, detail: str) -> JSONResponse:
     """Return the problem document of a plain HTTP error."""
     code = HTTP_CODES.get(status, f"http_{status}")
@@ -97,6 +104,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError):  # FastAPI says 400 of every failure to read a form
+            return temporary_problem(request.state.request_id, error.__cause__)
         response = http_problem(request.state.request_id, error.status_code, error.detail)
         response.headers.update(error.headers or {})
         return response

@@ -1,9 +1,18 @@
-"""Log lines on stderr, for commands that run the service's code in their own process."""
+"""Log lines on stderr, for commands that run the service's code in their own process.
+
+Several workers share one stderr. Each event is therefore one write of whole lines, which the kernel does not
+mix with the writes of the other workers.
+"""
 
 import logging
+import os
 import sys
+from threading import Lock
+from typing import TextIO
 
 import structlog
+
+from service.cli.terminal import replace_unprintable
 
 PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -12,17 +21,61 @@ PROCESSORS: list[structlog.typing.Processor] = [
 ]
 
 
+class WholeLines:
+    """Writes each text by a single call of the kernel, past the buffers of the stream.
+
+    Args:
+        stream: such as `sys.stderr`; a stream without a file descriptor writes for itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = Lock()
+
+    def write(self, text: str) -> None:
+        """Write a text; characters that the encoding of the stream does not have are replaced."""
+        with self._lock:
+            try:
+                descriptor = self._stream.fileno()
+            except (OSError, ValueError, AttributeError):
+                self._stream.write(text)
+                self._stream.flush()
+                return
+            self._stream.flush()
+            data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+            while data:
+                data = data[os.write(descriptor, data) :]
+
+    def flush(self) -> None:
+        """Do nothing, because nothing is buffered."""
+
+
+class EventLogger:
+    """Writes the events of structlog, whatever their level."""
+
+    def __init__(self, lines: WholeLines) -> None:
+        self._lines = lines
+
+    def msg(self, message: str) -> None:
+        """Write one event."""
+        self._lines.write(f"{message}\n")
+
+    debug = info = warning = warn = error = critical = exception = fatal = log = msg
+
+
 def log_to_terminal() -> None:
     """Write the service's log events and the warnings of libraries to stderr, in one format."""
+    replace_unprintable()
+    lines = WholeLines(sys.stderr)
     renderer = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
     structlog.configure(
         processors=[*PROCESSORS, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: EventLogger(lines),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=PROCESSORS,

@@ -7,7 +7,7 @@ at once.
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,11 +33,22 @@ from service.cli.terminal import (
     print_matches,
     print_verification,
     progress_bar,
+    replace_unprintable,
 )
 from service.client import Client, CropFile, FailedCrop, GroupBy, enroll_in_batches
 from service.uploads.layouts import Layout
 
-app = typer.Typer(
+
+class Program(typer.Typer):
+    """The `reid` program; its output suits the encoding of any terminal."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        replace_unprintable()
+        return super().__call__(*args, **kwargs)
+
+
+app = Program(
     help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
     no_args_is_help=True,
     rich_markup_mode="markdown",

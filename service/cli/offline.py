@@ -102,7 +102,9 @@ def restore(
 
     paths = erasures or []
     with _errors_as_sentences("not restored"):
-        receipts = [receipt for path in paths for receipt in read_receipts(path.read_text(), str(path))]
+        receipts = [
+            receipt for path in paths for receipt in read_receipts(path.read_bytes().decode(), str(path))
+        ]
         contents = restore_gallery(read_settings(), file, receipts)
     erased = f"; {contents.num_erased} items erased by receipts" if paths else ""
     print_line(out, f"{_count(contents)} restored{erased}")

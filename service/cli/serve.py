@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from service.serving.generation import Generation
 
 GRACE_S = 30
+ALWAYS_THERE = {("auto", "auto"), ("auto", "fp32"), ("cpu", "auto"), ("cpu", "fp32")}
+"""Devices and precisions that every machine has."""
+
 REACHABLE_AT = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
 
 
@@ -40,6 +43,7 @@ def launch(chosen: Mapping[str, str]) -> int:
     os.environ.update(chosen)
     try:
         settings = read_settings()
+        _require_device(settings)
         listener = _listen(settings)
         with listener:
             log_to_terminal()
@@ -47,6 +51,18 @@ def launch(chosen: Mapping[str, str]) -> int:
     except ServiceError as error:
         print_line(out, f"cannot serve: {error}")
         return 1
+
+
+def _require_device(settings: Settings) -> None:
+    """Check a device or precision that the operator has named; `auto` and `cpu` need no import of torch.
+
+    Raises:
+        BadSettings: this machine does not have it.
+    """
+    if (settings.device, settings.precision) not in ALWAYS_THERE:
+        from service.serving.embedding import require_device
+
+        require_device(settings)
 
 
 def _run(settings: Settings, listener: socket.socket) -> int:

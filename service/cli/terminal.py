@@ -1,8 +1,10 @@
 """Output of the `reid` program: lines, tables and progress bars."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,13 @@ OnProgress = Callable[[int, int], None]
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def replace_unprintable() -> None:
+    """Print "?" for characters that the terminal lacks, such as those of Persian names in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

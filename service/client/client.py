@@ -48,7 +48,7 @@ class Client:
         url: of the service, such as "http://127.0.0.1:8000".
 
     Raises:
-        ServiceUnreachable: `url` is not a URL.
+        ServiceUnreachable: `url` is not a URL, or the environment names a proxy that cannot be used.
     """
 
     def __init__(self, url: str) -> None:

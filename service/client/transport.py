@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from service.client.errors import NoAnswer, Refused, ServiceUnreachable
+from service.client.proxies import open_http
 
 TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
 UNCONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
@@ -36,7 +37,11 @@ READY_POLL_S = 0.5
 MAX_RETRY_AFTER_S = 30.0
 BUSY_STATUSES = frozenset({429, 503})
 NOT_READY = "not_ready"
-CROP_MISSING = "crop_missing"
+LASTING = frozenset(
+    {"crop_missing", "database_damaged", "database_replaced", "newer_database", "other_gallery"}
+)
+"""Codes of a 503 that no second request mends."""
+
 KEEPALIVE_EXPIRY_S = 2.0
 """Seconds after which the client closes an idle connection. The server waits 5 s, so no request goes to a
 connection that the server is closing."""
@@ -49,16 +54,16 @@ class Transport:
         url: of the service, such as "http://127.0.0.1:8000".
 
     Raises:
-        ServiceUnreachable: `url` is not a URL.
+        ServiceUnreachable: `url` is not a URL, or the environment names a proxy that cannot be used.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, limits=limits)
-        except httpx.InvalidURL as error:
-            raise ServiceUnreachable(f"{url} is not a URL: {error}") from error
+            self._http = open_http(self.url, timeout=TIMEOUT, limits=limits)
+        except ValueError as error:
+            raise ServiceUnreachable(str(error)) from error
         # Set when a request has failed to connect after all attempts; the other threads then stop waiting.
         self._is_gone = Event()
         self._until_connected = Retrying(
@@ -125,6 +130,8 @@ class Transport:
             self._is_gone.set()
             hint = "start one with `reid serve`, or name another with --url"
             raise ServiceUnreachable(f"no service answers at {self.url}; {hint}") from error
+        except httpx.ProxyError as error:
+            raise ServiceUnreachable(f"the proxy on the way to {self.url} refuses: {error}") from error
         except httpx.TransportError as error:
             raise NoAnswer(f"no answer from {self.url}: {error or type(error).__name__}") from error
 
@@ -164,9 +171,9 @@ def _is_starting(response: httpx.Response) -> bool:
 
 
 def _is_busy(response: httpx.Response) -> bool:
-    """Tell whether the service is too busy now; a missing crop also has status 503, but waiting is no use."""
+    """Tell whether the service is too busy now; for `LASTING` codes waiting is no use."""
     return response.status_code in BUSY_STATUSES and (
-        _read_json(response).get("code") not in (NOT_READY, CROP_MISSING)
+        _read_json(response).get("code") not in {NOT_READY, *LASTING}
     )
 
 

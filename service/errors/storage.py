@@ -49,3 +49,35 @@ class NotEmpty(ServiceError):
     code = "not_empty"
     status = 500
     title = "Not empty"
+
+
+class OtherGallery(ServiceError):
+    """The data folder belongs to another gallery than the database."""
+
+    code = "other_gallery"
+    status = 503
+    title = "Folder of another gallery"
+
+
+class DatabaseReplaced(ServiceError):
+    """The SQLite file was deleted or replaced under the running service, so nothing is written."""
+
+    code = "database_replaced"
+    status = 503
+    title = "Database replaced"
+
+
+class NewerDatabase(ServiceError):
+    """The database was migrated by a newer version of this program."""
+
+    code = "newer_database"
+    status = 503
+    title = "Newer database"
+
+
+class TooManyOpenFiles(ServiceError):
+    """The process or the machine has no file descriptor left."""
+
+    code = "too_many_open_files"
+    status = 503
+    title = "Too many open files"

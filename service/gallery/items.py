@@ -80,7 +80,7 @@ def delete_item(store: Store, item_id: str) -> None:
     Raises:
         GalleryItemNotFound: there is no such item.
     """
-    with store.change() as change:
+    with store.change(makes_room=True) as change:
         delete_slots(change, [_find(change.session, item_id).slot])
 
 
@@ -97,7 +97,7 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
     if expected is None:
         with store.read() as session:
             return session.scalar(select(func.count()).select_from(selected.subquery())) or 0
-    with store.change() as change:
+    with store.change(makes_room=True) as change:
         slots = change.session.scalars(selected).all()
         if len(slots) != expected:
             raise CountDiffers(expected, len(slots))

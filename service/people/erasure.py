@@ -95,7 +95,7 @@ def delete_identity(store: Store, identity_id: str) -> None:
     Raises:
         IdentityNotFound: there is no such identity.
     """
-    with store.change() as change:
+    with store.change(makes_room=True) as change:
         key, slots = _found(change.session, identity_id)
         delete_slots(change, slots)
         change.session.execute(delete(Identity).where(Identity.key == key))
@@ -109,7 +109,7 @@ def erase_identity(store: Store, identity_id: str) -> Erasure:
         DatabaseUnavailable: the identity is erased, or does not exist, but the purge is not done yet.
     """
     try:
-        with store.change() as change:
+        with store.change(makes_room=True) as change:
             key, slots = _found(change.session, identity_id)
             sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
     except IdentityNotFound as error:

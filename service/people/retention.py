@@ -31,7 +31,7 @@ def erase_expired(store: Store, moment: datetime) -> int:
         with store.read() as session:
             if session.scalar(expired.limit(1)) is None:
                 break
-        with store.change() as change:
+        with store.change(makes_room=True) as change:
             slots = change.session.scalars(expired).all()
             if slots:
                 erase_items(change, slots, "retention")

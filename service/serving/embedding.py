@@ -13,9 +13,10 @@ from sqlalchemy import select
 from model.checkpoint import load_checkpoint
 from model.data.images import Header, decoded_bytes
 from model.embedder import Embedder
-from model.errors import ModelError
+from model.errors import ModelError, RuntimeUnavailable
 from model.interop.trial import try_out
-from service.errors import NotFinite, UnfitCheckpoint
+from model.runtime import require_runtime
+from service.errors import BadSettings, NotFinite, UnfitCheckpoint
 from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Model
@@ -31,6 +32,20 @@ MAX_BATCH = 16
 
 MAX_BATCH_PIXELS = 4_000_000
 """A batch ends at this many pixels, so that huge images are decoded one at a time."""
+
+
+def require_device(settings: Settings) -> None:
+    """Check that this machine can run networks as REID_DEVICE and REID_PRECISION say.
+
+    Raises:
+        BadSettings: the machine has no such device, or the device has no such precision.
+    """
+    try:
+        require_runtime(settings.device, settings.precision)
+    except RuntimeUnavailable as error:
+        raise BadSettings(
+            f"REID_DEVICE={settings.device}, REID_PRECISION={settings.precision}: {error}"
+        ) from error
 
 
 def load_embedder(

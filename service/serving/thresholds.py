@@ -123,5 +123,5 @@ def _threshold(verification: Mapping[str, Any], fmr: float) -> float:
 @cache
 def _shipped() -> dict[str, dict[str, Any]]:
     """Return the field `verification` of each shipped version."""
-    verifications: dict[str, dict[str, Any]] = json.loads(SHIPPED.read_text())
+    verifications: dict[str, dict[str, Any]] = json.loads(SHIPPED.read_text(encoding="utf-8"))
     return verifications

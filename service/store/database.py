@@ -23,14 +23,25 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, sele
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.errors import BadSettings
+from service.errors import BadSettings, NewerDatabase
+from service.store.database_file import watch_file
 from service.store.tables import Table
+from service.store.timeouts import SET, answer_within, bound_waiting
 
 logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-SQLITE_PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "synchronous=FULL")
+SQLITE_PRAGMAS = (
+    "journal_mode=WAL",
+    "foreign_keys=ON",
+    "busy_timeout=30000",
+    "synchronous=FULL",
+    "schema_version",  # a read, which opens the files -wal and -shm
+)
+
+POOL_WAIT_S = 10
+"""How long a request waits until another one gives its connection back, in seconds."""
 
 MIGRATION_LOCK = 0x52454944
 """The key of PostgreSQL's advisory lock that a migration holds."""
@@ -66,12 +77,21 @@ def make_engine(url: str | URL) -> Engine:
     """Make an engine; the first connection to an SQLite file makes the folder of the file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed, pool_pre_ping=True, pool_size=10, max_overflow=30, json_deserializer=read_json
+        engine = create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=30,
+            pool_timeout=POOL_WAIT_S,
+            json_deserializer=read_json,
         )
+        bound_waiting(engine)
+        return engine
     engine = create_engine(parsed, json_deserializer=read_json)
-    event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _set_up_sqlite)
+    path = sqlite_file(parsed)
+    if path is not None:
+        watch_file(engine, path)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -88,20 +108,33 @@ def read_json(text: str) -> Any:
         return {}
 
 
+def sqlite_url(path: Path) -> URL:
+    """Return the URL of an SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
+
+
+def sqlite_file(url: str | URL) -> Path | None:
+    """Return the file of an SQLite database, or None for any other database."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database is None:
+        return None
+    return Path(parsed.database).absolute()
+
+
 def require_file(url: str) -> None:
     """Check that the file of an SQLite database exists, for commands that must not make a database.
 
     Raises:
         BadSettings: the file does not exist.
     """
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise BadSettings(f"there is no gallery: {parsed.database} does not exist; is the data folder right?")
+    path = sqlite_file(url)
+    if path is not None and not path.is_file():
+        raise BadSettings(f"there is no gallery: {path} does not exist; is the data folder right?")
 
 
 def make_sessions(engine: Engine) -> Sessions:
     """Make the two kinds of session; their objects can be read after the session has ended."""
-    writer = engine.execution_options(sqlite_begin="IMMEDIATE")
+    writer = engine.execution_options(sqlite_begin="IMMEDIATE")  # see also service/store/database_file.py
     return Sessions(
         read=sessionmaker(engine, expire_on_commit=False),
         write=sessionmaker(writer, expire_on_commit=False),
@@ -124,8 +157,11 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
         Whether the file was rewritten and the log emptied.
     """
     if engine.dialect.name != "sqlite":
-        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with answer_within(None), autocommit.connect() as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0; SET lock_timeout = 0")
             connection.exec_driver_sql(f"VACUUM {', '.join(Table.metadata.tables)}")
+            connection.exec_driver_sql(SET)
         return True
     raw = engine.raw_connection()  # SQLAlchemy would begin a transaction
     raw.detach()
@@ -147,11 +183,21 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
 
 
 def migrate(engine: Engine) -> None:
-    """Upgrade the schema to the newest revision, in one transaction; only one process at a time does so."""
+    """Upgrade the schema to the newest revision, in one transaction; only one process at a time does so.
+
+    Raises:
+        NewerDatabase: the schema is that of a newer version of this program; nothing is changed.
+    """
     config = _config()
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        schema = schema_of(connection)
+        if schema is not None and schema not in known_schemas():
+            raise NewerDatabase(
+                f"the database has schema {schema}, which this version of the program does not know: start "
+                "the newer version that wrote it, or restore a backup of this version"
+            )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -179,15 +225,11 @@ def _migrations_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
-def _make_folder(_dialect: object, _record: object, arguments: list[Any], _options: object) -> None:
-    Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
-
-
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # sqlite3 must not begin transactions of its own; see _begin_sqlite
     cursor = connection.cursor()
     for pragma in SQLITE_PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute(f"PRAGMA {pragma}").fetchall()
     cursor.close()
 
 

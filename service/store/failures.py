@@ -3,7 +3,7 @@
 import errno
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.errors import (
@@ -12,10 +12,16 @@ from service.errors import (
     ServiceError,
     StorageFull,
     StorageUnavailable,
+    TooManyOpenFiles,
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DETAIL = "there is no room left for the data folder; make some, and send the request again"
+NO_PRIVILEGE = "42501"
+OPEN_FILES = (errno.EMFILE, errno.ENFILE)
+OPEN_FILES_DETAIL = (
+    "the service may not open more files; send fewer requests at once, or raise the limit (`ulimit -n`)"
+)
 DAMAGED_NAMES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 DAMAGED_DETAIL = (
     "the database file is damaged; stop the server, see what `reid check` says, and restore a backup with "
@@ -32,10 +38,19 @@ def to_service_error(error: OSError | SQLAlchemyError) -> ServiceError | None:
     if not isinstance(error, DBAPIError):
         return None
     if isinstance(error.orig, sqlite3.DatabaseError):
-        return _from_sqlite(error.orig)
-    if error.connection_invalidated or type(error.orig).__name__ == "OperationalError":
-        return DatabaseUnavailable("the database does not answer; send the request again soon")
-    return None
+        return from_sqlite(error.orig)
+    return _from_postgres(error)
+
+
+def from_temporary_file(error: OSError) -> ServiceError:
+    """Return the error of the service for a failure to keep the body of a request in a temporary file."""
+    if error.errno in FULL:
+        return StorageFull("there is no room left for temporary files (TMPDIR); make some, and send it again")
+    if error.errno in OPEN_FILES:
+        return TooManyOpenFiles(OPEN_FILES_DETAIL)
+    return StorageUnavailable(
+        f"the folder of temporary files (TMPDIR) cannot be used: {error.strerror or error}"
+    )
 
 
 def operator_message(error: Exception) -> str | None:
@@ -52,7 +67,11 @@ def operator_message(error: Exception) -> str | None:
     if not isinstance(error, SQLAlchemyError):
         return None
     service_error = to_service_error(error)
-    if isinstance(service_error, DatabaseUnavailable) and isinstance(error, DBAPIError):
+    is_refused = isinstance(error, DBAPIError) and (
+        error.statement is None or getattr(error.orig, "sqlstate", None) == NO_PRIVILEGE
+    )  # no connection was made, or the user may not do what is needed
+    is_unavailable = isinstance(service_error, DatabaseUnavailable)
+    if isinstance(error, DBAPIError) and (is_unavailable or (service_error is None and is_refused)):
         reason = str(error.orig).strip().partition("\n")[0]
         return f"the database cannot be used: {reason}; start it, or correct REID_DATABASE_URL"
     return None if service_error is None else str(service_error)
@@ -61,14 +80,34 @@ def operator_message(error: Exception) -> str | None:
 def _from_os(error: OSError) -> ServiceError | None:
     if error.errno in FULL:
         return StorageFull(FULL_DETAIL)
+    if error.errno in OPEN_FILES:
+        return TooManyOpenFiles(
+            "the service has no file descriptor left; raise `ulimit -n`, or send less at once"
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE):
         return StorageUnavailable(f"the data folder cannot be used: {error.strerror}")
     return None
 
 
-def _from_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
+def _from_postgres(error: DBAPIError) -> ServiceError | None:
+    """Return the error for a failure of PostgreSQL, by its SQLSTATE; a defect of ours is None."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state == "53100":
+        return StorageFull(FULL_DETAIL)
+    if state in ("57014", "55P03"):
+        return DatabaseUnavailable("the database is busy; send the request again soon")
+    if state == "25006":
+        return StorageUnavailable("the database takes no changes: it is read-only")
+    is_operational = isinstance(error, OperationalError | InterfaceError)
+    if error.connection_invalidated or is_operational or state.startswith(("08", "53", "57", "58")):
+        return DatabaseUnavailable("the database does not answer; send the request again soon")
+    return None
+
+
+def from_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
+    """Return the error of the service for an error of SQLite, or None for a defect of this program."""
     name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(DAMAGED_NAMES):
+    if name.startswith(DAMAGED_NAMES) or str(error).startswith("no such table"):
         return DatabaseDamaged(DAMAGED_DETAIL)
     if name.startswith("SQLITE_FULL"):
         return StorageFull(FULL_DETAIL)

@@ -13,8 +13,11 @@ from service.settings import Settings
 from service.store.changes import Transaction, transaction
 from service.store.crops import CropStore
 from service.store.database import Sessions
+from service.store.database_file import file_of
 from service.store.decoding import DecodingBudget
 from service.store.doomed import needed_crops
+from service.store.folder import DataFolder
+from service.store.reserve import Reserve
 from service.store.tables import DoomedCrop
 
 CROPS_AT_ONCE = 500
@@ -32,6 +35,8 @@ class Store:
         sessions: makes the sessions of the database.
         crops: the bytes of the crops, by their SHA-256.
         decoding: the memory for decoded images, which all threads of this process share.
+        reserve: the room that deletions may use on a full disk.
+        folder: the data folder, which belongs to one gallery.
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
@@ -43,6 +48,9 @@ class Store:
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
         self.decoding = DecodingBudget(settings.max_decoding_bytes)
+        self.folder = DataFolder(settings.data_dir)
+        file = file_of(sessions.engine)
+        self.reserve = Reserve(None if file is None else file.path)
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()
@@ -58,8 +66,10 @@ class Store:
         return self.sessions.write.begin()
 
     @contextmanager
-    def change(self) -> Iterator[Transaction]:
+    def change(self, *, makes_room: bool = False) -> Iterator[Transaction]:
         """Open a transaction that changes the gallery; leaving it commits and runs the after-commit work.
+
+        With `makes_room` the transaction deletes items or embeddings, and may use the reserve of a full disk.
 
         No other transaction on the database, of any process, changes the gallery at the same time. The
         threads of one process queue here, because SQLite makes a waiting writer poll.
@@ -68,6 +78,8 @@ class Store:
         Errors of the after-commit work are swallowed, because the change is committed: a background task
         deletes the crops later, and every search refreshes the index.
         """
+        if makes_room:
+            self.reserve.release_if_full()
         with self._alone() as change:
             yield change
         with suppress(ServiceError, SQLAlchemyError, OSError):
@@ -100,5 +112,7 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[Transaction]:
-        with self._turn, transaction(self.sessions) as change:
-            yield change
+        with self._turn:
+            self.folder.check()
+            with transaction(self.sessions) as change:
+                yield change

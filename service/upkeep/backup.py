@@ -30,11 +30,13 @@ from service.store.database import (
     require_file,
     rewrite,
     schema_of,
+    sqlite_url,
 )
 from service.store.store import Store
 from service.store.tables import Gallery, Item, Model, now
 from service.store.workspace import BACKING_UP, workspace
 from service.upkeep.backup_file import ABOUT, SUMS, TABLES, Writer, sums_of
+from service.upkeep.claim import check_folder
 from service.upkeep.table_copy import copy_tables, one_moment
 
 FORMAT = 1
@@ -87,13 +89,20 @@ def open_gallery(settings: Settings) -> Store:
     Raises:
         BadSettings: there is no such database file.
         BadBackup: the database holds no gallery, or has a schema of another version of this program.
+        OtherGallery: the data folder belongs to another gallery.
     """
     require_file(settings.database_url)
     engine = make_engine(settings.database_url)
-    with engine.connect() as connection:
-        schema, (newest, *_) = schema_of(connection), known_schemas()
-    if schema == newest:
-        return Store(settings, make_sessions(engine))
+    try:
+        with engine.connect() as connection:
+            schema, (newest, *_) = schema_of(connection), known_schemas()
+        if schema == newest:
+            store = Store(settings, make_sessions(engine))
+            check_folder(store)
+            return store
+    except BaseException:
+        engine.dispose()
+        raise
     engine.dispose()
     if schema is None:
         raise BadBackup("there is no gallery in this database")
@@ -202,7 +211,7 @@ def contents_of(session: Session, num_erased: int = 0) -> Contents:
 @contextmanager
 def opened(path: Path) -> Iterator[Engine]:
     """Open an SQLite file, and create every table."""
-    engine = make_engine(f"sqlite:///{path}")
+    engine = make_engine(sqlite_url(path))
     try:
         migrate(engine)
         yield engine

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from model.converted import discard, find_damaged
 from service.errors import CropMissing
-from service.serving.embedding import load_registered
+from service.serving.embedding import load_registered, require_device
 from service.serving.serving import Serving
 from service.store.changes import active_model
 from service.store.database import pages
@@ -67,6 +67,7 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
     Raises:
         ServiceError: the active network cannot be loaded, although its file is whole.
     """
+    require_device(store.settings)
     serving = Serving(store)
     findings = [*_snapshot_findings(serving, repair=repair), *_log_findings(store)]
     findings += [*_model_findings(store), *_network_findings(store, repair=repair)]

@@ -15,6 +15,7 @@ from service.store.database import (
 )
 from service.store.read_only import read_only
 from service.store.store import Store
+from service.upkeep.claim import check_folder, claim_folder, refuse_lost_database
 
 
 @contextmanager
@@ -25,6 +26,7 @@ def opened_to_look(settings: Settings) -> Iterator[Store]:
         BadSettings: there is no such database file.
         DatabaseUnavailable: the database has the schema of another version of this program, or a service has
             changed it in a way that makes the look worthless.
+        OtherGallery: the data folder belongs to another gallery.
     """
     require_file(settings.database_url)
     with read_only(settings.database_url) as engine:
@@ -37,7 +39,9 @@ def opened_to_look(settings: Settings) -> Iterator[Store]:
                 f"the database has schema {schema}, and this program {newest}: `reid serve` and "
                 "`reid check --repair` of this program migrate an older one"
             )
-        yield Store(settings, make_sessions(engine))
+        store = Store(settings, make_sessions(engine))
+        check_folder(store)
+        yield store
 
 
 @contextmanager
@@ -46,11 +50,15 @@ def opened_to_repair(settings: Settings) -> Iterator[Store]:
 
     Raises:
         BadSettings: there is no such database file.
+        OtherGallery: the data folder belongs to another gallery.
     """
     require_file(settings.database_url)
+    refuse_lost_database(settings)
     engine = make_engine(settings.database_url)
     try:
         migrate(engine)
-        yield Store(settings, make_sessions(engine))
+        store = Store(settings, make_sessions(engine))
+        claim_folder(store)
+        yield store
     finally:
         engine.dispose()

@@ -64,7 +64,11 @@ def purge_orphans(store: Store, moment: datetime) -> int:
 
     Crops from before the first change of the gallery stay, because they belong to another gallery. All
     orphans stay if there are too many of them.
+
+    Raises:
+        OtherGallery: the data folder belongs to another gallery; nothing is deleted.
     """
+    store.folder.check()
     for path in store.crops.unfinished():
         path.unlink(missing_ok=True)
     with store.read() as session:

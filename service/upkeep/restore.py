@@ -14,7 +14,15 @@ from service.errors import BadBackup, NotEmpty
 from service.people.erasure import Receipt, apply_receipts
 from service.settings import Settings
 from service.store.crops import CropStore
-from service.store.database import known_schemas, make_engine, make_sessions, migrate, schema_of
+from service.store.database import (
+    known_schemas,
+    make_engine,
+    make_sessions,
+    migrate,
+    schema_of,
+    sqlite_url,
+)
+from service.store.folder import DataFolder
 from service.store.store import Store
 from service.store.tables import Gallery, Identity, Item, Model, new_id
 from service.store.workspace import RESTORING, workspace
@@ -56,7 +64,7 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
                     wanted = set(crops_of(session))
                     contents = contents_of(session, num_erased)
                 _write_files(settings, path, wanted)
-                _copy_in(source, engine)
+                _copy_in(source, engine, DataFolder(settings.data_dir))
     finally:
         engine.dispose()
     return contents
@@ -73,7 +81,7 @@ def _extract_tables(path: Path, copy: Path) -> None:
             with copy.open("wb") as target:
                 while chunk := file.read(CHUNK):
                     target.write(chunk)
-    engine = make_engine(f"sqlite:///{copy}")
+    engine = make_engine(sqlite_url(copy))
     with engine.connect() as connection:
         revision = schema_of(connection)
     engine.dispose()
@@ -131,14 +139,19 @@ def _write_model(path: Path, data: bytes) -> None:
         raise NotEmpty(f"{path} is there already, and is not the one of the backup")
 
 
-def _copy_in(source: Engine, target: Engine) -> None:
-    """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits."""
+def _copy_in(source: Engine, target: Engine, folder: DataFolder) -> None:
+    """Copy all rows in one transaction; the gallery gets a new id, so that no old snapshot fits.
+
+    The folder gets its mark before the commit, so that a restore that is interrupted here can be repeated.
+    """
+    gallery_id = new_id()
     immediate = target.execution_options(sqlite_begin="IMMEDIATE")
     with source.connect() as reader, immediate.begin() as writer:
         writer.execute(select(Gallery).with_for_update())
         _require_empty(Session(writer))
         copy_tables(reader, writer)
-        writer.execute(update(Gallery).values(id=new_id()))
+        writer.execute(update(Gallery).values(id=gallery_id))
+        folder.give_to(gallery_id)
 
 
 def read_receipts(content: str, name: str) -> list[Receipt]:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.people.erasure import purge_traces
+from service.serving.embedding import require_device
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import active_model
@@ -16,6 +17,7 @@ from service.store.database import migrate
 from service.store.failures import operator_message
 from service.store.store import Store
 from service.store.workspace import RESTORING, purge_abandoned
+from service.upkeep.claim import claim_folder, refuse_lost_database
 from service.versions.activation import mark_active
 from service.versions.converted import purge_gone_networks
 from service.versions.registry import purge_unfinished, register_shipped
@@ -45,10 +47,13 @@ def start(serving: Serving, engine: Engine) -> Generation | None:
 def _start(serving: Serving, engine: Engine) -> Generation | None:
     started_s = time.monotonic()
     settings = serving.store.settings
+    require_device(settings)
+    refuse_lost_database(settings)
     settings.models_dir.mkdir(parents=True, exist_ok=True)
+    migrate(engine)
+    claim_folder(serving.store)
     purge_unfinished(settings.models_dir)
     purge_abandoned(settings.data_dir, RESTORING)
-    migrate(engine)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     purge_gone_networks(serving.store)
     _finish_erasures(serving.store)

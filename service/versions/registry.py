@@ -160,7 +160,7 @@ def delete_model(store: Store, version: str) -> None:
         ModelInUse: the version is active, its embeddings are searched, or a job needs it.
     """
     delete_embeddings(store, version)
-    with store.change() as change:
+    with store.change(makes_room=True) as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
         # Unlinked before the commit, because after the commit the version may be registered again.
@@ -178,7 +178,7 @@ def delete_embeddings(store: Store, version: str) -> None:
     """
     batch = select(Embedding.slot).where(Embedding.model_version == version).limit(VALUES_PER_STATEMENT)
     while True:
-        with store.change() as change:
+        with store.change(makes_room=True) as change:
             _check_unused(change.session, version)
             slots = change.session.scalars(batch).all()
             is_in_batch = (Embedding.model_version == version) & Embedding.slot.in_(slots)

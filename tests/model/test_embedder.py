@@ -215,3 +215,23 @@ convert(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
     }
     subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True)
     assert list(tmp_path.iterdir()) == []  # OpenVINO's telemetry keeps its id in the home folder
+
+
+def test_a_program_that_has_imported_openvino_before_sends_no_telemetry_either(tmp_path: Path) -> None:
+    """OpenVINO reports from a process that it forks; its import alone writes an id, before we can act."""
+    program = """
+import sys
+import openvino
+import torch
+from model.runtime import convert
+
+told = []
+sys.addaudithook(lambda event, _: told.append(event))
+convert(torch.nn.Conv2d(3, 4, 3), (3, 8, 8))
+assert not {"os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen", "socket.getaddrinfo"} & set(told)
+"""
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
+        "HOME": str(tmp_path)
+    }
+    subprocess.run([sys.executable, "-c", program], cwd=root, env=environment, check=True)

@@ -1,5 +1,7 @@
 """Upload a checkpoint to a service, evaluate and activate it there; or download the active checkpoint."""
 
+import ipaddress
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
     """
     path = Path(path)
     try:
-        with httpx.Client(base_url=url, timeout=60) as client, path.open("rb") as file:
+        with _open_http(url) as client, path.open("rb") as file:
             answer = client.post("/models", files={"checkpoint": (path.name, file)}, timeout=600)
             version: str = _checked(answer)["version"]
             print(f"network {version} is registered at {url}")
@@ -52,6 +54,48 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeployError(f"the service at {url} cannot be reached: {error}") from error
     return version
+
+
+def check_connection(url: str) -> None:
+    """Check, before a long run, that a connection to a service could be opened; nothing is sent.
+
+    Raises:
+        DeployError: the URL or a proxy of the environment cannot be used.
+    """
+    _open_http(url).close()
+
+
+def _open_http(url: str) -> httpx.Client:
+    """Open a connection pool; this machine itself is reached without a proxy, because no proxy reaches it.
+
+    Raises:
+        DeployError: the URL or a proxy of the environment cannot be used.
+    """
+    try:
+        host = httpx.URL(url).host
+        return httpx.Client(base_url=url, timeout=60, trust_env=not is_loopback(host))
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        reason = str(error).partition(". ")[0]
+        raise DeployError(f"no connection to {url}: the URL or a proxy cannot be used: {reason}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether the host of a URL is this machine.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "127.1", "::1", "localhost", "10.0.0.1")]
+    [True, True, True, True, False]
+    """
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(name)).is_loopback  # short forms, such as 127.1
+    except OSError:
+        return False
 
 
 def _evaluate(client: httpx.Client, version: str) -> None:
@@ -78,7 +122,7 @@ def download_active(url: str, path: str | Path) -> str:
         OSError: the file cannot be written.
     """
     try:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with _open_http(url) as client:
             version: str = _checked(client.get("/models/active"))["version"]
             answer = client.get(f"/models/{version}/file", timeout=600)
             if not answer.is_success:

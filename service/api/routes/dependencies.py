@@ -7,6 +7,7 @@ from typing import Annotated
 from anyio import from_thread
 from fastapi import Depends, Request
 
+from service.api.readiness import Readiness
 from service.errors import ClientGone, Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
 from service.serving.serving import Serving
@@ -20,6 +21,12 @@ async def serving_of(request: Request) -> Serving:
     """Return the `Serving` of the app, which all requests share."""
     serving: Serving = request.app.state.serving
     return serving
+
+
+async def readiness_of(request: Request) -> Readiness:
+    """Return the object that asks the database whether it answers."""
+    readiness: Readiness = request.app.state.readiness
+    return readiness
 
 
 async def ready_serving_of(request: Request) -> Serving:
@@ -115,6 +122,7 @@ def _hint(name: str, known: Collection[str]) -> str:
     return f"; the fields are {', '.join(known)}" if known else "; this request takes no query parameters"
 
 
+AnyReadiness = Annotated[Readiness, Depends(readiness_of)]
 AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from service.api.problems import responses
-from service.api.routes.dependencies import AnyServing
+from service.api.routes.dependencies import AnyReadiness, AnyServing
 from service.api.schemas.health import Status
 
 router = APIRouter(tags=["operations"])
@@ -16,9 +16,10 @@ async def livez() -> Status:
 
 
 @router.get("/readyz", responses=responses(503))
-async def readyz(serving: AnyServing) -> Status:
-    """Answer 200 once the network has embedded an image and the index is loaded, else 503 with the reason."""
+async def readyz(serving: AnyServing, readiness: AnyReadiness) -> Status:
+    """Answer 200 if the network and the index are loaded and the database answers, else why not."""
     generation = serving.current()
+    await readiness.require()
     return Status(
         status="ready",
         model_version=generation.version,

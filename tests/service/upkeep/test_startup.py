@@ -83,6 +83,7 @@ def test_building_the_app_touches_nothing(tmp_path: Path) -> None:
         ("REID_DATABASE_URL", "mysql://x/y"),
         ("REID_DATABASE_URL", "postgresql://localhost/gallery"),
         ("REID_DATABASE_URL", "postgresql+psycopg://u:p@host:port/x"),
+        ("REID_DATABASE_URL", "postgresql+psycopg://u:p@host/x?port=banana"),
         ("REID_DATABASE_URL", "sqlite://"),
         ("REID_DATABASE_URL", "sqlite:///:memory:"),
     ],
