@@ -37,6 +37,7 @@ from service.jobs.workers import Worker
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.settings import MEBIBYTE, Settings
+from service.store.clock import Clock
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.versions import activation, activation_queue, evaluation
@@ -60,6 +61,7 @@ def create_app(
     settings: Settings,
     on_ready: Callable[[Generation], None] = _ignore,
     on_failed: Callable[[str], None] = _ignore,
+    clock: Clock | None = None,
 ) -> FastAPI:
     """Build the service.
 
@@ -67,9 +69,10 @@ def create_app(
         settings: the settings of this process.
         on_ready: called in the event loop once the service can search.
         on_failed: called in the event loop with the reason, if the service cannot start.
+        clock: the clocks of this process; by default those of the machine.
     """
     engine = make_engine(settings.database_url)
-    store = Store(settings, make_sessions(engine))
+    store = Store(settings, make_sessions(engine), clock)
     serving = Serving(store)
     claims = Claims(store)
     background = Background(serving, claims, _workers(serving))

@@ -16,7 +16,6 @@ from service.jobs.workers import Worker
 from service.people.retention import erase_expired
 from service.serving.generation import Generation
 from service.serving.serving import Serving
-from service.store.tables import now
 from service.upkeep.orphans import purge_orphans
 from service.upkeep.startup import start
 
@@ -131,11 +130,11 @@ class Background:
     def expire(self) -> None:
         """Delete old answers of idempotent requests, and erase items by their age."""
         self._claims.drop_old()
-        erase_expired(self._store, now())
+        erase_expired(self._store, self._store.clock.now())
 
     def purge(self) -> None:
         """Delete the crops that killed requests have left."""
-        purge_orphans(self._store, now())
+        purge_orphans(self._store, self._store.clock.now())
 
     def _repeat(self, task: Task) -> None:
         """Run a task until shutdown; a failure that repeats is logged once."""

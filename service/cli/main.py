@@ -24,7 +24,9 @@ from service.cli.terminal import (
     print_line,
     print_matches,
     print_verification,
+    print_warnings,
     progress_bar,
+    warning_count,
 )
 from service.client import Client, CropFile, FailedCrop, GroupBy, enroll_in_batches
 from service.uploads.layouts import Layout
@@ -84,20 +86,24 @@ def enroll(
     print_line(err, f"{len(crops)} crops found, {skipped}")
     print_failures(misnamed)
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
+    num_warnings = 0
     started_s = time.monotonic()
     try:
         with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
                 print_failures(outcome.failures)
+                print_warnings(outcome.warnings)
+                num_warnings += len(outcome.warnings)
                 num_enrolled += outcome.num_enrolled
                 num_failed += len(outcome.failures)
                 on_progress(num_enrolled + num_failed, num_all)
     finally:
         num_left = num_all - num_enrolled - num_failed
         not_tried = f", {num_left} not tried" if num_left else ""
+        warned = warning_count(num_warnings)
         took_s = time.monotonic() - started_s
         rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
-        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{not_tried} in {rate}")
+        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{warned}{not_tried} in {rate}")
     raise typer.Exit(1 if num_failed else 0)
 
 

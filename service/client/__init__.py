@@ -21,9 +21,10 @@ from service.client.answers import (
     SearchAnswer,
     Thresholds,
     VerifyAnswer,
+    Warned,
 )
 from service.client.client import Client
-from service.client.enrolment import BatchResult, FailedCrop, enroll_in_batches
+from service.client.enrolment import BatchResult, FailedCrop, WarnedCrop, enroll_in_batches
 from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
 from service.client.requests import CropFile, Filters, GroupBy, Layout, OnDuplicate, Strategy
 
@@ -55,5 +56,7 @@ __all__ = [
     "Strategy",
     "Thresholds",
     "VerifyAnswer",
+    "Warned",
+    "WarnedCrop",
     "enroll_in_batches",
 ]

@@ -30,12 +30,22 @@ class EnrolledItem(Item):
     is_new: bool
 
 
+class Warned(TypedDict):
+    """What is doubtful about a crop that was enrolled: its place in the request, its name, and what to do."""
+
+    position: int
+    name: str
+    code: Literal["implausible_time", "past_retention"]
+    detail: str
+
+
 class EnrolmentAnswer(TypedDict):
-    """The items of an enrolment, in the order of its crops."""
+    """The items of an enrolment, in the order of its crops, and what is doubtful about them."""
 
     request_id: str
     model_version: str
     items: list[EnrolledItem]
+    warnings: list[Warned]
 
 
 class Thresholds(TypedDict):
@@ -129,7 +139,8 @@ class FailedFile(TypedDict):
 class Job(TypedDict):
     """Work in the background: `done` of `total` items, failed ones included.
 
-    `errors` holds the first 1,000 of `num_failed` files. `result` is what an evaluation has found.
+    `errors` holds the first 1,000 of `num_failed` files, and `warnings` the first 1,000 of the files that
+    were enrolled and are doubtful. `result` is what an evaluation has found.
     """
 
     request_id: str
@@ -146,6 +157,8 @@ class Job(TypedDict):
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
+    num_warnings: int
+    warnings: list[Warned]
     created_at: str
     started_at: str | None
     finished_at: str | None

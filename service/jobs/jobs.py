@@ -16,7 +16,7 @@ from service.errors import JobEnded, JobNotFound
 from service.store.changes import Transaction
 from service.store.doomed import mark_doomed
 from service.store.store import Store
-from service.store.tables import Job, JobFile, new_id, now
+from service.store.tables import Job, JobFile, is_pending, new_id, now
 
 NOT_ENDED = ("queued", "running")
 """The states of a job that has not ended."""
@@ -47,12 +47,24 @@ class FileError:
 
 
 @dataclass(frozen=True)
+class FileWarning:
+    """What is doubtful about a file that a job has enrolled; `position` is its place in the request."""
+
+    position: int
+    name: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """A job, how many of its files have failed, and the errors of the first `MAX_ERRORS` of them."""
+    """A job, how many of its files have failed or have a warning, and why, of the first `MAX_ERRORS` each."""
 
     row: Job
-    num_failed: int
-    errors: list[FileError]
+    num_failed: int = 0
+    errors: Sequence[FileError] = ()
+    num_warnings: int = 0
+    warnings: Sequence[FileWarning] = ()
 
 
 def add_job(
@@ -209,7 +221,7 @@ def mark_ended(
 
 def delete_pending_files(session: Session, job_id: str) -> None:
     """Delete the files that a job has not enrolled, and doom their crops."""
-    pending = JobFile.job_id == job_id, JobFile.error.is_(None)
+    pending = JobFile.job_id == job_id, is_pending()
     mark_doomed(
         session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256}
     )
@@ -231,8 +243,18 @@ def _progress(session: Session, job_id: str) -> Progress:
     job = session.get(Job, job_id)
     if job is None:
         raise JobNotFound(job_id)
-    failed = JobFile.job_id == job_id, JobFile.error.is_not(None)
-    statement = select(JobFile.position, JobFile.name, JobFile.error).where(*failed)
-    rows = session.execute(statement.order_by(JobFile.position).limit(MAX_ERRORS)).all()
-    num_failed = session.scalar(select(func.count()).select_from(JobFile).where(*failed)) or 0
-    return Progress(job, num_failed, [FileError(row[0], row[1], row[2] or "") for row in rows])
+    num_failed, failed = _first_files(session, job_id, JobFile.error.is_not(None))
+    num_warnings, warned = _first_files(session, job_id, JobFile.warning.is_not(None))
+    errors = [FileError(file.position, file.name, file.error or "") for file in failed]
+    warnings = [FileWarning(file.position, file.name, **(file.warning or {})) for file in warned]
+    return Progress(job, num_failed, errors, num_warnings, warnings)
+
+
+def _first_files(
+    session: Session, job_id: str, condition: ColumnElement[bool]
+) -> tuple[int, Sequence[JobFile]]:
+    """Return how many files of a job meet a condition, and the first `MAX_ERRORS` of them."""
+    wanted = JobFile.job_id == job_id, condition
+    num = session.scalar(select(func.count()).select_from(JobFile).where(*wanted)) or 0
+    first = select(JobFile).where(*wanted).order_by(JobFile.position).limit(MAX_ERRORS)
+    return num, session.scalars(first).all() if num else []

@@ -65,7 +65,9 @@ def make_engine(url: str | URL) -> Engine:
     """Make an engine; the first connection to an SQLite file makes the folder of the file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        event.listen(engine, "connect", _set_up_postgresql)
+        return engine
     engine = create_engine(parsed)
     event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _set_up_sqlite)
@@ -174,6 +176,12 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     for pragma in SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    """Let the server answer in UTC; in another zone a time of the years 1 or 9999 may be out of range."""
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

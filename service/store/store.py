@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service.errors import ServiceError
 from service.settings import Settings
 from service.store.changes import Transaction, transaction
+from service.store.clock import Clock
 from service.store.crops import CropStore
 from service.store.database import Sessions
 from service.store.doomed import needed_crops
@@ -30,16 +31,18 @@ class Store:
         settings: the settings of this process.
         sessions: makes the sessions of the database.
         crops: the bytes of the crops, by their SHA-256.
+        clock: the clocks of this process.
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, clock: Clock | None = None) -> None:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
+        self.clock = clock or Clock()
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Index,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    and_,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -323,7 +325,11 @@ class Job(Table):
 
 
 class JobFile(Table):
-    """A crop that a job is to enrol; the row is deleted at the enrolment, or kept with `error`."""
+    """A crop that a job is to enrol.
+
+    The row is deleted at the enrolment, or kept with `error` or `warning`. A row with `warning` keeps in its
+    label, as `item_id`, the item that the crop has become.
+    """
 
     __tablename__ = "job_files"
 
@@ -335,3 +341,10 @@ class JobFile(Table):
     sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     label: Mapped[dict[str, Any]]
     error: Mapped[str | None] = mapped_column(Text)
+    warning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The `code` and the `detail` of a warning about a crop that was enrolled."""
+
+
+def is_pending() -> ColumnElement[bool]:
+    """Return the SQL condition for files that their job has not tried to enrol yet."""
+    return and_(JobFile.error.is_(None), JobFile.warning.is_(None))

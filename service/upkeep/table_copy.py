@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, or_, select, text, update
 
 from service.jobs.jobs import NOT_ENDED
 from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
@@ -78,5 +78,6 @@ def _wanted(table: sa.Table) -> sa.Select[Any]:
         return select(table).where(table.c.state.not_in(NOT_ENDED))
     if table.name == JobFile.__tablename__:
         ended = select(Job.id).where(Job.state.not_in(NOT_ENDED))
-        return select(table).where(table.c.job_id.in_(ended), table.c.error.is_not(None))
+        is_kept = or_(table.c.error.is_not(None), table.c.warning.is_not(None))
+        return select(table).where(table.c.job_id.in_(ended), is_kept)
     return select(table)

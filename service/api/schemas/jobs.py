@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from service.gallery.ages import WarningCode
 from service.jobs.jobs import Progress
 from service.store.tables import Job, now
 
@@ -19,11 +20,21 @@ class FailedFile(BaseModel):
     detail: str
 
 
+class WarnedFile(BaseModel):
+    """A file that was enrolled, what is doubtful about it, and what to do."""
+
+    position: int
+    name: str
+    code: WarningCode
+    detail: str
+
+
 class JobAnswer(BaseModel):
     """Work in the background; `done` of `total` items, `rate` a second, and why it failed if it has.
 
     `seconds_left` is a guess by the rate. `result` is what it found. Files that were not enrolled count as
-    done; of those, `errors` has the first thousand.
+    done; of those, `errors` has the first thousand. `warnings` has the first thousand of the files that were
+    enrolled and are doubtful.
     """
 
     request_id: str
@@ -40,6 +51,8 @@ class JobAnswer(BaseModel):
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
+    num_warnings: int
+    warnings: list[WarnedFile]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -61,13 +74,15 @@ class JobAnswer(BaseModel):
                 "num_failed": progress.num_failed,
                 "num_skipped": (job.options or {}).get("num_skipped", 0),
                 "errors": [vars(error) for error in progress.errors],
+                "num_warnings": progress.num_warnings,
+                "warnings": [vars(warning) for warning in progress.warnings],
             }
         )
 
     @classmethod
     def queued(cls, job: Job, request_id: str) -> Self:
         """Return the state of a job that was just queued, so that none of its files has failed."""
-        return cls.of(Progress(job, 0, []), request_id)
+        return cls.of(Progress(job), request_id)
 
 
 class JobsAnswer(BaseModel):

@@ -71,6 +71,17 @@ export function takeFiles(label, take) {
 // A file that is dropped beside a label must not replace the page.
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
 
+const SHOWN_WARNINGS = 20;
+
+/** List the first warnings; null if there are none. */
+export function warningList(warnings, num = warnings.length) {
+  if (!num) return null;
+  const lines = warnings.slice(0, SHOWN_WARNINGS).map(({ name, detail }) =>
+    make("li", {}, make("code", {}, name), `: ${detail}`));
+  return make("details", { className: "warnings", open: true },
+    make("summary", {}, count(num, "warning")), make("ul", {}, ...lines));
+}
+
 const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 /** Return a time as people here write it. */

@@ -1,7 +1,7 @@
 // Work in the background: a panel for each job, followed to its end, and what an evaluation has found.
 
 import { get, send } from "./api.js";
-import { count, duration, make, tellProblem } from "./dom.js";
+import { count, duration, make, tellProblem, warningList } from "./dom.js";
 
 const DOING = { activation: "Activating", evaluation: "Evaluating", import: "Importing" };
 const DONE = { succeeded: "done", failed: "failed", cancelled: "cancelled" };
@@ -57,7 +57,9 @@ function jobPanel(id) {
     dismiss.hidden = panel.runs;
     if (job.total) Object.assign(bar, { max: job.total, value: job.done });
     said.textContent = job.error ?? progressOf(job);
-    found.replaceChildren(...(job.result?.versions ? [comparison(job.result)] : []));
+    const compared = job.result?.versions ? comparison(job.result) : null;
+    const shown = [compared, warningList(job.warnings ?? [], job.num_warnings)];
+    found.replaceChildren(...shown.filter((one) => one !== null));
   }
 
   dismiss.addEventListener("click", () => {
