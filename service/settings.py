@@ -107,6 +107,13 @@ class Settings(BaseSettings):
         default={}, description="The same for single cameras, longer or shorter: a JSON object."
     )
 
+    retention_max_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the gallery; an expiry of more, if of more than 100 items, waits for a person.",
+    )
+
     @property
     def crops_dir(self) -> Path:
         """Return where the crops' bytes are kept."""

@@ -26,6 +26,7 @@ from service.api.routes import (
     jobs,
     models,
     page,
+    retention,
     search,
     verify,
 )
@@ -89,6 +90,7 @@ def create_app(
 
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
+    app.state.expiry = background.expiry
     _add_routes(app)
     app.openapi = _document  # type: ignore[method-assign]  # as FastAPI documents it
     app.mount("/web", page.files)
@@ -117,7 +119,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     """Add every endpoint; those of the API refuse fields that they do not have."""
-    for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
+    for resource in (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, page):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.idempotency import Claims
 from service.errors import ServiceError
 from service.jobs.workers import Worker
-from service.people.retention import erase_expired
+from service.people.expiry import Expiry
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.upkeep.orphans import purge_orphans
@@ -48,11 +48,16 @@ class Task:
 
 
 class Background:
-    """The tasks of one server. A task that fails is logged and runs again after its pause."""
+    """The tasks of one server. A task that fails is logged and runs again after its pause.
+
+    Attributes:
+        expiry: the expiries of this process.
+    """
 
     def __init__(self, serving: Serving, claims: Claims, workers: Sequence[Worker]) -> None:
         self._serving = serving
         self._store = serving.store
+        self.expiry = Expiry(serving.store)
         self._claims = claims
         self._workers = workers
         self._threads: list[Thread] = []
@@ -88,7 +93,7 @@ class Background:
             Task("keep_alive", self.keep_alive, TICK_S, stopping),
             Task("follow", self.follow, TICK_S, stopping),
             Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
-            Task("expire", self.expire, MINUTE_S, stopping),
+            Task("expire", self.expire, MINUTE_S, self._store.has_expiry),
             Task("purge", self.purge, HOUR_S, stopping),
         ]
 
@@ -103,6 +108,7 @@ class Background:
         """End the tasks and the jobs of this process, and wait for their end."""
         self._store.stopping.set()
         self._store.has_job.set()
+        self._store.has_expiry.set()
         for thread in self._threads:
             thread.join()
         for worker in self._workers:
@@ -129,8 +135,9 @@ class Background:
 
     def expire(self) -> None:
         """Delete old answers of idempotent requests, and erase items by their age."""
+        self._store.has_expiry.clear()
         self._claims.drop_old()
-        erase_expired(self._store, self._store.clock.now())
+        self.expiry.run()
 
     def purge(self) -> None:
         """Delete the crops that killed requests have left."""

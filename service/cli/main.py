@@ -13,6 +13,7 @@ import typer
 
 from service.cli import models as cli_models
 from service.cli import offline
+from service.cli import retention as cli_retention
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
 from service.cli.folders import find_crops
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_retention.app, name="retention")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 

@@ -164,6 +164,35 @@ class Job(TypedDict):
     finished_at: str | None
 
 
+class HeldExpiry(TypedDict):
+    """An expiry that waits for a person, and how many items are past their retention as of `as_of`."""
+
+    reason: Literal["share", "clock"]
+    since: str
+    as_of: str
+    num_items: int
+    num_gallery: int
+    detail: str
+
+
+class RetentionAnswer(TypedDict):
+    """How many days items are kept, and the expiry that waits for a confirmation, if one does."""
+
+    request_id: str
+    retention_days: float | None
+    retention_days_by_camera: dict[str, float]
+    retention_max_share: float
+    held: HeldExpiry | None
+
+
+class ConfirmationAnswer(TypedDict):
+    """How many items are erased by a confirmation."""
+
+    request_id: str
+    as_of: str
+    num_items: int
+
+
 class Erased(TypedDict):
     """How much an erasure deleted.
 

@@ -32,6 +32,7 @@ from service.errors.people import (
     IdentityExists,
     IdentityNotFound,
     ItemElsewhere,
+    NothingHeld,
     OperationNotFound,
     TooManyIdentities,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "NotEvaluated",
     "NotFinite",
     "NotReady",
+    "NothingHeld",
     "NothingToRollBackTo",
     "OperationNotFound",
     "ServiceError",

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import Session
 
 from service.settings import Settings
-from service.store.tables import Item
+from service.store.tables import Item, Retention
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 """A crop that was captured before this time comes from a camera whose clock is wrong."""
@@ -47,6 +48,16 @@ def is_plausible(captured_at: datetime, moment: datetime) -> bool:
     False
     """
     return EARLIEST <= captured_at <= moment + MAX_AHEAD
+
+
+def enrolled_at(session: Session, moment: datetime) -> datetime:
+    """Return the time of an enrolment at `moment`, which is the present by the clock of the machine.
+
+    A clock that was set back makes no new item older than the last time at which the clock was right. Else
+    the item would be past its retention as soon as the clock is right again.
+    """
+    checked_at = session.scalar(select(Retention.checked_at))
+    return moment if checked_at is None else max(moment, checked_at)
 
 
 def limit_days(settings: Settings, camera_id: str | None) -> float | None:

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from model.data.images import ImageInfo
 from model.embedder import Embedder
 from service.errors import DuplicateCrop
+from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, to_half
@@ -151,7 +152,7 @@ def _commit(
             if active_model(change.session) == generation.active_model:
                 if serving.store.settings.keep_crops:
                     _restore_deleted(serving, uploads, new.crops)
-                moment = serving.store.clock.now()
+                moment = enrolled_at(change.session, serving.store.clock.now())
                 enrolment = _add_items(change, generation.version, new, on_duplicate, moment)
                 before_commit(change.session, enrolment)
     except BaseException:

@@ -1,21 +1,32 @@
-"""Retention: erase items that are older than the settings allow; `service/gallery/ages.py` has the age."""
+"""Erase the items that are past their retention. `service/gallery/ages.py` tells which items these are.
+
+`service/people/expiry.py` tells when an expiry may begin.
+"""
 
 from datetime import datetime
 
-from sqlalchemy import select
+import structlog
+from sqlalchemy import ColumnElement, select
 
 from service.gallery.ages import past_retention
 from service.people.erasure import erase_items, purge_traces
 from service.store.store import Store
 from service.store.tables import Item
 
+logger = structlog.get_logger(__name__)
+
 ITEMS_PER_PAGE = 1_000
 
 
-def erase_expired(store: Store, moment: datetime) -> int:
+def erase_expired(store: Store, moment: datetime, *among: ColumnElement[bool]) -> int:
     """Erase the items that are too old at `moment`, page by page, and return their number.
 
     Each page is one transaction. Without a limit in the settings no item is too old.
+
+    Args:
+        store: the gallery.
+        moment: the time as of which items are too old.
+        among: SQL conditions; only items that meet all of them are erased.
 
     Raises:
         DatabaseUnavailable: the items are erased, but the purge of their traces is not done yet.
@@ -24,7 +35,7 @@ def erase_expired(store: Store, moment: datetime) -> int:
     if is_past is None:
         purge_traces(store)
         return 0
-    expired = select(Item.slot).where(is_past).order_by(Item.slot).limit(ITEMS_PER_PAGE)
+    expired = select(Item.slot).where(is_past, *among).order_by(Item.slot).limit(ITEMS_PER_PAGE)
     num = 0
     while not store.stopping.is_set():
         with store.read() as session:
@@ -35,5 +46,7 @@ def erase_expired(store: Store, moment: datetime) -> int:
             if slots:
                 erase_items(change, slots, "retention")
         num += len(slots)
+    if num:
+        logger.info("items that were past their retention are erased", items=num)
     purge_traces(store)
     return num

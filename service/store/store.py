@@ -35,6 +35,7 @@ class Store:
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
+        has_expiry: set when an expiry was confirmed, so that the expiry begins at once.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
 
@@ -46,6 +47,7 @@ class Store:
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()
+        self.has_expiry = Event()
         self.follow: Callable[[], object] = _no_index
         self._turn = Lock()
 

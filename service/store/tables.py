@@ -198,6 +198,26 @@ class Gallery(Table):
     newest_change: Mapped[int] = mapped_column(Number)
 
 
+class Retention(Table):
+    """The one row about expiries: the clock they went by, the expiry that waits, and what was confirmed.
+
+    `checked_at` is the newest time of day at which the clock was right; see service/people/steadiness.py.
+    `held_since` and `held_reason` are of an expiry that waits for a person. `confirmed_at` is the time as of
+    which a person has confirmed what is past its retention by `confirmed_limits`, until that is erased.
+    `accepted_at` changes when a person accepts a clock that has jumped.
+    """
+
+    __tablename__ = "retention"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    checked_at: Mapped[datetime | None]
+    held_since: Mapped[datetime | None]
+    held_reason: Mapped[str | None] = mapped_column(String(16))
+    confirmed_at: Mapped[datetime | None]
+    confirmed_limits: Mapped[str | None] = mapped_column(Text)
+    accepted_at: Mapped[datetime | None]
+
+
 class DoomedCrop(Table):
     """A crop whose bytes must be deleted from the disk, unless an item or a job needs them."""
 

@@ -1,7 +1,7 @@
 """Copy every row of a gallery from one database to another, of either kind.
 
-Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, and
-the files that these jobs had yet to enrol.
+Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, the
+files that these jobs had yet to enrol, and the state of expiries.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, func, or_, select, text, update
 
 from service.jobs.jobs import NOT_ENDED
-from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
+from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Retention, Table
 
 ROWS_PER_PAGE = 1_000
-LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
+LEFT_OUT = frozenset(table.__tablename__ for table in (KeptAnswer, DoomedCrop, Retention))
 
 
 @contextmanager

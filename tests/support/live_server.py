@@ -20,6 +20,7 @@ from model.card import Card
 from model.checkpoint import save_checkpoint
 from service.api.app import create_app
 from service.settings import Settings
+from service.store.clock import Clock
 
 TIMEOUT_S = 180
 
@@ -59,9 +60,10 @@ def images(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
 
 
 @contextmanager
-def serve(settings: Settings, wait: bool = True) -> Iterator[httpx.Client]:
+def serve(settings: Settings, wait: bool = True, clock: Clock | None = None) -> Iterator[httpx.Client]:
     """Serve the real app on a free port of this machine."""
-    config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)
+    app = create_app(settings, clock=clock)
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from service.errors import Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
+from service.people.expiry import Expiry
 from service.serving.serving import Serving
 from service.store.store import Store
 
@@ -50,6 +51,12 @@ async def open_store_of(request: Request) -> Store:
     if not serving.store.is_open:
         serving.current()
     return serving.store
+
+
+async def expiry_of(request: Request) -> Expiry:
+    """Return the expiries of this process."""
+    expiry: Expiry = request.app.state.expiry
+    return expiry
 
 
 async def request_id_of(request: Request) -> str:
@@ -106,4 +113,5 @@ AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]
 OpenStore = Annotated[Store, Depends(open_store_of)]
+Expiries = Annotated[Expiry, Depends(expiry_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

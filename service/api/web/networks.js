@@ -4,6 +4,7 @@
 import { get, post, send } from "./api.js";
 import { count, make, mebibytes, partsOf, percent, takeFiles, tell, tellProblem, time } from "./dom.js";
 import { findRunning, follow, poll, when } from "./jobs.js";
+import { showHeld } from "./retention.js";
 
 const TICK_MS = 1000;
 const TICKS_A_REFRESH = 5;
@@ -15,11 +16,12 @@ const rows = new Map();
 /** Ask for everything anew: the state of the service, its networks, and the jobs that run. */
 export async function refresh() {
   try {
-    const { model_version, runtime, num_items } = await get("readyz");
+    const { model_version, runtime, num_items, held_expiry } = await get("readyz");
     const rest = ` on ${runtime} · ${count(num_items, "item")}`;
     status.replaceChildren("network ", make("code", {}, model_version), rest);
     status.className = "ready";
     showModels((await get("models")).models.toReversed());
+    await showHeld(held_expiry);
     await findRunning();
   } catch (problem) {
     sayTrouble(problem);
