@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     keep_crops: bool = Field(
         default=True, description="Without crops no image is shown, and the network cannot be changed."
     )
+    track_gap_s: float = Field(
+        default=3_600,
+        ge=0,
+        le=1e9,
+        description="A longer gap between sightings under a camera's track id begins another track.",
+    )
     retention_days: Days | None = Field(
         default=None, description="Items that are older are erased; by default none are."
     )
