@@ -38,13 +38,17 @@ def _not_a_page(value: str) -> str:
 
 
 def _rfc_3339(value: object) -> object:
-    """Let an RFC 3339 time through, and turn a leap second into the first second after it."""
+    """Read an RFC 3339 time, and turn a leap second into the first second after it."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not RFC_3339.fullmatch(value):
         raise ValueError(_what_is_wrong(value))
     before = LEAP_SECOND.sub(r"\1:59", value)
-    return value if before == value else _after_leap_second(before)
+    try:
+        moment = datetime.fromisoformat(before.upper())
+    except ValueError as error:
+        raise ValueError(f"there is no such time: {error}") from None
+    return moment if before == value else _after_leap_second(moment)
 
 
 def _what_is_wrong(value: object) -> str:
@@ -57,9 +61,9 @@ def _what_is_wrong(value: object) -> str:
     return f"expected an RFC 3339 time with an offset, {EXAMPLE}"
 
 
-def _after_leap_second(before: str) -> datetime:
-    """Return the moment after a leap second, whose second 60 is written as 59 in `before`."""
-    moment = _in_utc(datetime.fromisoformat(before.upper()))
+def _after_leap_second(before: datetime) -> datetime:
+    """Return the moment after a leap second, whose second 60 is the second 59 of `before`."""
+    moment = _in_utc(before)
     if (moment.hour, moment.minute) != (23, 59):
         raise ValueError("the second 60 is a leap second, and there is none but at 23:59:60 in UTC")
     try:

@@ -160,8 +160,13 @@ class Columns:
         camera_ids: Sequence[str | None],
         captured_ats: Sequence[datetime | None],
         track_ids: Sequence[str | None],
+        *,
+        has_tracks: bool = True,
     ) -> "Columns":
-        """Return the columns followed by new rows; value i of each sequence belongs to slot i."""
+        """Return the columns followed by new rows; value i of each sequence belongs to slot i.
+
+        Without `has_tracks` each new row counts as a track of its own, until `with_all_tracks` is called.
+        """
         own = np.arange(len(self), len(self) + len(slots), dtype=np.int32)
         columns = replace(
             self,
@@ -173,7 +178,11 @@ class Columns:
             tracks=self.tracks.appended(track_ids),
             starts=appended(self.starts, own),
         )
-        return columns._with_tracks(columns._pairs(own), len(self))
+        return columns._with_tracks(columns._pairs(own), len(self)) if has_tracks else columns
+
+    def with_all_tracks(self) -> "Columns":
+        """Return columns in which all tracks are computed again."""
+        return self._with_tracks(self._pairs(np.arange(len(self))))
 
     def changed(
         self,

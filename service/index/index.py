@@ -142,8 +142,11 @@ class GalleryIndex:
         state = self._state
         return state.topk_groups(query_1D, k, items_each, row_mask(state.columns, only), by)
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Rows, *, has_tracks: bool = True) -> None:
         """Add items whose slots are greater than every slot in the index.
+
+        Without `has_tracks` each item counts as a track of its own until `find_tracks` is called, so that a
+        large index is filled faster.
 
         Raises:
             ValueError: the fields differ in length, the embeddings have another shape or a value that is not
@@ -158,9 +161,14 @@ class GalleryIndex:
             state = self._state
             if (np.diff(np.concatenate([state.columns.slots[-1:], slots])) <= 0).any():
                 raise ValueError("expected slots that ascend from the last one in the index")
-            columns = state.columns.appended(slots, *properties)
+            columns = state.columns.appended(slots, *properties, has_tracks=has_tracks)
             embeddings = state.embeddings.appended(rows.embeddings_ND)
             self._publish(replace(state, columns=columns, embeddings=embeddings))
+
+    def find_tracks(self) -> None:
+        """Compute the tracks of all items again, after items were added without."""
+        with self._change_lock:
+            self._publish(replace(self._state, columns=self._state.columns.with_all_tracks()))
 
     def update(
         self,

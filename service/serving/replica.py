@@ -146,10 +146,11 @@ def _fill(index: GalleryIndex, session: Session, version: str, last_slot: int | 
         statement = statement.where(Item.slot <= last_slot)
     logged_s = time.monotonic()
     for page in session.execute(statement).partitions():
-        index.add(_rows(page, index.embedding_size))
+        index.add(_rows(page, index.embedding_size), has_tracks=False)
         if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             logger.info("building the index", items=len(index))
+    index.find_tracks()
     return index
 
 
