@@ -6,7 +6,7 @@ process, so another process claims the job and continues where the lost process 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
 from service.store.changes import Transaction
+from service.store.clock import Clock
 from service.store.doomed import mark_doomed
 from service.store.store import Store
 from service.store.tables import Job, JobFile, is_pending, new_id, now
@@ -22,7 +23,10 @@ NOT_ENDED = ("queued", "running")
 """The states of a job that has not ended."""
 
 LEASE = timedelta(seconds=10)
-"""A job that is not kept alive for this long is dead; processes on one database need clocks that agree."""
+"""A job that is not kept alive for this long looks dead. `Watch` tells a jump of the clock from that."""
+
+SECOND_LOOK_S = 2.0
+"""A job that looks dead is looked at again after so many seconds; a living one has changed `alive_at`."""
 
 CANCELLED = "it was cancelled"
 MAX_ERRORS = 1_000
@@ -65,6 +69,29 @@ class Progress:
     errors: Sequence[FileError] = ()
     num_warnings: int = 0
     warnings: Sequence[FileWarning] = ()
+
+
+class Watch:
+    """Tells a job that has died from a job that looks dead because the clock has jumped.
+
+    The process that does a job changes `alive_at` every half second, whatever time it writes. So a job has
+    died if `alive_at` is as it was `SECOND_LOOK_S` seconds ago by a clock that never jumps.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[datetime, float]] = {}
+
+    def has_died(self, job: Job) -> bool:
+        """Tell whether a job that looks dead has died; the first look never tells."""
+        if job.alive_at is None:
+            return True
+        steady_s = self._clock.steady_s()
+        alive_at, seen_s = self._seen.get(job.id, (None, steady_s))
+        if alive_at != job.alive_at:
+            self._seen[job.id] = job.alive_at, steady_s
+            return False
+        return steady_s - seen_s >= SECOND_LOOK_S
 
 
 def add_job(
@@ -140,17 +167,27 @@ def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]
         return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
 
 
-def claim_job(store: Store, kind: str) -> Job | None:
-    """Claim the oldest job of a kind that is queued or whose process has died, or return None."""
+def claim_job(store: Store, kind: str, watch: Watch | None = None) -> Job | None:
+    """Claim the oldest job of a kind that is queued or whose process has died, or return None.
+
+    Args:
+        store: the gallery.
+        kind: the kind of the job.
+        watch: what this process has seen of jobs that look dead; None takes only those without `alive_at`.
+    """
+    watch = watch or Watch(store.clock)
     due = select(Job).where(Job.kind == kind, or_(Job.state == "queued", is_dead()))
     with store.read() as session:
-        if session.scalar(due.limit(1)) is None:
-            return None
+        found = session.scalars(due).all()
+    claimable = {job.id: job.alive_at for job in found if job.state == "queued" or watch.has_died(job)}
+    if not claimable:
+        return None
     with store.change() as change:
-        job = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
-        if job is not None:
-            job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
-        return job
+        for job in change.session.scalars(due.order_by(Job.created_at, Job.id)):
+            if job.id in claimable and job.alive_at == claimable[job.id]:
+                job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
+                return job
+    return None
 
 
 def requeue(store: Store, job_id: str) -> None:
