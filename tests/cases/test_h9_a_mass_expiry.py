@@ -6,21 +6,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+from alembic import command
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select, text, update
 from structlog.testing import capture_logs
 
 from command_line import run
 from live_server import crop, enroll, serve, wait_until
 from service.errors import NothingHeld
 from service.gallery.ages import enrolled_at
+from service.jobs.jobs import find_job
 from service.people.expiry import Expiry, Hold, confirm, find_hold
 from service.people.steadiness import DRIFT_S, GAP_S, Reading, Record, is_right
 from service.settings import Settings
 from service.store.changes import transaction
-from service.store.database import make_engine, make_sessions
+from service.store.database import _config, make_engine, make_sessions, migrate
 from service.store.store import Store
 from service.store.tables import Change, Identity, Item, Retention, new_id
 from set_clock import NOON, SetClock
@@ -286,6 +288,24 @@ def test_h9_a_process_tells_a_jump_from_time_that_passes(passed: list[int], jump
     assert is_believed is (abs(jump) <= DRIFT_S)
     just_started = is_right(Reading(time.wall, time.steady_s), None, Record(checked_at), 30 * 86_400)
     assert just_started is (abs(jump + then) <= GAP_S)
+
+
+def test_h9_f24_a_database_of_before_opens_as_it_is(database_url: str, tmp_path: Path) -> None:
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        job = "INSERT INTO jobs (id, kind, state, done, total, created_at) "
+        connection.execute(text(job + "VALUES ('j', 'import', 'succeeded', 1, 1, '2026-01-01 00:00:00')"))
+        file = "INSERT INTO job_files (job_id, position, name, label, error) "
+        connection.execute(text(file + "VALUES ('j', 0, 'torn.jpg', '{}', 'torn')"))
+    migrate(engine)
+    store = Store(Settings(data_dir=tmp_path, retention_days=1), make_sessions(engine))
+    assert Expiry(store).run() == 0
+    progress = find_job(store, "j")
+    assert (progress.num_failed, progress.num_warnings) == (1, 0)
+    engine.dispose()
 
 
 @pytest.fixture
