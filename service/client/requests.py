@@ -34,7 +34,8 @@ class Filters(TypedDict, total=False):
     A filter with several values lets an item pass that has any of them, except `attribute`: an identity must
     have every attribute, each given as "name=value". `captured_after` includes its time, `captured_before`
     does not. The last three fields are given together: they leave out what camera `query_camera_id` saw
-    within `exclude_same_camera_s` seconds of `query_captured_at`.
+    within `exclude_same_camera_s` seconds of `query_captured_at`. Beside `query_camera_id`, and perhaps
+    `query_captured_at`, `exclude_track_id` leaves out only the tracks of that camera, and of that time.
     """
 
     identity_id: Sequence[str] | None

@@ -46,8 +46,8 @@ class Selection(BaseModel):
 
     Raises:
         InvalidRequest: no time lies between `captured_after` and `captured_before`, or only some of the last
-            three fields are given. `exclude_track_id` goes with the camera of the query, or with its camera
-            and time, as well.
+            three fields are given. Beside `exclude_track_id` the camera of the query, or its camera and time,
+            are enough.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
