@@ -150,11 +150,24 @@ class Settings(BaseSettings):
         default=True,
         description="Keep crops; without crops no image is shown, and no other network can take over.",
     )
+    track_gap_s: float = Field(
+        default=3_600,
+        ge=0,
+        le=1e9,
+        description="A longer gap between sightings under a camera's track id begins another track.",
+    )
     retention_days: Days | None = Field(
         default=None, description="Age in days from which items are erased; by default no item is erased."
     )
     retention_days_by_camera: Annotated[dict[str, Days], NoDecode, BeforeValidator(_from_json)] = Field(
         default={}, description='retention_days of single cameras, as a JSON object such as {"door": 30}.'
+    )
+
+    retention_max_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the gallery; an expiry of more, if of more than 100 items, waits for a person.",
     )
 
     @property

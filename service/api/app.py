@@ -27,6 +27,7 @@ from service.api.routes import (
     jobs,
     models,
     page,
+    retention,
     search,
     verify,
 )
@@ -38,6 +39,7 @@ from service.jobs.workers import Worker
 from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.settings import MEBIBYTE, Settings
+from service.store.clock import Clock
 from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.versions import activation, activation_queue, evaluation
@@ -61,6 +63,7 @@ def create_app(
     settings: Settings,
     on_ready: Callable[[Generation], None] = _ignore,
     on_failed: Callable[[str], None] = _ignore,
+    clock: Clock | None = None,
 ) -> FastAPI:
     """Build the service.
 
@@ -68,9 +71,10 @@ def create_app(
         settings: the settings of this process.
         on_ready: called in the event loop once the service can search.
         on_failed: called in the event loop with the reason, if the service cannot start.
+        clock: the clocks of this process; by default those of the machine.
     """
     engine = make_engine(settings.database_url)
-    store = Store(settings, make_sessions(engine))
+    store = Store(settings, make_sessions(engine), clock)
     serving = Serving(store)
     readiness = Readiness(store)
     claims = Claims(store)
@@ -90,6 +94,7 @@ def create_app(
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
     app.state.readiness = readiness
+    app.state.expiry = background.expiry
     _add_routes(app)
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
@@ -119,7 +124,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     """Add every endpoint. All endpoints except the health probes and the page refuse unknown fields."""
-    for resource in (enrolment, gallery, search, verify, identities, erasures, models, jobs):
+    for resource in (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs):
         strict = [Depends(refuse_unknown_fields)]
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, page):

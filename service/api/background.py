@@ -13,10 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.api.idempotency import Claims
 from service.errors import ServiceError
 from service.jobs.workers import Worker
-from service.people.retention import erase_expired
+from service.people.expiry import Expiry
 from service.serving.generation import Generation
 from service.serving.serving import Serving
-from service.store.tables import now
 from service.upkeep.orphans import purge_orphans
 from service.upkeep.repairs import purge_replaced
 from service.upkeep.startup import start
@@ -51,11 +50,16 @@ class Task:
 
 
 class Background:
-    """Background tasks of one server process. A task that fails is logged, and runs again after its pause."""
+    """Background tasks of one server process. A task that fails is logged, and runs again after its pause.
+
+    Attributes:
+        expiry: the expiries of this process.
+    """
 
     def __init__(self, serving: Serving, claims: Claims, workers: Sequence[Worker]) -> None:
         self._serving = serving
         self._store = serving.store
+        self.expiry = Expiry(serving.store)
         self._claims = claims
         self._workers = workers
         self._threads: list[Thread] = []
@@ -92,7 +96,7 @@ class Background:
             Task("follow", self.follow, TICK_S, stopping),
             Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
             Task("reserve", self._store.reserve.keep, MINUTE_S, stopping),
-            Task("expire", self.expire, MINUTE_S, stopping),
+            Task("expire", self.expire, MINUTE_S, self._store.has_expiry),
             Task("purge", self.purge, HOUR_S, stopping),
         ]
 
@@ -107,6 +111,7 @@ class Background:
         """Stop the tasks and the jobs of this process, and wait until they have ended."""
         self._store.stopping.set()
         self._store.has_job.set()
+        self._store.has_expiry.set()
         for thread in self._threads:
             thread.join()
         for worker in self._workers:
@@ -133,13 +138,14 @@ class Background:
 
     def expire(self) -> None:
         """Delete old answers and old replaced embeddings, and erase items whose retention time is over."""
+        self._store.has_expiry.clear()
         self._claims.delete_old()
-        purge_replaced(self._store, now())
-        erase_expired(self._store, now())
+        purge_replaced(self._store, self._store.clock.now())
+        self.expiry.run()
 
     def purge(self) -> None:
         """Delete the crops that killed requests have left, and the converted networks of deleted versions."""
-        purge_orphans(self._store, now())
+        purge_orphans(self._store, self._store.clock.now())
         purge_gone_networks(self._store)
 
     def _repeat(self, task: Task) -> None:

@@ -26,10 +26,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import failure_problem, http_problem, service_problem
 from service.errors import Fault, IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
-from service.jobs.jobs import LEASE
+from service.jobs.jobs import LEASE, SECOND_LOOK_S
 from service.store.failures import from_temporary_file
 from service.store.store import Store
-from service.store.tables import KeptAnswer, now
+from service.store.tables import KeptAnswer, Retention, now
 
 logger = structlog.get_logger(__name__)
 
@@ -78,36 +78,55 @@ class Claims:
             IdempotencyMismatch: the key was used for another request.
             IdempotencyInProgress: the first request with this key is in progress.
         """
-        moment = claim.taken_at
         try:
             with self.store.write() as session:
-                kept = session.get(KeptAnswer, claim.key, with_for_update=True)
-                if kept is not None and kept.created_at < moment - KEPT_FOR:
-                    session.delete(kept)
-                    session.flush()
-                    kept = None
-                if kept is None:
-                    session.add(
-                        KeptAnswer(
-                            key=claim.key,
-                            fingerprint=claim.fingerprint,
-                            headers={},
-                            created_at=moment,
-                            alive_at=moment,
-                        )
-                    )
-                elif kept.fingerprint != claim.fingerprint:
-                    raise IdempotencyMismatch
-                elif kept.status is not None:
-                    return kept
-                elif moment - LEASE <= kept.alive_at <= moment + LEASE:
+                kept = self._look(session, claim)
+            if kept is not None and kept.status is None:
+                if self.store.stopping.wait(SECOND_LOOK_S):
                     raise IdempotencyInProgress
-                else:
-                    kept.created_at = kept.alive_at = moment  # the process of the former claim is dead
+                with self.store.write() as session:
+                    kept = self._look(session, claim, kept.alive_at)
         except IntegrityError:
             raise IdempotencyInProgress from None  # another request has just claimed the key
+        if kept is not None:
+            return kept
         with self._lock:
             self._keys.add(claim.key)
+        return None
+
+    def _look(self, session: Session, claim: Claim, seen: datetime | None = None) -> KeptAnswer | None:
+        """Claim a key and return None, or return the answer that was kept under it.
+
+        A request in progress that looks dead is returned as it is, for a second look. At the second look its
+        key is taken over if nobody has said since that the request is under way: so a jump of the clock does
+        not make a living request look dead.
+
+        Raises:
+            IdempotencyMismatch: the key was used for another request.
+            IdempotencyInProgress: the first request is under way.
+        """
+        moment = claim.taken_at
+        kept = session.get(KeptAnswer, claim.key, with_for_update=True)
+        if kept is not None and kept.created_at < _oldest_kept(session, now()):
+            session.delete(kept)
+            session.flush()
+            kept = None
+        if kept is None:
+            new = KeptAnswer(key=claim.key, fingerprint=claim.fingerprint, headers={})
+            new.created_at = new.alive_at = moment
+            session.add(new)
+            return None
+        if kept.fingerprint != claim.fingerprint:
+            raise IdempotencyMismatch
+        if kept.status is not None:
+            return kept
+        with self._lock:
+            is_own = claim.key in self._keys
+        if is_own or abs(now() - kept.alive_at) <= LEASE or (seen is not None and seen != kept.alive_at):
+            raise IdempotencyInProgress
+        if seen is None:
+            return kept
+        kept.created_at = kept.alive_at = moment  # the process that had the key has died
         return None
 
     def release(self, claim: Claim) -> None:
@@ -129,12 +148,21 @@ class Claims:
 
     def delete_old(self) -> None:
         """Delete the answers that are older than `KEPT_FOR`."""
-        old = KeptAnswer.created_at < now() - KEPT_FOR
         with self.store.read() as session:
+            old = KeptAnswer.created_at < _oldest_kept(session, now())
             if session.scalar(select(KeptAnswer.key).where(old).limit(1)) is None:
                 return
         with self.store.write() as session:
             session.execute(delete(KeptAnswer).where(old))
+
+
+def _oldest_kept(session: Session, moment: datetime) -> datetime:
+    """Return the time from which answers are kept, if `moment` is the present by the clock of the machine.
+
+    A clock that has jumped ahead ends no answer: the last time at which the clock was right counts as well.
+    """
+    checked_at = session.scalar(select(Retention.checked_at))
+    return (moment if checked_at is None else min(moment, checked_at)) - KEPT_FOR
 
 
 def keep_answer(scope: Scope, session: Session, status: int, body: str, location: str | None) -> None:

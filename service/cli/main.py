@@ -13,6 +13,7 @@ import typer
 
 from service.cli import models as cli_models
 from service.cli import offline
+from service.cli import retention as cli_retention
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
 from service.cli.folders import find_crops
@@ -32,8 +33,10 @@ from service.cli.terminal import (
     print_line,
     print_matches,
     print_verification,
+    print_warnings,
     progress_bar,
     replace_unprintable,
+    warning_count,
 )
 from service.client import Client, CropFile, FailedCrop, GroupBy, enroll_in_batches
 from service.uploads.layouts import Layout
@@ -55,6 +58,7 @@ app = Program(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_retention.app, name="retention")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 CropsOfOne = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")]
@@ -104,20 +108,24 @@ def enroll(
     print_line(err, f"{len(crops)} crops found, {skipped}")
     print_failures(misnamed)
     num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
+    num_warnings = 0
     started_s = time.monotonic()
     try:
         with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
             for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
                 print_failures(outcome.failures)
+                print_warnings(outcome.warnings)
+                num_warnings += len(outcome.warnings)
                 num_enrolled += outcome.num_enrolled
                 num_failed += len(outcome.failures)
                 on_progress(num_enrolled + num_failed, num_all)
     finally:
         num_left = num_all - num_enrolled - num_failed
         not_tried = f", {num_left} not tried" if num_left else ""
+        warned = warning_count(num_warnings)
         took_s = time.monotonic() - started_s
         rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
-        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{not_tried} in {rate}")
+        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{warned}{not_tried} in {rate}")
     raise typer.Exit(1 if num_failed else 0)
 
 

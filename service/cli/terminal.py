@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer
+from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer, WarnedCrop
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -76,6 +76,21 @@ def print_failures(failures: Iterable[FailedCrop]) -> None:
     """Print a line on stderr for each crop that could not be enrolled or exported."""
     for failure in failures:
         print_line(err, f"failed: {failure.path}: {failure.reason}")
+
+
+def print_warnings(warnings: Iterable[WarnedCrop]) -> None:
+    """Print a line for each crop that was enrolled and is doubtful."""
+    for warning in warnings:
+        print_line(err, f"warning: {warning.path}: {warning.detail}")
+
+
+def warning_count(num: int) -> str:
+    """Return the part of a summary that counts warnings, or nothing if there are none.
+
+    >>> warning_count(2), warning_count(0)
+    (', 2 warnings', '')
+    """
+    return f", {num} warning{'s' if num > 1 else ''}" if num else ""
 
 
 def print_matches(answer: SearchAnswer) -> None:

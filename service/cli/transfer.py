@@ -26,8 +26,17 @@ from service.cli.options import (
     errors_as_sentences,
 )
 from service.cli.packing import find_rows, pack
-from service.cli.terminal import OnProgress, err, out, print_failures, print_line, progress_bar
-from service.client import Client, FailedCrop, Filters, Job, OnDuplicate, Refused
+from service.cli.terminal import (
+    OnProgress,
+    err,
+    out,
+    print_failures,
+    print_line,
+    print_warnings,
+    progress_bar,
+    warning_count,
+)
+from service.client import Client, FailedCrop, Filters, Job, OnDuplicate, Refused, WarnedCrop
 from service.client import Layout as LayoutName
 from service.uploads.layouts import Layout
 
@@ -131,9 +140,8 @@ def import_crops(
     finally:
         skipped = f", {tally.num_skipped} other files skipped" if tally.num_skipped else ""
         took_s = time.monotonic() - started_s
-        print_line(
-            out, f"{tally.num_enrolled} enrolled, {tally.num_failed} failed{skipped} in {took_s:.1f} s"
-        )
+        said = f"{tally.num_enrolled} enrolled, {tally.num_failed} failed{warning_count(tally.num_warnings)}"
+        print_line(out, f"{said}{skipped} in {took_s:.1f} s")
     raise typer.Exit(1 if tally.num_failed else 0)
 
 
@@ -150,6 +158,7 @@ class _Tally:
     num_enrolled: int = 0
     num_failed: int = 0
     num_skipped: int = 0
+    num_warnings: int = 0
 
     @property
     def num_done(self) -> int:
@@ -206,14 +215,25 @@ def _follow(
     tally.num_enrolled += job["done"] - job["num_failed"]
     tally.num_failed += job["num_failed"]
     tally.num_skipped += job["num_skipped"]
+    tally.num_warnings += job["num_warnings"]
+    _print_files(job, paths)
+    if job["state"] != "succeeded":
+        print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
+        raise typer.Exit(INTERRUPTED if is_stopped else 1)
+
+
+def _print_files(job: Job, paths: Sequence[Path]) -> None:
+    """Print the files that a job could not enrol, and those that it has enrolled with a warning."""
     for error in job["errors"]:
         path = paths[error["position"]] if paths else Path(error["name"])
         print_failures([FailedCrop(path, error["detail"])])
     if job["num_failed"] > len(job["errors"]):
-        print_line(err, f"and {job['num_failed'] - len(job['errors'])} other crops failed")
-    if job["state"] != "succeeded":
-        print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
-        raise typer.Exit(INTERRUPTED if is_stopped else 1)
+        print_line(err, f"and {job['num_failed'] - len(job['errors'])} others")
+    for warning in job["warnings"]:
+        path = paths[warning["position"]] if paths else Path(warning["name"])
+        print_warnings([WarnedCrop(path, warning["detail"])])
+    if job["num_warnings"] > len(job["warnings"]):
+        print_line(err, f"and {job['num_warnings'] - len(job['warnings'])} other warnings")
 
 
 def _cancel(client: Client, job_id: str) -> Job:

@@ -7,23 +7,27 @@
 """
 
 from service.client.answers import (
+    ConfirmationAnswer,
     EnrolledItem,
     EnrolmentAnswer,
     Erased,
     Erasure,
     FailedFile,
+    HeldExpiry,
     Item,
     Job,
     Match,
     MatchedItem,
     ModelsAnswer,
     ModelVersion,
+    RetentionAnswer,
     SearchAnswer,
     Thresholds,
     VerifyAnswer,
+    Warned,
 )
 from service.client.client import Client
-from service.client.enrolment import BatchResult, FailedCrop, enroll_in_batches
+from service.client.enrolment import BatchResult, FailedCrop, WarnedCrop, enroll_in_batches
 from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
 from service.client.requests import CropFile, Filters, GroupBy, Layout, OnDuplicate, Strategy
 
@@ -31,6 +35,7 @@ __all__ = [
     "BatchResult",
     "Client",
     "ClientError",
+    "ConfirmationAnswer",
     "CropFile",
     "EnrolledItem",
     "EnrolmentAnswer",
@@ -40,6 +45,7 @@ __all__ = [
     "FailedFile",
     "Filters",
     "GroupBy",
+    "HeldExpiry",
     "Item",
     "Job",
     "Layout",
@@ -50,10 +56,13 @@ __all__ = [
     "NoAnswer",
     "OnDuplicate",
     "Refused",
+    "RetentionAnswer",
     "SearchAnswer",
     "ServiceUnreachable",
     "Strategy",
     "Thresholds",
     "VerifyAnswer",
+    "Warned",
+    "WarnedCrop",
     "enroll_in_batches",
 ]

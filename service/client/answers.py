@@ -30,12 +30,22 @@ class EnrolledItem(Item):
     is_new: bool
 
 
+class Warned(TypedDict):
+    """What is doubtful about a crop that was enrolled: its place in the request, its name, and what to do."""
+
+    position: int
+    name: str
+    code: Literal["implausible_time", "past_retention"]
+    detail: str
+
+
 class EnrolmentAnswer(TypedDict):
-    """The items of an enrolment, in the order of its crops."""
+    """The items of an enrolment, in the order of its crops, and what is doubtful about them."""
 
     request_id: str
     model_version: str
     items: list[EnrolledItem]
+    warnings: list[Warned]
 
 
 class Thresholds(TypedDict):
@@ -132,7 +142,8 @@ class FailedFile(TypedDict):
 class Job(TypedDict):
     """A background job. `done` of `total` items are processed, and `done` includes the failed items.
 
-    `errors` holds the first 1,000 of the `num_failed` files. `result` is the result of an evaluation.
+    `errors` holds the first 1,000 of the `num_failed` files, and `warnings` the first 1,000 of the files that
+    were enrolled and are doubtful. `result` is the result of an evaluation.
     """
 
     request_id: str
@@ -149,9 +160,40 @@ class Job(TypedDict):
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
+    num_warnings: int
+    warnings: list[Warned]
     created_at: str
     started_at: str | None
     finished_at: str | None
+
+
+class HeldExpiry(TypedDict):
+    """An expiry that waits for a person, and how many items are past their retention as of `as_of`."""
+
+    reason: Literal["share", "clock"]
+    since: str
+    as_of: str
+    num_items: int
+    num_gallery: int
+    detail: str
+
+
+class RetentionAnswer(TypedDict):
+    """How many days items are kept, and the expiry that waits for a confirmation, if one does."""
+
+    request_id: str
+    retention_days: float | None
+    retention_days_by_camera: dict[str, float]
+    retention_max_share: float
+    held: HeldExpiry | None
+
+
+class ConfirmationAnswer(TypedDict):
+    """How many items are erased by a confirmation."""
+
+    request_id: str
+    as_of: str
+    num_items: int
 
 
 class Erased(TypedDict):

@@ -30,6 +30,7 @@ from service.client.requests import (
     image_parts,
     sendable_name,
 )
+from service.client.retention import RetentionRequests
 from service.client.transport import Transport, read_answer
 
 ARCHIVE_TIMEOUT = httpx.Timeout(3600.0, connect=5.0, pool=None)
@@ -37,7 +38,7 @@ JOB_POLL_S = 0.5
 PAGE = 500
 
 
-class Client:
+class Client(RetentionRequests):
     """A client of one service, which any number of threads may use at once.
 
     Every method may raise a `ClientError`: `ServiceUnreachable` if no connection can be made, `NoAnswer` if
@@ -86,9 +87,8 @@ class Client:
             Refused: an image cannot be used, and `position` says which, or a field is invalid.
         """
         files = [("images", (sendable_name(crop.path), content)) for crop, content in crops]
-        metadata = json.dumps([crop.metadata() for crop, _ in crops])
-        answer = self._send("POST", "/gallery", files=files, data={"metadata": metadata})
-        return cast("EnrolmentAnswer", answer)
+        data = {"metadata": json.dumps([crop.metadata() for crop, _ in crops])}
+        return cast("EnrolmentAnswer", self._send("POST", "/gallery", files=files, data=data))
 
     def search(
         self,

@@ -23,11 +23,20 @@ class FailedCrop:
 
 
 @dataclass(frozen=True)
+class WarnedCrop:
+    """A crop that was enrolled and is doubtful, and why."""
+
+    path: Path
+    detail: str
+
+
+@dataclass(frozen=True)
 class BatchResult:
-    """How many crops of a batch were enrolled, and the crops that were not."""
+    """How many crops of a batch were enrolled, the crops that were not, and the doubtful ones."""
 
     num_enrolled: int
     failures: tuple[FailedCrop, ...]
+    warnings: tuple[WarnedCrop, ...] = ()
 
 
 def enroll_in_batches(
@@ -61,34 +70,38 @@ def _enroll_batch(client: Client, batch: Sequence[CropFile]) -> BatchResult:
             readable.append((crop, crop.path.read_bytes()))
         except OSError as error:
             failures.append(FailedCrop(crop.path, error.strerror or str(error)))
-    failures += _enroll_all_but_refused(client, readable)
-    return BatchResult(len(batch) - len(failures), tuple(failures))
+    warnings: list[WarnedCrop] = []
+    failures += _enroll_all_but_refused(client, readable, warnings)
+    return BatchResult(len(batch) - len(failures), tuple(failures), tuple(warnings))
 
 
-def _enroll_all_but_refused(client: Client, crops: list[tuple[CropFile, bytes]]) -> list[FailedCrop]:
-    """Enrol crops, and return the crops that were not enrolled."""
+def _enroll_all_but_refused(
+    client: Client, crops: list[tuple[CropFile, bytes]], warnings: list[WarnedCrop]
+) -> list[FailedCrop]:
+    """Enrol crops, add those with a warning to `warnings`, and return the crops that were not enrolled."""
     if not crops:
         return []
     try:
-        client.enroll(crops)
+        answer = client.enroll(crops)
     except NoAnswer as error:
         return [FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops]
     except Refused as refusal:
         if refusal.status in IMAGE_STATUSES:
-            return _enroll_without_refused(client, crops, refusal)
+            return _enroll_without_refused(client, crops, refusal, warnings)
         if refusal.status < 500 and refusal.status not in BUSY_STATUSES:
             raise
         return [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]
+    warnings += [WarnedCrop(crops[one["position"]][0].path, one["detail"]) for one in answer["warnings"]]
     return []
 
 
 def _enroll_without_refused(
-    client: Client, crops: list[tuple[CropFile, bytes]], refusal: Refused
+    client: Client, crops: list[tuple[CropFile, bytes]], refusal: Refused, warnings: list[WarnedCrop]
 ) -> list[FailedCrop]:
     """Enrol the other crops of a refused request, or each crop alone if the refusal names none."""
     position = 0 if len(crops) == 1 else refusal.position
     if position is None or not 0 <= position < len(crops):
-        return [failure for crop in crops for failure in _enroll_all_but_refused(client, [crop])]
+        return [failure for crop in crops for failure in _enroll_all_but_refused(client, [crop], warnings)]
     refused, _ = crops[position]
     others = crops[:position] + crops[position + 1 :]
-    return [FailedCrop(refused.path, str(refusal)), *_enroll_all_but_refused(client, others)]
+    return [FailedCrop(refused.path, str(refusal)), *_enroll_all_but_refused(client, others, warnings)]

@@ -35,8 +35,9 @@ class Filters(TypedDict, total=False):
     of an item must have every given attribute, each written "name=value". `captured_after` includes the time
     itself, and `captured_before` excludes it.
 
-    The last three fields are given together. They exclude items that camera `query_camera_id` captured within
-    `exclude_same_camera_s` seconds before or after `query_captured_at`.
+    The last three fields exclude items that camera `query_camera_id` captured within `exclude_same_camera_s`
+    seconds before or after `query_captured_at`. Beside `query_camera_id`, and perhaps `query_captured_at`,
+    `exclude_track_id` excludes only the tracks of that camera, and of that time.
     """
 
     identity_id: Sequence[str] | None

@@ -33,6 +33,7 @@ from service.errors.people import (
     IdentityExists,
     IdentityNotFound,
     ItemElsewhere,
+    NothingHeld,
     OperationNotFound,
     TooManyIdentities,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "NotEvaluated",
     "NotFinite",
     "NotReady",
+    "NothingHeld",
     "NothingToRollBackTo",
     "OperationNotFound",
     "OtherGallery",

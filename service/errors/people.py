@@ -36,6 +36,21 @@ class OperationNotFound(ServiceError):
         super().__init__(f"there is no operation {operation_id[:64]!r}")
 
 
+class NothingHeld(ServiceError):
+    """No expiry waits for a confirmation, or another one than the caller has seen."""
+
+    code = "nothing_held"
+    status = 409
+    title = "No such expiry waits"
+
+    def __init__(self, *, is_other: bool = False) -> None:
+        super().__init__(
+            "what waits has changed since it was looked at; look again with GET /retention"
+            if is_other
+            else "no expiry waits for a confirmation"
+        )
+
+
 class CannotUndo(ServiceError):
     """The operation cannot be undone; the message says which later change prevents the undo."""
 

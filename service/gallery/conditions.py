@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.gallery.selection import Selection, parse_attributes
-from service.index import Filter, Sighting
+from service.index import CameraTracks, Filter, Sighting
+from service.serving.tracks import find_tracks
 from service.store.tables import Attribute, Identity, Item
 
 
@@ -20,6 +21,7 @@ def to_filter(session: Session, selection: Selection) -> Filter:
     if selection.attribute:
         described = frozenset(session.scalars(described_keys(parse_attributes(selection.attribute))))
         keys = described if keys is None else keys & described
+    tracks = _tracks(selection)
     return Filter(
         camera_ids=frozenset(selection.camera_id),
         excluded_camera_ids=frozenset(selection.exclude_camera_id),
@@ -28,17 +30,27 @@ def to_filter(session: Session, selection: Selection) -> Filter:
         identity_keys=keys,
         excluded_identity_keys=_keys(session, selection.exclude_identity_id),
         track_ids=frozenset(selection.track_id),
-        excluded_track_ids=frozenset(selection.exclude_track_id),
+        excluded_track_ids=frozenset(selection.exclude_track_id if tracks is None else ()),
+        excluded_tracks=tracks,
         excluded_sighting=_sighting(selection),
     )
 
 
-def conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return the selection as SQL conditions; an item is selected if it meets all of them."""
+def conditions(session: Session, selection: Selection, track_gap_s: float) -> list[ColumnElement[bool]]:
+    """Return the selection as SQL conditions; an item is selected if it meets all of them.
+
+    Args:
+        session: a session that reads.
+        selection: the filters.
+        track_gap_s: as for `find_tracks`.
+    """
+    tracks = _tracks(selection)
     found = [
         *_among(Item.camera_id, selection.camera_id, selection.exclude_camera_id),
-        *_among(Item.track_id, selection.track_id, selection.exclude_track_id),
+        *_among(Item.track_id, selection.track_id, selection.exclude_track_id if tracks is None else ()),
     ]
+    if tracks is not None:
+        found.append(_is_on_none(session, tracks, track_gap_s))
     if selection.captured_after is not None:
         found.append(Item.captured_at >= selection.captured_after)
     if selection.captured_before is not None:
@@ -52,6 +64,14 @@ def conditions(selection: Selection) -> list[ColumnElement[bool]]:
     if sighting := _sighting(selection):
         found.append(_is_not_near(sighting))
     return found
+
+
+def _tracks(selection: Selection) -> CameraTracks | None:
+    """Return the tracks whose items are not selected, or None unless the selection names their camera."""
+    if not selection.exclude_track_id or selection.query_camera_id is None:
+        return None
+    track_ids = frozenset(selection.exclude_track_id)
+    return CameraTracks(selection.query_camera_id, track_ids, selection.query_captured_at)
 
 
 def _sighting(selection: Selection) -> Sighting | None:
@@ -89,6 +109,35 @@ def _among(
     elif excluded:
         found.append(or_(column.is_(None), column.not_in(excluded)))
     return found
+
+
+def _is_on_none(session: Session, tracks: CameraTracks, gap_s: float) -> ColumnElement[bool]:
+    """Return the SQL condition for items that are on none of these tracks."""
+    has_ids = and_(Item.camera_id == tracks.camera_id, Item.track_id.in_(tracks.track_ids))
+    if tracks.captured_at is None:
+        return or_(Item.camera_id.is_(None), Item.track_id.is_(None), not_(has_ids))
+    track_of = find_tracks(session, has_ids, gap_s)
+    columns = (Item.slot, Item.track_id, Item.captured_at)
+    seen: dict[int, list[datetime]] = {}
+    track_ids: dict[int, str | None] = {}
+    for slot, track_id, at in session.execute(select(*columns).where(has_ids)):
+        if at is not None and slot in track_of:
+            seen.setdefault(track_of[slot], []).append(at)
+            track_ids[track_of[slot]] = track_id
+    spans = [
+        and_(Item.track_id == track_ids[track], Item.captured_at.between(min(times), max(times)))
+        for track, times in seen.items()
+        if _is_near(tracks.captured_at, min(times), max(times), gap_s)
+    ]
+    if not spans:
+        return true()
+    is_on_one = and_(Item.camera_id == tracks.camera_id, or_(*spans))
+    return or_(Item.camera_id.is_(None), Item.track_id.is_(None), Item.captured_at.is_(None), not_(is_on_one))
+
+
+def _is_near(moment: datetime, first: datetime, last: datetime, gap_s: float) -> bool:
+    """Tell whether a moment is within `gap_s` seconds of the span from `first` to `last`."""
+    return max((first - moment).total_seconds(), (moment - last).total_seconds()) <= gap_s
 
 
 def _is_not_near(sighting: Sighting) -> ColumnElement[bool]:

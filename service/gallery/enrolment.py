@@ -9,6 +9,7 @@ loses no acknowledged item.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session
 from model.data.images import ImageInfo
 from model.embedder import Embedder
 from service.errors import DuplicateCrop
+from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half
@@ -28,7 +30,7 @@ from service.serving.generation import Generation
 from service.serving.serving import Serving
 from service.store.changes import Transaction, active_model
 from service.store.doomed import mark_doomed
-from service.store.tables import Embedding, Identity, Item, new_id, now
+from service.store.tables import Embedding, Identity, Item, new_id
 from service.uploads.requests import decode_uploads, go_on, read_headers, read_upload
 
 
@@ -155,7 +157,8 @@ def _commit(
             if active_model(change.session) == generation.active_model:
                 if serving.store.settings.keep_crops:
                     _restore_deleted(serving, uploads, new.crops)
-                enrolment = _add_items(change, generation.version, new, on_duplicate)
+                moment = enrolled_at(change.session, serving.store.clock.now())
+                enrolment = _add_items(change, generation.version, new, on_duplicate, moment)
                 before_commit(change.session, enrolment)
     except BaseException:
         with suppress(SQLAlchemyError), serving.store.change() as change:
@@ -164,7 +167,9 @@ def _commit(
     return enrolment
 
 
-def _add_items(change: Transaction, version: str, new: NewItems, on_duplicate: OnDuplicate) -> Enrolment:
+def _add_items(
+    change: Transaction, version: str, new: NewItems, on_duplicate: OnDuplicate, moment: datetime
+) -> Enrolment:
     session = change.session
     old = {} if on_duplicate == "store" else exact_duplicates(session, new.crops, new.metadata)
     identities: dict[str, Identity] = {}
@@ -175,7 +180,8 @@ def _add_items(change: Transaction, version: str, new: NewItems, on_duplicate: O
         if same is not None and on_duplicate == "reject":
             raise DuplicateCrop(place, same.id)
         if same is None:
-            item = _item(change.note("added"), crop, known, _identity(session, known, identities))
+            item = _item(change.note("added"), crop, known, moment)
+            item.identity = _identity(session, known, identities, moment)
             item.duplicate_of = _original(session, new.near[place], items)
             item.has_crop = new.are_kept
             session.add(item)
@@ -203,15 +209,14 @@ def _original(session: Session, near: int | None, items: Sequence[Item]) -> str 
     return session.scalar(select(Item.id).where(Item.slot == near))
 
 
-def _item(slot: int, crop: ImageInfo, metadata: ItemMetadata, identity: Identity) -> Item:
+def _item(slot: int, crop: ImageInfo, metadata: ItemMetadata, moment: datetime) -> Item:
     return Item(
         slot=slot,
         id=new_id(),
-        identity=identity,
         camera_id=metadata.camera_id,
         captured_at=metadata.captured_at,
         track_id=metadata.track_id,
-        created_at=now(),
+        created_at=moment,
         sha256=crop.sha256,
         content_type=crop.content_type,
         width=crop.width,
@@ -219,10 +224,12 @@ def _item(slot: int, crop: ImageInfo, metadata: ItemMetadata, identity: Identity
     )
 
 
-def _identity(session: Session, metadata: ItemMetadata, identities: dict[str, Identity]) -> Identity:
+def _identity(
+    session: Session, metadata: ItemMetadata, identities: dict[str, Identity], moment: datetime
+) -> Identity:
     """Find or make the identity of a crop; `identities` has the identities of this request by id."""
     identity_id = metadata.identity_id or new_id()
     if identity_id not in identities:
         found = session.scalar(select(Identity).where(Identity.id == identity_id))
-        identities[identity_id] = found or Identity(id=identity_id, created_at=now())
+        identities[identity_id] = found or Identity(id=identity_id, created_at=moment)
     return identities[identity_id]

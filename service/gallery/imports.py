@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from model.data.folders import MANIFEST
 from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite
+from service.gallery.ages import warn
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata
@@ -28,7 +29,7 @@ from service.jobs.jobs import Cancelled, Stopped, add_job, advance
 from service.serving.serving import Serving
 from service.store.doomed import mark_doomed
 from service.store.store import Store
-from service.store.tables import Job, JobFile
+from service.store.tables import Job, JobFile, is_pending
 from service.uploads.archives import Archive
 from service.uploads.layouts import Layout
 from service.uploads.requests import read_upload
@@ -101,7 +102,7 @@ def accept_images(
 
     Args:
         serving: the service.
-        uploads: the name of each image, which may be empty, and its bytes.
+        uploads: the name of each image, and its bytes.
         metadata: the metadata of each image.
         on_duplicate: as for `enroll`.
         before_commit: called within the transaction.
@@ -110,8 +111,8 @@ def accept_images(
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
     """
     with _crop_writer(serving.store) as writer:
-        for place, (name, upload) in enumerate(uploads):
-            writer.add(name or f"images[{place}]", read_upload(upload, serving.limits))
+        for name, upload in uploads:
+            writer.add(name, read_upload(upload, serving.limits))
         writer.flush()
         crops = [
             PendingCrop(name, hashed, known)
@@ -217,7 +218,7 @@ def run_import(serving: Serving, job: Job) -> None:
 
 def _enroll_page(serving: Serving, job_id: str) -> bool:
     """Enrol the next page of pending crops, and tell whether there was any pending crop."""
-    pending = select(JobFile).where(JobFile.job_id == job_id, JobFile.error.is_(None))
+    pending = select(JobFile).where(JobFile.job_id == job_id, is_pending())
     with serving.store.read() as session:
         job = session.get_one(Job, job_id)
         files = list(session.scalars(pending.order_by(JobFile.position).limit(FILES_PER_PAGE)))
@@ -233,7 +234,8 @@ def _enroll_page(serving: Serving, job_id: str) -> bool:
     while files:
         try:
             metadata = [ItemMetadata.model_validate(file.label) for file in files]
-            enroll(serving, uploads, metadata, on_duplicate, partial(_mark_done, job_id, list(files)))
+            mark_done = partial(_mark_done, serving.store, job_id, list(files))
+            enroll(serving, uploads, metadata, on_duplicate, mark_done)
             break
         except (ImageError, DuplicateCrop, NotFinite) as error:
             detail = error.detail if isinstance(error, ImageError) else str(error)
@@ -242,8 +244,10 @@ def _enroll_page(serving: Serving, job_id: str) -> bool:
     return was_any
 
 
-def _mark_done(job_id: str, files: Sequence[JobFile], session: Session, _enrolment: Enrolment) -> None:
-    """Delete the rows of crops, in the transaction that enrols the crops.
+def _mark_done(
+    store: Store, job_id: str, files: Sequence[JobFile], session: Session, enrolment: Enrolment
+) -> None:
+    """Delete the rows of crops, or keep them with a warning, in the transaction that enrols the crops.
 
     Raises:
         Cancelled: the job has ended, or another process has enrolled one of these crops.
@@ -252,9 +256,16 @@ def _mark_done(job_id: str, files: Sequence[JobFile], session: Session, _enrolme
     # A doomed crop is not deleted while an item keeps it.
     mark_doomed(session, {file.sha256 for file in files if file.sha256})
     positions = [file.position for file in files]
-    pending = JobFile.job_id == job_id, JobFile.position.in_(positions), JobFile.error.is_(None)
+    pending = JobFile.job_id == job_id, JobFile.position.in_(positions), is_pending()
     if session.execute(delete(JobFile).where(*pending)).rowcount != len(files):  # type: ignore[attr-defined]
         raise Cancelled("another process does this job")
+    names = [file.name for file in files]
+    for warned in warn(enrolment.items, names, store.settings, store.clock.now()):
+        file, item = files[warned.position], enrolment.items[warned.position]
+        row = JobFile(job_id=job_id, position=file.position, name=file.name)
+        row.label = file.label | {"item_id": item.id}
+        row.warning = {"code": warned.code, "detail": warned.detail}
+        session.add(row)
 
 
 def _mark_failed(store: Store, file: JobFile, detail: str) -> None:

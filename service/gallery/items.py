@@ -58,8 +58,9 @@ def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tu
     Returns:
         The items, and the slot after which the next page begins, or None on the last page.
     """
-    statement = select(Item).where(Item.slot > after, *conditions(among)).order_by(Item.slot)
     with store.read() as session:
+        wanted = conditions(session, among, store.settings.track_gap_s)
+        statement = select(Item).where(Item.slot > after, *wanted).order_by(Item.slot)
         items = list(session.scalars(statement.limit(limit + 1)))
     is_last = len(items) <= limit
     return items[:limit], None if is_last else items[limit - 1].slot
@@ -93,12 +94,14 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
     Raises:
         CountDiffers: the number is not `expected`; nothing is deleted.
     """
-    selected = select(Item.slot).where(*conditions(among)).order_by(Item.slot)
+    gap_s = store.settings.track_gap_s
     if expected is None:
         with store.read() as session:
-            return session.scalar(select(func.count()).select_from(selected.subquery())) or 0
+            wanted = conditions(session, among, gap_s)
+            return session.scalar(select(func.count()).select_from(Item).where(*wanted)) or 0
     with store.change(makes_room=True) as change:
-        slots = change.session.scalars(selected).all()
+        wanted = conditions(change.session, among, gap_s)
+        slots = change.session.scalars(select(Item.slot).where(*wanted).order_by(Item.slot)).all()
         if len(slots) != expected:
             raise CountDiffers(expected, len(slots))
         delete_slots(change, slots)

@@ -46,15 +46,24 @@ class Selection(BaseModel):
 
     Raises:
         InvalidRequest: no time lies between `captured_after` and `captured_before`, or only some of the last
-            three fields are given.
+            three fields are given. Beside `exclude_track_id` the camera of the query, or its camera and time,
+            are enough.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     identity_id: Names = Field([], description="Only items of these identities; several may be given.")
     exclude_identity_id: Names = Field([], description="No items of these identities; several may be given.")
-    track_id: Names = Field([], description="Only items on these tracks; several may be given.")
-    exclude_track_id: Names = Field([], description="No items on these tracks; several may be given.")
+    track_id: Names = Field(
+        [],
+        description="Only items with these track ids, of every camera that camera_id lets through; several "
+        "may be given.",
+    )
+    exclude_track_id: Names = Field(
+        [],
+        description="No items with these track ids: with query_camera_id only of that camera, with "
+        "query_captured_at too only those of the track at that time; several may be given.",
+    )
     camera_id: Names = Field([], description="Only items of these cameras; several may be given.")
     exclude_camera_id: Names = Field([], description="No items of these cameras; several may be given.")
     attribute: AttributePairs = Field(
@@ -73,14 +82,18 @@ class Selection(BaseModel):
         description="No items of the camera query_camera_id captured within this many seconds of "
         "query_captured_at; needs both.",
     )
-    query_camera_id: OptionalName = Field(None, description="The camera that captured the query.")
+    query_camera_id: OptionalName = Field(
+        None, description="The camera that captured the query, for exclude_same_camera_s or exclude_track_id."
+    )
     query_captured_at: OptionalTime = Field(None, description="When the query was captured (RFC 3339).")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.captured_after and self.captured_before and self.captured_after >= self.captured_before:
             raise InvalidRequest(Fault(("body", "captured_after"), "must be before captured_before"))
-        together = ("exclude_same_camera_s", "query_camera_id", "query_captured_at")
+        together: tuple[str, ...] = ("exclude_same_camera_s", "query_camera_id", "query_captured_at")
+        if self.exclude_track_id and self.exclude_same_camera_s is None:
+            together = ("query_camera_id",) if self.query_captured_at is None else together[1:]
         missing = [name for name in together if getattr(self, name) is None]
         if 0 < len(missing) < len(together):
             given = " and ".join(name for name in together if name not in missing)

@@ -4,14 +4,18 @@ Other packages import the names below from `service.index`, never its modules. `
 start reading.
 """
 
-from service.index.columns import NO_TIME, Columns, Grouping
-from service.index.filters import Filter, Sighting
-from service.index.index import GalleryIndex, Rows
+from service.index.columns import Columns, Grouping, times
+from service.index.filters import CameraTracks, Filter, Sighting
+from service.index.index import DEFAULT_TRACK_GAP_S, GalleryIndex
 from service.index.maintenance import IndexKind
+from service.index.rows import Rows
 from service.index.state import Hits
+from service.index.tracks import NO_TIME, numbered, track_starts
 
 __all__ = [
+    "DEFAULT_TRACK_GAP_S",
     "NO_TIME",
+    "CameraTracks",
     "Columns",
     "Filter",
     "GalleryIndex",
@@ -20,4 +24,7 @@ __all__ = [
     "IndexKind",
     "Rows",
     "Sighting",
+    "numbered",
+    "times",
+    "track_starts",
 ]

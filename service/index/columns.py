@@ -13,6 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.tracks import NO_TIME, track_starts
+
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -22,11 +24,11 @@ Value = TypeVar("Value", bound=Hashable)
 RowTest = Callable[[slice], Mask]
 """Tests a range of rows: the mask is true for the rows that pass."""
 
+DEFAULT_TRACK_GAP = 3_600_000_000
+"""Microseconds without a sighting after which a camera's track id means another track."""
+
 MAX_COMPARED_CODES = 6
 """A test for at most this many codes compares rows with each code; for more, it looks rows up in a table."""
-
-NO_TIME = np.iinfo(np.int64).min
-"""Stands for an unknown time in the column `times`."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,19 @@ class Columns:
     To add a property, add a column here, its values to `Rows` and to `GalleryIndex.update`, its array to
     file.py under another `MAGIC`, and its conditions to filters.py.
 
+    `starts` follows from the other columns. A change computes the tracks of the cameras and track ids that it
+    touches, and leaves all others as they are.
+
     Attributes:
         slots: (N,) ascending; the number under which the caller knows the item.
         times: (N,) microseconds since 1970, or NO_TIME.
         is_alive: (N,) false for a deleted item.
         identities: the key of the item's identity.
         cameras: None for an item without a camera.
-        tracks: None for an item without a track.
+        tracks: the track id; None for an item without one. A track id alone names no track.
+        starts: (N,) the row of the first item of the item's track; its own row for an item without a track.
+        track_gap: microseconds; a longer gap between neighbouring items of a camera and a track id begins
+            another track.
     """
 
     slots: Ints
@@ -115,13 +123,32 @@ class Columns:
     identities: Column[int]
     cameras: Column[str | None]
     tracks: Column[str | None]
+    starts: Codes
+    track_gap: int = DEFAULT_TRACK_GAP
 
     @classmethod
-    def empty(cls) -> "Columns":
+    def empty(cls, track_gap: int = DEFAULT_TRACK_GAP) -> "Columns":
         """Return columns without rows."""
         ints, codes = np.empty(0, np.int64), np.empty(0, np.int32)
         alive = np.empty(0, np.bool_)
-        return cls(ints, ints, alive, Column.of(codes, []), Column.of(codes, []), Column.of(codes, []))
+        coded = (Column[Any].of(codes, []), Column[Any].of(codes, []), Column[Any].of(codes, []))
+        return cls(ints, ints, alive, *coded, codes, track_gap)
+
+    @classmethod
+    def of(
+        cls,
+        slots: Ints,
+        times: Ints,
+        is_alive: Mask,
+        identities: Column[int],
+        cameras: Column[str | None],
+        tracks: Column[str | None],
+        track_gap: int,
+    ) -> "Columns":
+        """Return columns whose tracks are computed from the other columns."""
+        own = np.arange(len(slots), dtype=np.int32)
+        columns = cls(slots, times, is_alive, identities, cameras, tracks, own, track_gap)
+        return columns._with_tracks(columns._pairs(own), 0)
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -133,16 +160,29 @@ class Columns:
         camera_ids: Sequence[str | None],
         captured_ats: Sequence[datetime | None],
         track_ids: Sequence[str | None],
+        *,
+        has_tracks: bool = True,
     ) -> "Columns":
-        """Return the columns followed by new rows; value i of each sequence belongs to slot i."""
-        return Columns(
+        """Return the columns followed by new rows; value i of each sequence belongs to slot i.
+
+        Without `has_tracks` each new row counts as a track of its own, until `with_all_tracks` is called.
+        """
+        own = np.arange(len(self), len(self) + len(slots), dtype=np.int32)
+        columns = replace(
+            self,
             slots=appended(self.slots, slots),
             times=appended(self.times, times(captured_ats)),
             is_alive=appended(self.is_alive, np.ones(len(slots), np.bool_)),
             identities=self.identities.appended(identity_keys),
             cameras=self.cameras.appended(camera_ids),
             tracks=self.tracks.appended(track_ids),
+            starts=appended(self.starts, own),
         )
+        return columns._with_tracks(columns._pairs(own), len(self)) if has_tracks else columns
+
+    def with_all_tracks(self) -> "Columns":
+        """Return columns in which all tracks are computed again."""
+        return self._with_tracks(self._pairs(np.arange(len(self))))
 
     def changed(
         self,
@@ -153,27 +193,40 @@ class Columns:
         track_ids: Sequence[str | None],
     ) -> "Columns":
         """Return columns in which these rows have new properties; value i of each sequence is for rows[i]."""
-        return replace(
+        columns = replace(
             self,
             times=changed(self.times, rows, times(captured_ats)),
             identities=self.identities.changed(rows, identity_keys),
             cameras=self.cameras.changed(rows, camera_ids),
             tracks=self.tracks.changed(rows, track_ids),
         )
+        is_moved = columns.times[rows] != self.times[rows]
+        is_moved |= columns.cameras.codes[rows] != self.cameras.codes[rows]
+        is_moved |= columns.tracks.codes[rows] != self.tracks.codes[rows]
+        moved = rows[is_moved]
+        if not len(moved):
+            return columns
+        columns = replace(columns, starts=changed(columns.starts, moved, moved.astype(np.int32)))
+        return columns._with_tracks(np.concatenate([self._pairs(moved), columns._pairs(moved)]))
 
     def deleted(self, rows: Ints) -> "Columns":
         """Return columns in which these rows are marked as deleted."""
-        return replace(self, is_alive=changed(self.is_alive, rows, False))
+        columns = replace(self, is_alive=changed(self.is_alive, rows, False))
+        return columns._with_tracks(self._pairs(rows))
 
     def kept(self, rows: Ints) -> "Columns":
-        """Return columns that have only these rows."""
-        return Columns(
+        """Return columns that have only these rows, which must include every row that is not deleted."""
+        place_of = np.zeros(len(self), np.int32)
+        place_of[rows] = np.arange(len(rows), dtype=np.int32)
+        return replace(
+            self,
             slots=self.slots[rows],
             times=self.times[rows],
             is_alive=self.is_alive[rows],
             identities=self.identities.kept(rows),
             cameras=self.cameras.kept(rows),
             tracks=self.tracks.kept(rows),
+            starts=place_of[self.starts[rows]],
         )
 
     def rows_of(self, slots: Sequence[int] | Ints) -> tuple[Ints, Mask]:
@@ -191,28 +244,55 @@ class Columns:
     def groups(self, by: Grouping, rows: Ints) -> Ints:
         """Return the number of the group of each row.
 
-        Each item without a track is a group of its own, with a negative number. All items without a camera
-        form one group.
+        Each item without a track is a group of its own. All items without a camera form one group.
         """
-        groups = self._grouping(by).codes[rows].astype(np.int64)
         if by == "track":
-            is_alone = groups == self.tracks.code_of.get(None, -1)
-            groups[is_alone] = -1 - rows[is_alone]
-        return groups
+            return self.starts[rows].astype(np.int64)
+        return (self.identities if by == "identity" else self.cameras).codes[rows].astype(np.int64)
 
     def in_groups(self, by: Grouping, groups: Ints) -> Mask:
         """Return an (N,) mask that is true for the rows of these groups."""
-        mask = self._grouping(by).test_for(groups[groups >= 0])(slice(None))
-        mask[-1 - groups[groups < 0]] = True
-        return mask
+        if by == "track":
+            is_wanted = np.zeros(len(self), np.bool_)
+            is_wanted[groups] = True
+            return is_wanted.take(self.starts)
+        return (self.identities if by == "identity" else self.cameras).test_for(groups)(slice(None))
 
-    def _grouping(self, by: Grouping) -> Column[Any]:
-        columns: dict[Grouping, Column[Any]] = {
-            "identity": self.identities,
-            "camera": self.cameras,
-            "track": self.tracks,
-        }
-        return columns[by]
+    def _pairs(self, rows: NDArray[Any]) -> Ints:
+        """Return for each of these rows that has a track id one number for its camera and its track id."""
+        track_codes = self.tracks.codes[rows]
+        has_track = track_codes != self.tracks.code_of.get(None, -1)
+        return self._pair_numbers(rows[has_track])
+
+    def _pair_numbers(self, rows: NDArray[Any]) -> Ints:
+        numbers: Ints = self.cameras.codes[rows].astype(np.int64) << 32 | self.tracks.codes[rows]
+        return numbers
+
+    def _with_tracks(self, pairs: Ints, num_shared: int | None = None) -> "Columns":
+        """Return columns in which the tracks of these cameras and track ids are computed again.
+
+        Args:
+            pairs: as `_pairs` returns them.
+            num_shared: rows of `starts` that an earlier state reads; the others are written in place. By
+                default an earlier state reads all.
+        """
+        if not len(pairs):
+            return self
+        pairs = np.unique(pairs)
+        has_track_id = np.zeros(len(self.tracks.values), np.bool_)
+        has_track_id[pairs & 0xFFFFFFFF] = True
+        rows = np.flatnonzero(has_track_id.take(self.tracks.codes) & self.is_alive)
+        numbers = self._pair_numbers(rows)
+        is_touched = pairs.take(np.searchsorted(pairs, numbers), mode="clip") == numbers
+        rows, numbers = rows[is_touched], numbers[is_touched]
+        starts = rows[track_starts(numbers, self.times[rows], self.track_gap)].astype(np.int32)
+        is_moved = self.starts[rows] != starts
+        is_own = rows >= (len(self) if num_shared is None else num_shared)
+        self.starts[rows[is_moved & is_own]] = starts[is_moved & is_own]
+        shared = is_moved & ~is_own
+        if not shared.any():
+            return self
+        return replace(self, starts=changed(self.starts, rows[shared], starts[shared]))
 
 
 def _is_any(codes_N: Codes, codes: Sequence[int]) -> Mask:

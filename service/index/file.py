@@ -46,8 +46,8 @@ def write(path: Path, columns: Columns, embeddings: Embeddings, ann: AnnIndex | 
         file.write(serialized.data)
 
 
-def read(path: Path) -> tuple[Columns, Embeddings, AnnIndex | None]:
-    """Read what `write` wrote.
+def read(path: Path, track_gap: int) -> tuple[Columns, Embeddings, AnnIndex | None]:
+    """Read what `write` wrote; tracks are computed with the gap `track_gap`, in microseconds.
 
     Raises:
         ValueError: the file is damaged, or not an index.
@@ -57,12 +57,12 @@ def read(path: Path) -> tuple[Columns, Embeddings, AnnIndex | None]:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError(f"{path} is not an index file")
         try:
-            return _read(file, path.stat().st_size)
+            return _read(file, path.stat().st_size, track_gap)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, AnnIndex | None]:
+def _read(file: BinaryIO, num_bytes: int, track_gap: int) -> tuple[Columns, Embeddings, AnnIndex | None]:
     header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), num_bytes)))
     num, size = int(header["num_rows"]), int(header["embedding_size"])
     num_ann_bytes = int(header["structure_bytes"])
@@ -75,7 +75,7 @@ def _read(file: BinaryIO, num_bytes: int) -> tuple[Columns, Embeddings, AnnIndex
     identities, cameras, tracks = (
         _column(codes_N, header[name]) for codes_N, name in zip(codes, CODED, strict=True)
     )
-    columns = Columns(slots, times, is_alive, identities, cameras, tracks)
+    columns = Columns.of(slots, times, is_alive, identities, cameras, tracks, track_gap)
     if (np.diff(slots) <= 0).any():
         raise ValueError("the slots do not ascend")
     embeddings = Embeddings.empty(size, capacity)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from service.index.columns import NO_TIME, Column, Columns, Ints, Mask, RowTest, microseconds
+from service.index.columns import Column, Columns, Ints, Mask, RowTest, microseconds
+from service.index.tracks import NO_TIME
 
 CHUNK = 65_536
 """Rows tested at a time: few enough to stay in the processor's cache from the first test to the last."""
@@ -31,6 +32,21 @@ class Sighting:
 
 
 @dataclass(frozen=True)
+class CameraTracks:
+    """Tracks of one camera by their track ids.
+
+    Attributes:
+        camera_id: the camera.
+        track_ids: the track ids.
+        captured_at: only the tracks to which a sighting at this time would belong; None means all tracks.
+    """
+
+    camera_id: str
+    track_ids: frozenset[str]
+    captured_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Filter:
     """The items to search: an item passes if it meets the condition of every field.
 
@@ -45,8 +61,9 @@ class Filter:
         captured_before: pass only items captured before this time.
         identity_keys: pass only items of these identities; None passes all identities, an empty set none.
         excluded_identity_keys: pass no items of these identities.
-        track_ids: pass only items of these tracks.
-        excluded_track_ids: pass no items of these tracks.
+        track_ids: pass only items with these track ids, of every camera.
+        excluded_track_ids: pass no items with these track ids, of any camera.
+        excluded_tracks: pass no items on these tracks.
         excluded_sighting: pass no items near this sighting.
     """
 
@@ -58,6 +75,7 @@ class Filter:
     excluded_identity_keys: frozenset[int] = frozenset()
     track_ids: frozenset[str] = frozenset()
     excluded_track_ids: frozenset[str] = frozenset()
+    excluded_tracks: CameraTracks | None = None
     excluded_sighting: Sighting | None = None
 
 
@@ -76,7 +94,34 @@ def row_mask(columns: Columns, only: Filter) -> Mask:
         rows = slice(start, start + CHUNK)
         for test in tests:
             mask[rows] &= test(rows)
+    if only.excluded_tracks is not None:
+        mask[_rows_on(columns, only.excluded_tracks)] = False
     return mask
+
+
+def _rows_on(columns: Columns, tracks: CameraTracks) -> Ints:
+    """Return the rows on these tracks."""
+    is_by_camera = columns.cameras.test_for(columns.cameras.codes_of([tracks.camera_id]))
+    has_track_id = columns.tracks.test_for(columns.tracks.codes_of(tracks.track_ids))
+    everything = slice(None)
+    rows: Ints = np.flatnonzero(is_by_camera(everything) & has_track_id(everything) & columns.is_alive)
+    if tracks.captured_at is not None:
+        rows = _at_time(columns, rows, microseconds(tracks.captured_at))
+    return rows
+
+
+def _at_time(columns: Columns, rows: Ints, seen: int) -> Ints:
+    """Return those of the rows whose track a sighting at this time, in microseconds, would belong to."""
+    rows = rows[columns.times[rows] != NO_TIME]
+    times = columns.times[rows]
+    _, numbers = np.unique(columns.starts[rows], return_inverse=True)
+    num = int(numbers.max()) + 1 if len(rows) else 0
+    firsts, lasts = np.full(num, np.iinfo(np.int64).max), np.full(num, NO_TIME)
+    np.minimum.at(firsts, numbers, times)
+    np.maximum.at(lasts, numbers, times)
+    is_near: Mask = (firsts <= seen + columns.track_gap) & (lasts >= seen - columns.track_gap)
+    near: Ints = rows[is_near[numbers]]
+    return near
 
 
 def _code_tests(

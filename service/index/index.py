@@ -12,7 +12,7 @@ Shape suffixes: N items, D dimensions of an embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from service.index import file as index_file
 from service.index.ann import AnnIndex
-from service.index.columns import Columns, Grouping, Ints
+from service.index.columns import DEFAULT_TRACK_GAP, Columns, Grouping, Ints
 from service.index.filters import Filter, row_mask
 from service.index.maintenance import (
     MAX_EXACT_S,
@@ -32,29 +32,11 @@ from service.index.maintenance import (
     is_compaction_due,
     is_training_due,
 )
+from service.index.rows import Rows
 from service.index.state import Hits, State
 from service.index.vectors import Embeddings, Floats
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Items to add: entry i of every field belongs to item i.
-
-    Attributes:
-        slots: ascending numbers under which the caller knows the items.
-        identity_keys: the key of each item's identity.
-        camera_ids: None for an item without a camera.
-        captured_ats: times with a time zone; None for an item without a time.
-        track_ids: None for an item without a track.
-        embeddings_ND: (N, D) float16, finite.
-    """
-
-    slots: Sequence[int]
-    identity_keys: Sequence[int]
-    camera_ids: Sequence[str | None]
-    captured_ats: Sequence[datetime | None]
-    track_ids: Sequence[str | None]
-    embeddings_ND: NDArray[np.float16]  # noqa: N815 - a shape suffix
+DEFAULT_TRACK_GAP_S = DEFAULT_TRACK_GAP / 1_000_000
 
 
 class GalleryIndex:
@@ -66,16 +48,23 @@ class GalleryIndex:
             searches are faster, and may miss some of the true best items. "auto" is exact until an exact
             search takes longer than `max_exact_s`, and then builds an ANN index.
         max_exact_s: the seconds that an exact search may take under "auto".
+        track_gap_s: seconds; a longer gap between neighbouring items of a camera and a track id begins
+            another track.
     """
 
     def __init__(
-        self, embedding_size: int, kind: IndexKind = "exact", max_exact_s: float = MAX_EXACT_S
+        self,
+        embedding_size: int,
+        kind: IndexKind = "exact",
+        max_exact_s: float = MAX_EXACT_S,
+        track_gap_s: float = DEFAULT_TRACK_GAP_S,
     ) -> None:
         self.embedding_size = embedding_size
         self.kind = kind
+        self.track_gap_s = track_gap_s
         self._maintenance = Maintenance(kind, max_exact_s)
         self._change_lock = Lock()
-        self._state = State(Columns.empty(), Embeddings.empty(embedding_size), 0, None)
+        self._state = State(Columns.empty(_gap(track_gap_s)), Embeddings.empty(embedding_size), 0, None)
         self._closed = Event()
         self._thread: Thread | None = None
 
@@ -153,8 +142,11 @@ class GalleryIndex:
         state = self._state
         return state.topk_groups(query_1D, k, items_each, row_mask(state.columns, only), by)
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Rows, *, has_tracks: bool = True) -> None:
         """Add items whose slots are greater than every slot in the index.
+
+        Without `has_tracks` each item counts as a track of its own until `find_tracks` is called, so that a
+        large index is filled faster.
 
         Raises:
             ValueError: the fields differ in length, the embeddings have another shape or a value that is not
@@ -169,9 +161,14 @@ class GalleryIndex:
             state = self._state
             if (np.diff(np.concatenate([state.columns.slots[-1:], slots])) <= 0).any():
                 raise ValueError("expected slots that ascend from the last one in the index")
-            columns = state.columns.appended(slots, *properties)
+            columns = state.columns.appended(slots, *properties, has_tracks=has_tracks)
             embeddings = state.embeddings.appended(rows.embeddings_ND)
             self._publish(replace(state, columns=columns, embeddings=embeddings))
+
+    def find_tracks(self) -> None:
+        """Compute the tracks of all items again, after items were added without."""
+        with self._change_lock:
+            self._publish(replace(self._state, columns=self._state.columns.with_all_tracks()))
 
     def update(
         self,
@@ -247,15 +244,17 @@ class GalleryIndex:
         index_file.write(path, state.columns, state.embeddings, state.ann)
 
     @classmethod
-    def read(cls, path: Path, kind: IndexKind = "exact") -> "GalleryIndex":
+    def read(
+        cls, path: Path, kind: IndexKind = "exact", track_gap_s: float = DEFAULT_TRACK_GAP_S
+    ) -> "GalleryIndex":
         """Read what `write` wrote; an ANN index of another kind is ignored.
 
         Raises:
             ValueError: the file is damaged, or not an index.
             OSError: the file cannot be read.
         """
-        columns, embeddings, ann = index_file.read(path)
-        index = cls(embeddings.size, kind)
+        columns, embeddings, ann = index_file.read(path, _gap(track_gap_s))
+        index = cls(embeddings.size, kind, track_gap_s=track_gap_s)
         if ann is not None and (kind == "exact" or ann.kind != index._maintenance.ann_kind):
             ann = None
         with index._change_lock:
@@ -340,6 +339,10 @@ class GalleryIndex:
         if not np.isfinite(checked).all():
             raise ValueError("an embedding has a value that is not finite")
         return checked
+
+
+def _gap(track_gap_s: float) -> int:
+    return round(track_gap_s * 1_000_000)
 
 
 def _num_dead(columns: Columns) -> int:

@@ -6,7 +6,7 @@ process, so another process claims the job and continues where the lost process 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
@@ -14,15 +14,19 @@ from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
 from service.store.changes import Transaction
+from service.store.clock import Clock
 from service.store.doomed import mark_doomed
 from service.store.store import Store
-from service.store.tables import Job, JobFile, new_id, now
+from service.store.tables import Job, JobFile, is_pending, new_id, now
 
 NOT_ENDED = ("queued", "running")
 """The states of a job that has not ended."""
 
 LEASE = timedelta(seconds=10)
-"""A job that is not kept alive for this long is dead; processes on one database need clocks that agree."""
+"""A job that is not kept alive for this long looks dead. `Watch` tells a jump of the clock from that."""
+
+SECOND_LOOK_S = 2.0
+"""A job that looks dead is looked at again after so many seconds; a living one has changed `alive_at`."""
 
 CANCELLED = "it was cancelled"
 MAX_ERRORS = 1_000
@@ -47,12 +51,47 @@ class FileError:
 
 
 @dataclass(frozen=True)
+class FileWarning:
+    """What is doubtful about a file that a job has enrolled; `position` is its place in the request."""
+
+    position: int
+    name: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """A job, how many of its files have failed, and the errors of the first `MAX_ERRORS` of them."""
+    """A job, how many of its files have failed or have a warning, and why, of the first `MAX_ERRORS` each."""
 
     row: Job
-    num_failed: int
-    errors: list[FileError]
+    num_failed: int = 0
+    errors: Sequence[FileError] = ()
+    num_warnings: int = 0
+    warnings: Sequence[FileWarning] = ()
+
+
+class Watch:
+    """Tells a job that has died from a job that looks dead because the clock has jumped.
+
+    The process that does a job changes `alive_at` every half second, whatever time it writes. So a job has
+    died if `alive_at` is as it was `SECOND_LOOK_S` seconds ago by a clock that never jumps.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[datetime, float]] = {}
+
+    def has_died(self, job: Job) -> bool:
+        """Tell whether a job that looks dead has died; the first look never tells."""
+        if job.alive_at is None:
+            return True
+        steady_s = self._clock.steady_s()
+        alive_at, seen_s = self._seen.get(job.id, (None, steady_s))
+        if alive_at != job.alive_at:
+            self._seen[job.id] = job.alive_at, steady_s
+            return False
+        return steady_s - seen_s >= SECOND_LOOK_S
 
 
 def add_job(
@@ -128,17 +167,27 @@ def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]
         return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
 
 
-def claim_job(store: Store, kind: str) -> Job | None:
-    """Claim the oldest job of a kind that is queued or whose process has died, or return None."""
+def claim_job(store: Store, kind: str, watch: Watch | None = None) -> Job | None:
+    """Claim the oldest job of a kind that is queued or whose process has died, or return None.
+
+    Args:
+        store: the gallery.
+        kind: the kind of the job.
+        watch: what this process has seen of jobs that look dead; None takes only those without `alive_at`.
+    """
+    watch = watch or Watch(store.clock)
     due = select(Job).where(Job.kind == kind, or_(Job.state == "queued", is_dead()))
     with store.read() as session:
-        if session.scalar(due.limit(1)) is None:
-            return None
+        found = session.scalars(due).all()
+    claimable = {job.id: job.alive_at for job in found if job.state == "queued" or watch.has_died(job)}
+    if not claimable:
+        return None
     with store.change() as change:
-        job = change.session.scalar(due.order_by(Job.created_at, Job.id).limit(1))
-        if job is not None:
-            job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
-        return job
+        for job in change.session.scalars(due.order_by(Job.created_at, Job.id)):
+            if job.id in claimable and job.alive_at == claimable[job.id]:
+                job.state, job.alive_at, job.started_at = "running", now(), job.started_at or now()
+                return job
+    return None
 
 
 def requeue(store: Store, job_id: str) -> None:
@@ -209,7 +258,7 @@ def mark_ended(
 
 def delete_pending_files(session: Session, job_id: str) -> None:
     """Delete the files that a job has not enrolled, and doom their crops."""
-    pending = JobFile.job_id == job_id, JobFile.error.is_(None)
+    pending = JobFile.job_id == job_id, is_pending()
     mark_doomed(
         session, {sha256 for sha256 in session.scalars(select(JobFile.sha256).where(*pending)) if sha256}
     )
@@ -231,8 +280,18 @@ def _progress(session: Session, job_id: str) -> Progress:
     job = session.get(Job, job_id)
     if job is None:
         raise JobNotFound(job_id)
-    failed = JobFile.job_id == job_id, JobFile.error.is_not(None)
-    statement = select(JobFile.position, JobFile.name, JobFile.error).where(*failed)
-    rows = session.execute(statement.order_by(JobFile.position).limit(MAX_ERRORS)).all()
-    num_failed = session.scalar(select(func.count()).select_from(JobFile).where(*failed)) or 0
-    return Progress(job, num_failed, [FileError(row[0], row[1], row[2] or "") for row in rows])
+    num_failed, failed = _first_files(session, job_id, JobFile.error.is_not(None))
+    num_warnings, warned = _first_files(session, job_id, JobFile.warning.is_not(None))
+    errors = [FileError(file.position, file.name, file.error or "") for file in failed]
+    warnings = [FileWarning(file.position, file.name, **(file.warning or {})) for file in warned]
+    return Progress(job, num_failed, errors, num_warnings, warnings)
+
+
+def _first_files(
+    session: Session, job_id: str, condition: ColumnElement[bool]
+) -> tuple[int, Sequence[JobFile]]:
+    """Return how many files of a job meet a condition, and the first `MAX_ERRORS` of them."""
+    wanted = JobFile.job_id == job_id, condition
+    num = session.scalar(select(func.count()).select_from(JobFile).where(*wanted)) or 0
+    first = select(JobFile).where(*wanted).order_by(JobFile.position).limit(MAX_ERRORS)
+    return num, session.scalars(first).all() if num else []

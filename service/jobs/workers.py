@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import DatabaseUnavailable, DecodingBusy, ServiceError
-from service.jobs.jobs import Cancelled, Stopped, claim_job, end_job, keep_alive, requeue
+from service.jobs.jobs import Cancelled, Stopped, Watch, claim_job, end_job, keep_alive, requeue
 from service.store.failures import to_service_error
 from service.store.store import Store
 from service.store.tables import Job
@@ -45,6 +45,7 @@ class Worker:
         self._work = work
         self._transient = transient
         self._starting = Lock()
+        self._watch = Watch(store.clock)
         self._thread: Thread | None = None
         self._job_id = ""
 
@@ -53,7 +54,7 @@ class Worker:
         with self._starting:
             if self._is_busy() or self._store.stopping.is_set():
                 return
-            job = claim_job(self._store, self._kind)
+            job = claim_job(self._store, self._kind, self._watch)
             if job is not None:
                 self._job_id = job.id
                 self._thread = Thread(target=self._run, args=(job,), name=f"{self._kind}-{job.id}")

@@ -10,6 +10,7 @@ from service.errors import GalleryItemNotFound, ItemElsewhere
 from service.gallery.items import find_identity
 from service.people.identities import set_attributes
 from service.people.operations import Recording
+from service.serving.tracks import find_tracks
 from service.store.store import Store
 from service.store.tables import Identity, Item, Operation, Rejection, new_id, now
 
@@ -72,12 +73,12 @@ def reject(store: Store, identity_id: str, item_ids: Sequence[str]) -> Operation
         items = _items(change.session, item_ids)
         recording = Recording(change, "reject")
         recording.touch(identity.key)
-        groups: dict[object, list[int]] = {}
+        tracks = _tracks(change.session, items, store.settings.track_gap_s)
+        groups: dict[int, list[int]] = {}
         for item in items:
             change.session.merge(Rejection(identity_key=identity.key, slot=item.slot, created_at=now()))
             if item.identity_key == identity.key:
-                group = (item.camera_id, item.track_id) if item.track_id else item.slot
-                groups.setdefault(group, []).append(item.slot)
+                groups.setdefault(tracks.get(item.slot, item.slot), []).append(item.slot)
         change.session.flush()
         for slots in groups.values():
             recording.move(slots, recording.make(new_id()).key)
@@ -112,6 +113,12 @@ def correct_item(store: Store, item_id: str, corrections: Mapping[str, Any]) -> 
         change.session.flush()
         change.session.refresh(item)
     return item, operation
+
+
+def _tracks(session: Session, items: Sequence[Item], gap_s: float) -> dict[int, int]:
+    """Return the track of each of the items that is on one, by slot, as `find_tracks` does."""
+    track_ids = {item.track_id for item in items if item.track_id is not None}
+    return find_tracks(session, Item.track_id.in_(track_ids), gap_s) if track_ids else {}
 
 
 def _take_description(target: Identity, source: Identity) -> None:

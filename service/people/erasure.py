@@ -269,7 +269,7 @@ def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities
         session.execute(delete(Identity).where(Identity.key.in_(keys)))
     counts.operations, former = erase_operations(session, operations, gone_keys(session, touched))
     names = set(identities.values()) | former
-    counts.job_files = erase_job_files(session, names, crops)
+    counts.job_files = erase_job_files(session, names, item_ids, crops)
     counts.kept_answers = erase_answers(session, names, item_ids)
     needed = needed_crops(session, sorted(crops))
     counts.crops, counts.crops_kept_for_others = len(crops - needed), len(crops & needed)

@@ -135,16 +135,32 @@ def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> 
     return summary
 
 
-def timeline(store: Store, identity_id: str, visit_gap_s: float) -> tuple[list[Visit], int]:
-    """Return the visits of an identity in the order of their beginnings.
+@dataclass(frozen=True)
+class Timeline:
+    """A page of the visits of an identity.
+
+    Attributes:
+        visits: in the order of their beginnings.
+        num_untimed: the number of items of the identity without a time, which are in no visit.
+        last: when the last visit of the page begins, and the slot of its first item; None on the last page.
+    """
+
+    visits: list[Visit]
+    num_untimed: int
+    last: tuple[datetime, int] | None
+
+
+def timeline(
+    store: Store, identity_id: str, visit_gap_s: float, limit: int, after: tuple[datetime, int] | None = None
+) -> Timeline:
+    """Return a page of the visits of an identity in the order of their beginnings.
 
     Args:
         store: the gallery.
         identity_id: the identity.
         visit_gap_s: a longer gap between two sightings, in seconds, begins a new visit.
-
-    Returns:
-        The visits, and the number of items without a time, which are in no visit.
+        limit: most visits of the page.
+        after: the `last` of the page before; None for the first page.
 
     Raises:
         IdentityNotFound: there is no such identity.
@@ -152,14 +168,19 @@ def timeline(store: Store, identity_id: str, visit_gap_s: float) -> tuple[list[V
     with store.read() as session:
         key = find_identity(session, identity_id).key
         statement = (
-            select(Item.camera_id, Item.captured_at, Item.id)
+            select(Item.camera_id, Item.captured_at, Item.id, Item.slot)
             .where(Item.identity_key == key, Item.captured_at.is_not(None))
             .order_by(Item.captured_at, Item.slot)
         )
-        seen = [(camera_id, at, item_id) for camera_id, at, item_id in session.execute(statement) if at]
+        rows = session.execute(statement).all()
         untimed = select(func.count()).where(Item.identity_key == key, Item.captured_at.is_(None))
         num_untimed = session.scalar(untimed) or 0
-    return visits(seen, visit_gap_s), num_untimed
+    slots = {row.id: row.slot for row in rows}
+    found = visits([(row.camera_id, row.captured_at, row.id) for row in rows if row.captured_at], visit_gap_s)
+    left = [visit for visit in found if after is None or (visit.first, slots[visit.item_id]) > after]
+    shown = left[:limit]
+    last = (shown[-1].first, slots[shown[-1].item_id]) if len(left) > limit else None
+    return Timeline(shown, num_untimed, last)
 
 
 def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float) -> list[Visit]:

@@ -89,25 +89,27 @@ def _descriptions(row: FormerIdentity) -> list[dict[str, Any]]:
     return [one for one in (row.before, row.after) if one and "id" in one]
 
 
-def erase_job_files(session: Session, names: Collection[str], crops: set[str]) -> int:
+def erase_job_files(
+    session: Session, names: Collection[str], item_ids: Collection[str], crops: set[str]
+) -> int:
     """Delete the job files that are labelled with these ids, doom their crops, and count the files.
 
     Args:
         session: a session that writes.
         names: ids of identities.
+        item_ids: ids of items, which label the files that were enrolled with a warning.
         crops: the hashes of the crops are added to this set.
     """
-    if not names:
-        return 0
-    label = JobFile.label["identity_id"].as_string()
     num = 0
-    for page in pages(sorted(names)):
-        found = session.scalars(select(JobFile.sha256).where(label.in_(page))).all()
-        sha256s = {sha256 for sha256 in found if sha256}
-        mark_doomed(session, sha256s)
-        crops |= sha256s
-        session.execute(delete(JobFile).where(label.in_(page)))
-        num += len(found)
+    for field, ids in (("identity_id", names), ("item_id", item_ids)):
+        label = JobFile.label[field].as_string()
+        for page in pages(sorted(ids)):
+            found = session.scalars(select(JobFile.sha256).where(label.in_(page))).all()
+            sha256s = {sha256 for sha256 in found if sha256}
+            mark_doomed(session, sha256s)
+            crops |= sha256s
+            session.execute(delete(JobFile).where(label.in_(page)))
+            num += len(found)
     return num
 
 

@@ -1,33 +1,43 @@
-"""Retention: erase items that are older than the settings allow.
+"""Erase the items that are past their retention. `service/gallery/ages.py` tells which items these are.
 
-The age of an item counts from its capture, or from its enrolment if the time of the capture is unknown.
+`service/people/expiry.py` tells when an expiry may begin.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select
+import structlog
+from sqlalchemy import ColumnElement, select
 
+from service.gallery.ages import past_retention
 from service.people.erasure import erase_items, purge_traces
-from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Item
+
+logger = structlog.get_logger(__name__)
 
 ITEMS_PER_PAGE = 1_000
 
 
-def erase_expired(store: Store, moment: datetime) -> int:
+def erase_expired(store: Store, moment: datetime, *among: ColumnElement[bool]) -> int:
     """Erase the items that are too old at `moment`, page by page, and return their number.
 
-    Each page is one transaction. An item with a time in the future is not too old. Without a limit in the
-    settings no item is too old.
+    Each page is one transaction. Without a limit in the settings no item is too old.
+
+    Args:
+        store: the gallery.
+        moment: the time as of which items are too old.
+        among: SQL conditions; only items that meet all of them are erased.
 
     Raises:
         DatabaseUnavailable: the items are erased, but the purge of their traces is not done yet.
     """
-    limits = _limits(store.settings, moment)
-    expired = select(Item.slot).where(or_(false(), *limits)).order_by(Item.slot).limit(ITEMS_PER_PAGE)
+    is_past = past_retention(store.settings, moment)
+    if is_past is None:
+        purge_traces(store)
+        return 0
+    expired = select(Item.slot).where(is_past, *among).order_by(Item.slot).limit(ITEMS_PER_PAGE)
     num = 0
-    while limits and not store.stopping.is_set():
+    while not store.stopping.is_set():
         with store.read() as session:
             if session.scalar(expired.limit(1)) is None:
                 break
@@ -36,19 +46,7 @@ def erase_expired(store: Store, moment: datetime) -> int:
             if slots:
                 erase_items(change, slots, "retention")
         num += len(slots)
+    if num:
+        logger.info("items that were past their retention are erased", items=num)
     purge_traces(store)
     return num
-
-
-def _limits(settings: Settings, moment: datetime) -> list[ColumnElement[bool]]:
-    """Return SQL conditions for items that are too old; such an item meets at least one of them."""
-    seen = func.coalesce(Item.captured_at, Item.created_at)
-    by_camera = settings.retention_days_by_camera
-    limits = [
-        and_(Item.camera_id == camera_id, seen < moment - timedelta(days=days))
-        for camera_id, days in by_camera.items()
-    ]
-    if settings.retention_days is not None:
-        others = or_(Item.camera_id.is_(None), Item.camera_id.not_in(by_camera))
-        limits.append(and_(others, seen < moment - timedelta(days=settings.retention_days)))
-    return limits

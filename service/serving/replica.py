@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
-from service.index import GalleryIndex, IndexKind, Rows
+from service.index import DEFAULT_TRACK_GAP_S, GalleryIndex, IndexKind, Rows
 from service.store.changes import newest_change
 from service.store.tables import Change, Embedding, Item
 
@@ -49,6 +49,7 @@ class Replica:
         embedding_size: int,
         kind: IndexKind = "exact",
         sequence: int | None = None,
+        track_gap_s: float = DEFAULT_TRACK_GAP_S,
     ) -> "Replica":
         """Build the index of a model version from the embeddings in the database.
 
@@ -59,9 +60,11 @@ class Replica:
             kind: the kind of index.
             sequence: the number of the change up to which items are loaded; by default the newest. All these
                 items must have an embedding by the version.
+            track_gap_s: as for `GalleryIndex`.
         """
         newest = newest_change(session) if sequence is None else sequence
-        return cls(version, _build(session, version, embedding_size, kind, sequence), newest)
+        empty = GalleryIndex(embedding_size, kind, track_gap_s=track_gap_s)
+        return cls(version, _fill(empty, session, version, sequence), newest)
 
     def catch_up(self, session: Session, newest: int) -> None:
         """Apply the changes up to the number `newest`."""
@@ -129,24 +132,25 @@ class Replica:
 
     def _rebuild(self, session: Session) -> None:
         """Replace the index by one that is built from the database."""
-        old, index = self.index, _build(session, self.version, self.index.embedding_size, self.index.kind)
+        old = self.index
+        empty = GalleryIndex(old.embedding_size, old.kind, track_gap_s=old.track_gap_s)
+        index = _fill(empty, session, self.version)
         self.index, self._last_slot = index, int(index.slots()[-1]) if len(index) else 0
         old.close()
 
 
-def _build(
-    session: Session, version: str, embedding_size: int, kind: IndexKind, last_slot: int | None = None
-) -> GalleryIndex:
-    index = GalleryIndex(embedding_size, kind)
+def _fill(index: GalleryIndex, session: Session, version: str, last_slot: int | None = None) -> GalleryIndex:
+    """Add the embedded items of a model version up to a slot, and return the index."""
     statement = _items(version).execution_options(yield_per=ROWS_PER_PAGE)
     if last_slot is not None:
         statement = statement.where(Item.slot <= last_slot)
     logged_s = time.monotonic()
     for page in session.execute(statement).partitions():
-        index.add(_rows(page, embedding_size))
+        index.add(_rows(page, index.embedding_size), has_tracks=False)
         if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             logger.info("building the index", items=len(index))
+    index.find_tracks()
     return index
 
 

@@ -181,12 +181,13 @@ class Serving:
     def load_replica(self, session: Session, embedder: Embedder) -> Replica:
         """Return the index for a network: from memory, else from the snapshot, else from the database."""
         gallery_id, newest = session.execute(select(Gallery.id, Gallery.newest_change)).one()
-        version, kind = embedder.version, self.store.settings.index
+        version, settings = embedder.version, self.store.settings
+        kind, gap_s = settings.index, settings.track_gap_s
         replica = self.take_former_replica(version)
         if replica is None:
-            replica = self.snapshots.load(gallery_id, version, newest, kind)
+            replica = self.snapshots.load(gallery_id, version, newest, kind, gap_s)
         if replica is None:
-            replica = Replica.load(session, version, embedder.embedding_size, kind)
+            replica = Replica.load(session, version, embedder.embedding_size, kind, track_gap_s=gap_s)
         replica.catch_up(session, newest)
         return replica
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from model.files import sync_dir, write_atomically
-from service.index import GalleryIndex, IndexKind
+from service.index import DEFAULT_TRACK_GAP_S, GalleryIndex, IndexKind
 from service.serving.replica import Replica
 from service.store.locks import lock_of
 
@@ -94,14 +94,21 @@ class Snapshots:
             return replica.sequence
         return replica.sequence - header.sequence
 
-    def load(self, gallery_id: str, version: str, newest: int, kind: IndexKind) -> Replica | None:
+    def load(
+        self,
+        gallery_id: str,
+        version: str,
+        newest: int,
+        kind: IndexKind,
+        track_gap_s: float = DEFAULT_TRACK_GAP_S,
+    ) -> Replica | None:
         """Return the replica in the snapshot, or None if no snapshot can be used; the log says why."""
         header = self._header()
         if header is None:
             return None
         try:
             self._check(header, gallery_id, version, newest)
-            index = GalleryIndex.read(self._directory / header.file, kind)
+            index = GalleryIndex.read(self._directory / header.file, kind, track_gap_s)
         except (OSError, ValueError) as error:
             logger.warning(
                 "the snapshot is not used, the index is built from the database", reason=str(error)

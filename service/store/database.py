@@ -85,6 +85,7 @@ def make_engine(url: str | URL) -> Engine:
             pool_timeout=POOL_WAIT_S,
             json_deserializer=read_json,
         )
+        event.listen(engine, "connect", _set_up_postgresql)
         bound_waiting(engine)
         return engine
     engine = create_engine(parsed, json_deserializer=read_json)
@@ -231,6 +232,12 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     for pragma in SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}").fetchall()
     cursor.close()
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    """Let the server answer in UTC; in another zone a time of the years 1 or 9999 may be out of range."""
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.store.database import pages
-from service.store.tables import DoomedCrop, Item, JobFile
+from service.store.tables import DoomedCrop, Item, JobFile, is_pending
 
 
 def mark_doomed(session: Session, sha256s: Iterable[str]) -> None:
@@ -24,6 +24,6 @@ def needed_crops(session: Session, sha256s: Collection[str]) -> set[str]:
     needed: set[str] = set()
     for page in pages(sha256s):
         needed |= set(session.scalars(select(Item.sha256).where(Item.sha256.in_(page), Item.has_crop)))
-        pending = select(JobFile.sha256).where(JobFile.sha256.in_(page), JobFile.error.is_(None))
+        pending = select(JobFile.sha256).where(JobFile.sha256.in_(page), is_pending())
         needed |= {sha256 for sha256 in session.scalars(pending) if sha256}
     return needed

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service.errors import ServiceError
 from service.settings import Settings
 from service.store.changes import Transaction, transaction
+from service.store.clock import Clock
 from service.store.crops import CropStore
 from service.store.database import Sessions
 from service.store.database_file import file_of
@@ -37,13 +38,15 @@ class Store:
         decoding: the memory for decoded images, which all threads of this process share.
         reserve: the room that deletions may use on a full disk.
         folder: the data folder, which belongs to one gallery.
+        clock: the clocks of this process.
         is_open: whether the tables are up to date, so that requests may use them.
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
+        has_expiry: set when an expiry was confirmed, so that the expiry begins at once.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, clock: Clock | None = None) -> None:
         self.settings = settings
         self.sessions = sessions
         self.crops = CropStore(settings.crops_dir)
@@ -51,9 +54,11 @@ class Store:
         self.folder = DataFolder(settings.data_dir)
         file = file_of(sessions.engine)
         self.reserve = Reserve(None if file is None else file.path)
+        self.clock = clock or Clock()
         self.is_open = False
         self.stopping = Event()
         self.has_job = Event()
+        self.has_expiry = Event()
         self.follow: Callable[[], object] = _no_index
         self._turn = Lock()
 

@@ -12,19 +12,18 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
-    BigInteger,
-    DateTime,
+    ColumnElement,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     String,
     Text,
+    and_,
 )
-from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
+
+from service.store.column_types import Number, UtcDateTime
 
 
 def new_id() -> str:
@@ -35,35 +34,6 @@ def new_id() -> str:
 def now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, stored and returned in UTC; SQLite by itself would lose the zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Convert an aware time to UTC.
-
-        Raises:
-            ValueError: the time is naive.
-        """
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"expected an aware time, got {value!r}")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Restore the zone where the database has dropped it."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Number = BigInteger().with_variant(Integer, "sqlite")
-"""The number of a change, 64 bits. SQLite's INTEGER has 64 bits, and only an INTEGER can be its row id."""
 
 
 class Table(DeclarativeBase):
@@ -219,6 +189,26 @@ class Gallery(Table):
     newest_change: Mapped[int] = mapped_column(Number)
 
 
+class Retention(Table):
+    """The one row about expiries: the clock they went by, the expiry that waits, and what was confirmed.
+
+    `checked_at` is the newest time of day at which the clock was right; see service/people/steadiness.py.
+    `held_since` and `held_reason` are of an expiry that waits for a person. `confirmed_at` is the time as of
+    which a person has confirmed what is past its retention by `confirmed_limits`, until that is erased.
+    `accepted_at` changes when a person accepts a clock that has jumped.
+    """
+
+    __tablename__ = "retention"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    checked_at: Mapped[datetime | None]
+    held_since: Mapped[datetime | None]
+    held_reason: Mapped[str | None] = mapped_column(String(16))
+    confirmed_at: Mapped[datetime | None]
+    confirmed_limits: Mapped[str | None] = mapped_column(Text)
+    accepted_at: Mapped[datetime | None]
+
+
 class DoomedCrop(Table):
     """A crop whose bytes must be deleted from the disk, unless an item or a job needs them."""
 
@@ -346,7 +336,11 @@ class Job(Table):
 
 
 class JobFile(Table):
-    """A crop that a job is to enrol; the row is deleted at the enrolment, or kept with `error`."""
+    """A crop that a job is to enrol.
+
+    The row is deleted at the enrolment, or kept with `error` or `warning`. A row with `warning` keeps in its
+    label, as `item_id`, the item that the crop has become.
+    """
 
     __tablename__ = "job_files"
 
@@ -358,3 +352,10 @@ class JobFile(Table):
     sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     label: Mapped[dict[str, Any]]
     error: Mapped[str | None] = mapped_column(Text)
+    warning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The `code` and the `detail` of a warning about a crop that was enrolled."""
+
+
+def is_pending() -> ColumnElement[bool]:
+    """Return the SQL condition for files that their job has not tried to enrol yet."""
+    return and_(JobFile.error.is_(None), JobFile.warning.is_(None))

@@ -1,7 +1,7 @@
 """Copy every row of a gallery from one database to another, of either kind.
 
-Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, and
-the files that these jobs had yet to enrol.
+Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, the
+files that these jobs had yet to enrol, and the state of expiries.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, func, select, text, update
+from sqlalchemy import Connection, Engine, func, or_, select, text, update
 
 from service.jobs.jobs import NOT_ENDED
-from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Table
+from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Retention, Table
 
 ROWS_PER_PAGE = 1_000
-LEFT_OUT = frozenset({KeptAnswer.__tablename__, DoomedCrop.__tablename__})
+LEFT_OUT = frozenset(table.__tablename__ for table in (KeptAnswer, DoomedCrop, Retention))
 
 
 @contextmanager
@@ -78,5 +78,6 @@ def _wanted(table: sa.Table) -> sa.Select[Any]:
         return select(table).where(table.c.state.not_in(NOT_ENDED))
     if table.name == JobFile.__tablename__:
         ended = select(Job.id).where(Job.state.not_in(NOT_ENDED))
-        return select(table).where(table.c.job_id.in_(ended), table.c.error.is_not(None))
+        is_kept = or_(table.c.error.is_not(None), table.c.warning.is_not(None))
+        return select(table).where(table.c.job_id.in_(ended), is_kept)
     return select(table)

@@ -178,8 +178,9 @@ class _Activation:
             sequence = newest_change(session)
         self._backfill.run(self._advance)
         with self._store.read() as session:
-            size, kind = self._embedder.embedding_size, self._store.settings.index
-            replica = Replica.load(session, self._version, size, kind, sequence)
+            size, settings = self._embedder.embedding_size, self._store.settings
+            gap_s = settings.track_gap_s
+            replica = Replica.load(session, self._version, size, settings.index, sequence, gap_s)
             alive = set(session.scalars(select(Item.slot).where(Item.slot <= sequence)))
         return replica, sorted(alive - set(replica.index.slots().tolist()) - self._backfill.missing.keys())
 

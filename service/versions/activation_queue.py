@@ -105,7 +105,7 @@ def _check_better(store: Store, version: str) -> None:
         active = active_model(session)
         if session.get(Model, version) is None or active is None or active.version == version:
             return
-        comparison = comparison_of(session, version)
+        comparison = comparison_of(session, version, store.settings.track_gap_s)
     if comparison is None:
         raise NotEvaluated(version, active.version)
     if is_worse(comparison):

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from model.card import salvage_card
 from service.errors import ModelNotFound
+from service.index import DEFAULT_TRACK_GAP_S
 from service.jobs.jobs import NOT_ENDED, Stopped, add_job, advance, mark_ended
 from service.serving.embedding import load_registered
 from service.serving.priority import Priority
@@ -46,7 +47,9 @@ def request_evaluation(store: Store, version: str) -> Job:
         return add_job(change, KIND, version) if job is None else job
 
 
-def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
+def comparison_of(
+    session: Session, version: str, track_gap_s: float = DEFAULT_TRACK_GAP_S
+) -> dict[str, Any] | None:
     """Return the newest evaluation of this version against the version that is active now.
 
     The result is None if there is no such evaluation, or if the number of labelled items has changed by more
@@ -58,7 +61,7 @@ def comparison_of(session: Session, version: str) -> dict[str, Any] | None:
     active = active_model(session)
     for result in session.scalars(ended.order_by(Job.finished_at.desc(), Job.id.desc())):
         if result is not None and active and result["active_version"] == active.version:
-            before, after = result["num_labelled"], find_labelled(session).num_all
+            before, after = result["num_labelled"], find_labelled(session, track_gap_s).num_all
             return result if abs(after - before) <= MAX_DRIFT * before else None
     return None
 
@@ -85,7 +88,7 @@ def run_evaluation(store: Store, priority: Priority, job: Job) -> None:
     """
     version = job.model_version or ""
     with store.read() as session:
-        active, labelled = active_model(session), find_labelled(session)
+        active, labelled = active_model(session), find_labelled(session, store.settings.track_gap_s)
     require_enough(labelled)
     active_version = active.version if active else ""
     versions = list(dict.fromkeys((active_version, version)))
@@ -162,7 +165,7 @@ class _Evaluation:
             TooFewLabels: too few items have an embedding of every version.
         """
         with self.store.read() as session:
-            labelled = find_labelled(session)
+            labelled = find_labelled(session, self.store.settings.track_gap_s)
             embeddings = {one: _embeddings(session, one, labelled) for one in self.versions}
         has_all = [all(slot in embeddings[one] for one in self.versions) for slot in labelled.slots]
         items = labelled.only(np.array(has_all, bool)).queries()

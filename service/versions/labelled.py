@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.errors import TooFewLabels
+from service.serving.tracks import find_tracks
+from service.store.database import pages
 from service.store.tables import Item
 from service.versions.metrics import NOWHERE, draw_identities, find_queries, viewpoints_of
 
@@ -47,11 +49,16 @@ class Labelled:
         return self.only(is_query)
 
 
-def find_labelled(session: Session) -> Labelled:
-    """Return the labelled items of the gallery, at most `MAX_ITEMS` of them."""
+def find_labelled(session: Session, track_gap_s: float) -> Labelled:
+    """Return the labelled items of the gallery, at most `MAX_ITEMS` of them.
+
+    Args:
+        session: a session that reads.
+        track_gap_s: as for `find_tracks`.
+    """
     rows = session.execute(_candidates().order_by(Item.slot)).all()
     keys = np.array([row.identity_key for row in rows], np.int64)
-    cameras, tracks = _codes([row.camera_id for row in rows]), _codes([row.track_id for row in rows])
+    cameras, tracks = _codes([row.camera_id for row in rows]), _track_codes(session, rows, track_gap_s)
     viewpoints = viewpoints_of(keys, cameras, tracks)
     is_labelled = viewpoints != NOWHERE
     found = Labelled([row.slot for row in rows], keys, viewpoints, int(is_labelled.sum())).only(is_labelled)
@@ -76,16 +83,34 @@ def require_enough(labelled: Labelled) -> None:
 
 
 def _candidates() -> Select[int, int, str | None, str | None]:
-    """Select the items of identities with two cameras or two tracks."""
+    """Select the items of identities with two cameras, or with two items that have a track id.
+
+    The two items may be on two tracks, even of one track id.
+    """
     several = (
         select(Item.identity_key)
         .group_by(Item.identity_key)
-        .having(
-            or_(func.count(func.distinct(Item.camera_id)) > 1, func.count(func.distinct(Item.track_id)) > 1)
-        )
+        .having(or_(func.count(func.distinct(Item.camera_id)) > 1, func.count(Item.track_id) > 1))
     )
     columns = (Item.slot, Item.identity_key, Item.camera_id, Item.track_id)
     return select(*columns).where(Item.identity_key.in_(several))
+
+
+def _track_codes(
+    session: Session, rows: Sequence[Row[int, int, str | None, str | None]], track_gap_s: float
+) -> NDArray[np.int64]:
+    """Return a number for the track of each item, and -1 where there is none.
+
+    The tracks matter for identities that one camera alone has seen, so others are not computed.
+    """
+    cameras: dict[int, set[str | None]] = {}
+    for row in rows:
+        cameras.setdefault(row.identity_key, set()).add(row.camera_id)
+    track_ids = {row.track_id for row in rows if len(cameras[row.identity_key] - {None}) < 2}
+    track_of: dict[int, int] = {}
+    for page in pages(sorted(track_id for track_id in track_ids if track_id is not None)):
+        track_of |= find_tracks(session, Item.track_id.in_(page), track_gap_s)
+    return np.array([track_of.get(row.slot, -1) for row in rows], np.int64)
 
 
 def _codes(names: Sequence[str | None]) -> NDArray[np.int64]:

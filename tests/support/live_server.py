@@ -21,6 +21,7 @@ from model.card import Card
 from model.checkpoint import save_checkpoint
 from service.api.app import create_app
 from service.settings import Settings
+from service.store.clock import Clock
 
 TIMEOUT_S = 180
 
@@ -66,10 +67,14 @@ def as_it_is(app: ASGIApp) -> ASGIApp:
 
 @contextmanager
 def serve(
-    settings: Settings, wait: bool = True, wrap: Callable[[ASGIApp], ASGIApp] = as_it_is
+    settings: Settings,
+    wait: bool = True,
+    wrap: Callable[[ASGIApp], ASGIApp] = as_it_is,
+    clock: Clock | None = None,
 ) -> Iterator[httpx.Client]:
     """Serve the real app on a free port of this machine; `wrap` may put something in front of the app."""
-    config = uvicorn.Config(wrap(create_app(settings)), log_level="warning", access_log=False)
+    app = wrap(create_app(settings, clock=clock))
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named

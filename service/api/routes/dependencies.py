@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from service.api.readiness import Readiness
 from service.errors import ClientGone, Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
+from service.people.expiry import Expiry
 from service.serving.serving import Serving
 from service.store.store import Store
 
@@ -71,6 +72,12 @@ async def client_check_of(request: Request) -> Callable[[], None]:
     return check_client
 
 
+async def expiry_of(request: Request) -> Expiry:
+    """Return the expiries of this process."""
+    expiry: Expiry = request.app.state.expiry
+    return expiry
+
+
 async def request_id_of(request: Request) -> str:
     """Return the id of this request, as in its X-Request-ID header."""
     return str(request.state.request_id)
@@ -128,4 +135,5 @@ ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]
 OpenStore = Annotated[Store, Depends(open_store_of)]
 CheckClient = Annotated[Callable[[], None], Depends(client_check_of)]
+Expiries = Annotated[Expiry, Depends(expiry_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

@@ -11,6 +11,7 @@ from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer
 from service.api.schemas.jobs import JobAnswer
 from service.errors import Fault, InvalidRequest
+from service.gallery.ages import warn
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
@@ -140,14 +141,16 @@ def post_gallery(
 
     def answer_items(session: Any, enrolment: Any) -> None:
         status = 201 if any(enrolment.are_new) else 200
-        answers.append((status, EnrolmentAnswer.of(enrolment, request_id).model_dump_json(), None))
+        warned = warn(enrolment.items, names, serving.store.settings, serving.store.clock.now())
+        answers.append((status, EnrolmentAnswer.of(enrolment, warned, request_id).model_dump_json(), None))
         keep_answer(request.scope, session, *answers[-1])
 
     answers: list[tuple[int, str, str | None]] = []
+    names = [image.filename or f"images[{place}]" for place, image in enumerate(form.images)]
     if form.archive is not None:
         accept_archive(serving, form.archive.file, form.common, layout, on_duplicate, answer_job)
     elif "respond-async" in prefer.lower():
-        named = [(image.filename or "", image.file) for image in form.images]
+        named = list(zip(names, (image.file for image in form.images), strict=True))
         accept_images(serving, named, form.metadata, on_duplicate, answer_job)
     else:
         files = [image.file for image in form.images]

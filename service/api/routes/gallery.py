@@ -16,8 +16,10 @@ from service.api.schemas.gallery import (
     ItemAnswer,
     ItemPage,
     ItemsAnswer,
+    ItemWarning,
 )
 from service.errors import Fault, InvalidRequest
+from service.gallery.ages import warn
 from service.gallery.items import delete_item as delete_gallery_item
 from service.gallery.items import delete_items, find_embeddings, find_item, find_with_crop, list_items
 from service.people.corrections import correct_item
@@ -127,7 +129,11 @@ def patch_item(
         raise InvalidRequest(fault, detail="give at least one field to change")
     item, operation = correct_item(serving.store, item_id, corrections)
     version, operation_id = serving.current().version, operation and operation.id
-    return CorrectionAnswer.of(item, version, request_id=request_id, operation_id=operation_id)
+    warned = warn([item], [item.id], serving.store.settings, serving.store.clock.now())
+    warnings = [ItemWarning(**vars(one)) for one in warned] if "captured_at" in corrections else []
+    return CorrectionAnswer.of(
+        item, version, request_id=request_id, operation_id=operation_id, warnings=warnings
+    )
 
 
 @router.delete("/{item_id}", status_code=204, responses=responses(404, 422, 503))

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from service.api.problems import responses
-from service.api.routes.dependencies import AnyReadiness, AnyServing
-from service.api.schemas.health import Status
+from service.api.routes.dependencies import AnyReadiness, AnyServing, Expiries
+from service.api.schemas.health import HeldExpiry, Status
 
 router = APIRouter(tags=["operations"])
 
@@ -15,8 +15,8 @@ async def livez() -> Status:
     return Status(status="alive")
 
 
-@router.get("/readyz", responses=responses(503))
-async def readyz(serving: AnyServing, readiness: AnyReadiness) -> Status:
+@router.get("/readyz", response_model_exclude_none=True, responses=responses(503))
+async def readyz(serving: AnyServing, readiness: AnyReadiness, expiry: Expiries) -> Status:
     """Answer 200 if the network and the index are loaded and the database answers, else why not."""
     generation = serving.current()
     await readiness.require()
@@ -25,4 +25,5 @@ async def readyz(serving: AnyServing, readiness: AnyReadiness) -> Status:
         model_version=generation.version,
         runtime=generation.embedder.runtime,
         num_items=len(generation.index),
+        held_expiry=None if expiry.hold is None else HeldExpiry.of(expiry.hold),
     )

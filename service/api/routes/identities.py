@@ -16,6 +16,7 @@ from service.api.schemas.identities import (
     IdentityPage,
     NewIdentity,
     TimelineAnswer,
+    TimelinePage,
     TimelineVisit,
 )
 from service.api.schemas.operations import (
@@ -27,12 +28,12 @@ from service.api.schemas.operations import (
     RejectOrder,
     SplitOrder,
 )
-from service.api.schemas.pages import Page, cursor_of
+from service.api.schemas.pages import Page, cursor_of, cursor_of_moment, moment_of_cursor
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
 from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
-from service.gallery.selection import Seconds, Selection, parse_attributes
+from service.gallery.selection import Selection, parse_attributes
 from service.people.corrections import merge, reject, split
 from service.people.identities import create, describe, find, list_identities, timeline
 from service.people.operations import find_operation, list_operations
@@ -122,18 +123,19 @@ def get_identity_items(
 @router.get("/identities/{identity_id}/timeline", responses=responses(404, 422, 503))
 def get_timeline(
     identity_id: IdentityId,
+    page: Annotated[TimelinePage, Query()],
     store: ReadyStore,
     request_id: RequestId,
-    visit_gap_s: Annotated[
-        Seconds,
-        Query(description="A longer gap between sightings by a camera, in seconds, begins a new visit."),
-    ] = 300.0,
 ) -> TimelineAnswer:
-    """List the visits of a person: which camera saw the person, and from when to when."""
-    found, num_untimed = timeline(store, identity_id, visit_gap_s)
-    shown = [TimelineVisit.of(visit) for visit in found]
+    """List the visits of a person, a page at a time: which camera saw the person, and from when to when."""
+    after = moment_of_cursor(page.cursor)
+    found = timeline(store, identity_id, page.visit_gap_s, page.limit, after)
     return TimelineAnswer(
-        request_id=request_id, identity_id=identity_id, visits=shown, num_untimed=num_untimed
+        request_id=request_id,
+        identity_id=identity_id,
+        visits=[TimelineVisit.of(visit) for visit in found.visits],
+        num_untimed=found.num_untimed,
+        next_cursor=cursor_of_moment(found.last),
     )
 
 

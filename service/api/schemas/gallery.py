@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas.pages import Page, cursor_of
 from service.api.schemas.strict import StrictModel
+from service.gallery.ages import Warned, WarningCode
 from service.gallery.enrolment import Enrolment
 from service.gallery.metadata import OptionalIdentityName, OptionalName, OptionalTime
 from service.gallery.selection import Selection
@@ -91,22 +92,33 @@ class EnrolledItem(GalleryItem):
     is_new: bool
 
 
+class ItemWarning(BaseModel):
+    """What is doubtful about an item that was taken: the place and the name of its image, and what to do."""
+
+    position: int
+    name: str
+    code: WarningCode
+    detail: str
+
+
 class EnrolmentAnswer(BaseModel):
-    """The items of an enrolment, in the order of the images."""
+    """The items of an enrolment, in the order of the images, and what is doubtful about them."""
 
     request_id: str
     model_version: str
     items: list[EnrolledItem]
+    warnings: list[ItemWarning]
 
     @classmethod
-    def of(cls, enrolment: Enrolment, request_id: str) -> "EnrolmentAnswer":
+    def of(cls, enrolment: Enrolment, warned: Sequence[Warned], request_id: str) -> "EnrolmentAnswer":
         """Return the answer to an enrolment."""
         version = enrolment.model_version
         shown = [
             EnrolledItem.of(item, version, is_new=is_new)
             for item, is_new in zip(enrolment.items, enrolment.are_new, strict=True)
         ]
-        return cls(request_id=request_id, model_version=version, items=shown)
+        warnings = [ItemWarning(**vars(one)) for one in warned]
+        return cls(request_id=request_id, model_version=version, items=shown, warnings=warnings)
 
 
 class ItemAnswer(GalleryItem):
@@ -165,6 +177,7 @@ class CorrectionAnswer(GalleryItem):
 
     request_id: str
     operation_id: str | None
+    warnings: list[ItemWarning]
 
 
 def image_url(item: Item) -> str | None:

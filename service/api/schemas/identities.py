@@ -5,10 +5,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from service.api.schemas.pages import Page
+from service.api.schemas.pages import MAX_LIMIT, Limit, Page
 from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
-from service.gallery.selection import AttributePairs
+from service.gallery.selection import AttributePairs, Seconds
 from service.people.identities import IdentitySummary, Visit
 
 MAX_ATTRIBUTES = 64
@@ -116,10 +116,21 @@ class TimelineVisit(BaseModel):
         return cls(**vars(visit))
 
 
+class TimelinePage(Page):
+    """Which visits to show, and how far the timeline was read before."""
+
+    limit: Limit = MAX_LIMIT
+    visit_gap_s: Annotated[
+        Seconds,
+        Field(description="A longer gap between sightings by a camera, in seconds, begins a new visit."),
+    ] = 300.0
+
+
 class TimelineAnswer(BaseModel):
-    """The visits of an identity, the earliest first; `num_untimed` counts its items without a time."""
+    """A page of the visits of an identity, earliest first; `num_untimed` counts its items without a time."""
 
     request_id: str
     identity_id: str
     visits: list[TimelineVisit]
     num_untimed: int
+    next_cursor: str | None

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from service.gallery.ages import WarningCode
 from service.jobs.jobs import Progress
 from service.store.tables import Job, now
 
@@ -19,12 +20,22 @@ class FailedFile(BaseModel):
     detail: str
 
 
+class WarnedFile(BaseModel):
+    """A file that was enrolled, what is doubtful about it, and what to do."""
+
+    position: int
+    name: str
+    code: WarningCode
+    detail: str
+
+
 class JobAnswer(BaseModel):
     """A job in the background. `done` of `total` items are done, `rate` items a second.
 
     `seconds_left` is an estimate by the rate. `error` says why the job has failed. `result` is what the job
     has found, such as the comparison of an evaluation. `num_failed` files were not enrolled; they count as
     done, and `errors` lists the first 1,000 of them. `num_skipped` files of an archive are no images.
+    `warnings` lists the first 1,000 of the `num_warnings` files that were enrolled and are doubtful.
     """
 
     request_id: str
@@ -41,6 +52,8 @@ class JobAnswer(BaseModel):
     num_failed: int
     num_skipped: int
     errors: list[FailedFile]
+    num_warnings: int
+    warnings: list[WarnedFile]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -62,13 +75,15 @@ class JobAnswer(BaseModel):
                 "num_failed": progress.num_failed,
                 "num_skipped": (job.options or {}).get("num_skipped", 0),
                 "errors": [vars(error) for error in progress.errors],
+                "num_warnings": progress.num_warnings,
+                "warnings": [vars(warning) for warning in progress.warnings],
             }
         )
 
     @classmethod
     def queued(cls, job: Job, request_id: str) -> Self:
         """Return the answer about a job that was just queued, so that none of its files can have failed."""
-        return cls.of(Progress(job, 0, []), request_id)
+        return cls.of(Progress(job), request_id)
 
 
 class JobsAnswer(BaseModel):

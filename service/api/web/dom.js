@@ -72,6 +72,17 @@ export function takeFiles(label, take) {
 // If a file is dropped beside a label, the browser must not open the file in place of the page.
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
 
+const SHOWN_WARNINGS = 20;
+
+/** List the first warnings; null if there are none. */
+export function warningList(warnings, num = warnings.length) {
+  if (!num) return null;
+  const lines = warnings.slice(0, SHOWN_WARNINGS).map(({ name, detail }) =>
+    make("li", {}, make("code", {}, name), `: ${detail}`));
+  return make("details", { className: "warnings", open: true },
+    make("summary", {}, count(num, "warning")), make("ul", {}, ...lines));
+}
+
 const timeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 /** Return a time element, in the format of the browser's language. */

@@ -1,7 +1,9 @@
 // Enrolment: crops that share their metadata, sent in batches.
 
 import { fieldsOf, post } from "./api.js";
-import { count, make, partsOf, picture, showFiles, showMessage, showProblem, takeFiles } from "./dom.js";
+import {
+  count, make, partsOf, picture, showFiles, showMessage, showProblem, takeFiles, warningList,
+} from "./dom.js";
 import { refresh } from "./networks.js";
 import { showIdentity, where } from "./search.js";
 
@@ -18,6 +20,7 @@ async function enrol() {
   const fields = fieldsOf(form);
   const total = crops.length;
   const items = [];
+  const warnings = [];
   button.disabled = true;
   parts.items.replaceChildren();
   try {
@@ -26,14 +29,15 @@ async function enrol() {
       const batch = crops.slice(0, BATCH);
       const answer = await post("gallery", { form: withImages(fields, batch) });
       items.push(...answer.items);
+      warnings.push(...answer.warnings);
       crops = crops.slice(BATCH);
     }
-    showMessage(parts.message, summary(items));
+    showMessage(parts.message, summary(items), warningList(warnings));
   } catch (problem) {
     const file = crops[problem.position];
     const which = file ? make("p", {}, "The file is ", make("code", {}, file.name), ".") : null;
     const before = items.length ? make("p", {}, `Before this batch: ${summary(items)}`) : null;
-    showProblem(parts.message, problem, which, before);
+    showProblem(parts.message, problem, which, before, warningList(warnings));
   }
   showFiles(parts.chosen, crops);
   button.disabled = !crops.length;

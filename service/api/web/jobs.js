@@ -1,7 +1,7 @@
 // Jobs: a panel for each job, updated until the job ends, and the table of an evaluation.
 
 import { get, send } from "./api.js";
-import { count, duration, make, showProblem } from "./dom.js";
+import { count, duration, make, showProblem, warningList } from "./dom.js";
 
 const DOING = { activation: "Activating", evaluation: "Evaluating", import: "Importing" };
 const DONE = { succeeded: "done", failed: "failed", cancelled: "cancelled" };
@@ -57,7 +57,9 @@ function jobPanel(id) {
     dismiss.hidden = panel.runs;
     if (job.total) Object.assign(bar, { max: job.total, value: job.done });
     status.textContent = job.error ?? progressOf(job);
-    results.replaceChildren(...(job.result?.versions ? [comparison(job.result)] : []));
+    const compared = job.result?.versions ? comparison(job.result) : null;
+    const shown = [compared, warningList(job.warnings ?? [], job.num_warnings)];
+    results.replaceChildren(...shown.filter((one) => one !== null));
   }
 
   dismiss.addEventListener("click", () => {

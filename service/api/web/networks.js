@@ -7,6 +7,7 @@ import {
   count, make, mebibytes, partsOf, percent, showMessage, showProblem, takeFiles, time,
 } from "./dom.js";
 import { findRunning, follow, poll, when } from "./jobs.js";
+import { showHeld } from "./retention.js";
 
 const TICK_MS = 1000;
 const TICKS_A_REFRESH = 5;
@@ -18,11 +19,12 @@ const rows = new Map();
 /** Fetch and show the state of the service, its model versions, and the jobs that have not ended. */
 export async function refresh() {
   try {
-    const { model_version, runtime, num_items } = await get("readyz");
+    const { model_version, runtime, num_items, held_expiry } = await get("readyz");
     const rest = ` on ${runtime} · ${count(num_items, "item")}`;
     status.replaceChildren("network ", make("code", {}, model_version), rest);
     status.className = "ready";
     showModels((await get("models")).models.toReversed());
+    await showHeld(held_expiry);
     await findRunning();
   } catch (problem) {
     showFailure(problem);

@@ -84,13 +84,14 @@ export async function showIdentity(id) {
   if (!dialog.open) dialog.showModal();
   try {
     const path = identityPath(id);
-    const [known, { visits, num_untimed }] = await Promise.all([get(path), get(`${path}/timeline`)]);
+    const [known, { visits, num_untimed, next_cursor }] = await Promise.all([get(path), get(`${path}/timeline`)]);
     const { items } = num_untimed ? await get(`${path}/items?limit=1000`) : { items: [] };
     if (dialog.dataset.identity !== id) return;
     const attributes = Object.entries(known.attributes).map((pair) => pair.join(": "));
     const facts = [known.name, count(known.num_items, "item"), ...attributes];
     showMessage(shown.message, facts.filter(Boolean).join(" · "));
-    shown.visits.replaceChildren(...visits.map(visit));
+    const later = next_cursor ? [make("li", {}, `Only the first ${count(visits.length, "visit")}.`)] : [];
+    shown.visits.replaceChildren(...visits.map(visit), ...later);
     const untimed = items.filter((item) => !item.captured_at).slice(0, MOST_UNTIMED);
     const title = num_untimed ? [make("p", {}, `${count(num_untimed, "item")} without a time`)] : [];
     shown.untimed.replaceChildren(...title, ...untimed.map((item) => picture(item.id, item.camera_id ?? "")));

@@ -25,6 +25,10 @@ ANSWERS = {
     "Job": "JobAnswer",
     "Erased": "Erased",
     "Erasure": "ErasureReceipt",
+    "Warned": "ItemWarning",
+    "RetentionAnswer": "RetentionAnswer",
+    "HeldExpiry": "HeldItems",
+    "ConfirmationAnswer": "ConfirmationAnswer",
 }
 """Schemas of the document, by types of the client."""
 

@@ -14,13 +14,16 @@ from sqlalchemy import Engine, and_, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
 from indexed_items import EPOCH, SIZE, embedding
+from loop_tracks import Seen, loop_tracks, on_track_at
 from service.gallery.conditions import conditions, to_filter
 from service.gallery.selection import Selection
-from service.index import Filter, GalleryIndex, Grouping, Hits, Rows, Sighting
+from service.index import CameraTracks, Filter, GalleryIndex, Grouping, Hits, Rows, Sighting
 from service.store.database import make_engine, migrate
 from service.store.tables import Attribute, Embedding, Identity, Item, Model, now
 
 VERSION = "tiny"
+GAP_S = 1
+"""Of tracks; the times of the items are few seconds apart."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "excluded_identity_keys": IDENTITIES,
     "track_ids": some("xyzw"),
     "excluded_track_ids": some("xyzw"),
+    "excluded_tracks": st.builds(CameraTracks, CAMERAS, some("xyz"), MAYBE_TIMES),
     "excluded_sighting": SIGHTINGS,
 }
 
@@ -222,16 +226,22 @@ def brute_force(
         is_near = and_(Item.camera_id == sighting.camera_id, Item.captured_at.between(*window))
         unknown = or_(Item.camera_id.is_(None), Item.captured_at.is_(None))
         found = found.where(or_(unknown, not_(is_near)))
+    items = session.execute(select(Item.slot, Item.camera_id, Item.track_id, Item.captured_at))
+    seen = {row.slot: Seen(row.camera_id, row.track_id, row.captured_at) for row in items}
+    tracks = loop_tracks(seen, GAP_S)
+    if excluded := only.excluded_tracks:
+        on_it = on_track_at(seen, excluded.camera_id, excluded.track_ids, excluded.captured_at, GAP_S)
+        found = found.where(Item.slot.not_in(on_it))
     return sorted(
         (
             (
                 float(query_D @ np.frombuffer(values, "<f2").astype(np.float32)),
                 slot,
                 identity,
-                track or f"alone {slot}",
+                str(min(tracks[slot])),
                 camera or "",
             )
-            for slot, identity, track, camera, values in session.execute(found)
+            for slot, identity, _, camera, values in session.execute(found)
         ),
         reverse=True,
     )
@@ -269,7 +279,7 @@ def expected_groups(
 def test_every_filter_and_grouping_answers_as_brute_force_over_sql(
     engine: Engine, entries: list[Entry], only: Filter, seed: int, k: int, items_each: int
 ) -> None:
-    index = GalleryIndex(SIZE)
+    index = GalleryIndex(SIZE, track_gap_s=GAP_S)
     query_D = embedding(1000 + seed).astype(np.float32)
     with Session(engine) as session:  # never committed
         fill(session, index, entries)
@@ -291,7 +301,7 @@ def is_meant(entry: Entry, among: Selection) -> bool:
     camera, track, seen = entry.camera_id, entry.track_id, entry.captured_at
     for value, wanted, unwanted in (
         (camera, among.camera_id, among.exclude_camera_id),
-        (track, among.track_id, among.exclude_track_id),
+        (track, among.track_id, () if among.query_camera_id else among.exclude_track_id),
         (name, among.identity_id, among.exclude_identity_id),
     ):
         if (wanted and value not in wanted) or value in unwanted:
@@ -312,13 +322,20 @@ def is_meant(entry: Entry, among: Selection) -> bool:
 def test_what_is_meant_is_the_same_in_the_index_in_sql_and_to_a_reader(
     engine: Engine, entries: list[Entry], among: Selection
 ) -> None:
-    index = GalleryIndex(SIZE)
+    index = GalleryIndex(SIZE, track_gap_s=GAP_S)
     with Session(engine) as session:  # never committed
         fill(session, index, entries)
-        in_sql = session.scalars(select(Item.slot).where(*conditions(among)).order_by(Item.slot)).all()
+        wanted = conditions(session, among, GAP_S)
+        in_sql = session.scalars(select(Item.slot).where(*wanted).order_by(Item.slot)).all()
         only = to_filter(session, among)
     found = index.search(embedding(1).astype(np.float32), len(entries) + 1, only)
-    read = [slot for slot, e in enumerate(entries, 1) if (slot - 1) % 5 and is_meant(e, among)]
+    there = {slot: entry for slot, entry in enumerate(entries, 1) if (slot - 1) % 5}
+    seen = {slot: Seen(e.camera_id, e.track_id, e.captured_at) for slot, e in there.items()}
+    excluded = set[int]()
+    if among.query_camera_id:
+        camera_id, at = among.query_camera_id, among.query_captured_at
+        excluded = on_track_at(seen, camera_id, among.exclude_track_id, at, GAP_S)
+    read = [slot for slot, entry in there.items() if is_meant(entry, among) and slot not in excluded]
     assert sorted(found.slots.tolist()) == in_sql == read
 
 
