@@ -22,7 +22,7 @@ class HeldExpiry(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the process is alive or ready; if ready, what it serves, and an expiry that waits for a person."""
+    """Whether the process is alive or ready; if ready, what it serves, and any expiry that is on hold."""
 
     status: Literal["alive", "ready"]
     model_version: str | None = None
