@@ -37,7 +37,7 @@ MAX_HEADER_DEPTH = 8
 
 MAX_METADATA = 16
 MAX_TOLD = 200
-_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_STRINGS_AND_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 CARD_KEY = "card"
 """The name of the card in the metadata of the safetensors header."""
 
@@ -332,4 +332,4 @@ def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> lis
 
 def _told(text: str) -> str:
     """Return a text of a file for a message: escaped, and not long."""
-    return ascii(text[:MAX_TOLD])[1:-1]
+    return ascii(text[:MAX_TOLD])[1:-1][:MAX_TOLD]

@@ -247,4 +247,4 @@ def test_h7_a_mutated_checkpoint_is_refused_or_as_good_as_any(
             json.dumps(card, allow_nan=False).encode()
             assert salvage_card(json.loads(json.dumps(card)), "it") == (checkpoint.card, "")
     assert num_refused > num / 2
-    assert longest < 1_000
+    assert longest < 2_000  # the architectures are listed
