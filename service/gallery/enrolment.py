@@ -21,8 +21,12 @@ from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
 from model.embedder import Embedder
+<<<<<<< HEAD
 from service.errors import DuplicateCrop
 from service.gallery.ages import enrolled_at
+=======
+from service.errors import DuplicateCrop, ServiceError
+>>>>>>> house-id
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half
@@ -151,6 +155,7 @@ def _commit(
     """Add new items and store their crops; return None and add nothing if another version became active."""
     enrolment = None
     try:
+        serving.store.folder.check()
         if serving.store.settings.keep_crops:
             serving.store.crops.put_all(partial(read_upload, upload, serving.limits) for upload in uploads)
         with serving.store.change() as change:
@@ -161,7 +166,7 @@ def _commit(
                 enrolment = _add_items(change, generation.version, new, on_duplicate, moment)
                 before_commit(change.session, enrolment)
     except BaseException:
-        with suppress(SQLAlchemyError), serving.store.change() as change:
+        with suppress(SQLAlchemyError, ServiceError, OSError), serving.store.change() as change:
             mark_doomed(change.session, {crop.sha256 for crop in new.crops})
         raise
     return enrolment

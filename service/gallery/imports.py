@@ -19,8 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.data.folders import MANIFEST
+<<<<<<< HEAD
 from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite
 from service.gallery.ages import warn
+=======
+from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite, ServiceError
+>>>>>>> house-id
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata
@@ -82,11 +86,12 @@ class CropWriter:
 @contextmanager
 def _crop_writer(store: Store) -> Iterator[CropWriter]:
     """Return a writer whose crops are doomed if the request fails."""
+    store.folder.check()
     writer = CropWriter(store)
     try:
         yield writer
     except BaseException:
-        with suppress(SQLAlchemyError), store.change() as change:
+        with suppress(SQLAlchemyError, ServiceError, OSError), store.change() as change:
             mark_doomed(change.session, writer.sha256s)
         raise
 

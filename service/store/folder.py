@@ -34,7 +34,7 @@ class DataFolder:
         """
         try:
             return self._mark.read_bytes().decode(errors="replace").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def claim(self, gallery_id: str) -> None:

@@ -6,6 +6,7 @@ deletion on a full disk, and made again once there is room.
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -41,12 +42,14 @@ class Reserve:
         except FileExistsError:  # another process was quicker
             return
         except OSError:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def release_if_full(self) -> None:
         """Give the reserve up if there is less room than a deletion may need."""
         if self._path is None or not self._path.exists():
             return
-        if shutil.disk_usage(self._path.parent).free < MAX_BYTES:
-            self._path.unlink(missing_ok=True)
-            logger.warning("the disk is full, the reserve is given up so that items can be deleted")
+        with suppress(OSError):  # the deletion itself says what is wrong with the folder
+            if shutil.disk_usage(self._path.parent).free < MAX_BYTES:
+                self._path.unlink()
+                logger.warning("the disk is full, the reserve is given up so that items can be deleted")
