@@ -21,12 +21,8 @@ from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
 from model.embedder import Embedder
-<<<<<<< HEAD
-from service.errors import DuplicateCrop
-from service.gallery.ages import enrolled_at
-=======
 from service.errors import DuplicateCrop, ServiceError
->>>>>>> house-id
+from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half

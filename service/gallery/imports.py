@@ -19,12 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.data.folders import MANIFEST
-<<<<<<< HEAD
-from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite
-from service.gallery.ages import warn
-=======
 from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite, ServiceError
->>>>>>> house-id
+from service.gallery.ages import warn
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata

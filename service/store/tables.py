@@ -21,15 +21,9 @@ from sqlalchemy import (
     Text,
     and_,
 )
-<<<<<<< ours
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
 
 from service.store.column_types import Number, UtcDateTime
-=======
-from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
->>>>>>> theirs
 
 
 def new_id() -> str:
@@ -42,44 +36,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-<<<<<<< ours
-=======
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, stored and returned in UTC; SQLite by itself would lose the zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Convert an aware time to UTC.
-
-        Raises:
-            ValueError: the time is naive.
-        """
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"expected an aware time, got {value!r}")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Restore the zone where the database has dropped it."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Number = BigInteger().with_variant(Integer, "sqlite")
-"""The number of a change, 64 bits. SQLite's INTEGER has 64 bits, and only an INTEGER can be its row id."""
-
-
 def _slot_of_item(*, is_indexed: bool) -> MappedColumn[int]:
     """Return a column of a primary key whose row is deleted with its item."""
     item = ForeignKey("items.slot", ondelete="CASCADE")
     return mapped_column(Number, item, primary_key=True, autoincrement=False, index=is_indexed or None)
 
 
->>>>>>> theirs
 class Table(DeclarativeBase):
     """Base of all tables; constraints have equal names everywhere, so that migrations can alter them."""
 
