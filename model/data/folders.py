@@ -1,7 +1,155 @@
-"""The suffixes of image files, and the name of the label file beside them."""
+"""Which files of a folder or an archive are crops, and the one way in which folders are walked."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.data.names import is_text, show_name, unicode_forms
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"})
 """Suffixes of image files, in lower case."""
 
 MANIFEST = "gallery.csv"
 """The file of an archive or an exported gallery that has a row for each crop."""
+
+SYSTEM_NAMES = frozenset(
+    {
+        "__macosx",
+        "thumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+    }
+)
+"""Files and folders that operating and storage systems put among the files of people, in lower case."""
+
+HIDDEN, SYSTEM, OTHER, LINK = (
+    "hidden",
+    "of the system",
+    "not images",
+    "links to folders that were read already",
+)
+"""The kinds of files that are skipped."""
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file has the suffix of an image.
+
+    >>> is_image_name("0001_c1s1_000101_00.JPG"), is_image_name("notes.txt")
+    (True, False)
+    """
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_manifest_name(name: str) -> bool:
+    """Return whether a file is called gallery.csv, in any case of letters."""
+    return name.lower() == MANIFEST
+
+
+def find_named_file(folder: Path, name: str) -> Path:
+    """Return the path of a file that a label file names, relative to the folder of the label file.
+
+    A label file that was written on another system may spell the name in another Unicode form, or with
+    backslashes. The path is returned as the name stands if there is no such file.
+    """
+    spellings = [form for text in (name, name.replace("\\", "/")) for form in unicode_forms(text)]
+    return next((folder / one for one in spellings if os.path.isfile(folder / one)), folder / name)
+
+
+def kind_of_skipped(parts: Sequence[str]) -> str | None:
+    """Return why a file is skipped whatever its suffix, by the names on its path, or None.
+
+    >>> kind_of_skipped(["a", "._0001_c1s1_000101_00.jpg"]), kind_of_skipped(["@eaDir", "a.jpg"])
+    ('hidden', 'of the system')
+    """
+    if any(part.lower() in SYSTEM_NAMES for part in parts):
+        return SYSTEM
+    return HIDDEN if any(part.startswith(".") and part != ".." for part in parts) else None
+
+
+@dataclass
+class Walk:
+    """What a walk through folders has found.
+
+    Attributes:
+        images: files with the suffix of an image, in the order of their paths.
+        manifests: files called gallery.csv, in any case of letters.
+        num_skipped: how many files were skipped, by kind; a folder that is skipped counts as one file.
+        failures: folders and images that cannot be read, each with the reason.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    manifests: list[Path] = field(default_factory=list)
+    num_skipped: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def walk_folder(*roots: str | Path) -> Walk:
+    """Look through folders and their subfolders, each in the order of their paths.
+
+    Hidden files and folders, and those of operating systems and storage systems, are skipped. Symbolic links
+    are followed; a folder that links lead to several times is read once, so links in a circle end.
+    """
+    walk = Walk()
+    seen: set[tuple[int, int]] = set()
+    """The device and the inode of each folder that was read."""
+    folders = [iter([Path(root) for root in roots])]  # no recursion, because folders may lie very deep
+    while folders:
+        current = next(folders[-1], None)
+        if current is None:
+            folders.pop()
+            continue
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                if len(folders) > 1:  # a root that lies in another root is no link
+                    walk.num_skipped[LINK] += 1
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            names = sorted(os.listdir(current))
+        except OSError as error:
+            walk.failures.append((current, f"the folder cannot be read: {error.strerror or error}"))
+            continue
+        folders.append(_sort_entries(current, names, walk))
+    return walk
+
+
+def _sort_entries(folder: Path, names: Sequence[str], walk: Walk) -> Iterator[Path]:
+    """Add the files of a folder to `walk`, and yield its subfolders."""
+    for name in names:
+        path = folder / name
+        if kind := kind_of_skipped([name]):
+            walk.num_skipped[kind] += 1
+            continue
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            if path.is_symlink() and not is_image_name(name):
+                walk.num_skipped[OTHER] += 1
+            else:
+                walk.failures.append((path, f"it cannot be read: {error.strerror or error}"))
+            continue
+        if stat.S_ISDIR(mode):
+            yield path
+        elif not stat.S_ISREG(mode) or not (is_image_name(name) or is_manifest_name(name)):
+            walk.num_skipped[OTHER] += 1
+        elif not is_text(str(path)):
+            walk.failures.append(
+                (Path(show_name(str(path))), "its path is not UTF-8: rename the file, or its folder")
+            )
+        elif is_image_name(name):
+            walk.images.append(path)
+        else:
+            walk.manifests.append(path)

@@ -2,11 +2,10 @@
 
 import re
 
-MARKET1501_NAME = re.compile(
-    r"(?P<pid>-1|\d{4}|[1-9]\d{4,})_c(?P<camera>\d+)s\d+_\d+_\d+(?P<suffix>(?:\.[A-Za-z0-9]+)*)"
+_MARKET1501_NAME = re.compile(
+    r"(?P<pid>-1|[0-9]+)_c(?P<camera>[0-9]+)s[0-9]+_[0-9]+_[0-9]+(?:\.[A-Za-z0-9]+)*", re.IGNORECASE
 )
-"""Identity, camera, sequence, frame and box, as in `0002_c1s1_000451_03.jpg`. An identity has four digits, or
-five and more digits without a leading zero, or is -1."""
+"""Identity, camera, sequence, frame and box, as in `0002_c1s1_000451_03.jpg`, of any numbers of digits."""
 
 JUNK_PID = "-1"
 """The identity of boxes that show no whole person. A search leaves these boxes out."""
@@ -19,14 +18,19 @@ these boxes, and no query matches them."""
 def parse_market1501_name(name: str) -> tuple[str, str] | None:
     """Return the identity and the camera in a file name, or None if the name has another form.
 
+    The identity keeps its zeros in front, except that every identity of zeros alone is `DISTRACTOR_PID`.
+
     >>> parse_market1501_name("0002_c1s1_000451_03.jpg")
     ('0002', '1')
-    >>> parse_market1501_name("-1_c3s2_001351_04.jpg")
+    >>> parse_market1501_name("-1_c3s2_001351_04.PNG")
     ('-1', '3')
-    >>> parse_market1501_name("10000_c1s1_000451_00.jpg")
-    ('10000', '1')
+    >>> parse_market1501_name("1_c10s12_1_0.jfif")
+    ('1', '10')
     >>> parse_market1501_name("holiday.jpg") is None
     True
     """
-    match = MARKET1501_NAME.match(name)
-    return (match["pid"], match["camera"]) if match else None
+    match = _MARKET1501_NAME.fullmatch(name)
+    if match is None:
+        return None
+    pid = match["pid"]
+    return (pid if pid.strip("0") else DISTRACTOR_PID), match["camera"]

@@ -53,7 +53,7 @@ def test_a_folder_that_is_not_market1501_is_refused_by_name(tmp_path: Path, name
     for folder in MARKET1501:
         (tmp_path / folder).mkdir()
     (tmp_path / "query" / name).touch()
-    with pytest.raises(DatasetError, match=r"bounding_box_train holds no \*\.jpg"):
+    with pytest.raises(DatasetError, match="bounding_box_train holds no image"):
         read_market1501(tmp_path)
     (tmp_path / "bounding_box_train" / name).touch()
     with pytest.raises(DatasetError, match=rf"{name} is not named as in this data set, such as 0002_c1s1"):

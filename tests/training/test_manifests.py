@@ -134,15 +134,18 @@ def test_without_people_in_two_cameras_each_crop_gets_its_own_camera(tmp_path: P
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], r"crops\.csv begins with '', not with columns such as path,identity_id"),
-        (["path;identity_id"], r"begins with 'path;identity_id'"),
-        (["path,identity_id,path"], r"begins with 'path,identity_id,path'"),
+        ([], r"crops\.csv: the first line is empty; it must name the columns"),
+        (["path;identity_id"], "columns are separated by commas, not by semicolons"),
+        (["path,identity_id,path"], "the column path is there twice"),
         ([HEADER], "names no crop"),
         (
             [HEADER, "a.jpg,anna,1,,train", "b.jpg,anna"],
-            r"crops\.csv, line 3: 2 fields, the first line has 5",
+            r"crops\.csv: line 3 has 2 values, but the header has 5 columns",
         ),
-        ([HEADER, "a.jpg,anna,1,,train", 'b.jpg,"anna'], r"cannot be read as a CSV: unexpected end of data"),
+        (
+            [HEADER, "a.jpg,anna,1,,train", 'b.jpg,"anna'],
+            r"crops\.csv: line 3 is not CSV: unexpected end of data",
+        ),
         ([HEADER, ",anna,1,,train"], "line 2: no path"),
         ([HEADER, "a.jpg,anna,1,,test"], "line 2: the split is 'test', not one of train, query, gallery"),
         ([HEADER, "a.jpg,,1,,train"], "line 2: a crop for train needs an identity_id"),
@@ -165,7 +168,7 @@ def test_an_unusable_manifest_is_named_with_the_line(tmp_path: Path, lines: list
         read_dataset([str(path)])
 
 
-@pytest.mark.parametrize("name", ["gone.jpg", "nul\0.jpg", "a" * 999, "."])
+@pytest.mark.parametrize("name", ["gone.jpg", "a" * 999, "."])
 def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
     path = write_manifest(tmp_path, HEADER, "a.jpg,anna,1,,train")
     path.write_text(f"{path.read_text()}{name},anna,1,,train\n")
@@ -176,7 +179,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", crop(1), b"path,identity_id\n" + b"x" * 200_000])
 def test_a_file_that_is_not_csv_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "crops.csv").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"crops\.csv cannot be read as a CSV"):
+    with pytest.raises(DatasetError, match=r"crops\.csv: line \d (is not UTF-8|has more than)"):
         read_dataset([f"csv:{tmp_path / 'crops.csv'}"])
 
 
@@ -218,8 +221,7 @@ def test_junk_distractors_and_other_files_are_not_in_the_training_split(tmp_path
     assert [sample.path.name for sample in dataset.gallery if sample.pid == 0] == ["0000_c2s1_1_1.jpg"]
     assert len({sample.pid for sample in dataset.samples if sample.pid > 0}) == 6  # one is called 0000
     assert not any("/." in str(sample.path.relative_to(tmp_path.parent)) for sample in dataset.samples)
-    assert "1 files" in dataset.notes[0]
-    assert "notes.txt" in dataset.notes[0]
+    assert dataset.notes[0].endswith("that are skipped: 2 hidden, 1 not images")
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ crop has a split, a fifth of the identities is held out for evaluation.
 import hashlib
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.data.folders import IMAGE_SUFFIXES, MANIFEST
-from model.data.labels import ENCODING, LabelReader
+from model.data.folders import MANIFEST, find_named_file, walk_folder
+from model.data.labels import LabelReader
 from model.data.market import DISTRACTOR_PID as DISTRACTOR
 from model.data.market import JUNK_PID as JUNK
 from model.errors import LabelsError
@@ -63,19 +63,29 @@ def read_manifest(path: str | Path) -> ReidDataset:
     """
     path = Path(path)
     if path.is_dir():
-        first, second = (path / name for name in MANIFEST_NAMES)
-        path = second if second.exists() and not first.exists() else first
+        path = _manifest_in(path)
     try:
-        with path.open(encoding=ENCODING, newline="") as file:
-            rows = [_parse_row(path.parent, place, fields) for place, fields in _read_lines(path, file)]
-    except (OSError, LabelsError) as error:
-        raise DatasetError(f"{path} cannot be read as a CSV: {error}") from error
+        with path.open("rb") as file:
+            rows = [
+                _parse_row(path.parent, f"{path}, line {row.line}", row.fields)
+                for row in LabelReader(file, required=("path", "identity_id"))
+            ]
+    except LabelsError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise DatasetError(f"{path} names no crop")
     _refuse_repeats(rows)
     check_files(path, [row.path for row in rows])
     name = path.absolute().parent.name if path.name in MANIFEST_NAMES else path.stem
     return _build(name, path.parent, rows)
+
+
+def _manifest_in(folder: Path) -> Path:
+    """Return the label file of a folder; its name may be in any case of letters."""
+    names = {entry.name.lower(): entry for entry in sorted(folder.iterdir(), reverse=True)}
+    return next((names[name] for name in MANIFEST_NAMES if name in names), folder / MANIFEST_NAMES[0])
 
 
 def read_folders(root: str | Path) -> ReidDataset:
@@ -90,8 +100,11 @@ def read_folders(root: str | Path) -> ReidDataset:
         DatasetError: there are no such crops, or too few identities.
     """
     root = Path(root)
-    found = [path for path in sorted(root.glob("[!.]*/[!.]*")) if path.is_file()]
-    paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    walk = walk_folder(root)
+    if walk.failures:
+        path, reason = walk.failures[0]
+        raise DatasetError(f"{path}: {reason}")
+    paths = [path for path in walk.images if path.parent != root]
     if not paths:
         raise DatasetError(f"{root} holds no IDENTITY/*.jpg")
     cameras = [_CAMERA.search(path.stem) for path in paths]
@@ -100,8 +113,10 @@ def read_folders(root: str | Path) -> ReidDataset:
         Row(path, _folder_identity(path), camera[1] if has_cameras and camera else "", place=str(path))
         for path, camera in zip(paths, cameras, strict=True)
     ]
-    others = [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
-    notes = [f"{len(others):,} files of {root} are no images, such as {others[0]}"] if others else []
+    skipped = Counter(walk.num_skipped)
+    skipped["images outside of the folders of identities"] = len(walk.images) - len(paths)
+    kinds = [f"{num:,} {kind}" for kind, num in sorted(skipped.items()) if num]
+    notes = [f"files of {root} that are skipped: {', '.join(kinds)}"] if kinds else []
     return _build(root.absolute().name, root, rows, notes)
 
 
@@ -183,22 +198,8 @@ def _folder_identity(path: Path) -> str:
     return "" if identity == DISTRACTOR and path.name.startswith(f"{DISTRACTOR}_c") else identity
 
 
-def _read_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = LabelReader(file, any_case=True)
-    header = reader.columns
-    if not {"path", "identity_id"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
-        raise DatasetError(
-            f"{path} begins with {','.join(header)[:80]!r}, not with columns such as {','.join(_COLUMNS)}"
-        )
-    for row in reader:
-        place = f"{path}, line {row.line}"
-        if row.num_fields != len(header):
-            raise DatasetError(f"{place}: {row.num_fields} fields, the first line has {len(header)}")
-        yield place, row.fields
-
-
 def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:
-    identity, camera, track, split = (fields.get(name, "").strip() for name in _COLUMNS[1:])
+    identity, camera, track, split = (fields.get(name, "") for name in _COLUMNS[1:])
     split = split.lower()
     if not fields["path"]:
         raise DatasetError(f"{place}: no path")
@@ -206,7 +207,7 @@ def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:
         raise DatasetError(f"{place}: the split is {split!r}, not one of {', '.join(SPLITS)}")
     if split in ("train", "query") and identity in ("", JUNK):
         raise DatasetError(f"{place}: a crop for {split} needs an identity_id")
-    return Row(folder / fields["path"], identity, camera, track, split, place)
+    return Row(find_named_file(folder, fields["path"]), identity, camera, track, split, place)
 
 
 def _refuse_repeats(rows: Iterable[Row]) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from model.data.folders import IMAGE_SUFFIXES
-from model.data.market import MARKET1501_NAME, parse_market1501_name
+from model.data.folders import is_image_name, walk_folder
+from model.data.market import parse_market1501_name
 from training.data.datasets import DISTRACTOR_PID, SPLITS, DatasetError, ReidDataset, Sample, join
 from training.data.manifests import MANIFEST_NAMES, check_files, read_folders, read_manifest
 
-_CUHK03_NP_NAME = re.compile(r"(\d{4})_c(\d)_\w+\.(?:png|jpg)")
+_CUHK03_NP_NAME = re.compile(r"(\d+)_c(\d+)_\w+\.\w+", re.ASCII)
 _MSMT17_LINE = re.compile(r"((?:.*/)?\d+_\d+_(\d{1,4})_[^/ ]+) (\d{1,9})\s*")
 _MSMT17_FOLDERS = {"train": "test", "mask_train_v2": "mask_test_v2"}  # V1; V2, with faces masked
 _SPLIT_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -38,8 +38,7 @@ def read_market1501(root: str | Path) -> ReidDataset:
     """
     root = _first_folder(Path(root), "Market-1501-v15.09.15")
     train, query, gallery = (
-        _read_folder(root / name, ("*.jpg",), MARKET1501_NAME, "0002_c1s1_000451_03.jpg")
-        for name in _SPLIT_FOLDERS
+        _read_folder(root / name, parse_market1501_name, "0002_c1s1_000451_03.jpg") for name in _SPLIT_FOLDERS
     )
     train = tuple(sample for sample in train if sample.pid > DISTRACTOR_PID)
     return _with_notes(ReidDataset("market1501", root, train, query, gallery))
@@ -60,7 +59,7 @@ def read_query_boxes(dataset: ReidDataset) -> tuple[Sample, ...]:
     if dataset.name != "market1501" or not folder.is_dir():
         return ()
     queries = {_person_and_camera(sample.path): sample for sample in dataset.query}
-    paths = [path for path in sorted(folder.glob("*.jpg")) if _person_and_camera(path) in queries]
+    paths = [path for path in walk_folder(folder).images if _person_and_camera(path) in queries]
     if lacking := queries.keys() - {_person_and_camera(path) for path in paths}:
         count = f"{len(lacking):,} of {len(queries):,} queries"
         raise DatasetError(f"{folder} has no box for {count}, such as {min(lacking)}: extract it again")
@@ -98,8 +97,7 @@ def read_cuhk03_np(root: str | Path, kind: str = "labeled") -> ReidDataset:
         folder = root / "cuhk03-np" / kind
         extract_crops(root, kind, folder)
     train, query, gallery = (
-        _read_folder(folder / name, ("*.png", "*.jpg"), _CUHK03_NP_NAME, "0001_c1_00001.png")
-        for name in _SPLIT_FOLDERS
+        _read_folder(folder / name, _parse_cuhk03_np_name, "0001_c1_00001.png") for name in _SPLIT_FOLDERS
     )
     return _with_notes(ReidDataset(f"cuhk03-{kind}", folder, train, query, gallery))
 
@@ -213,7 +211,7 @@ def find_kind(path: str | Path) -> str:
         raise DatasetError(f"{path} holds {' and '.join(found)}: say which, as in {found[0]}:{path}")
     if found:
         return found[0]
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.glob("*/*")):
+    if any(is_image_name(file.name) for file in path.glob("*/*")):
         return "folders"
     looked_for = ", ".join(marker for markers in _MARKERS.values() for marker in markers)
     raise DatasetError(f"{path} holds no known data set; looked for {looked_for}, IDENTITY/*.jpg")
@@ -223,19 +221,28 @@ def _first_folder(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
+def _parse_cuhk03_np_name(name: str) -> tuple[str, str] | None:
+    match = _CUHK03_NP_NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
+
+
 def _read_folder(
-    folder: Path, patterns: Sequence[str], name: re.Pattern[str], example: str
+    folder: Path, parse: Callable[[str], tuple[str, str] | None], example: str
 ) -> tuple[Sample, ...]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not there; give the folder that holds {', '.join(_SPLIT_FOLDERS)}")
+    walk = walk_folder(folder)
+    if walk.failures:
+        path, reason = walk.failures[0]
+        raise DatasetError(f"{path}: {reason}")
     samples = []
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-        match = name.fullmatch(path.name)
-        if match is None:
+    for path in walk.images:
+        parsed = parse(path.name)
+        if parsed is None:
             raise DatasetError(f"{path} is not named as in this data set, such as {example}")
-        samples.append(Sample(path, int(match[1]), int(match[2])))
+        samples.append(Sample(path, int(parsed[0]), int(parsed[1])))
     if not samples:
-        raise DatasetError(f"{folder} holds no {' or '.join(patterns)}")
+        raise DatasetError(f"{folder} holds no image with a name such as {example}")
     return tuple(samples)
 
 
