@@ -1,6 +1,7 @@
 """What is refused of archives, whatever they say of themselves."""
 
 import io
+import lzma
 import stat
 import struct
 import tarfile
@@ -9,8 +10,10 @@ import zipfile
 import pytest
 
 from archives import packed, tar_of, zip_of
+from model.data.folders import HIDDEN, OTHER, SYSTEM
 from service.errors import BadArchive
 from service.uploads.archives import Archive, Member
+from service.uploads.zips import check_directory
 
 KINDS = ["tar", "gz", "bz2", "zip"]
 
@@ -20,7 +23,7 @@ def read(archive: bytes, max_bytes: int = 1 << 20, max_member_bytes: int = 1 << 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_and_the_manifest_come_out_and_nothing_else(kind: str) -> None:
+def test_images_and_manifests_come_out_and_nothing_else(kind: str) -> None:
     members = {
         "gallery.csv": b"path",
         "./a/b.jpg": b"1",
@@ -28,18 +31,24 @@ def test_images_and_the_manifest_come_out_and_nothing_else(kind: str) -> None:
         "d.txt": b"3",
         "gallery.json": b"{}",
         "embeddings.npy": b"of an export",
-        "e/gallery.csv": b"4",
+        "e/Gallery.CSV": b"4",
         "noend": b"5",
         ".f.jpg": b"6",
         "Thumbs.db": b"7",
+        "../not/read\n.txt": b"8",
+        "g\\h.jfif": b"9",
+        "Icon\r": b"10",
+        "__MACOSX/._c.PNG": b"11",
     }
     archive = Archive(io.BytesIO(packed(kind, members)), 1 << 20, 1 << 19)
     assert [(member.name, member.data) for member in archive.members()] == [
         ("gallery.csv", b"path"),
         ("a/b.jpg", b"1"),
         ("c.PNG", b"2"),
+        ("e/Gallery.CSV", b"4"),
+        ("g/h.jfif", b"9"),
     ]
-    assert archive.num_skipped == 5
+    assert archive.num_skipped == {HIDDEN: 1, SYSTEM: 3, OTHER: 3}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,11 +57,11 @@ def test_images_and_the_manifest_come_out_and_nothing_else(kind: str) -> None:
     [
         "../a.jpg",
         "a/../b.jpg",
-        "a/..",
         "/etc/a.jpg",
         "C:a.jpg",
         "c:/a.jpg",
-        "a\\b.jpg",
+        "..\\a.jpg",
+        "C:\\a.jpg",
         "a\nb.jpg",
         "x" * 2000 + ".jpg",
     ],
@@ -163,5 +172,79 @@ def test_what_is_skipped_counts_too_and_zips_have_plain_ways_of_packing_alone() 
     header = bytearray(name.tobuf())
     header[0] = 0xE4  # latin-1
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
-    with pytest.raises(BadArchive):
-        read(bytes(header) + bytes(1024))
+    assert read(bytes(header) + bytes(1024)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    ["Screen\u202fshot.jpg", "\u0646\u06cc\u200c.jpg", "\u3000.jpg", "\U0001f468\u200d.jpg", "a\xa0b.jpg"],
+)
+def test_honest_names_are_taken(kind: str, name: str) -> None:
+    assert [member.name for member in read(packed(kind, {name: b"1"}))] == [name]
+
+
+def test_a_hard_link_has_the_bytes_of_the_member_that_it_names() -> None:
+    info = tarfile.TarInfo("b.jpg")
+    info.type, info.linkname = tarfile.LNKTYPE, "./a.jpg"
+    assert read(tar_of({"a.jpg": b"1"}, info)) == [Member("a.jpg", b"1"), Member("b.jpg", b"", "a.jpg")]
+
+
+def zip_with_names(*names: bytes) -> bytes:
+    """Pack members whose names are these bytes, without a note of their encoding."""
+    placeholders = [b"x" * len(name) for name in names]
+    archive = zip_of({name.decode() + ".jpg": b"1" for name in placeholders})
+    for placeholder, name in zip(placeholders, names, strict=True):
+        archive = archive.replace(placeholder + b".jpg", name + b".jpg")
+    return archive
+
+
+def test_names_of_a_zip_are_read_as_utf_8_and_otherwise_there_is_a_warning() -> None:
+    archive = Archive(
+        io.BytesIO(zip_with_names("J\u00fcrgen".encode(), "\u738b".encode("gbk"))), 1 << 20, 1 << 19
+    )
+    assert [member.name for member in archive.members()] == [
+        "J\u00fcrgen.jpg",
+        "\u738b".encode("gbk").decode("cp437") + ".jpg",
+    ]
+    assert archive.guessed_names == ["\u738b".encode("gbk").decode("cp437") + ".jpg"]
+
+
+def test_a_name_that_is_not_utf_8_fails_alone() -> None:
+    named = tar_of({"M\u00fcller.jpg": b"1", "b.jpg": b"2"})
+    archive = Archive(io.BytesIO(named), 1 << 20, 1 << 19)
+    assert len(list(archive.members())) == 2
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name in ("M\u00fcller.jpg", "b.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    archive = Archive(io.BytesIO(file.getvalue()), 1 << 20, 1 << 19)
+    assert [member.name for member in archive.members()] == ["b.jpg"]
+    assert archive.failures == [("M\\xfcller.jpg", "its name is not UTF-8; pack it under another name")]
+
+
+def test_a_zip_lists_no_more_members_than_are_read() -> None:
+    whole = zip_of({f"{number}.txt": b"" for number in range(10)})
+    check_directory(io.BytesIO(whole), 10)
+    with pytest.raises(BadArchive, match="more than 9 members"):
+        check_directory(io.BytesIO(whole), 9)
+    end = whole.index(b"PK\x05\x06")
+    entries = whole[whole.index(b"PK\x01\x02") : end]
+    record = struct.pack(
+        "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 10, 10, len(entries), end - len(entries)
+    )
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    small = whole[end : end + 12] + struct.pack("<LLH", 0, 0, 0)
+    zip64 = whole[:end] + record + locator + small
+    assert len(zipfile.ZipFile(io.BytesIO(zip64)).infolist()) == 10
+    with pytest.raises(BadArchive, match="more than 9 members"):
+        check_directory(io.BytesIO(zip64), 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(lzma.compress(b"x"), "xz"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"\xff\xd8\xff\xe0", "JPEG")],
+)
+def test_other_kinds_of_files_are_named(content: bytes, kind: str) -> None:
+    with pytest.raises(BadArchive, match=kind):
+        read(content)
