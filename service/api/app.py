@@ -35,6 +35,7 @@ from service.api.routes.dependencies import refuse_unknown_fields
 from service.api.slashes import EncodedSlashes
 from service.errors import ServiceError
 from service.gallery import imports
+from service.gallery.import_worker import run_import
 from service.jobs.workers import Worker
 from service.serving.generation import Generation
 from service.serving.serving import Serving
@@ -108,7 +109,7 @@ def _workers(serving: Serving) -> tuple[Worker, ...]:
     return (
         Worker(store, activation_queue.KIND, partial(activation.run_activation, serving)),
         Worker(store, evaluation.KIND, partial(evaluation.run_evaluation, store, serving.priority)),
-        Worker(store, imports.KIND, partial(imports.run_import, serving), transient=(ServiceError,)),
+        Worker(store, imports.KIND, partial(run_import, serving), transient=(ServiceError,)),
     )
 
 

@@ -4,7 +4,6 @@
 final name only when it is complete.
 """
 
-import csv
 import errno
 import io
 import json
@@ -24,16 +23,24 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from model.data.folders import MANIFEST
-from model.data.labels import COLUMNS
+from model.data.labels import LabelWriter
 from service.cli.terminal import OnProgress
 from service.client import Client, ClientError, FailedCrop, Filters, Item, Refused
 
 ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 ITEMS_PER_BATCH = 64
+
+LABELS: tuple[Literal["identity_id", "camera_id", "captured_at", "track_id"], ...] = (
+    "identity_id",
+    "camera_id",
+    "captured_at",
+    "track_id",
+)
+"""The fields of an item that gallery.csv has."""
 
 MakeName = Callable[[Item, str], str]
 """Item, suffix of its image type -> path of the crop within the export."""
@@ -106,8 +113,7 @@ def export(
     make = _tar if layout is Format.tar else _folder
     with make(out) as sink, TemporaryFile() as rows, ThreadPoolExecutor(concurrency) as threads:
         manifest = io.StringIO(newline="")
-        writer = csv.writer(manifest, lineterminator="\n")
-        writer.writerow([*COLUMNS, "item_id"])
+        labels = LabelWriter(manifest, ("item_id",))
         versions: set[str] = set()
         failures: list[FailedCrop] = []
         num = num_gone = 0
@@ -123,7 +129,8 @@ def export(
                 content, content_type = found
                 path = name(item, SUFFIXES[content_type])
                 sink.add(path, io.BytesIO(content), len(content))
-                writer.writerow([path, *(dict(item)[column] for column in COLUMNS[1:]), item["id"]])
+                fields: dict[str, str | None] = {name: item[name] for name in LABELS}
+                labels.write(path, fields | {"item_id": item["id"]})
                 versions.add(item["model_version"])
                 if embeddings:
                     rows.write(_embedding(item))

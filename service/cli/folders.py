@@ -1,71 +1,143 @@
-"""Find the crops in folders, and read their identities and cameras from the names of files and folders.
+"""The crops of files and folders, and what a label file or the names of files say about them.
 
-`reid enroll` and the Market-1501 benchmark use the same rules. No file is opened here.
+`reid enroll`, `reid import` and the Market-1501 benchmark read folders by the same rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.data.folders import IMAGE_SUFFIXES
+from model.data.folders import MANIFEST, Walk, find_named_file, walk_folder
+from model.data.labels import COLUMNS, LabelReader
 from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
-from service.client import CropFile
+from model.data.names import is_text, show_name
+from model.errors import LabelsError
+from service.client import ClientError, CropFile, FailedCrop
 from service.uploads.layouts import Layout
 
+JUNK = "junk boxes by their names"
+UNREAD_LABELS = f"{MANIFEST}, which reid import reads"
 
-@dataclass(frozen=True)
-class Findings:
-    """The crops of some folders.
+
+@dataclass
+class FoundCrops:
+    """The crops that were found, in the order in which they are enrolled, and what was left out.
 
     Attributes:
-        crops: in the order in which they are enrolled.
-        num_junk: how many crops Market-1501 marks as junk.
-        num_not_images: how many files do not have the suffix of an image.
-        misnamed: files whose names do not have the form that the layout `market1501` expects.
+        crops: each with what is known of it.
+        failures: crops and folders that cannot be taken.
+        num_skipped: how many files were skipped, by kind.
+        labels: what says who is on the crops, for a message.
     """
 
-    crops: tuple[CropFile, ...]
-    num_junk: int
-    num_not_images: int
-    misnamed: tuple[Path, ...]
+    crops: list[CropFile] = field(default_factory=list)
+    failures: list[FailedCrop] = field(default_factory=list)
+    num_skipped: Counter[str] = field(default_factory=Counter)
+    labels: str = ""
+
+    def summary(self) -> str:
+        """Return a sentence about what was found.
+
+        >>> FoundCrops(num_skipped=Counter({"hidden": 2}), labels="no labels").summary()
+        '0 crops found, no labels; skipped: 2 hidden'
+        """
+        kinds = [f"{num:,} {kind}" for kind, num in sorted(self.num_skipped.items())]
+        skipped = f"; skipped: {', '.join(kinds)}" if kinds else ""
+        return f"{len(self.crops):,} crops found, {self.labels}{skipped}"
 
 
-def find_crops(paths: Iterable[Path], layout: Layout) -> Findings:
-    """Find the crops among files and in folders and their subfolders, each crop once.
+LABELS = {
+    Layout.flat: "each a person of its own",
+    Layout.folders: "labelled by their folders",
+    Layout.market1501: "labelled by names as in Market-1501",
+}
 
-    A file in `paths` is always a crop. In a folder, only files with the suffix of an image are crops, and
-    hidden files are ignored. The layout `market1501` has two special identities. Crops of identity -1 are
-    junk and left out. Crops of identity 0000 are distractors, which show different people. Distractors
-    get no identity here, so the service makes a new identity for each.
+
+def find_crops(paths: Iterable[Path], layout: Layout) -> FoundCrops:
+    """Look through files and folders, with their subfolders, for crops; take each file once.
+
+    A file that is named itself is always taken. In the layout `market1501` the identity -1 is junk and left
+    out, and 0000 (a distractor, not one person) gets no identity, so that the service gives each its own.
     """
-    crops: list[CropFile] = []
-    misnamed: list[Path] = []
-    num_junk = num_not_images = 0
-    for path, is_given in dict(_walk(paths)).items():
-        if not is_given and path.suffix.lower() not in IMAGE_SUFFIXES:
-            num_not_images += 1
-        elif layout is not Layout.market1501:
-            identity_id = path.absolute().parent.name if layout is Layout.folders else None
-            crops.append(CropFile(path, identity_id))
-        elif (parsed := parse_market1501_name(path.name)) is None:
-            misnamed.append(path)
-        elif parsed[0] == JUNK_PID:
-            num_junk += 1
+    found = FoundCrops(labels=LABELS[layout])
+    paths = list(paths)
+    walk = walk_folder(*(path for path in paths if path.is_dir()))
+    _take_over(walk, found)
+    if walk.manifests:
+        found.num_skipped[UNREAD_LABELS] = len(walk.manifests)
+    for path in dict.fromkeys([*(path for path in paths if not path.is_dir()), *walk.images]):
+        if is_text(str(path)):
+            _label_by_name(path, layout, found)
         else:
-            pid, camera_id = parsed
-            crops.append(CropFile(path, None if pid == DISTRACTOR_PID else pid, camera_id))
-    return Findings(tuple(crops), num_junk, num_not_images, tuple(misnamed))
+            found.failures.append(FailedCrop(Path(show_name(str(path))), "its path is not UTF-8; rename it"))
+    return found
 
 
-def _walk(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
-    """Yield each file with whether it is one of `paths` itself; the files of a folder are sorted."""
-    for path in paths:
-        if not path.is_dir():
-            yield path, True
-            continue
-        for found in sorted(path.rglob("*")):
-            is_hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-            if found.is_file() and not is_hidden:
-                yield found, False
+def find_crops_of_folder(folder: Path, layout: Layout) -> FoundCrops:
+    """Look for the crops of a folder, and label them by its gallery.csv or else by the layout.
+
+    Of several gallery.csv the outermost is taken; the files that it names are relative to its folder.
+
+    Raises:
+        ClientError: gallery.csv cannot be read, a label would be lost, or several lie equally deep.
+    """
+    walk = walk_folder(folder)
+    depth = min((len(path.parts) for path in walk.manifests), default=0)
+    manifests = [path for path in walk.manifests if len(path.parts) == depth]
+    if not manifests:
+        return find_crops([folder], layout)
+    if len(manifests) > 1:
+        names = " and ".join(str(path.relative_to(folder)) for path in manifests[:2])
+        raise ClientError(f"{folder} has {names}; import the folder of each by itself")
+    found = FoundCrops(labels=f"labelled by {manifests[0].relative_to(folder)}")
+    _take_over(walk, found)
+    _label_by_manifest(manifests[0], found)
+    named = {crop.path for crop in found.crops}
+    reason = f"{MANIFEST} does not name the file"
+    found.failures += [FailedCrop(path, reason) for path in walk.images if path not in named]
+    return found
+
+
+def _take_over(walk: Walk, found: FoundCrops) -> None:
+    found.num_skipped += walk.num_skipped
+    found.failures += [FailedCrop(path, reason) for path, reason in walk.failures]
+
+
+def _label_by_name(path: Path, layout: Layout, found: FoundCrops) -> None:
+    if layout is not Layout.market1501:
+        identity_id = path.absolute().parent.name if layout is Layout.folders else None
+        found.crops.append(CropFile(path, identity_id))
+    elif (parsed := parse_market1501_name(path.name)) is None:
+        found.failures.append(FailedCrop(path, "its name is not of the Market-1501 form"))
+    elif parsed[0] == JUNK_PID:
+        found.num_skipped[JUNK] += 1
+    else:
+        pid, camera_id = parsed
+        found.crops.append(CropFile(path, None if pid == DISTRACTOR_PID else pid, camera_id))
+
+
+def _label_by_manifest(manifest: Path, found: FoundCrops) -> None:
+    line_of: dict[Path, int] = {}
+    try:
+        with manifest.open("rb") as file:
+            for row in LabelReader(file):
+                path = find_named_file(manifest.parent, row.fields["path"])
+                reason = None
+                if not path.name or not _is_within(manifest.parent, path):
+                    reason = f"line {row.line} of {MANIFEST} names what is not in its folder"
+                elif line_of.setdefault(path, row.line) != row.line:
+                    reason = f"line {row.line} of {MANIFEST} names the file that line {line_of[path]} names"
+                if reason is None:
+                    known = {name: row.fields.get(name) or None for name in COLUMNS[1:]}
+                    found.crops.append(CropFile(path, **known))
+                else:
+                    found.failures.append(FailedCrop(Path(row.fields["path"]), reason))
+    except LabelsError as error:
+        raise ClientError(f"{manifest}: {error}") from error
+
+
+def _is_within(folder: Path, path: Path) -> bool:
+    return path.is_relative_to(folder) and ".." not in path.relative_to(folder).parts

@@ -6,6 +6,7 @@ at once.
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from service.cli.options import (
     AsJson,
     CameraIds,
     DataDir,
+    Duplicates,
     ExcludeCameraIds,
     Url,
     errors_as_sentences,
@@ -29,6 +31,7 @@ from service.cli.options import (
 from service.cli.terminal import (
     err,
     out,
+    print_existing,
     print_failures,
     print_line,
     print_matches,
@@ -38,7 +41,7 @@ from service.cli.terminal import (
     replace_unprintable,
     warning_count,
 )
-from service.client import Client, CropFile, FailedCrop, GroupBy, enroll_in_batches
+from service.client import Client, GroupBy, enroll_in_batches
 from service.uploads.layouts import Layout
 
 
@@ -92,6 +95,7 @@ def enroll(
     layout: Annotated[Layout, typer.Option(help="How to find the identity of a crop.")] = Layout.flat,
     camera_id: Annotated[str | None, typer.Option(help="The camera of all crops.")] = None,
     identity_id: Annotated[str | None, typer.Option(help="The identity of all crops.")] = None,
+    on_duplicate: Duplicates = "return",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     batch: Annotated[int, typer.Option(min=1, max=64, help="Crops per request.")] = 16,
 ) -> None:
@@ -101,32 +105,41 @@ def enroll(
     the camera from the file name, such as 0002_c1s1_000451_03.jpg. "flat" names no identity, so the service
     makes a new identity for every crop.
     """
-    findings = find_crops(paths, layout)
-    crops = [CropFile(c.path, identity_id or c.identity_id, camera_id or c.camera_id) for c in findings.crops]
-    misnamed = [FailedCrop(path, "its name is not of the Market-1501 form") for path in findings.misnamed]
-    skipped = f"{findings.num_junk} junk and {findings.num_not_images} other files skipped"
-    print_line(err, f"{len(crops)} crops found, {skipped}")
-    print_failures(misnamed)
-    num_all, num_enrolled, num_failed = len(crops) + len(misnamed), 0, len(misnamed)
-    num_warnings = 0
+    found = find_crops(paths, layout)
+    crops = [
+        replace(crop, identity_id=identity_id or crop.identity_id, camera_id=camera_id or crop.camera_id)
+        for crop in found.crops
+    ]
+    print_line(err, found.summary())
+    print_failures(found.failures)
+    num_all = len(crops) + len(found.failures)
+    num_enrolled = num_existing = num_warnings = 0
+    num_failed = len(found.failures)
     started_s = time.monotonic()
     try:
         with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
-            for outcome in enroll_in_batches(client, crops, batch_size=batch, concurrency=concurrency):
-                print_failures(outcome.failures)
-                print_warnings(outcome.warnings)
-                num_warnings += len(outcome.warnings)
-                num_enrolled += outcome.num_enrolled
-                num_failed += len(outcome.failures)
-                on_progress(num_enrolled + num_failed, num_all)
+            for result in enroll_in_batches(
+                client, crops, batch_size=batch, concurrency=concurrency, on_duplicate=on_duplicate
+            ):
+                print_existing(result.existing)
+                print_failures(result.failures)
+                print_warnings(result.warnings)
+                num_warnings += len(result.warnings)
+                num_enrolled += result.num_enrolled
+                num_existing += len(result.existing)
+                num_failed += len(result.failures)
+                on_progress(num_enrolled + num_existing + num_failed, num_all)
     finally:
-        num_left = num_all - num_enrolled - num_failed
+        num_left = num_all - num_enrolled - num_existing - num_failed
+        existing = f", {num_existing} there already" if num_existing else ""
         not_tried = f", {num_left} not tried" if num_left else ""
         warned = warning_count(num_warnings)
         took_s = time.monotonic() - started_s
         rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
-        print_line(out, f"{num_enrolled} enrolled, {num_failed} failed{warned}{not_tried} in {rate}")
-    raise typer.Exit(1 if num_failed else 0)
+        print_line(
+            out, f"{num_enrolled} enrolled{existing}, {num_failed} failed{warned}{not_tried} in {rate}"
+        )
+    raise typer.Exit(1 if num_failed or not num_all else 0)
 
 
 @app.command()

@@ -8,13 +8,22 @@ from typing import Annotated
 import typer
 
 from service.cli.terminal import err, print_line
-from service.client import ClientError
+from service.client import ClientError, OnDuplicate
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str, typer.Option("--url", envvar="REID_URL", help="URL of the service.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the database, crops and networks.  [REID_DATA_DIR, or data]")
+]
+
+Duplicates = Annotated[
+    OnDuplicate,
+    typer.Option(
+        "--on-duplicate",
+        help="What to do if the same camera has sent the same bytes before: count the crop as there already "
+        "(return), enrol the crop again (store), or count the crop as failed (reject).",
+    ),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]

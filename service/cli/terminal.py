@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -91,6 +92,18 @@ def warning_count(num: int) -> str:
     (', 2 warnings', '')
     """
     return f", {num} warning{'s' if num > 1 else ''}" if num else ""
+
+
+def print_existing(existing: Iterable[tuple[Path, str]]) -> None:
+    """Print a line for each crop that was in the gallery already, and as whom."""
+    for path, identity_id in existing:
+        print_line(err, f"there already as {identity_id}: {path}")
+
+
+def print_more(num: int) -> None:
+    """Say that there are `num` further lines that are not printed, if there are any."""
+    if num > 0:
+        print_line(err, f"and {num} others")
 
 
 def print_matches(answer: SearchAnswer) -> None:

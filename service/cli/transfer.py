@@ -12,12 +12,14 @@ import typer
 
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
+from service.cli.folders import find_crops_of_folder
 from service.cli.options import (
     DEFAULT_URL,
     Attributes,
     CameraIds,
     CapturedAfter,
     CapturedBefore,
+    Duplicates,
     ExcludeCameraIds,
     ExcludeIdentityIds,
     IdentityIds,
@@ -25,18 +27,32 @@ from service.cli.options import (
     Url,
     errors_as_sentences,
 )
-from service.cli.packing import find_rows, pack
+from service.cli.packing import pack
 from service.cli.terminal import (
     OnProgress,
     err,
     out,
+    print_existing,
     print_failures,
     print_line,
+    print_more,
     print_warnings,
     progress_bar,
     warning_count,
 )
-from service.client import Client, FailedCrop, Filters, Job, OnDuplicate, Refused, WarnedCrop
+from service.client import (
+    Client,
+    ClientError,
+    ExistingFile,
+    FailedCrop,
+    FailedFile,
+    Filters,
+    Job,
+    Refused,
+    ServiceUnreachable,
+    Warned,
+    WarnedCrop,
+)
 from service.client import Layout as LayoutName
 from service.uploads.layouts import Layout
 
@@ -104,9 +120,7 @@ def import_crops(
     layout: Annotated[
         LayoutName, typer.Option(help="How to find the identity of a crop without gallery.csv.")
     ] = "flat",
-    on_duplicate: Annotated[
-        OnDuplicate, typer.Option(help="What to do if the same camera has sent the same bytes before.")
-    ] = "store",
+    on_duplicate: Duplicates = "return",
     camera_id: Annotated[str | None, typer.Option(help="The camera of crops without one.")] = None,
     identity_id: Annotated[str | None, typer.Option(help="The identity of crops without one.")] = None,
     captured_at: Annotated[str | None, typer.Option(help="The RFC 3339 time of crops without one.")] = None,
@@ -138,11 +152,8 @@ def import_crops(
                     job = send_archive(client, path.name, archive)
                 _follow(client, job, tally, on_progress)
     finally:
-        skipped = f", {tally.num_skipped} other files skipped" if tally.num_skipped else ""
-        took_s = time.monotonic() - started_s
-        said = f"{tally.num_enrolled} enrolled, {tally.num_failed} failed{warning_count(tally.num_warnings)}"
-        print_line(out, f"{said}{skipped} in {took_s:.1f} s")
-    raise typer.Exit(1 if tally.num_failed else 0)
+        print_line(out, f"{tally.summary()} in {time.monotonic() - started_s:.1f} s")
+    raise typer.Exit(0 if tally.num_done and not tally.num_failed else 1)
 
 
 def print_erasures(url: Url = DEFAULT_URL) -> None:
@@ -156,17 +167,24 @@ class _Tally:
     """Counts of all jobs of one import."""
 
     num_enrolled: int = 0
+    num_existing: int = 0
     num_failed: int = 0
     num_skipped: int = 0
     num_warnings: int = 0
 
     @property
     def num_done(self) -> int:
-        return self.num_enrolled + self.num_failed
+        return self.num_enrolled + self.num_existing + self.num_failed
 
     def fail(self, failures: Sequence[FailedCrop]) -> None:
         print_failures(failures)
         self.num_failed += len(failures)
+
+    def summary(self) -> str:
+        existing = f", {self.num_existing} there already" if self.num_existing else ""
+        skipped = f", {self.num_skipped} other files skipped" if self.num_skipped else ""
+        warned = warning_count(self.num_warnings)
+        return f"{self.num_enrolled} enrolled{existing}, {self.num_failed} failed{warned}{skipped}"
 
 
 def _import_folder(
@@ -178,14 +196,15 @@ def _import_folder(
     on_progress: OnProgress,
 ) -> None:
     """Send a folder as one archive after the other, and follow the job of each."""
-    found = find_rows(folder, layout)
-    print_line(err, f"{len(found.rows)} crops found, {found.num_skipped} other files skipped")
+    found = find_crops_of_folder(folder, layout)
+    print_line(err, found.summary())
     tally.fail(found.failures)
-    total = len(found.rows) + len(found.failures)
-    for part in pack(found.rows):
+    total = len(found.crops) + len(found.failures)
+    for part in pack(found.crops):
         tally.fail(part.failures)
         job = send_archive(client, "part.tar", part.archive)
-        _follow(client, job, tally, lambda done, _: on_progress(done, total), [row.path for row in part.rows])
+        paths = [crop.path for crop in part.crops]
+        _follow(client, job, tally, lambda done, _: on_progress(done, total), paths)
 
 
 def _follow(
@@ -202,6 +221,7 @@ def _follow(
             its name in the archive.
 
     Raises:
+        ClientError: the service went away; the message names the job, which the service goes on with.
         Exit: the job has failed or was cancelled.
     """
     before = tally.num_done
@@ -212,28 +232,31 @@ def _follow(
     except KeyboardInterrupt:
         is_stopped = True
         job = _cancel(client, job["id"])
-    tally.num_enrolled += job["done"] - job["num_failed"]
+    except ServiceUnreachable as error:
+        raise ClientError(
+            f"{error}. Job {job['id']} has done {job['done']} of {job['total']} crops, and goes on when the "
+            f"service runs again: GET /jobs/{job['id']}. To import the same crops again doubles nothing"
+        ) from error
+    tally.num_enrolled += job["num_enrolled"]
+    tally.num_existing += job["num_existing"]
     tally.num_failed += job["num_failed"]
     tally.num_skipped += job["num_skipped"]
     tally.num_warnings += job["num_warnings"]
-    _print_files(job, paths)
+    _print_report(job, lambda file: paths[file["position"]] if paths else Path(file["name"]))
     if job["state"] != "succeeded":
         print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
         raise typer.Exit(INTERRUPTED if is_stopped else 1)
 
 
-def _print_files(job: Job, paths: Sequence[Path]) -> None:
-    """Print the files that a job could not enrol, and those that it has enrolled with a warning."""
-    for error in job["errors"]:
-        path = paths[error["position"]] if paths else Path(error["name"])
-        print_failures([FailedCrop(path, error["detail"])])
-    if job["num_failed"] > len(job["errors"]):
-        print_line(err, f"and {job['num_failed'] - len(job['errors'])} others")
-    for warning in job["warnings"]:
-        path = paths[warning["position"]] if paths else Path(warning["name"])
-        print_warnings([WarnedCrop(path, warning["detail"])])
-    if job["num_warnings"] > len(job["warnings"]):
-        print_line(err, f"and {job['num_warnings'] - len(job['warnings'])} other warnings")
+def _print_report(job: Job, path_of: Callable[[FailedFile | ExistingFile | Warned], Path]) -> None:
+    print_warnings(WarnedCrop(path_of(warning), warning["detail"]) for warning in job["warnings"])
+    print_more(job["num_warnings"] - len(job["warnings"]))
+    for kind, num in job["skipped"].items():
+        print_line(err, f"skipped: {num} {kind}")
+    print_existing((path_of(file), file["identity_id"]) for file in job["existing"])
+    print_more(job["num_existing"] - len(job["existing"]))
+    print_failures(FailedCrop(path_of(error), error["detail"]) for error in job["errors"])
+    print_more(job["num_failed"] - len(job["errors"]))
 
 
 def _cancel(client: Client, job_id: str) -> Job:

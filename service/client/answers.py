@@ -139,11 +139,21 @@ class FailedFile(TypedDict):
     detail: str
 
 
+class ExistingFile(TypedDict):
+    """A file of an import whose crop was in the gallery already, with the item and the identity there."""
+
+    position: int
+    name: str
+    item_id: str
+    identity_id: str
+
+
 class Job(TypedDict):
     """A background job. `done` of `total` items are processed, and `done` includes the failed items.
 
-    `errors` holds the first 1,000 of the `num_failed` files, and `warnings` the first 1,000 of the files that
-    were enrolled and are doubtful. `result` is the result of an evaluation.
+    `errors`, `existing` and `warnings` hold the first 1,000 of the `num_failed`, `num_existing` and
+    `num_warnings` files. `skipped` holds the numbers of files that are no crops, by kind. `result` is the
+    result of an evaluation.
     """
 
     request_id: str
@@ -157,9 +167,13 @@ class Job(TypedDict):
     seconds_left: float | None
     error: str | None
     result: dict[str, Any] | None
+    num_enrolled: int
+    num_existing: int
     num_failed: int
     num_skipped: int
+    skipped: dict[str, int]
     errors: list[FailedFile]
+    existing: list[ExistingFile]
     num_warnings: int
     warnings: list[Warned]
     created_at: str

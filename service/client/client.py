@@ -73,21 +73,24 @@ class Client(RetentionRequests):
         """Close all connections."""
         self._transport.close()
 
-    def enroll(self, crops: Sequence[tuple[CropFile, bytes]]) -> EnrolmentAnswer:
+    def enroll(
+        self, crops: Sequence[tuple[CropFile, bytes]], *, on_duplicate: OnDuplicate = "return"
+    ) -> EnrolmentAnswer:
         """Enrol crops in one request: all of them or none.
 
         Args:
             crops: 1 to 64 crops, each with the bytes of its image.
+            on_duplicate: as for `import_archive`; "reject" refuses the whole request.
 
         Returns:
-            The items, in the order of the crops. If the same camera has sent the same bytes before, the item
-            of that time is returned.
+            The items, in the order of the crops; `is_new` is false for an item that was there already.
 
         Raises:
             Refused: an image cannot be used, and `position` says which, or a field is invalid.
         """
         files = [("images", (sendable_name(crop.path), content)) for crop, content in crops]
-        data = {"metadata": json.dumps([crop.metadata() for crop, _ in crops])}
+        metadata = json.dumps([crop.metadata() for crop, _ in crops])
+        data = {"metadata": metadata, "on_duplicate": on_duplicate}
         return cast("EnrolmentAnswer", self._send("POST", "/gallery", files=files, data=data))
 
     def search(

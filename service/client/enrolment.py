@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.client.client import Client
 from service.client.errors import NoAnswer, Refused
-from service.client.requests import CropFile
+from service.client.requests import CropFile, OnDuplicate
 from service.client.transport import BUSY_STATUSES
 
 IMAGE_STATUSES = frozenset({400, 413, 415, 422})
@@ -30,17 +30,35 @@ class WarnedCrop:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchResult:
-    """How many crops of a batch were enrolled, the crops that were not, and the doubtful ones."""
+    """How many crops of a batch were enrolled, and the crops that were not.
 
-    num_enrolled: int
-    failures: tuple[FailedCrop, ...]
-    warnings: tuple[WarnedCrop, ...] = ()
+    Attributes:
+        num_enrolled: crops that are new in the gallery.
+        existing: crops that were there already, each with the identity that it is there as.
+        failures: crops that could not be enrolled.
+        warnings: crops that were enrolled or there already, and are doubtful.
+    """
+
+    num_enrolled: int = 0
+    existing: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[FailedCrop] = field(default_factory=list)
+    warnings: list[WarnedCrop] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        """How many crops the batch had."""
+        return self.num_enrolled + len(self.existing) + len(self.failures)
 
 
 def enroll_in_batches(
-    client: Client, crops: Sequence[CropFile], *, batch_size: int, concurrency: int
+    client: Client,
+    crops: Sequence[CropFile],
+    *,
+    batch_size: int,
+    concurrency: int,
+    on_duplicate: OnDuplicate = "return",
 ) -> Iterator[BatchResult]:
     """Enrol crops in batches. If the service refuses a crop, the rest of its batch is still enrolled.
 
@@ -49,6 +67,7 @@ def enroll_in_batches(
         crops: the crops to enrol. A file is read when its batch is sent.
         batch_size: crops per request, 1 to 64.
         concurrency: requests at a time.
+        on_duplicate: as for `Client.enroll`; "reject" refuses single crops.
 
     Yields:
         The result of each batch, in the order of the crops.
@@ -59,49 +78,63 @@ def enroll_in_batches(
     """
     batches = [crops[start : start + batch_size] for start in range(0, len(crops), batch_size)]
     with ThreadPoolExecutor(concurrency) as executor:
-        yield from executor.map(lambda batch: _enroll_batch(client, batch), batches)
+        yield from executor.map(lambda batch: _enroll_batch(client, batch, on_duplicate), batches)
 
 
-def _enroll_batch(client: Client, batch: Sequence[CropFile]) -> BatchResult:
+def _enroll_batch(client: Client, batch: Sequence[CropFile], on_duplicate: OnDuplicate) -> BatchResult:
+    result = BatchResult()
     readable: list[tuple[CropFile, bytes]] = []
-    failures: list[FailedCrop] = []
     for crop in batch:
         try:
             readable.append((crop, crop.path.read_bytes()))
         except OSError as error:
-            failures.append(FailedCrop(crop.path, error.strerror or str(error)))
-    warnings: list[WarnedCrop] = []
-    failures += _enroll_all_but_refused(client, readable, warnings)
-    return BatchResult(len(batch) - len(failures), tuple(failures), tuple(warnings))
+            result.failures.append(FailedCrop(crop.path, error.strerror or str(error)))
+    _enroll_all_but_refused(client, readable, on_duplicate, result)
+    return result
 
 
 def _enroll_all_but_refused(
-    client: Client, crops: list[tuple[CropFile, bytes]], warnings: list[WarnedCrop]
-) -> list[FailedCrop]:
-    """Enrol crops, add those with a warning to `warnings`, and return the crops that were not enrolled."""
+    client: Client, crops: list[tuple[CropFile, bytes]], on_duplicate: OnDuplicate, result: BatchResult
+) -> None:
+    """Enrol crops, and add the crops that were enrolled, were there already, or have failed to `result`."""
     if not crops:
-        return []
+        return
     try:
-        answer = client.enroll(crops)
+        answer = client.enroll(crops, on_duplicate=on_duplicate)
     except NoAnswer as error:
-        return [FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops]
+        result.failures += [
+            FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops
+        ]
     except Refused as refusal:
-        if refusal.status in IMAGE_STATUSES:
-            return _enroll_without_refused(client, crops, refusal, warnings)
-        if refusal.status < 500 and refusal.status not in BUSY_STATUSES:
+        if refusal.status in IMAGE_STATUSES or refusal.code == "duplicate_crop":
+            _enroll_without_refused(client, crops, on_duplicate, refusal, result)
+        elif refusal.status < 500 and refusal.status not in BUSY_STATUSES:
             raise
-        return [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]
-    warnings += [WarnedCrop(crops[one["position"]][0].path, one["detail"]) for one in answer["warnings"]]
-    return []
+        else:
+            result.failures += [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]
+    else:
+        result.warnings += [
+            WarnedCrop(crops[one["position"]][0].path, one["detail"]) for one in answer["warnings"]
+        ]
+        for (crop, _), item in zip(crops, answer["items"], strict=True):
+            if item["is_new"]:
+                result.num_enrolled += 1
+            else:
+                result.existing.append((crop.path, item["identity_id"]))
 
 
 def _enroll_without_refused(
-    client: Client, crops: list[tuple[CropFile, bytes]], refusal: Refused, warnings: list[WarnedCrop]
-) -> list[FailedCrop]:
+    client: Client,
+    crops: list[tuple[CropFile, bytes]],
+    on_duplicate: OnDuplicate,
+    refusal: Refused,
+    result: BatchResult,
+) -> None:
     """Enrol the other crops of a refused request, or each crop alone if the refusal names none."""
     position = 0 if len(crops) == 1 else refusal.position
     if position is None or not 0 <= position < len(crops):
-        return [failure for crop in crops for failure in _enroll_all_but_refused(client, [crop], warnings)]
-    refused, _ = crops[position]
-    others = crops[:position] + crops[position + 1 :]
-    return [FailedCrop(refused.path, str(refusal)), *_enroll_all_but_refused(client, others, warnings)]
+        for crop in crops:
+            _enroll_all_but_refused(client, [crop], on_duplicate, result)
+        return
+    result.failures.append(FailedCrop(crops[position][0].path, str(refusal)))
+    _enroll_all_but_refused(client, crops[:position] + crops[position + 1 :], on_duplicate, result)

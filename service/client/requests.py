@@ -18,6 +18,8 @@ class CropFile:
     path: Path
     identity_id: str | None = None
     camera_id: str | None = None
+    captured_at: str | None = None
+    track_id: str | None = None
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata fields that are known, as `POST /gallery` takes them.
@@ -25,7 +27,14 @@ class CropFile:
         >>> CropFile(Path("a.jpg"), camera_id="3").metadata()
         {'camera_id': '3'}
         """
-        return given({"identity_id": self.identity_id, "camera_id": self.camera_id})
+        return given(
+            {
+                "identity_id": self.identity_id,
+                "camera_id": self.camera_id,
+                "captured_at": self.captured_at,
+                "track_id": self.track_id,
+            }
+        )
 
 
 class Filters(TypedDict, total=False):

@@ -21,7 +21,7 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 MAX_AHEAD = timedelta(days=1)
 """A crop that was captured later than this after the present comes from a camera whose clock is wrong."""
 
-WarningCode = Literal["implausible_time", "past_retention"]
+WarningCode = Literal["implausible_time", "past_retention", "unknown_encoding"]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Duplicates: crops with equal bytes, or of nearly the same picture, by one camera.
 
-A crop without a camera has no duplicates, because only crops of one camera are compared.
+Crops without a camera are compared by their bytes with each other, so that a request that is sent again
+doubles nothing. They have no near-duplicates, because two cameras may see nearly the same picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from model.data.images import ImageInfo
 from service.gallery.metadata import ItemMetadata
 from service.index import Filter, GalleryIndex
 from service.store.tables import Item
@@ -19,19 +19,34 @@ from service.store.tables import Item
 OnDuplicate = Literal["return", "store", "reject"]
 
 
-def exact_duplicates(
-    session: Session, crops: Sequence[ImageInfo], metadata: Sequence[ItemMetadata]
-) -> dict[tuple[str, str], Item]:
-    """Return the oldest item with the bytes and the camera of one of these crops, by (sha256, camera_id)."""
-    cameras = {known.camera_id for known in metadata if known.camera_id is not None}
-    if not cameras:
-        return {}
-    statement = (
-        select(Item)
-        .where(Item.sha256.in_({crop.sha256 for crop in crops}), Item.camera_id.in_(cameras))
-        .order_by(Item.slot.desc())
-    )
-    return {(item.sha256, item.camera_id): item for item in session.scalars(statement) if item.camera_id}
+def items_with_bytes(session: Session, sha256s: Collection[str]) -> dict[str, list[Item]]:
+    """Return the items that have the bytes of these crops, oldest first, by SHA-256."""
+    found: dict[str, list[Item]] = {}
+    for item in session.scalars(select(Item).where(Item.sha256.in_(sha256s)).order_by(Item.slot)):
+        found.setdefault(item.sha256, []).append(item)
+    return found
+
+
+def exact_duplicate(
+    items: Iterable[Item], known: ItemMetadata, *, among_identity: bool = False
+) -> Item | None:
+    """Return the first of some items with the bytes of a crop that is the crop itself, sent before.
+
+    The camera must be equal; no camera equals no camera. A crop that names an identity is another crop if the
+    item is of another identity: in an import, and in any request if there is no camera. In a request with a
+    camera the item counts, whoever it shows, because one camera never makes the same bytes twice.
+
+    Args:
+        items: items with the bytes of the crop.
+        known: the metadata of the crop.
+        among_identity: whether only items of the identity of the crop count.
+    """
+    among_identity = (among_identity or known.camera_id is None) and known.identity_id is not None
+    for item in items:
+        is_same_identity = not among_identity or item.identity.id == known.identity_id
+        if item.camera_id == known.camera_id and is_same_identity:
+            return item
+    return None
 
 
 def near_duplicates(

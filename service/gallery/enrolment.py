@@ -23,7 +23,7 @@ from model.data.images import ImageInfo
 from model.embedder import Embedder
 from service.errors import DuplicateCrop, ServiceError
 from service.gallery.ages import enrolled_at
-from service.gallery.duplicates import OnDuplicate, exact_duplicates, near_duplicates
+from service.gallery.duplicates import OnDuplicate, exact_duplicate, items_with_bytes, near_duplicates
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half
 from service.serving.generation import Generation
@@ -57,6 +57,8 @@ def enroll(
     on_duplicate: OnDuplicate = "store",
     before_commit: BeforeCommit = lambda _session, _enrolment: None,
     check: Callable[[], None] = go_on,
+    *,
+    are_imported: bool = False,
 ) -> Enrolment:
     """Add one item for each upload, or none at all; searches find the items once this returns.
 
@@ -68,6 +70,8 @@ def enroll(
             "store" another item, or "reject" the request.
         before_commit: called within the transaction.
         check: called before each image and each batch; raises an error if nobody waits for the answer.
+        are_imported: whether the crops are of an archive. An archive may hold one picture of two identities,
+            as an export does if the gallery has such items.
 
     Returns:
         The items, after the commit.
@@ -88,7 +92,7 @@ def enroll(
                 made[generation.version] = to_half(_embed(serving, generation.embedder, uploads, check)[0])
         with serving.priority.enrolment():
             near = _near(serving, generation, embeddings_ND, metadata)
-            new = NewItems(crops, metadata, made, near, serving.store.settings.keep_crops)
+            new = NewItems(crops, metadata, made, near, serving.store.settings.keep_crops, are_imported)
             enrolment = _commit(serving, generation, uploads, new, on_duplicate, before_commit)
         if enrolment is not None:
             return enrolment
@@ -119,6 +123,7 @@ class NewItems:
         embeddings: (N, D) by model version.
         near: the near-duplicate of each crop, as `near_duplicates` returns it.
         are_kept: whether the bytes of the crops are kept.
+        are_imported: whether the crops are of an archive, as in `enroll`.
     """
 
     crops: Sequence[ImageInfo]
@@ -126,6 +131,7 @@ class NewItems:
     embeddings: Mapping[str, NDArray[np.float16]]
     near: Sequence[int | None]
     are_kept: bool
+    are_imported: bool
 
 
 def _near(
@@ -172,12 +178,14 @@ def _add_items(
     change: Transaction, version: str, new: NewItems, on_duplicate: OnDuplicate, moment: datetime
 ) -> Enrolment:
     session = change.session
-    old = {} if on_duplicate == "store" else exact_duplicates(session, new.crops, new.metadata)
+    old = items_with_bytes(session, {crop.sha256 for crop in new.crops})
     identities: dict[str, Identity] = {}
     items: list[Item] = []
     are_new: list[bool] = []
     for place, (crop, known) in enumerate(zip(new.crops, new.metadata, strict=True)):
-        same = old.get((crop.sha256, known.camera_id or ""))
+        same = None
+        if on_duplicate != "store":
+            same = exact_duplicate(old.get(crop.sha256, []), known, among_identity=new.are_imported)
         if same is not None and on_duplicate == "reject":
             raise DuplicateCrop(place, same.id)
         if same is None:
@@ -186,8 +194,7 @@ def _add_items(
             item.duplicate_of = _original(session, new.near[place], items)
             item.has_crop = new.are_kept
             session.add(item)
-            if known.camera_id is not None and on_duplicate != "store":
-                old[crop.sha256, known.camera_id] = item
+            old.setdefault(crop.sha256, []).append(item)
         items.append(item if same is None else same)
         are_new.append(same is None)
     session.flush()

@@ -1,43 +1,36 @@
-"""Enrol many crops in the background: POST /gallery with an archive, or with `Prefer: respond-async`.
+"""Accept many crops for a job: POST /gallery with an archive, or with `Prefer: respond-async`.
 
 The request stores the bytes of the crops in the CropStore. One transaction then adds a job and a row for each
-crop. A worker reads a few pending rows at a time and enrols their crops as a request would. The transaction
-that adds the items also deletes the pending rows. So a crash at any moment neither loses nor doubles a crop,
-and the next worker, in this process or another, goes on. The archive itself is not kept.
+crop. The worker in `import_worker` enrols the crops of these rows. The archive itself is not kept.
 """
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from model.data.folders import MANIFEST
-from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite, ServiceError
-from service.gallery.ages import warn
+from model.data.folders import is_manifest_name
+from service.errors import BadArchive, CropMissing, ServiceError
 from service.gallery.duplicates import OnDuplicate
-from service.gallery.enrolment import Enrolment, enroll
 from service.gallery.metadata import ItemMetadata
 from service.gallery.pending import PendingCrop, crops_of_manifest, crops_of_names
-from service.jobs.jobs import Cancelled, Stopped, add_job, advance
+from service.jobs.jobs import MAX_LISTED, add_job
 from service.serving.serving import Serving
 from service.store.doomed import mark_doomed
 from service.store.store import Store
-from service.store.tables import Job, JobFile, is_pending
-from service.uploads.archives import Archive
+from service.store.tables import Job, JobFile
+from service.uploads.archives import Archive, Member
 from service.uploads.layouts import Layout
 from service.uploads.requests import read_upload
 
 KIND = "import"
-FILES_PER_PAGE = 16
-"""Crops that a worker enrols together."""
-
 WRITTEN_AT_ONCE = 64
 """Crops that a request holds in memory before it writes them."""
 
@@ -45,6 +38,11 @@ BYTES_AT_ONCE = 32 * 1024 * 1024
 """Bytes of crops after which a request writes the crops that it holds, even if they are few."""
 
 MAX_NAME = 1_024
+
+UNKNOWN_ENCODING = (
+    "its name is in an unknown encoding and was read as code page 437; if the name looks wrong, pack the zip "
+    "again with names in UTF-8"
+)
 
 BeforeAnswer = Callable[[Session, Job], None]
 """Writes to the database in the transaction that queues the job."""
@@ -119,7 +117,7 @@ def accept_images(
             PendingCrop(name, hashed, known)
             for (name, hashed), known in zip(writer.named, metadata, strict=True)
         ]
-        return _queue(serving.store, crops, on_duplicate, 0, before_commit)
+        return _queue(serving.store, crops, on_duplicate, {}, before_commit)
 
 
 def accept_archive(
@@ -146,20 +144,50 @@ def accept_archive(
     """
     settings = serving.store.settings
     archive = Archive(file, settings.max_archive_bytes, settings.max_upload_bytes)
-    manifest: bytes | None = None
+    manifests: list[Member] = []
+    hard_links: list[tuple[str, str]] = []
     with _crop_writer(serving.store) as writer:
         for member in archive.members():
-            if member.name == MANIFEST:
-                manifest = member.data
+            if is_manifest_name(PurePosixPath(member.name).name):
+                manifests = _outermost([*manifests, member])
+            elif member.same_as is not None:
+                hard_links.append((member.name, member.same_as))
             else:
                 writer.add(member.name, member.data)
         writer.flush()
-        if manifest is None:
-            crops = crops_of_names(writer.named, layout)
-        else:
-            crops = crops_of_manifest(manifest, dict(writer.named))
+        sha256_of = dict(writer.named)
+        sha256_of |= {name: sha256_of[target] for name, target in hard_links if target in sha256_of}
+        crops = _crops_of(manifests, sha256_of, layout)
         crops = [replace(crop, metadata=_filled(crop.metadata, common)) for crop in crops]
-        return _queue(serving.store, crops, on_duplicate, archive.num_skipped, before_commit)
+        crops += [PendingCrop(name, None, common, reason) for name, reason in archive.failures]
+        guessed = set(archive.guessed_names)
+        warnings = [
+            {"position": place, "name": crop.name, "code": "unknown_encoding", "detail": UNKNOWN_ENCODING}
+            for place, crop in enumerate(crops)
+            if crop.name in guessed
+        ]
+        report = {
+            "is_archive": True,
+            "skipped": archive.num_skipped,
+            "num_warnings": len(warnings),
+            "warnings": warnings[:MAX_LISTED],
+        }
+        return _queue(serving.store, crops, on_duplicate, report, before_commit)
+
+
+def _outermost(manifests: Sequence[Member]) -> list[Member]:
+    """Return the manifests that lie in the fewest folders; an archive of an archive's folder has others."""
+    depths = [member.name.count("/") for member in manifests]
+    return [member for member, depth in zip(manifests, depths, strict=True) if depth == min(depths)]
+
+
+def _crops_of(manifests: Sequence[Member], sha256_of: Mapping[str, str], layout: Layout) -> list[PendingCrop]:
+    if not manifests:
+        return crops_of_names(list(sha256_of.items()), layout)
+    if len(manifests) > 1:
+        names = " and ".join(member.name for member in manifests[:2])
+        raise BadArchive(f"the archive has {names}; import the folder of each by itself")
+    return crops_of_manifest(manifests[0].name, manifests[0].data, sha256_of)
 
 
 def _filled(metadata: ItemMetadata, common: ItemMetadata) -> ItemMetadata:
@@ -172,120 +200,46 @@ def _queue(
     store: Store,
     crops: Sequence[PendingCrop],
     on_duplicate: OnDuplicate,
-    num_skipped: int,
+    report: Mapping[str, object],
     before_commit: BeforeAnswer,
 ) -> Job:
-    """Add the job and a row for each crop; crops with an error are doomed."""
+    """Add the job and a row for each crop; crops with an error are doomed.
+
+    Of the crops with an error only the first `MAX_LISTED` get a row, because a gallery.csv of a few kilobytes
+    can name hundreds of thousands.
+    """
+    failed = [place for place, crop in enumerate(crops) if crop.error is not None]
+    unlisted = set(failed[MAX_LISTED:])
     with store.change() as change:
         session = change.session
         job = add_job(
             change,
             KIND,
-            options={"on_duplicate": on_duplicate, "num_skipped": num_skipped},
-            done=sum(crop.error is not None for crop in crops),
+            options={"on_duplicate": on_duplicate, "num_unlisted": len(unlisted), **report},
+            done=len(failed),
             total=len(crops),
         )
         session.flush()
-        session.add_all(
-            JobFile(
-                job_id=job.id,
-                position=position,
-                name=_storable(crop.name),
-                sha256=crop.sha256,
-                label=crop.metadata.model_dump(mode="json", exclude_none=True),
-                error=crop.error,
-            )
-            for position, crop in enumerate(crops)
-        )
+        rows = [
+            {
+                "job_id": job.id,
+                "position": place,
+                "name": _storable(crop.name),
+                "sha256": crop.sha256,
+                "label": crop.metadata.model_dump(mode="json", exclude_none=True),
+                "error": crop.error,
+            }
+            for place, crop in enumerate(crops)
+            if place not in unlisted
+        ]
+        if rows:
+            session.execute(insert(JobFile), rows)
         mark_doomed(session, {crop.sha256 for crop in crops if crop.error and crop.sha256})
-        for crop in crops:
-            if crop.sha256 and not crop.error and not store.crops.has(crop.sha256):
+        for sha256 in {crop.sha256 for crop in crops if crop.sha256 and not crop.error}:
+            if not store.crops.has(sha256):
                 raise CropMissing("a crop was deleted while it was stored; send the request again")
         before_commit(session, job)
         return job
-
-
-def run_import(serving: Serving, job: Job) -> None:
-    """Enrol the pending crops of a job.
-
-    Raises:
-        Cancelled: the job was cancelled, or has ended otherwise.
-        Stopped: the process is shutting down.
-    """
-    while _enroll_page(serving, job.id):
-        if serving.store.stopping.is_set():
-            raise Stopped
-
-
-def _enroll_page(serving: Serving, job_id: str) -> bool:
-    """Enrol the next page of pending crops, and tell whether there was any pending crop."""
-    pending = select(JobFile).where(JobFile.job_id == job_id, is_pending())
-    with serving.store.read() as session:
-        job = session.get_one(Job, job_id)
-        files = list(session.scalars(pending.order_by(JobFile.position).limit(FILES_PER_PAGE)))
-    on_duplicate: OnDuplicate = (job.options or {}).get("on_duplicate", "store")
-    was_any = bool(files)
-    uploads: list[BinaryIO] = []
-    for file in list(files):
-        try:
-            uploads.append(io.BytesIO(serving.store.crops.get(file.sha256 or "")))
-        except CropMissing as error:
-            _mark_failed(serving.store, file, str(error))
-            files.remove(file)
-    while files:
-        try:
-            metadata = [ItemMetadata.model_validate(file.label) for file in files]
-            mark_done = partial(_mark_done, serving.store, job_id, list(files))
-            enroll(serving, uploads, metadata, on_duplicate, mark_done)
-            break
-        except (ImageError, DuplicateCrop, NotFinite) as error:
-            detail = error.detail if isinstance(error, ImageError) else str(error)
-            _mark_failed(serving.store, files.pop(error.position), detail)
-            uploads.pop(error.position)
-    return was_any
-
-
-def _mark_done(
-    store: Store, job_id: str, files: Sequence[JobFile], session: Session, enrolment: Enrolment
-) -> None:
-    """Delete the rows of crops, or keep them with a warning, in the transaction that enrols the crops.
-
-    Raises:
-        Cancelled: the job has ended, or another process has enrolled one of these crops.
-    """
-    _count_done(session, job_id, len(files))
-    # A doomed crop is not deleted while an item keeps it.
-    mark_doomed(session, {file.sha256 for file in files if file.sha256})
-    positions = [file.position for file in files]
-    pending = JobFile.job_id == job_id, JobFile.position.in_(positions), is_pending()
-    if session.execute(delete(JobFile).where(*pending)).rowcount != len(files):  # type: ignore[attr-defined]
-        raise Cancelled("another process does this job")
-    names = [file.name for file in files]
-    for warned in warn(enrolment.items, names, store.settings, store.clock.now()):
-        file, item = files[warned.position], enrolment.items[warned.position]
-        row = JobFile(job_id=job_id, position=file.position, name=file.name)
-        row.label = file.label | {"item_id": item.id}
-        row.warning = {"code": warned.code, "detail": warned.detail}
-        session.add(row)
-
-
-def _mark_failed(store: Store, file: JobFile, detail: str) -> None:
-    with store.change() as change:
-        _count_done(change.session, file.job_id, 1)
-        statement = update(JobFile).where(JobFile.job_id == file.job_id, JobFile.position == file.position)
-        change.session.execute(statement.values(error=detail))
-        if file.sha256:
-            mark_doomed(change.session, [file.sha256])
-
-
-def _count_done(session: Session, job_id: str, num: int) -> None:
-    """Count `num` more files of a job as done.
-
-    Raises:
-        Cancelled: the job was cancelled, or has ended otherwise.
-    """
-    row = session.get_one(Job, job_id)
-    advance(session, job_id, row.done + num, row.total)
 
 
 def _storable(name: str) -> str:

@@ -3,20 +3,20 @@
 The metadata come from the gallery.csv of the archive, or from the names of its files.
 """
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
 from model.data.folders import MANIFEST
-from model.data.labels import ENCODING, LabelReader
+from model.data.labels import LabelReader
 from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from model.data.names import normalise_name
 from model.errors import LabelsError
 from service.errors import BadArchive
 from service.gallery.metadata import ItemMetadata
-from service.uploads.archives import MAX_MEMBERS
 from service.uploads.layouts import Layout
 
 
@@ -37,10 +37,11 @@ class PendingCrop:
     error: str | None = None
 
 
-def crops_of_manifest(manifest: bytes, sha256_of: dict[str, str]) -> list[PendingCrop]:
+def crops_of_manifest(name: str, manifest: bytes, sha256_of: Mapping[str, str]) -> list[PendingCrop]:
     """Join the rows of a gallery.csv with the crops of its archive.
 
     Args:
+        name: the name of the gallery.csv in the archive; its rows name files relative to its folder.
         manifest: the bytes of the gallery.csv.
         sha256_of: the hash of each crop by the name of its file.
 
@@ -48,20 +49,31 @@ def crops_of_manifest(manifest: bytes, sha256_of: dict[str, str]) -> list[Pendin
         One crop for each row, then one crop with an error for each file that no row names.
 
     Raises:
-        BadArchive: the gallery.csv cannot be read, has no column `path` or has too many rows.
+        BadArchive: the gallery.csv cannot be read, or a label would be lost.
     """
-    unnamed = dict(sha256_of)
+    folder = PurePosixPath(name).parent
+    names = _Names(sha256_of)
+    line_of: dict[str, int] = {}
     crops = []
-    for row in _rows(manifest):
-        name = "/".join(part for part in row.get("path", "").split("/") if part not in ("", "."))
-        sha256 = unnamed.pop(name, None)
-        metadata, error = _metadata_of(row)
-        if sha256 is None:
-            error = f"{MANIFEST} names the file, but the archive lacks it, or {MANIFEST} names it twice"
-        crops.append(PendingCrop(name, sha256, metadata, error))
-    for name, sha256 in unnamed.items():
-        crops.append(PendingCrop(name, sha256, ItemMetadata(), f"{MANIFEST} does not name the file"))
-    return crops
+    try:
+        for row in LabelReader(BytesIO(manifest)):
+            path = str(folder / row.fields["path"].replace("\\", "/"))
+            found = names.find(path)
+            metadata, error = _metadata_of(row.fields)
+            if found in line_of:
+                error = f"{MANIFEST} names the file in line {line_of[found]} already"
+            elif found is None:
+                error = f"{MANIFEST} names the file, but the archive lacks it"
+            else:
+                line_of[found] = row.line
+            sha256 = sha256_of[found] if found and line_of[found] == row.line else None
+            crops.append(PendingCrop(found or path, sha256, metadata, error))
+    except LabelsError as fault:
+        raise BadArchive(f"{name}: {fault}") from fault
+    left = [one for one in sha256_of if one not in line_of]
+    return crops + [
+        PendingCrop(one, sha256_of[one], ItemMetadata(), f"{MANIFEST} does not name the file") for one in left
+    ]
 
 
 def crops_of_names(named: Sequence[tuple[str, str]], layout: Layout) -> list[PendingCrop]:
@@ -82,24 +94,32 @@ def crops_of_names(named: Sequence[tuple[str, str]], layout: Layout) -> list[Pen
     return crops
 
 
-def _rows(manifest: bytes) -> list[dict[str, str]]:
-    try:
-        reader = LabelReader(io.TextIOWrapper(io.BytesIO(manifest), ENCODING, newline=""))
-        rows = [row.fields for row in reader]
-    except LabelsError as error:
-        raise BadArchive(f"{MANIFEST} cannot be read: {error}") from error
-    if len(rows) > MAX_MEMBERS:
-        raise BadArchive(f"{MANIFEST} has more than {MAX_MEMBERS:,} rows")
-    if rows and "path" not in reader.columns:
-        raise BadArchive(f"{MANIFEST} has no column named path")
-    return rows
+class _Names:
+    """The names of an archive; a unique name is found in another Unicode form or case of letters too."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._like: dict[str, list[str]] = {}
+        for name in names:
+            self._like.setdefault(_fold(name), []).append(name)
+
+    def find(self, name: str) -> str | None:
+        if name in self._names:
+            return name
+        like = self._like.get(_fold(name), [])
+        return like[0] if len(like) == 1 else None
 
 
-def _metadata_of(row: dict[str, str]) -> tuple[ItemMetadata, str | None]:
+def _fold(name: str) -> str:
+    return normalise_name(name).casefold()
+
+
+def _metadata_of(fields: Mapping[str, str]) -> tuple[ItemMetadata, str | None]:
     """Return the metadata in a row, or empty metadata and an error."""
-    fields = {field: row.get(field) or None for field in ItemMetadata.model_fields}
     try:
-        return ItemMetadata.model_validate(fields), None
+        return ItemMetadata.model_validate(
+            {name: fields.get(name) for name in ItemMetadata.model_fields}
+        ), None
     except ValidationError as error:
         return ItemMetadata(), "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
 

@@ -17,7 +17,7 @@ from service.store.changes import Transaction
 from service.store.clock import Clock
 from service.store.doomed import mark_doomed
 from service.store.store import Store
-from service.store.tables import Job, JobFile, is_pending, new_id, now
+from service.store.tables import Identity, Item, Job, JobFile, is_pending, new_id, now
 
 NOT_ENDED = ("queued", "running")
 """The states of a job that has not ended."""
@@ -29,8 +29,8 @@ SECOND_LOOK_S = 2.0
 """A job that looks dead is looked at again after so many seconds; a living one has changed `alive_at`."""
 
 CANCELLED = "it was cancelled"
-MAX_ERRORS = 1_000
-"""Failed files that the state of a job lists."""
+MAX_LISTED = 1_000
+"""Failed files, and files whose crop was there already, that the state of a job lists."""
 
 
 class Cancelled(Exception):
@@ -61,12 +61,32 @@ class FileWarning:
 
 
 @dataclass(frozen=True)
+class ExistingFile:
+    """A file of a job whose crop was in the gallery already, as an item of an identity."""
+
+    position: int
+    name: str
+    item_id: str
+    identity_id: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """A job, how many of its files have failed or have a warning, and why, of the first `MAX_ERRORS` each."""
+    """A job, and the first `MAX_LISTED` files of each kind that a caller should know of.
+
+    Attributes:
+        row: the job.
+        num_failed: how many files have failed.
+        errors: files that have failed.
+        existing: files whose crop was there already, unless the item was deleted since.
+        num_warnings: how many files have a warning.
+        warnings: files that were enrolled and are doubtful.
+    """
 
     row: Job
     num_failed: int = 0
     errors: Sequence[FileError] = ()
+    existing: Sequence[ExistingFile] = ()
     num_warnings: int = 0
     warnings: Sequence[FileWarning] = ()
 
@@ -280,18 +300,33 @@ def _progress(session: Session, job_id: str) -> Progress:
     job = session.get(Job, job_id)
     if job is None:
         raise JobNotFound(job_id)
+    options = job.options or {}
     num_failed, failed = _first_files(session, job_id, JobFile.error.is_not(None))
     num_warnings, warned = _first_files(session, job_id, JobFile.warning.is_not(None))
-    errors = [FileError(file.position, file.name, file.error or "") for file in failed]
-    warnings = [FileWarning(file.position, file.name, **(file.warning or {})) for file in warned]
-    return Progress(job, num_failed, errors, num_warnings, warnings)
+    existing = (
+        select(JobFile.position, JobFile.name, Item.id, Identity.id)
+        .join(Item, Item.id == JobFile.item_id)
+        .join(Identity)
+        .where(JobFile.job_id == job_id)
+        .order_by(JobFile.position)
+    )
+    warnings = [FileWarning(**warning) for warning in options.get("warnings", [])]
+    warnings += [FileWarning(file.position, file.name, **(file.warning or {})) for file in warned]
+    return Progress(
+        job,
+        num_failed + options.get("num_unlisted", 0),
+        [FileError(file.position, file.name, file.error or "") for file in failed],
+        [ExistingFile(*row) for row in session.execute(existing)],
+        num_warnings + options.get("num_warnings", 0),
+        warnings[:MAX_LISTED],
+    )
 
 
 def _first_files(
     session: Session, job_id: str, condition: ColumnElement[bool]
 ) -> tuple[int, Sequence[JobFile]]:
-    """Return how many files of a job meet a condition, and the first `MAX_ERRORS` of them."""
+    """Return how many files of a job meet a condition, and the first `MAX_LISTED` of them."""
     wanted = JobFile.job_id == job_id, condition
     num = session.scalar(select(func.count()).select_from(JobFile).where(*wanted)) or 0
-    first = select(JobFile).where(*wanted).order_by(JobFile.position).limit(MAX_ERRORS)
+    first = select(JobFile).where(*wanted).order_by(JobFile.position).limit(MAX_LISTED)
     return num, session.scalars(first).all() if num else []

@@ -97,18 +97,18 @@ def erase_job_files(
     Args:
         session: a session that writes.
         names: ids of identities.
-        item_ids: ids of items, which label the files that were enrolled with a warning.
+        item_ids: ids of items; files that became one, or whose crop was there already as one, are deleted.
         crops: the hashes of the crops are added to this set.
     """
     num = 0
-    for field, ids in (("identity_id", names), ("item_id", item_ids)):
-        label = JobFile.label[field].as_string()
+    label = JobFile.label["identity_id"].as_string()
+    for column, ids in ((label, names), (JobFile.item_id, item_ids)):
         for page in pages(sorted(ids)):
-            found = session.scalars(select(JobFile.sha256).where(label.in_(page))).all()
+            found = session.scalars(select(JobFile.sha256).where(column.in_(page))).all()
             sha256s = {sha256 for sha256 in found if sha256}
             mark_doomed(session, sha256s)
             crops |= sha256s
-            session.execute(delete(JobFile).where(label.in_(page)))
+            session.execute(delete(JobFile).where(column.in_(page)))
             num += len(found)
     return num
 

@@ -19,7 +19,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
-    and_,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
 
@@ -319,13 +318,15 @@ class Job(Table):
     started_at: Mapped[datetime | None]
     alive_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    num_existing: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Crops of an import that were in the gallery already."""
 
 
 class JobFile(Table):
-    """A crop that a job is to enrol.
+    """A crop that a job is to enrol; the row is deleted at the enrolment.
 
-    The row is deleted at the enrolment, or kept with `error` or `warning`. A row with `warning` keeps in its
-    label, as `item_id`, the item that the crop has become.
+    A crop that cannot be enrolled keeps its row with `error`. A crop that was in the gallery already, or that
+    was enrolled with a warning, keeps its row with `item_id`.
     """
 
     __tablename__ = "job_files"
@@ -340,8 +341,10 @@ class JobFile(Table):
     error: Mapped[str | None] = mapped_column(Text)
     warning: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """The `code` and the `detail` of a warning about a crop that was enrolled."""
+    item_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    """The item that the crop has become, or that was there already."""
 
 
 def is_pending() -> ColumnElement[bool]:
     """Return the SQL condition for files that their job has not tried to enrol yet."""
-    return and_(JobFile.error.is_(None), JobFile.warning.is_(None))
+    return JobFile.error.is_(None) & JobFile.item_id.is_(None)

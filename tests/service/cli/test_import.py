@@ -17,7 +17,9 @@ from archives import tar_of
 from command_line import REID, ROOT, put, run
 from exported import items_of
 from live_server import TIMEOUT_S, crop, serve, wait_until
-from service.cli.packing import Row, find_rows, pack
+from service.cli.folders import find_crops_of_folder
+from service.cli.packing import pack
+from service.client import CropFile
 from service.settings import Settings
 from service.uploads.layouts import Layout
 
@@ -103,14 +105,14 @@ def test_a_manifest_that_leads_out_of_its_folder_sends_nothing_of_that(
     assert items_of(shared_client)[-1]["identity_id"] == "gina"
     put(tmp_path / "in" / "gallery.csv", b"name,identity_id\na,b\n")
     done = run(shared_client, "import", tmp_path / "in")
-    assert (done.exit_code, "has no column named path" in done.stderr) == (1, True)
+    assert (done.exit_code, "unknown column 'name'" in done.stderr) == (1, True)
 
 
 def test_a_large_folder_goes_in_parts_that_hold_every_crop_once(tmp_path: Path) -> None:
     for number in range(7):
         put(tmp_path / f"{number}.jpg", bytes([number]) * 100)
-    found = find_rows(tmp_path, Layout.flat)
-    assert len(found.rows) == 7
+    found = find_crops_of_folder(tmp_path, Layout.flat)
+    assert len(found.crops) == 7
     for limits, sizes in (
         ({"max_files": 3}, [3, 3, 1]),
         ({"max_bytes": 250}, [2, 2, 2, 1]),
@@ -118,17 +120,17 @@ def test_a_large_folder_goes_in_parts_that_hold_every_crop_once(tmp_path: Path) 
     ):
         seen: list[bytes] = []
         nums = []
-        for part in pack(found.rows, **limits):
+        for part in pack(found.crops, **limits):
             with tarfile.open(fileobj=part.archive) as tar:
                 contents = [file.read() for member in tar if (file := tar.extractfile(member))]
             *crops, manifest = contents
-            assert len(manifest.splitlines()) == 1 + len(crops) == 1 + len(part.rows)
+            assert len(manifest.splitlines()) == 1 + len(crops) == 1 + len(part.crops)
             seen += crops
             nums.append(len(crops))
         assert (nums, seen) == (sizes, [bytes([number]) * 100 for number in range(7)])
     (tmp_path / "0.jpg").unlink()
-    (part,) = pack([Row(tmp_path / "0.jpg", ("", "", "", "")), found.rows[1]])
-    assert ([failure.path.name for failure in part.failures], len(part.rows)) == (["0.jpg"], 1)
+    (part,) = pack([CropFile(tmp_path / "0.jpg"), found.crops[1]])
+    assert ([failure.path.name for failure in part.failures], len(part.crops)) == (["0.jpg"], 1)
 
 
 @contextmanager

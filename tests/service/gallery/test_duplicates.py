@@ -32,9 +32,12 @@ def test_the_same_bytes_of_one_camera_are_the_same_item(client: httpx.Client) ->
     assert client.get("/identities/bert").status_code == 404
 
 
-def test_another_camera_and_no_camera_are_no_duplicates(client: httpx.Client) -> None:
-    for fields in ({"camera_id": "a"}, {"camera_id": "b"}, {}, {}):
+def test_another_camera_is_no_duplicate_and_without_a_camera_the_identity_counts(
+    client: httpx.Client,
+) -> None:
+    for fields in ({"camera_id": "a"}, {"camera_id": "b"}, {}, {"identity_id": "anna"}):
         assert post(client, crop(1), **fields).status_code == 201
+        assert post(client, crop(1), **fields).status_code == 200
     assert search(client, crop(1))["num_searched"] == 4
 
 

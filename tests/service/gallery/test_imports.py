@@ -41,7 +41,7 @@ def items_of(client: httpx.Client) -> list[dict[str, Any]]:
 
 def manifest(*rows: dict[str, str]) -> bytes:
     file = io.StringIO()
-    columns = ["path", "identity_id", "camera_id", "captured_at", "track_id", "mood"]
+    columns = ["path", "identity_id", "camera_id", "captured_at", "track_id"]
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(rows)
@@ -65,7 +65,7 @@ def test_labels_come_from_the_manifest_and_every_fault_is_told(client: httpx.Cli
     seen = {"camera_id": "door", "captured_at": "2026-01-01T00:00:00Z", "track_id": "t"}
     members = {
         "gallery.csv": manifest(
-            {"path": "crops/a.jpg", "identity_id": "anna", "mood": "good"} | seen,
+            {"path": "crops/a.jpg", "identity_id": "anna"} | seen,
             {"path": "./crops/b.jpg", "identity_id": "", "camera_id": ""},
             {"path": "crops/absent.jpg", "identity_id": "x"},
             {"path": "crops/c.jpg", "captured_at": "yesterday"},
@@ -98,7 +98,7 @@ def test_a_folder_whose_name_is_no_identity_fails_its_own_crops_alone(client: ht
     assert (job["state"], job["num_failed"], job["done"]) == ("succeeded", 1, 3)
     assert job["errors"][0]["name"].startswith("xxx")
     assert [item["identity_id"] == "anna" for item in items_of(client)] == [True, False]
-    rows = {"gallery.csv": manifest({"path": "a\0b.jpg"}), "d.jpg": crop(4)}
+    rows = {"gallery.csv": manifest({"path": "a\ab.jpg"}), "d.jpg": crop(4)}
     assert import_all(client, tar_of(rows))["num_failed"] == 2
 
 
