@@ -1,17 +1,13 @@
 """The requests of the client about retention."""
 
-from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import cast
 
 from service.client.answers import ConfirmationAnswer, RetentionAnswer
+from service.client.sender import Sender
 
 
-class RetentionRequests(ABC):
+class RetentionRequests(Sender):
     """The part of the client that asks about retention."""
-
-    @abstractmethod
-    def _send(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """Send a request, and return the answer or raise a `ClientError`."""
 
     def get_retention(self) -> RetentionAnswer:
         """Read how long items are kept, and which expiry waits for a confirmation."""
