@@ -7,7 +7,7 @@ FIRST_BYTES = 1024
 
 IMPORT_ONNX = "make a checkpoint of it with `reid models import-onnx`"
 IMPORT_TORCH = (
-    "take the .safetensors that training has written; `reid models import-official` makes a checkpoint of "
+    "take the safetensors checkpoint that training has written; `reid models import-official` makes a checkpoint of "
     "one of the RGA authors', and any other network is exported as ONNX first"
 )
 
@@ -25,10 +25,10 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         ),
         (rb"version https://git-lfs", "is a pointer of Git LFS: fetch the file itself with `git lfs pull`"),
         (rb"PK\x03\x04.*\.pkl", f"is a file of torch.save, such as .pt or .pth: {IMPORT_TORCH}"),
-        (rb"PK\x03\x04", "is a zip: unpack it, and send the .safetensors in it"),
+        (rb"PK\x03\x04", "is a zip: unpack it, and send the safetensors checkpoint in it"),
         (
             rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|.{257}ustar",
-            "is an archive: unpack it, and send the .safetensors in it",
+            "is an archive: unpack it, and send the safetensors checkpoint in it",
         ),
         (rb"\x80[\x02-\x05]", f"is a pickle, such as an old .pth or .pth.tar of torch: {IMPORT_TORCH}"),
         (rb"\x89HDF", "holds weights in HDF5, as Keras writes them: export the network as ONNX"),
@@ -36,11 +36,11 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"GGUF", "is a language model in GGUF, and no network for images of people"),
         (rb"\x89PNG|\xff\xd8\xff|RIFF.{4}WEBP|BM", "is an image: send a checkpoint"),
         (rb"\x08[\x01-\x1f](\x12|\x1a|\x22|\x3a|\x42|\x10)", f"is an ONNX network: {IMPORT_ONNX}"),
-        (rb"[\t\n\r\x20-\x7e\x80-\xff]+\Z", "is plain text: send a .safetensors checkpoint"),
+        (rb"[\t\n\r\x20-\x7e\x80-\xff]+\Z", "is plain text: send a safetensors checkpoint"),
     )
 )
 _OTHER = (
-    "is no .safetensors checkpoint: `reid models import-onnx` makes one of ONNX, and of an OpenVINO IR, of "
+    "is no safetensors checkpoint: `reid models import-onnx` makes one of ONNX, and of an OpenVINO IR, of "
     "which the .xml is given and not the .bin"
 )
 

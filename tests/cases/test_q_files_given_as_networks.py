@@ -39,7 +39,7 @@ GIVEN = {
     "gzip": (b"\x1f\x8b\x08" + bytes(100), "is an archive"),
     "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
     "picture": (b"\xff\xd8\xff\xe0" + bytes(100), "is an image"),
-    "noise": (bytes(range(255, 0, -1)), "is no .safetensors checkpoint"),
+    "noise": (bytes(range(255, 0, -1)), "is no safetensors checkpoint"),
 }
 
 
