@@ -19,6 +19,7 @@ from service.client import ClientError, CropFile, FailedCrop
 from service.uploads.layouts import Layout
 
 JUNK = "junk boxes by their names"
+UNNAMED = f"not named by {MANIFEST}"
 UNREAD_LABELS = f"{MANIFEST}, which reid import reads"
 
 
@@ -96,8 +97,9 @@ def find_crops_of_folder(folder: Path, layout: Layout) -> FoundCrops:
     _take_over(walk, found)
     _label_by_manifest(manifests[0], found)
     named = {crop.path for crop in found.crops}
-    reason = f"{MANIFEST} does not name the file"
-    found.failures += [FailedCrop(path, reason) for path in walk.images if path not in named]
+    num_unnamed = sum(path not in named for path in walk.images)
+    if num_unnamed:
+        found.num_skipped[UNNAMED] = num_unnamed
     return found
 
 

@@ -70,10 +70,17 @@ function jobPanel(id) {
   return panel;
 }
 
-function progressOf({ state, done, total, rate, seconds_left }) {
+function progressOf({ state, done, total, rate, seconds_left, kind, num_enrolled, num_existing, num_failed, skipped }) {
   if (state === "queued") return "waiting to start";
   const left = seconds_left ?? (rate > 0 ? (total - done) / rate : null);
   const facts = [`${done.toLocaleString()} of ${count(total, "item")}`];
+  if (kind === "import") {
+    const counts = { enrolled: num_enrolled, "there already": num_existing, failed: num_failed };
+    const skips = Object.entries(skipped ?? {}).map(([what, num]) => [`skipped, ${what}`, num]);
+    for (const [what, num] of [...Object.entries(counts), ...skips]) {
+      if (num) facts.push(`${num.toLocaleString()} ${what}`);
+    }
+  }
   if (rate) facts.push(`${rate.toLocaleString()} a second`);
   if (state === "running" && total && left !== null) facts.push(`${duration(left)} left`);
   return facts.join(" · ");
