@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         le=100,
         description="How many model versions keep their embeddings, the active version included.",
     )
+    keep_jobs_days: Days = Field(
+        default=30, description="How long jobs that have ended are kept, with their failed files."
+    )
+    max_jobs: int = Field(default=100, ge=1, description="Most imports that may wait at a time.")
     keep_repaired_days: Days = Field(
         default=30, description="How long embeddings are kept that `reid check --repair` has replaced."
     )

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.idempotency import Claims
 from service.errors import ServiceError
+from service.jobs.limits import delete_old_jobs
 from service.jobs.workers import Worker
 from service.people.expiry import Expiry
 from service.serving.generation import Generation
@@ -137,10 +138,11 @@ class Background:
             worker.run_due()
 
     def expire(self) -> None:
-        """Delete old answers and old replaced embeddings, and erase items whose retention time is over."""
+        """Delete old answers, jobs and replaced embeddings, and erase items whose retention time is over."""
         self._store.has_expiry.clear()
         self._claims.delete_old()
         purge_replaced(self._store, self._store.clock.now())
+        delete_old_jobs(self._store, self._store.clock.now())
         self.expiry.run()
 
     def purge(self) -> None:

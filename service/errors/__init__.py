@@ -10,6 +10,7 @@ from service.errors.gallery import (
 from service.errors.jobs import (
     JobEnded,
     JobNotFound,
+    TooManyJobs,
 )
 from service.errors.models import (
     ActivationRunning,
@@ -120,6 +121,7 @@ __all__ = [
     "StorageUnavailable",
     "TooFewLabels",
     "TooManyIdentities",
+    "TooManyJobs",
     "TooManyOpenFiles",
     "TrialsBusy",
     "UnfitCheckpoint",

@@ -23,3 +23,18 @@ class JobEnded(ServiceError):
 
     def __init__(self, job_id: str, state: str) -> None:
         super().__init__(f"job {job_id} has ended: {state}")
+
+
+class TooManyJobs(ServiceError):
+    """Too many imports wait already."""
+
+    code = "too_many_jobs"
+    status = 503
+    title = "Too many jobs"
+    retry_after_s = 10
+
+    def __init__(self, num_jobs: int, num_files: int) -> None:
+        super().__init__(
+            f"{num_jobs:,} imports with {num_files:,} crops wait already; nothing was stored, so send the "
+            "request again later"
+        )

@@ -6,7 +6,10 @@ from typing import Any
 from service.errors.service_error import ServiceError
 
 NUM_SUMMARISED = 3
-"""The most faults in the message of an invalid request; the member `errors` has all faults."""
+"""The most faults in the message of an invalid request."""
+
+MAX_FAULTS = 100
+"""The most faults in the member `errors` of an answer; one more says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,16 @@ class InvalidRequest(ServiceError):
     title = "Invalid request"
 
     def __init__(self, *faults: Fault, detail: str | None = None) -> None:
+        if len(faults) > MAX_FAULTS:
+            more = Fault(faults[0].loc[:1], f"there are {len(faults):,} faults; the first are listed")
+            faults = (*faults[: MAX_FAULTS - 1], more)
         summary = (f"{'.'.join(map(str, fault.loc[1:]))}: {fault.msg}" for fault in faults[:NUM_SUMMARISED])
         super().__init__(detail or "; ".join(summary))
         self.faults = faults
 
     def members(self) -> dict[str, Any]:
-        """Return the faults."""
-        return {"errors": [asdict(fault) for fault in self.faults]}
+        """Return the first faults."""
+        return {"errors": [asdict(fault) for fault in self.faults[:MAX_FAULTS]]}
 
 
 class ImageError(ServiceError):

@@ -22,6 +22,7 @@ from service.gallery.duplicates import OnDuplicate
 from service.gallery.metadata import ItemMetadata
 from service.gallery.pending import PendingCrop, crops_of_manifest, crops_of_names
 from service.jobs.jobs import MAX_LISTED, add_job
+from service.jobs.limits import require_room
 from service.serving.serving import Serving
 from service.store.doomed import mark_doomed
 from service.store.store import Store
@@ -212,6 +213,7 @@ def _queue(
     unlisted = set(failed[MAX_LISTED:])
     with store.change() as change:
         session = change.session
+        require_room(session, KIND, len(crops) - len(failed), store.settings.max_jobs)
         job = add_job(
             change,
             KIND,

@@ -56,7 +56,6 @@ class Worker:
                 return
             job = claim_job(self._store, self._kind, self._watch)
             if job is not None:
-                self._job_id = job.id
                 self._thread = Thread(target=self._run, args=(job,), name=f"{self._kind}-{job.id}")
                 self._thread.start()
 
@@ -74,6 +73,23 @@ class Worker:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self, job: Job) -> None:
+        """Do a job, and then the next jobs of this kind, until none is due."""
+        following: Job | None = job
+        while following is not None:
+            self._job_id = following.id
+            self._do(following)
+            following = self._claim_next()
+
+    def _claim_next(self) -> Job | None:
+        if self._store.stopping.is_set():
+            return None
+        try:
+            return claim_job(self._store, self._kind, self._watch)
+        except (SQLAlchemyError, OSError, ServiceError) as error:
+            logger.warning("the next job cannot be begun yet", kind=self._kind, reason=str(error))
+            return None
+
+    def _do(self, job: Job) -> None:
         log = logger.bind(job_id=job.id, kind=job.kind, model_version=job.model_version)
         log.info("job started")
         try:

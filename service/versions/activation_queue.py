@@ -87,6 +87,8 @@ def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_ro
     if running is not None:
         raise ActivationRunning(running)
     is_active = active_model(session) == ActiveModel(row.version, row.version)
+    if is_active and (done := _last_activation(session, row.version)) is not None:
+        return done
     if not is_active:
         _check_possible(session, row, options)
     kept = {
@@ -98,6 +100,12 @@ def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_ro
     if is_active:
         job.state, job.finished_at = "succeeded", job.created_at
     return job
+
+
+def _last_activation(session: Session, version: str) -> Job | None:
+    """Return the job that has put a version in service, so that no further job is needed."""
+    done = (Job.kind == KIND, Job.model_version == version, Job.state == "succeeded")
+    return session.scalar(select(Job).where(*done).order_by(Job.id.desc()).limit(1))
 
 
 def _check_better(store: Store, version: str) -> None:

@@ -106,19 +106,19 @@ async def refuse_unknown_fields(request: Request) -> None:
 
 
 def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[Fault]:
-    """Return a fault for each name that is not known.
+    """Return a fault for each name that is not known, the first with a hint.
 
     >>> [fault.msg for fault in _unknown("query", ["mod", "limit"], ["mode", "limit"])]
     ['there is no field mod; did you mean mode?']
     """
+    unknown = [name[:MAX_SHOWN] for name in dict.fromkeys(names) if name not in known]
     return [
         Fault(
-            (where, name[:MAX_SHOWN]),
-            f"there is no field {name[:MAX_SHOWN]}" + _hint(name, known),
+            (where, name),
+            f"there is no field {name}" + (_hint(name, known) if place < NUM_SUMMARISED else ""),
             "extra_forbidden",
         )
-        for name in dict.fromkeys(names)
-        if name not in known
+        for place, name in enumerate(unknown)
     ]
 
 
