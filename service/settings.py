@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from model.data.names import normalise_name
 from service.errors import BadSettings
 
 MEBIBYTE = 1024 * 1024
@@ -29,6 +30,14 @@ def _from_json(value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         raise ValueError('expected JSON, such as {"door": 30}') from None
+
+
+def _in_one_form(days: dict[str, float]) -> dict[str, float]:
+    """Normalise the names of cameras, as the gallery does; two spellings of one camera are refused."""
+    composed = {normalise_name(camera_id): value for camera_id, value in days.items()}
+    if len(composed) < len(days):
+        raise ValueError("a camera is named in two spellings that look alike; keep one of them")
+    return composed
 
 
 def _usable_url(url: str) -> str:
@@ -163,7 +172,9 @@ class Settings(BaseSettings):
     retention_days: Days | None = Field(
         default=None, description="Age in days from which items are erased; by default no item is erased."
     )
-    retention_days_by_camera: Annotated[dict[str, Days], NoDecode, BeforeValidator(_from_json)] = Field(
+    retention_days_by_camera: Annotated[
+        dict[str, Days], NoDecode, BeforeValidator(_from_json), AfterValidator(_in_one_form)
+    ] = Field(
         default={}, description='retention_days of single cameras, as a JSON object such as {"door": 30}.'
     )
 

@@ -2,12 +2,13 @@
 
 A server decodes `%2F` before the path is routed, so `/identities/a%2Fb` would look like the two segments `a`
 and `b`. `EncodedSlashes` therefore replaces each encoded slash by SUBSTITUTE before routing, and `IdentityId`
-puts the slash back after routing.
+puts the slash back after routing. A server also replaces each byte that is not UTF-8 by U+FFFD, which would
+make one id of two; so `EncodedSlashes` decodes the path itself.
 """
 
 import re
 from typing import Annotated
-from urllib.parse import quote, unquote
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Path
 from pydantic import AfterValidator
@@ -17,10 +18,10 @@ SUBSTITUTE = "\x1f"
 """U+001F, a control character: no id may contain one."""
 
 ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
-FORBIDDEN = re.compile(rb"%(00|1f)", re.IGNORECASE)
-"""NUL, which PostgreSQL refuses, and SUBSTITUTE itself."""
+FORBIDDEN = re.compile(r"[\0\x1f\ud800-\udfff]")
+"""NUL, which PostgreSQL refuses, SUBSTITUTE itself, and bytes that are not UTF-8."""
 
-DEL = b"%7F"
+DEL = "\x7f"
 """Takes the place of a FORBIDDEN character. It is a control character too, so no id contains it, and the
 answer is 404."""
 
@@ -34,9 +35,11 @@ class EncodedSlashes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         raw: bytes = scope.get("raw_path", b"")
-        if FORBIDDEN.search(raw) or ENCODED_SLASH.search(raw):
-            raw = ENCODED_SLASH.sub(quote(SUBSTITUTE).encode(), FORBIDDEN.sub(DEL, raw))
-            scope["path"] = unquote(raw.decode("ascii"))
+        if b"%" in raw:
+            parts = (
+                unquote_to_bytes(part).decode(errors="surrogateescape") for part in ENCODED_SLASH.split(raw)
+            )
+            scope["path"] = SUBSTITUTE.join(FORBIDDEN.sub(DEL, part) for part in parts)
         await self._app(scope, receive, send)
 
 

@@ -153,8 +153,14 @@ def _print_report(report: "Report") -> None:
     print_line(
         out,
         f"{report.num_items} items checked, {report.num_recomputed} of them embedded again: "
-        + ("all is well" if report.is_clean else f"{len(report.findings)} findings"),
+        + _conclusion(report),
     )
+
+
+def _conclusion(report: "Report") -> str:
+    num_names = sum(not finding.kind.is_damage for finding in report.findings)
+    names = f", {num_names} names to look at" if num_names else ""
+    return f"{'all is well' if report.is_clean else f'{len(report.findings) - num_names} findings'}{names}"
 
 
 def _count(contents: "Contents") -> str:

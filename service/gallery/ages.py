@@ -12,6 +12,8 @@ from typing import Literal
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
+from model.data.names import normalise_name
+from service.gallery.conditions import spellings
 from service.settings import Settings
 from service.store.tables import Item, Retention
 
@@ -62,8 +64,8 @@ def enrolled_at(session: Session, moment: datetime) -> datetime:
 
 def limit_days(settings: Settings, camera_id: str | None) -> float | None:
     """Return after how many days the items of a camera are erased, or None if they are never erased."""
-    by_camera = settings.retention_days_by_camera
-    return settings.retention_days if camera_id is None else by_camera.get(camera_id, settings.retention_days)
+    by_camera, others = settings.retention_days_by_camera, settings.retention_days
+    return others if camera_id is None else by_camera.get(normalise_name(camera_id), others)
 
 
 def past_retention(settings: Settings, moment: datetime) -> ColumnElement[bool] | None:
@@ -74,11 +76,13 @@ def past_retention(settings: Settings, moment: datetime) -> ColumnElement[bool] 
     before `EARLIEST` have to be left out.
     """
     limits = [
-        and_(Item.camera_id == camera_id, _is_before(moment - timedelta(days=days)))
+        and_(Item.camera_id.in_(spellings([camera_id])), _is_before(moment - timedelta(days=days)))
         for camera_id, days in settings.retention_days_by_camera.items()
     ]
     if settings.retention_days is not None:
-        others = or_(Item.camera_id.is_(None), Item.camera_id.not_in(settings.retention_days_by_camera))
+        others = or_(
+            Item.camera_id.is_(None), Item.camera_id.not_in(spellings(settings.retention_days_by_camera))
+        )
         limits.append(and_(others, _is_before(moment - timedelta(days=settings.retention_days))))
     return or_(*limits) if limits else None
 

@@ -1,12 +1,13 @@
 """A selection of items as a filter of the index, and as conditions in SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from model.data.names import normalise_name, unicode_forms
 from service.gallery.selection import Selection, parse_attributes
 from service.index import CameraTracks, Filter, Sighting
 from service.serving.tracks import find_tracks
@@ -23,14 +24,14 @@ def to_filter(session: Session, selection: Selection) -> Filter:
         keys = described if keys is None else keys & described
     tracks = _tracks(selection)
     return Filter(
-        camera_ids=frozenset(selection.camera_id),
-        excluded_camera_ids=frozenset(selection.exclude_camera_id),
+        camera_ids=spellings(selection.camera_id),
+        excluded_camera_ids=spellings(selection.exclude_camera_id),
         captured_after=selection.captured_after,
         captured_before=selection.captured_before,
         identity_keys=keys,
         excluded_identity_keys=_keys(session, selection.exclude_identity_id),
-        track_ids=frozenset(selection.track_id),
-        excluded_track_ids=frozenset(selection.exclude_track_id if tracks is None else ()),
+        track_ids=spellings(selection.track_id),
+        excluded_track_ids=spellings(selection.exclude_track_id if tracks is None else ()),
         excluded_tracks=tracks,
         excluded_sighting=_sighting(selection),
     )
@@ -70,8 +71,17 @@ def _tracks(selection: Selection) -> CameraTracks | None:
     """Return the tracks whose items are not selected, or None unless the selection names their camera."""
     if not selection.exclude_track_id or selection.query_camera_id is None:
         return None
-    track_ids = frozenset(selection.exclude_track_id)
+    track_ids = spellings(selection.exclude_track_id)
     return CameraTracks(selection.query_camera_id, track_ids, selection.query_captured_at)
+
+
+def spellings(names: Iterable[str]) -> frozenset[str]:
+    """Return each name as it stands and in the Unicode forms in which an older gallery may have the name.
+
+    >>> sorted(map(ascii, spellings(["door", "T" + chr(0xFC) + "r"])))
+    ["'T\\\\xfcr'", "'Tu\\\\u0308r'", "'door'"]
+    """
+    return frozenset(form for name in names for form in unicode_forms(name))
 
 
 def _sighting(selection: Selection) -> Sighting | None:
@@ -79,35 +89,44 @@ def _sighting(selection: Selection) -> Sighting | None:
     camera_id, captured_at = selection.query_camera_id, selection.query_captured_at
     if selection.exclude_same_camera_s is None or camera_id is None or captured_at is None:
         return None
-    return Sighting(camera_id, captured_at, selection.exclude_same_camera_s)
+    return Sighting(camera_id, captured_at, selection.exclude_same_camera_s, spellings([camera_id]))
 
 
-def _keys(session: Session, identity_ids: Sequence[str]) -> frozenset[int]:
+def _keys(session: Session, identity_ids: Iterable[str]) -> frozenset[int]:
     return frozenset(session.scalars(_keys_of(identity_ids))) if identity_ids else frozenset()
 
 
-def _keys_of(identity_ids: Sequence[str]) -> Any:
-    return select(Identity.key).where(Identity.id.in_(identity_ids))
+def _keys_of(identity_ids: Iterable[str]) -> Any:
+    return select(Identity.key).where(Identity.id.in_(spellings(identity_ids)))
 
 
 def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
-    """Select the keys of the identities that have every one of these attributes."""
+    """Select the keys of the identities that have every one of these attributes, in any spelling.
+
+    No identity has one attribute in two spellings of its name with equal values, so the rows can be counted.
+    """
+    pairs = {
+        (one, other)
+        for name, value in attributes
+        for one in (name, normalise_name(name))
+        for other in (value, normalise_name(value))
+    }
     return (
         select(Attribute.identity_key)
-        .where(tuple_(Attribute.name, Attribute.value).in_(sorted(attributes)))
+        .where(tuple_(Attribute.name, Attribute.value).in_(sorted(pairs)))
         .group_by(Attribute.identity_key)
-        .having(func.count() == len(attributes))
+        .having(func.count() == len({(normalise_name(name), normalise_name(value)) for name, value in pairs}))
     )
 
 
 def _among(
-    column: InstrumentedAttribute[str | None], included: Sequence[str], excluded: Sequence[str]
+    column: InstrumentedAttribute[str | None], included: Iterable[str], excluded: Iterable[str]
 ) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if included:
-        found.append(column.in_(set(included) - set(excluded)))
+        found.append(column.in_(spellings(included) - spellings(excluded)))
     elif excluded:
-        found.append(or_(column.is_(None), column.not_in(excluded)))
+        found.append(or_(column.is_(None), column.not_in(spellings(excluded))))
     return found
 
 
@@ -145,7 +164,7 @@ def _is_not_near(sighting: Sighting) -> ColumnElement[bool]:
     within = timedelta(microseconds=round(sighting.within_s * 1_000_000))
     return or_(
         Item.camera_id.is_(None),
-        Item.camera_id != sighting.camera_id,
+        Item.camera_id.not_in(sighting.camera_ids),
         Item.captured_at.is_(None),
         *_outside(sighting.captured_at, within),
     )

@@ -24,6 +24,7 @@ from model.embedder import Embedder
 from service.errors import DuplicateCrop, ServiceError
 from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicate, items_with_bytes, near_duplicates
+from service.gallery.items import identity_named
 from service.gallery.metadata import ItemMetadata
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half
 from service.serving.generation import Generation
@@ -238,6 +239,6 @@ def _identity(
     """Find or make the identity of a crop; `identities` has the identities of this request by id."""
     identity_id = metadata.identity_id or new_id()
     if identity_id not in identities:
-        found = session.scalar(select(Identity).where(Identity.id == identity_id))
+        found = identity_named(session, identity_id)
         identities[identity_id] = found or Identity(id=identity_id, created_at=moment)
     return identities[identity_id]

@@ -9,9 +9,12 @@ from typing import Literal
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm.interfaces import ORMOption
 
+from model.data.names import unicode_forms
 from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
 from service.gallery.conditions import conditions
+from service.gallery.metadata import MAX_SPELLING
 from service.gallery.selection import Selection
 from service.store.changes import Transaction
 from service.store.database import pages
@@ -43,7 +46,9 @@ def find_with_crop(store: Store, item_id: str) -> Item:
     return item
 
 
-def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tuple[list[Item], int | None]:
+def list_items(
+    store: Store, among: Selection, limit: int, after: int = 0, identity_id: str | None = None
+) -> tuple[list[Item], int | None]:
     """Return a page of the selected items in the order of enrolment.
 
     Slots ascend and are never used twice. So no item is missed or listed twice, even if items are added or
@@ -54,13 +59,19 @@ def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tu
         among: which items.
         limit: most items of the page.
         after: the slot after which the page begins.
+        identity_id: the one identity whose items are listed; None for all.
 
     Returns:
         The items, and the slot after which the next page begins, or None on the last page.
+
+    Raises:
+        IdentityNotFound: there is no such identity.
     """
     with store.read() as session:
         wanted = conditions(session, among, store.settings.track_gap_s)
         statement = select(Item).where(Item.slot > after, *wanted).order_by(Item.slot)
+        if identity_id is not None:
+            statement = statement.where(Item.identity_key == find_identity(session, identity_id).key)
         items = list(session.scalars(statement.limit(limit + 1)))
     is_last = len(items) <= limit
     return items[:limit], None if is_last else items[limit - 1].slot
@@ -143,14 +154,24 @@ def _find(session: Session, item_id: str) -> Item:
     return item
 
 
+def identity_named(session: Session, name: str, *options: ORMOption) -> Identity | None:
+    """Return the identity of this name, or None.
+
+    An identity of exactly this spelling goes first, then one whose name is another Unicode form of it.
+    """
+    forms = unicode_forms(name) if len(name) <= MAX_SPELLING else (name,)
+    statement = select(Identity).options(*options).where(Identity.id.in_(set(forms)))
+    found = {identity.id: identity for identity in session.scalars(statement)}
+    return next((found[form] for form in forms if form in found), None)
+
+
 def find_identity(session: Session, identity_id: str) -> Identity:
-    """Return an identity with its attributes loaded.
+    """Return an identity with its attributes loaded; its name is looked up as `identity_named` does.
 
     Raises:
         IdentityNotFound: there is no such identity.
     """
-    statement = select(Identity).options(selectinload(Identity.attributes)).where(Identity.id == identity_id)
-    identity = session.scalar(statement)
+    identity = identity_named(session, identity_id, selectinload(Identity.attributes))
     if identity is None:
         raise IdentityNotFound(identity_id)
     return identity

@@ -2,12 +2,20 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
+
+from model.data.names import normalise_name
 
 MAX_NAME = 255
+MAX_ATTRIBUTE_NAME = 64
+
+MAX_SPELLING = 4 * MAX_NAME
+"""Longest spelling of a name in another Unicode form: a letter has up to four code points there."""
 
 DATE_AND_TIME = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?"
 RFC_3339 = re.compile(rf"{DATE_AND_TIME}([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -28,6 +36,38 @@ def _printable(value: str) -> str:
         raise ValueError("control characters are not allowed")
     if value in (".", ".."):
         raise ValueError("no URL can name it")
+    return value
+
+
+def _in_one_form(value: object) -> object:
+    """Normalise a name. Text that is too long for a name is left alone, because it may take minutes."""
+    return normalise_name(value) if isinstance(value, str) and len(value) <= MAX_SPELLING else value
+
+
+def stored_form(name: str, max_length: int = MAX_NAME) -> str:
+    """Return a name of an older gallery in Normalisation Form C, or as it stands if that is too long.
+
+    A few letters, such as U+0958, have more code points in Form C.
+    """
+    composed = normalise_name(name)
+    return composed if len(composed) <= max_length else name
+
+
+def one_form(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return attributes in one Unicode form; a name whose form has another value too stays as it is."""
+    alike: dict[str, dict[str, str]] = {}
+    for name, value in attributes.items():
+        alike.setdefault(stored_form(name, MAX_ATTRIBUTE_NAME), {})[name] = stored_form(value)
+    return {
+        composed if len(set(values.values())) == 1 else name: value
+        for composed, values in alike.items()
+        for name, value in values.items()
+    }
+
+
+def _short_enough(value: str) -> str:
+    if min(len(value), len(normalise_name(value))) > MAX_NAME:
+        raise PydanticKnownError("string_too_long", {"max_length": MAX_NAME})
     return value
 
 
@@ -79,8 +119,21 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError(OUT_OF_RANGE) from None
 
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
-"""An id that the caller chooses: any text without control characters."""
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME),
+    AfterValidator(_printable),
+    BeforeValidator(_in_one_form),
+]
+"""A name to store, in one Unicode form: any text without control characters."""
+
+SoughtName = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_SPELLING),
+    AfterValidator(_short_enough),
+    AfterValidator(_printable),
+]
+"""A name to look up, as the caller spells the name; see `unicode_forms`."""
 
 Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
 """An RFC 3339 time with its offset, turned into UTC; a leap second becomes the first second after it."""
@@ -89,6 +142,7 @@ IdentityName = Annotated[Name, AfterValidator(_not_a_page)]
 """The id of an identity; `suggestions` is refused, because GET /identities/suggestions is a list."""
 
 OptionalName = Annotated[Name | None, BeforeValidator(blank_is_none)]
+OptionalSoughtName = Annotated[SoughtName | None, BeforeValidator(blank_is_none)]
 OptionalIdentityName = Annotated[IdentityName | None, BeforeValidator(blank_is_none)]
 OptionalTime = Annotated[Time | None, BeforeValidator(blank_is_none)]
 

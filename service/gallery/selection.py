@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.errors import Fault, InvalidRequest
-from service.gallery.metadata import Name, OptionalName, OptionalTime, blank_is_none
+from service.gallery.metadata import OptionalSoughtName, OptionalTime, SoughtName, blank_is_none
 
 MAX_NAMES = 1000
 MAX_SECONDS = 1e9
@@ -31,14 +31,18 @@ def _is_pair(value: str) -> str:
     return value
 
 
-Names = Annotated[list[Name], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)]
+Names = Annotated[list[SoughtName], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)]
 AttributePairs = Annotated[
-    list[Annotated[Name, AfterValidator(_is_pair)]], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)
+    list[Annotated[SoughtName, AfterValidator(_is_pair)]],
+    Field(max_length=MAX_NAMES),
+    BeforeValidator(_as_list),
 ]
 
 
 class Selection(BaseModel):
     """Which items are selected. An item must meet every field; a field with its default is no condition.
+
+    A name selects the items under each of its Unicode forms, because two spellings of one name look alike.
 
     An item without a camera never meets `camera_id` and always meets `exclude_camera_id`; the same holds for
     tracks. An item without a time meets neither `captured_after` nor `captured_before`, and always meets
@@ -82,7 +86,7 @@ class Selection(BaseModel):
         description="No items of the camera query_camera_id captured within this many seconds of "
         "query_captured_at; needs both.",
     )
-    query_camera_id: OptionalName = Field(
+    query_camera_id: OptionalSoughtName = Field(
         None, description="The camera that captured the query, for exclude_same_camera_s or exclude_track_id."
     )
     query_captured_at: OptionalTime = Field(None, description="When the query was captured (RFC 3339).")

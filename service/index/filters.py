@@ -29,6 +29,13 @@ class Sighting:
     camera_id: str
     captured_at: datetime
     within_s: float
+    spellings: frozenset[str] = frozenset()
+    """Other spellings of the name of the camera."""
+
+    @property
+    def camera_ids(self) -> frozenset[str]:
+        """Return the name of the camera in each spelling."""
+        return self.spellings | {self.camera_id}
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ def _sighting_test(columns: Columns, sighting: Sighting) -> RowTest:
     """Return a test that fails the rows near the sighting; both ends of its time window count as near."""
     seen, within = microseconds(sighting.captured_at), round(sighting.within_s * 1_000_000)
     first, last = max(seen - within, NO_TIME + 1), min(seen + within, np.iinfo(np.int64).max)
-    is_same_camera = columns.cameras.test_for(columns.cameras.codes_of([sighting.camera_id]))
+    is_same_camera = columns.cameras.test_for(columns.cameras.codes_of(sighting.camera_ids))
 
     def test(rows: slice) -> Mask:
         times = columns.times[rows]

@@ -1,13 +1,13 @@
 """Correct who is who: merge, split, reject and relabel, each as an operation that can be undone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from service.errors import GalleryItemNotFound, ItemElsewhere
-from service.gallery.items import find_identity
+from service.errors import Fault, GalleryItemNotFound, InvalidRequest, ItemElsewhere
+from service.gallery.items import find_identity, identity_named
 from service.people.identities import set_attributes
 from service.people.operations import Recording
 from service.serving.tracks import find_tracks
@@ -15,7 +15,7 @@ from service.store.store import Store
 from service.store.tables import Identity, Item, Operation, Rejection, new_id, now
 
 
-def merge(store: Store, identity_id: str, source_ids: Iterable[str]) -> Operation:
+def merge(store: Store, identity_id: str, source_ids: Collection[str]) -> Operation:
     """Move the items of other identities, the sources, to this identity, and delete the sources.
 
     The identity keeps its name, notes and attributes. A field that the identity lacks is taken from the first
@@ -23,10 +23,15 @@ def merge(store: Store, identity_id: str, source_ids: Iterable[str]) -> Operatio
 
     Raises:
         IdentityNotFound: one of the identities does not exist; nothing is changed.
+        InvalidRequest: one of the sources is the identity itself; nothing is changed.
     """
+    if identity_id in source_ids:
+        raise _merged_into_itself()
     with store.change() as change:
         target = find_identity(change.session, identity_id)
-        sources = [find_identity(change.session, source_id) for source_id in dict.fromkeys(source_ids)]
+        sources = list(dict.fromkeys(find_identity(change.session, source_id) for source_id in source_ids))
+        if target in sources:
+            raise _merged_into_itself()
         recording = Recording(change, "merge")
         recording.touch(target.key, *(source.key for source in sources))
         for source in sources:
@@ -36,6 +41,13 @@ def merge(store: Store, identity_id: str, source_ids: Iterable[str]) -> Operatio
             _take_rejections(change.session, target.key, source.key)
             change.session.execute(delete(Identity).where(Identity.key == source.key))
         return recording.finish()
+
+
+def _merged_into_itself() -> InvalidRequest:
+    fault = Fault(("body", "source_ids"), "contains the identity to merge into")
+    return InvalidRequest(
+        fault, detail="an identity cannot be merged into itself; leave it out of source_ids"
+    )
 
 
 def split(store: Store, identity_id: str, item_ids: Sequence[str], to_id: str | None) -> Operation:
@@ -140,7 +152,7 @@ def _take_rejections(session: Session, to_key: int, from_key: int) -> None:
 
 def _find_or_make(recording: Recording, identity_id: str | None) -> Identity:
     if identity_id is not None:
-        found = recording.session.scalar(select(Identity).where(Identity.id == identity_id))
+        found = identity_named(recording.session, identity_id)
         if found is not None:
             return found
     return recording.make(identity_id or new_id())

@@ -17,12 +17,14 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from model.data.names import unicode_forms
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
-from service.gallery.items import delete_slots
+from service.gallery.items import delete_slots, find_identity
 from service.people.references import (
     erase_answers,
     erase_job_files,
     erase_operations,
+    free_spellings,
     gone_keys,
     operations_on_items,
 )
@@ -96,9 +98,9 @@ def delete_identity(store: Store, identity_id: str) -> None:
         IdentityNotFound: there is no such identity.
     """
     with store.change(makes_room=True) as change:
-        key, slots = _found(change.session, identity_id)
+        identity, slots = _found(change.session, identity_id)
         delete_slots(change, slots)
-        change.session.execute(delete(Identity).where(Identity.key == key))
+        change.session.execute(delete(Identity).where(Identity.key == identity.key))
 
 
 def erase_identity(store: Store, identity_id: str) -> Erasure:
@@ -110,8 +112,8 @@ def erase_identity(store: Store, identity_id: str) -> Erasure:
     """
     try:
         with store.change(makes_room=True) as change:
-            key, slots = _found(change.session, identity_id)
-            sequence = _erase(change, "requested", slots, {key: identity_id}).sequence
+            identity, slots = _found(change.session, identity_id)
+            sequence = _erase(change, "requested", slots, {identity.key: identity.id}).sequence
     except IdentityNotFound as error:
         purge_traces(store, is_asked=True)
         raise IdentityNotFound(identity_id, PURGED) from error
@@ -191,16 +193,14 @@ def purge_traces(store: Store, patience_s: float = PATIENCE_S, *, is_asked: bool
             _note_purged(store, owed, num_snapshots)
 
 
-def _found(session: Session, identity_id: str) -> tuple[int, Sequence[int]]:
-    """Return the key of an identity, and the slots of its items.
+def _found(session: Session, identity_id: str) -> tuple[Identity, Sequence[int]]:
+    """Return an identity, and the slots of its items.
 
     Raises:
         IdentityNotFound: there is no such identity.
     """
-    key = session.scalar(select(Identity.key).where(Identity.id == identity_id))
-    if key is None:
-        raise IdentityNotFound(identity_id)
-    return key, _slots_of(session, [key])
+    identity = find_identity(session, identity_id)
+    return identity, _slots_of(session, [identity.key])
 
 
 def _slots_of(session: Session, keys: Collection[int]) -> Sequence[int]:
@@ -226,10 +226,7 @@ def _is_known(session: Session, receipt: Receipt) -> bool:
 
 def _apply(change: Transaction, receipt: Receipt) -> Erasure:
     session = change.session
-    names: dict[int, str] = {}
-    if receipt.identity_sha256 is not None:
-        known = session.execute(select(Identity.key, Identity.id))
-        names = {key: name for key, name in known if _sha256(name) == receipt.identity_sha256}
+    names = _named_by(session, receipt)
     slots = set(_slots_of(session, names))
     for ids in pages(receipt.item_ids):
         slots |= set(session.scalars(select(Item.slot).where(Item.id.in_(ids))))
@@ -238,6 +235,24 @@ def _apply(change: Transaction, receipt: Receipt) -> Erasure:
     erasure.identity_sha256 = receipt.identity_sha256
     erasure.item_ids = list(receipt.item_ids) + sorted(set(erasure.item_ids) - set(receipt.item_ids))
     return erasure
+
+
+def _named_by(session: Session, receipt: Receipt) -> dict[int, str]:
+    """Return the id of the identity that a receipt names, by its key.
+
+    An older backup may have the name in another Unicode form. Such an identity is named if no other has
+    exactly the name of the receipt.
+    """
+    if receipt.identity_sha256 is None:
+        return {}
+    exact: dict[int, str] = {}
+    alike: dict[int, str] = {}
+    for key, name in session.execute(select(Identity.key, Identity.id)):
+        if _sha256(name) == receipt.identity_sha256:
+            exact[key] = name
+        elif not name.isascii() and receipt.identity_sha256 in map(_sha256, unicode_forms(name)):
+            alike[key] = name
+    return exact or alike
 
 
 def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
@@ -268,7 +283,7 @@ def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities
     for keys in pages(identities):
         session.execute(delete(Identity).where(Identity.key.in_(keys)))
     counts.operations, former = erase_operations(session, operations, gone_keys(session, touched))
-    names = set(identities.values()) | former
+    names = free_spellings(session, former.union(identities.values()))
     counts.job_files = erase_job_files(session, names, item_ids, crops)
     counts.kept_answers = erase_answers(session, names, item_ids)
     needed = needed_crops(session, sorted(crops))

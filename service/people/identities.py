@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from service.errors import IdentityExists
 from service.gallery.conditions import described_keys
-from service.gallery.items import find_identity
+from service.gallery.items import find_identity, identity_named
 from service.store.store import Store
 from service.store.tables import Attribute, Identity, Item, new_id, now
 
@@ -71,7 +71,7 @@ def create(store: Store, identity_id: str | None, description: Mapping[str, Any]
         IdentityExists: there is an identity of this id.
     """
     with store.change() as change:
-        if identity_id is not None and _row(change.session, identity_id) is not None:
+        if identity_id is not None and identity_named(change.session, identity_id) is not None:
             raise IdentityExists(identity_id)
         identity = Identity(id=identity_id or new_id(), created_at=now(), attributes=[])
         _describe(identity, description)
@@ -140,11 +140,13 @@ class Timeline:
     """A page of the visits of an identity.
 
     Attributes:
+        identity_id: the name of the identity as it is stored.
         visits: in the order of their beginnings.
         num_untimed: the number of items of the identity without a time, which are in no visit.
         last: when the last visit of the page begins, and the slot of its first item; None on the last page.
     """
 
+    identity_id: str
     visits: list[Visit]
     num_untimed: int
     last: tuple[datetime, int] | None
@@ -166,7 +168,8 @@ def timeline(
         IdentityNotFound: there is no such identity.
     """
     with store.read() as session:
-        key = find_identity(session, identity_id).key
+        identity = find_identity(session, identity_id)
+        key = identity.key
         statement = (
             select(Item.camera_id, Item.captured_at, Item.id, Item.slot)
             .where(Item.identity_key == key, Item.captured_at.is_not(None))
@@ -180,7 +183,7 @@ def timeline(
     left = [visit for visit in found if after is None or (visit.first, slots[visit.item_id]) > after]
     shown = left[:limit]
     last = (shown[-1].first, slots[shown[-1].item_id]) if len(left) > limit else None
-    return Timeline(shown, num_untimed, last)
+    return Timeline(identity.id, shown, num_untimed, last)
 
 
 def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float) -> list[Visit]:
@@ -202,11 +205,6 @@ def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float)
             old = found[place]
             found[place] = Visit(camera_id, old.first, at, old.num_items + 1, old.item_id, old.gap_s)
     return found
-
-
-def _row(session: Session, identity_id: str) -> Identity | None:
-    statement = select(Identity).options(selectinload(Identity.attributes)).where(Identity.id == identity_id)
-    return session.scalar(statement)
 
 
 def _summaries(session: Session, rows: Sequence[Identity]) -> list[IdentitySummary]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
+from service.gallery.conditions import spellings
 from service.store.database import pages
 from service.store.doomed import mark_doomed
 from service.store.tables import FormerIdentity, Identity, JobFile, KeptAnswer, Move, Operation
@@ -79,10 +80,19 @@ def erase_operations(session: Session, operations: set[str], keys: set[int]) -> 
         keys = gone
     for ids in pages(sorted(operations)):
         session.execute(delete(Operation).where(Operation.id.in_(ids)))
-    for ids in pages(sorted(names)):
-        # An id that another identity has now is no trace of the deleted identity.
-        names -= set(session.scalars(select(Identity.id).where(Identity.id.in_(ids))))
     return len(operations), names
+
+
+def free_spellings(session: Session, names: Collection[str]) -> set[str]:
+    """Return the names of deleted identities in every Unicode form, without names that others have now.
+
+    What was kept before the names were brought into one form has the earlier spelling.
+    """
+    forms = set(spellings(names))
+    taken: set[str] = set()
+    for page in pages(sorted(forms)):
+        taken |= set(session.scalars(select(Identity.id).where(Identity.id.in_(page))))
+    return forms - taken
 
 
 def _descriptions(row: FormerIdentity) -> list[dict[str, Any]]:

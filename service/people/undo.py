@@ -5,8 +5,10 @@ from datetime import datetime
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from model.data.names import normalise_name
 from service.errors import CannotUndo
 from service.gallery.items import delete_empty_identities
+from service.gallery.metadata import one_form, stored_form
 from service.people.identities import set_attributes
 from service.people.operations import Description, describe_identity, read_operation, with_attributes
 from service.store.database import pages
@@ -70,15 +72,16 @@ def _restore(session: Session, former: FormerIdentity) -> None:
 
     Raises:
         CannotUndo: the operation deleted the identity, and another identity has its id now.
+
+    Names come back in one Unicode form, except for an id whose form another identity has.
     """
     before, after = former.before, former.after
     if before is None:
         return
     if after is None:
-        if session.scalar(select(Identity.key).where(Identity.id == before["id"])) is not None:
-            raise CannotUndo(f"another identity has the id {before['id']!r} now")
         created_at = datetime.fromisoformat(before["created_at"])
-        identity = Identity(key=former.identity_key, id=before["id"], created_at=created_at, attributes=[])
+        identity_id = _free_id(session, before["id"])
+        identity = Identity(key=former.identity_key, id=identity_id, created_at=created_at, attributes=[])
         session.add(identity)
         _set_description(identity, before)
     else:
@@ -93,6 +96,19 @@ def _restore(session: Session, former: FormerIdentity) -> None:
     )
 
 
+def _free_id(session: Session, identity_id: str) -> str:
+    """Return the id for an identity that had this id, in one Unicode form unless another identity has that.
+
+    Raises:
+        CannotUndo: another identity has exactly this id.
+    """
+    composed = stored_form(identity_id)
+    taken = set(session.scalars(select(Identity.id).where(Identity.id.in_({identity_id, composed}))))
+    if identity_id in taken:
+        raise CannotUndo(f"another identity has the id {identity_id!r} now")
+    return identity_id if composed in taken else composed
+
+
 def _restore_rejections(session: Session, key: int, before: set[int], after: set[int]) -> None:
     for page in pages(after - before):
         session.execute(delete(Rejection).where(Rejection.identity_key == key, Rejection.slot.in_(page)))
@@ -103,11 +119,17 @@ def _restore_rejections(session: Session, key: int, before: set[int], after: set
 
 
 def _set_description(identity: Identity, description: Description) -> None:
-    identity.name, identity.notes = description["name"], description["notes"]
+    identity.name = description["name"] and stored_form(description["name"])
+    identity.notes = description["notes"]
     identity.is_kept = description["is_kept"]
-    set_attributes(identity, description["attributes"])
+    set_attributes(identity, one_form(description["attributes"]))
 
 
 def _plain(description: Description | None) -> Description | None:
-    """Return a description without its rejections, which are restored one by one."""
-    return description and {name: value for name, value in description.items() if name != "rejections"}
+    """Return a description for a comparison: names in one form, and no rejections."""
+    return description and {
+        **{name: value for name, value in description.items() if name != "rejections"},
+        "id": normalise_name(description["id"]),
+        "name": description["name"] and normalise_name(description["name"]),
+        "attributes": one_form(description["attributes"]),
+    }

@@ -232,6 +232,11 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     for pragma in SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}").fetchall()
     cursor.close()
+    connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows A to Z alone
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
 
 
 def _set_up_postgresql(connection: Any, _record: object) -> None:

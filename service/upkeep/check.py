@@ -23,6 +23,7 @@ from service.store.tables import Change, Gallery, Item
 from service.upkeep.embeddings import CONVERT, EmbeddingCheck
 from service.upkeep.findings import Finding, FindingKind
 from service.upkeep.orphans import delete_orphans, find_orphans
+from service.upkeep.spellings import find_collisions
 from service.versions.registry import list_models
 
 MIN_AGE_S = 600
@@ -52,8 +53,11 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing is wrong, or everything that was wrong is repaired."""
-        return all(finding.repaired for finding in self.findings)
+        """Tell whether nothing is wrong, or everything that was wrong is repaired.
+
+        A name in two spellings is not damage: whether it is one person, only a person can tell.
+        """
+        return all(finding.repaired or not finding.kind.is_damage for finding in self.findings)
 
 
 def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> Report:
@@ -80,7 +84,7 @@ def check(store: Store, *, num_recomputed: int = 100, repair: bool = False) -> R
         findings += check_embeddings.run(slots, sample)
     orphans, num_young = _orphan_findings(store, repair=repair)
     num_compared = len(sample) if check_embeddings else 0
-    return Report(len(slots), num_compared, [*findings, *orphans], num_young)
+    return Report(len(slots), num_compared, [*findings, *orphans, *_name_findings(store)], num_young)
 
 
 def _open_network(serving: Serving, *, repair: bool) -> EmbeddingCheck | None:
@@ -122,6 +126,11 @@ def _snapshot_findings(serving: Serving, *, repair: bool) -> Iterator[Finding]:
         if repair:
             serving.snapshots.delete()
         yield Finding(FindingKind.snapshot, reason, repair, "delete it")
+
+
+def _name_findings(store: Store) -> list[Finding]:
+    with store.read() as session:
+        return [Finding(FindingKind.name, str(collision)) for collision in find_collisions(session)]
 
 
 def _log_findings(store: Store) -> Iterator[Finding]:

@@ -14,6 +14,12 @@ class FindingKind(StrEnum):
     embedding = "an embedding is absent or wrong"
     orphan = "a crop belongs to nothing"
     snapshot = "the snapshot of the index"
+    name = "one name in two spellings"
+
+    @property
+    def is_damage(self) -> bool:
+        """Tell whether the gallery is wrong. Two people whose names look alike are right as stored."""
+        return self is not FindingKind.name
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from service.store.failures import operator_message
 from service.store.store import Store
 from service.store.workspace import RESTORING, purge_abandoned
 from service.upkeep.claim import claim_folder, refuse_lost_database
+from service.upkeep.spellings import unify_names
 from service.versions.activation import mark_active
 from service.versions.converted import purge_gone_networks
 from service.versions.registry import purge_unfinished, register_shipped
@@ -56,6 +57,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     purge_abandoned(settings.data_dir, RESTORING)
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     purge_gone_networks(serving.store)
+    unify_names(serving.store)
     _finish_erasures(serving.store)
     _activate_first(serving)
     serving.store.is_open = True

@@ -1,10 +1,13 @@
 """POST /gallery: enrol crops, at once or as a job."""
 
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, UploadFile
 from pydantic import TypeAdapter, ValidationError
 
+from model.data.names import is_text
 from service.api.idempotency import keep_answer
 from service.api.problems import responses
 from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
@@ -26,6 +29,10 @@ Images = Annotated[
     list[UploadFile],
     File(max_length=MAX_IMAGES, description="Person crops: JPEG, PNG, WebP or BMP; 1 to 64."),
 ]
+NOT_UTF8 = (
+    "holds half a character (a lone surrogate, such as \\udcfc), which stands for a byte of a name that is "
+    "not UTF-8; rename the file or the folder"
+)
 MetadataList = TypeAdapter(list[ItemMetadata])
 
 
@@ -88,13 +95,26 @@ def read_form(
     try:
         entries = MetadataList.validate_json(metadata)
     except ValidationError as error:
-        faults = (Fault(("body", "metadata", *one["loc"]), one["msg"], one["type"]) for one in error.errors())
-        raise InvalidRequest(*faults) from error
+        raise InvalidRequest(*_faults(metadata, error)) from error
     if len(entries) != len(images):
         raise InvalidRequest(
             Fault(("body", "metadata"), f"has {len(entries)} entries for {len(images)} images")
         )
     return EnrolmentForm(images, entries, None, common)
+
+
+def _faults(metadata: str, error: ValidationError) -> Iterator[Fault]:
+    """Return the faults of the metadata, with a plain sentence about half a character."""
+    for one in error.errors():
+        is_name = one["type"] == "json_invalid" and _holds_half_characters(metadata)
+        yield Fault(("body", "metadata", *one["loc"]), NOT_UTF8 if is_name else one["msg"], one["type"])
+
+
+def _holds_half_characters(text: str) -> bool:
+    try:
+        return not is_text(json.dumps(json.loads(text), ensure_ascii=False))
+    except (ValueError, RecursionError):
+        return False
 
 
 @router.post(

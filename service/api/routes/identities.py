@@ -31,7 +31,6 @@ from service.api.schemas.operations import (
 from service.api.schemas.pages import Page, cursor_of, cursor_of_moment, moment_of_cursor
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
-from service.errors import Fault, InvalidRequest
 from service.gallery.items import list_items
 from service.gallery.selection import Selection, parse_attributes
 from service.people.corrections import merge, reject, split
@@ -114,9 +113,7 @@ def get_identity_items(
     request_id: RequestId,
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
-    find(serving.store, identity_id)
-    among = Selection(identity_id=[identity_id])
-    items, last = list_items(serving.store, among, page.limit, page.after())
+    items, last = list_items(serving.store, Selection(), page.limit, page.after(), identity_id)
     return ItemsAnswer.of(items, last, serving.current().version, request_id)
 
 
@@ -132,7 +129,7 @@ def get_timeline(
     found = timeline(store, identity_id, page.visit_gap_s, page.limit, after)
     return TimelineAnswer(
         request_id=request_id,
-        identity_id=identity_id,
+        identity_id=found.identity_id,
         visits=[TimelineVisit.of(visit) for visit in found.visits],
         num_untimed=found.num_untimed,
         next_cursor=cursor_of_moment(found.last),
@@ -144,10 +141,6 @@ def post_merge(
     identity_id: IdentityId, order: MergeOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Move all items of other identities to this one, and delete those identities. An undo restores them."""
-    if identity_id in order.source_ids:
-        fault = Fault(("body", "source_ids"), "contains the identity to merge into")
-        detail = "an identity cannot be merged into itself; leave it out of source_ids"
-        raise InvalidRequest(fault, detail=detail)
     return OperationAnswer.of(merge(store, identity_id, order.source_ids), request_id=request_id)
 
 

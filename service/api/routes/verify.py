@@ -9,7 +9,7 @@ from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
 from service.api.routes.search import MAX_IMAGES, Images
 from service.api.schemas.search import VerifyAnswer
 from service.errors import Fault, InvalidRequest
-from service.gallery.metadata import OptionalName
+from service.gallery.metadata import OptionalSoughtName
 from service.search.verify import verify_crops, verify_identity
 
 router = APIRouter(tags=["search"])
@@ -28,7 +28,8 @@ def post_verify(
     check_client: CheckClient,
     other_images: OtherImages = [],  # noqa: B006
     identity_id: Annotated[
-        OptionalName, Form(description="Or an identity to compare with, by the mean embedding of its items.")
+        OptionalSoughtName,
+        Form(description="Or an identity to compare with, by the mean embedding of its items."),
     ] = None,
 ) -> VerifyAnswer:
     """Compare crops of one person with other crops, or with an identity."""

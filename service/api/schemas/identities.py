@@ -3,11 +3,18 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
+from model.data.names import normalise_name
 from service.api.schemas.pages import MAX_LIMIT, Limit, Page
 from service.api.schemas.strict import StrictModel
-from service.gallery.metadata import Name, OptionalIdentityName, OptionalName
+from service.gallery.metadata import (
+    MAX_ATTRIBUTE_NAME,
+    MAX_NAME,
+    Name,
+    OptionalIdentityName,
+    OptionalName,
+)
 from service.gallery.selection import AttributePairs, Seconds
 from service.people.identities import IdentitySummary, Visit
 
@@ -27,8 +34,18 @@ def _storable(text: str | None) -> str | None:
     return text or None
 
 
-AttributeName = Annotated[Name, Field(max_length=64), AfterValidator(_without_equals)]
-Attributes = Annotated[dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES)]
+def _once_each(attributes: object) -> object:
+    if isinstance(attributes, dict):
+        names = [str(name)[: MAX_NAME + 1] for name in attributes]
+        if len({normalise_name(name) for name in names}) < len(set(names)):
+            raise ValueError("the name of an attribute is given in two spellings; keep one of them")
+    return attributes
+
+
+AttributeName = Annotated[Name, Field(max_length=MAX_ATTRIBUTE_NAME), AfterValidator(_without_equals)]
+Attributes = Annotated[
+    dict[AttributeName, Name], Field(max_length=MAX_ATTRIBUTES), BeforeValidator(_once_each)
+]
 Notes = Annotated[str | None, Field(max_length=MAX_NOTES), AfterValidator(_storable)]
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas.pages import Limit
 from service.api.schemas.strict import StrictModel
-from service.gallery.metadata import Name, OptionalIdentityName
+from service.gallery.metadata import Name, OptionalIdentityName, SoughtName
 from service.store.tables import Operation
 
 MAX_ITEMS = 1_000
@@ -17,7 +17,7 @@ ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_lengt
 class MergeOrder(StrictModel):
     """The identities to merge into another one. That one gets all their items, and these are deleted."""
 
-    source_ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_ITEMS)]
+    source_ids: Annotated[list[SoughtName], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class SplitOrder(StrictModel):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas.gallery import image_url
 from service.api.schemas.pages import Limit
-from service.gallery.metadata import OptionalName
+from service.gallery.metadata import OptionalSoughtName
 from service.gallery.selection import Selection
 from service.people.suggestions import PairMember, Suggestion
 
@@ -16,7 +16,7 @@ class SuggestionFields(Selection):
 
     limit: Limit = 20
     min_score: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.6
-    of: Annotated[OptionalName, Field(description="Only pairs with this identity.")] = None
+    of: Annotated[OptionalSoughtName, Field(description="Only pairs with this identity.")] = None
 
 
 class SuggestedSide(BaseModel):
