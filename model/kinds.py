@@ -7,8 +7,8 @@ FIRST_BYTES = 1024
 
 IMPORT_ONNX = "make a checkpoint of it with `reid models import-onnx`"
 IMPORT_TORCH = (
-    "take the safetensors checkpoint that training has written; `reid models import-official` makes a "
-    "checkpoint of one of the RGA authors', and any other network is exported as ONNX first"
+    "take the safetensors checkpoint that training has written; `reid models import-official` makes one of a "
+    "file of the RGA authors, and any other network is exported as ONNX first"
 )
 
 _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
