@@ -27,7 +27,8 @@ class Stage(NamedTuple):
     Attributes:
         module: the layers.
         channels: of the feature map that the stage puts out; 0 if no RGA module can follow the stage.
-        stride: pixels of the image for one place of that feature map.
+        stride: pixels of the image for one place of that feature map, at most 16. The map of an image of
+            height x width pixels has exactly height // stride x width // stride places.
     """
 
     module: nn.Module
@@ -218,7 +219,17 @@ def _names() -> Iterator[tuple[str, tuple[str, str, str]]]:
             yield f"rga_sc{suffix}_{trunk}", (trunk, "rga_sc", suffix)
 
 
+_PARTS: dict[str, tuple[str, str, str]] = {**dict(_names()), "tiny": ("tiny", "rga_sc", "")}
+
 ARCHITECTURES: dict[str, Builder] = {
-    **{name: functools.partial(_build, *parts) for name, parts in _names()},
-    "tiny": functools.partial(_build, "tiny", "rga_sc", ""),
+    name: functools.partial(_build, *parts) for name, parts in _PARTS.items()
 }
+
+
+def trunk_of(architecture: str) -> str:
+    """Return the trunk of an architecture, a key of TRUNKS.
+
+    >>> trunk_of("rga_sc_stage2_resnet50"), trunk_of("plain_tiny")
+    ('resnet50', 'tiny')
+    """
+    return _PARTS[architecture][0]

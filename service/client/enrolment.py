@@ -106,7 +106,7 @@ def _enroll_all_but_refused(
             FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops
         ]
     except Refused as refusal:
-        if refusal.status in IMAGE_STATUSES or refusal.code == "duplicate_crop":
+        if refusal.status in IMAGE_STATUSES or refusal.position is not None:
             _enroll_without_refused(client, crops, on_duplicate, refusal, result)
         elif refusal.status < 500 and refusal.status not in BUSY_STATUSES:
             raise

@@ -41,6 +41,7 @@ from service.errors.people import (
 from service.errors.requests import (
     BadArchive,
     ClientGone,
+    CropRefused,
     CropTooSmall,
     DecodingBusy,
     Fault,
@@ -81,6 +82,7 @@ __all__ = [
     "CountDiffers",
     "CropMissing",
     "CropNotKept",
+    "CropRefused",
     "CropTooSmall",
     "CropsNotKept",
     "DatabaseDamaged",

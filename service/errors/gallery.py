@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from service.errors.requests import CropRefused
 from service.errors.service_error import ServiceError
 
 
@@ -16,7 +17,7 @@ class GalleryItemNotFound(ServiceError):
         super().__init__(f"the gallery has no item {item_id[:64]!r}")
 
 
-class DuplicateCrop(ServiceError):
+class DuplicateCrop(CropRefused):
     """A posted crop is in the gallery already.
 
     Args:

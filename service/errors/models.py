@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from service.errors.requests import CropRefused
 from service.errors.service_error import ServiceError
 
 
@@ -72,7 +73,7 @@ class ModelInUse(ServiceError):
         super().__init__(f"{version} {reason}; the version was not deleted")
 
 
-class NotFinite(ServiceError):
+class NotFinite(CropRefused):
     """The network made an embedding with an infinite or NaN value.
 
     Args:

@@ -52,7 +52,21 @@ class InvalidRequest(ServiceError):
         return {"errors": [asdict(fault) for fault in self.faults[:MAX_FAULTS]]}
 
 
-class ImageError(ServiceError):
+class CropRefused(ServiceError):
+    """One crop of a request cannot be enrolled; an import enrols the others. Only subclasses are raised.
+
+    Attributes:
+        position: the position of the crop in the request, from 0.
+    """
+
+    position: int
+
+    def members(self) -> dict[str, Any]:
+        """Return the position of the crop."""
+        return {"position": self.position}
+
+
+class ImageError(CropRefused):
     """A posted image is refused. Only subclasses are raised.
 
     Args:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.errors import CropMissing, DuplicateCrop, ImageError, NotFinite
+from service.errors import CropMissing, CropRefused, ImageError
 from service.gallery.ages import warn
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import Enrolment, enroll
@@ -63,7 +63,7 @@ def _enroll_page(serving: Serving, job_id: str) -> bool:
             mark_done = partial(_mark_done, serving.store, job_id, list(files))
             enroll(serving, uploads, metadata, on_duplicate, mark_done, are_imported=are_imported)
             break
-        except (ImageError, DuplicateCrop, NotFinite) as error:
+        except CropRefused as error:
             detail = error.detail if isinstance(error, ImageError) else str(error)
             _mark_failed(serving.store, files.pop(error.position), detail)
             uploads.pop(error.position)

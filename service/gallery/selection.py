@@ -93,6 +93,7 @@ class Selection(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        # InvalidRequest, because FastAPI answers 500 to a ValueError that a model of a form raises here.
         if self.captured_after and self.captured_before and self.captured_after >= self.captured_before:
             raise InvalidRequest(Fault(("body", "captured_after"), "must be before captured_before"))
         together: tuple[str, ...] = ("exclude_same_camera_s", "query_camera_id", "query_captured_at")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.architectures import ARCHITECTURES, LAST_STAGE_ONLY, NUM_STAGES, build_network
+from model.architectures import ARCHITECTURES, LAST_STAGE_ONLY, NUM_STAGES, build_network, trunk_of
 from model.errors import UnknownArchitecture
 from model.files import write_atomically
 from training.data.datasets import SPLITS, ReidDataset
@@ -77,7 +77,7 @@ def architectures_of(table: str, architecture: str) -> tuple[str, ...]:
         raise UnknownArchitecture(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
     if table not in TABLES and table != "all":
         raise ValueError(f"no table {table!r}; there are {', '.join(TABLES)}, all")
-    trunk = next(trunk for trunk in NUM_STAGES if architecture.endswith(trunk))
+    trunk = trunk_of(architecture)
     rows = TABLES[table] if table in TABLES else sum(TABLES.values(), ())
     names = dict.fromkeys(_name(row, trunk) for row in rows)
     return tuple(name for name in names if name in ARCHITECTURES)  # OSNet, for example, has no fourth stage
