@@ -95,7 +95,7 @@ def enroll(
     layout: Annotated[Layout, typer.Option(help="How to find the identity of a crop.")] = Layout.flat,
     camera_id: Annotated[str | None, typer.Option(help="The camera of all crops.")] = None,
     identity_id: Annotated[str | None, typer.Option(help="The identity of all crops.")] = None,
-    on_duplicate: Duplicates = "return",
+    on_duplicate: Duplicates = "skip",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     batch: Annotated[int, typer.Option(min=1, max=64, help="Crops per request.")] = 16,
 ) -> None:

@@ -22,7 +22,7 @@ Duplicates = Annotated[
     typer.Option(
         "--on-duplicate",
         help="What to do if the same camera has sent the same bytes before: count the crop as there already "
-        "(return), enrol the crop again (store), or count the crop as failed (reject).",
+        "(skip, return), enrol the crop again (store), or count the crop as failed (reject).",
     ),
 ]
 

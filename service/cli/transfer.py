@@ -120,7 +120,7 @@ def import_crops(
     layout: Annotated[
         LayoutName, typer.Option(help="How to find the identity of a crop without gallery.csv.")
     ] = "flat",
-    on_duplicate: Duplicates = "return",
+    on_duplicate: Duplicates = "skip",
     camera_id: Annotated[str | None, typer.Option(help="The camera of crops without one.")] = None,
     identity_id: Annotated[str | None, typer.Option(help="The identity of crops without one.")] = None,
     captured_at: Annotated[str | None, typer.Option(help="The RFC 3339 time of crops without one.")] = None,

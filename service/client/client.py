@@ -191,8 +191,9 @@ class Client(ModelRequests, RetentionRequests):
             name: the file name of the archive.
             archive: a tar (plain, gz or bz2) or zip. Its gallery.csv describes the crops if there is one.
             layout: how file names describe the crops if there is no gallery.csv.
-            on_duplicate: what to do if the same camera has sent the same bytes before: "return" the item of
-                that time, "store" another item, or "reject" the crop.
+            on_duplicate: what to do if the same camera has sent the same bytes before: "return" or "skip"
+                gives the item of that time, "store" adds another item, and "reject" fails the crop. Only
+                "skip" compares the crops of `enroll` that have no camera.
             identity_id: the identity of crops that have none in the archive.
             camera_id: the camera of crops that have none in the archive.
             captured_at: the RFC 3339 time of crops that have none in the archive.

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 GroupBy = Literal["identity", "track", "camera", "item"]
 Layout = Literal["flat", "folders", "market1501"]
-OnDuplicate = Literal["return", "store", "reject"]
+OnDuplicate = Literal["return", "skip", "store", "reject"]
 Strategy = Literal["backfill", "compatible"]
 
 

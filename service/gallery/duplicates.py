@@ -1,7 +1,7 @@
 """Duplicates: crops with equal bytes, or of nearly the same picture, by one camera.
 
-Crops without a camera are compared by their bytes with each other, so that a request that is sent again
-doubles nothing. They have no near-duplicates, because two cameras may see nearly the same picture.
+Crops without a camera are compared only where a repeat must double nothing: in an import, and in a request
+that asks for it by `skip`. They have no near-duplicates, because two cameras may see nearly the same picture.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +16,7 @@ from service.gallery.metadata import ItemMetadata
 from service.index import Filter, GalleryIndex
 from service.store.tables import Item
 
-OnDuplicate = Literal["return", "store", "reject"]
+OnDuplicate = Literal["return", "skip", "store", "reject"]
 
 
 def items_with_bytes(session: Session, sha256s: Collection[str]) -> dict[str, list[Item]]:
@@ -28,19 +28,22 @@ def items_with_bytes(session: Session, sha256s: Collection[str]) -> dict[str, li
 
 
 def exact_duplicate(
-    items: Iterable[Item], known: ItemMetadata, *, among_identity: bool = False
+    items: Iterable[Item], known: ItemMetadata, *, among_identity: bool, without_camera: bool
 ) -> Item | None:
     """Return the first of some items with the bytes of a crop that is the crop itself, sent before.
 
-    The camera must be equal; no camera equals no camera. A crop that names an identity is another crop if the
-    item is of another identity: in an import, and in any request if there is no camera. In a request with a
-    camera the item counts, whoever it shows, because one camera never makes the same bytes twice.
+    The camera must be equal. In an import, and without a camera, a crop that names an identity is another crop
+    if the item is of another identity. In a request with a camera the item counts, whoever it shows, because
+    one camera never makes the same bytes twice.
 
     Args:
         items: items with the bytes of the crop.
         known: the metadata of the crop.
         among_identity: whether only items of the identity of the crop count.
+        without_camera: whether a crop without a camera is compared with items without a camera.
     """
+    if known.camera_id is None and not without_camera:
+        return None
     among_identity = (among_identity or known.camera_id is None) and known.identity_id is not None
     for item in items:
         is_same_identity = not among_identity or item.identity.id == known.identity_id

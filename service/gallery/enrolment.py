@@ -68,7 +68,8 @@ def enroll(
         uploads: the images.
         metadata: the metadata of each image.
         on_duplicate: what to do with a crop of equal bytes and camera: "return" the item in the gallery,
-            "store" another item, or "reject" the request.
+            "store" another item, or "reject" the request. "skip" is "return" that compares crops without a
+            camera too.
         before_commit: called within the transaction.
         check: called before each image and each batch; raises an error if nobody waits for the answer.
         are_imported: whether the crops are of an archive. An archive may hold one picture of two identities,
@@ -186,7 +187,12 @@ def _add_items(
     for place, (crop, known) in enumerate(zip(new.crops, new.metadata, strict=True)):
         same = None
         if on_duplicate != "store":
-            same = exact_duplicate(old.get(crop.sha256, []), known, among_identity=new.are_imported)
+            same = exact_duplicate(
+                old.get(crop.sha256, []),
+                known,
+                among_identity=new.are_imported,
+                without_camera=new.are_imported or on_duplicate == "skip",
+            )
         if same is not None and on_duplicate == "reject":
             raise DuplicateCrop(place, same.id)
         if same is None:

@@ -35,10 +35,16 @@ def test_the_same_bytes_of_one_camera_are_the_same_item(client: httpx.Client) ->
 def test_another_camera_is_no_duplicate_and_without_a_camera_the_identity_counts(
     client: httpx.Client,
 ) -> None:
-    for fields in ({"camera_id": "a"}, {"camera_id": "b"}, {}, {"identity_id": "anna"}):
+    for fields in ({"camera_id": "a"}, {"camera_id": "b"}, {}, {}):
         assert post(client, crop(1), **fields).status_code == 201
-        assert post(client, crop(1), **fields).status_code == 200
     assert search(client, crop(1))["num_searched"] == 4
+
+
+def test_crops_without_a_camera_are_compared_when_it_is_asked_for(client: httpx.Client) -> None:
+    for fields in ({}, {"identity_id": "anna"}, {"camera_id": "a"}):
+        assert post(client, crop(1), on_duplicate="skip", **fields).status_code == 201
+        assert post(client, crop(1), on_duplicate="skip", **fields).status_code == 200
+    assert search(client, crop(1))["num_searched"] == 3
 
 
 def test_duplicates_are_stored_or_rejected_when_asked_for(
