@@ -32,9 +32,9 @@ def exact_duplicate(
 ) -> Item | None:
     """Return the first of some items with the bytes of a crop that is the crop itself, sent before.
 
-    The camera must be equal. In an import, and without a camera, a crop that names an identity is another crop
-    if the item is of another identity. In a request with a camera the item counts, whoever it shows, because
-    one camera never makes the same bytes twice.
+    The camera must be equal. In an import, and without a camera, a crop that names an identity is another
+    crop if the item is of another identity. In a request with a camera the item counts, whoever it shows,
+    because one camera never makes the same bytes twice.
 
     Args:
         items: items with the bytes of the crop.
