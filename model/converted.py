@@ -92,7 +92,7 @@ class ConvertedCache:
         write_atomically(target, xml + b"\n<!-- reid-gallery " + json.dumps(sums).encode() + b" -->\n")
 
 
-def find_damaged(directory: Path) -> Iterator[tuple[Path, str]]:
+def find_damaged(directory: str | Path) -> Iterator[tuple[Path, str]]:
     """Find graphs in a cache that do not match their checksums.
 
     A graph of another OpenVINO is not among them, because no network is loaded from it.
@@ -109,14 +109,14 @@ def find_damaged(directory: Path) -> Iterator[tuple[Path, str]]:
             yield path, str(error)
 
 
-def discard_converted(directory: Path, version: str) -> None:
+def discard_converted(directory: str | Path, version: str) -> None:
     """Delete the graphs of one model version from a cache."""
     for path in _graph_files(directory):
         if path.name.startswith(f"{version}-"):
             discard(path)
 
 
-def purge_converted(directory: Path, versions: Collection[str]) -> int:
+def purge_converted(directory: str | Path, versions: Collection[str]) -> int:
     """Delete the graphs of all model versions but these, and what killed processes have left.
 
     A file that is younger than UNFINISHED_S stays, because its version may be about to be registered.
@@ -125,7 +125,7 @@ def purge_converted(directory: Path, versions: Collection[str]) -> int:
         The number of deleted files.
     """
     gone = [path for path in _graph_files(directory) if path.name[:12] not in versions]
-    unfinished = [*directory.glob(f"{_WRITING}*"), *directory.glob(".*.tmp")]
+    unfinished = [*Path(directory).glob(f"{_WRITING}*"), *Path(directory).glob(".*.tmp")]
     num = 0
     for path in (*gone, *unfinished):
         with suppress(FileNotFoundError):
@@ -135,8 +135,9 @@ def purge_converted(directory: Path, versions: Collection[str]) -> int:
     return num
 
 
-def discard(path: Path) -> None:
+def discard(path: str | Path) -> None:
     """Delete a file of the cache, or a folder that has the name of one."""
+    path = Path(path)
     _discard_folder(path)
     path.unlink(missing_ok=True)
 
@@ -180,8 +181,8 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _graph_files(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("*") if _NAME.fullmatch(path.name)]
+def _graph_files(directory: str | Path) -> list[Path]:
+    return [path for path in Path(directory).glob("*") if _NAME.fullmatch(path.name)]
 
 
 def _discard_folder(path: Path) -> None:

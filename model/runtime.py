@@ -79,10 +79,11 @@ def make_runtime(
         RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
         CheckpointError: OpenVINO cannot run the network.
     """
-    require_runtime(device, precision)
+    _require_known(device, precision)
     if isinstance(checkpoint.contents, ForeignNetwork):
         is_bf16 = precision == "bf16" and cpu_has_bf16()
         return OpenVinoRuntime(checkpoint, "bf16" if is_bf16 else "fp32", None)
+    require_runtime(device, precision)
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return TorchRuntime(checkpoint, "cuda", _cuda_precision(precision))
     if device == "torch-cpu":
@@ -102,11 +103,7 @@ def require_runtime(device: str, precision: str) -> None:
     Raises:
         RuntimeUnavailable: the device or precision is unknown, or this machine does not have it.
     """
-    if device not in DEVICES or precision not in PRECISIONS:
-        raise RuntimeUnavailable(
-            f"device {device!r} with precision {precision!r}: choose from {', '.join(DEVICES)} and "
-            f"{', '.join(PRECISIONS)}"
-        )
+    _require_known(device, precision)
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeUnavailable(
             "device 'cuda' was asked for, but torch finds no CUDA device; use auto or cpu, or install a "
@@ -118,6 +115,14 @@ def require_runtime(device: str, precision: str) -> None:
         raise RuntimeUnavailable("precision 'fp16' needs a CUDA device; use auto, fp32 or bf16 on a CPU")
     if precision == "bf16" and device != "torch-cpu" and not cpu_has_bf16():
         raise RuntimeUnavailable("precision 'bf16' was asked for, but this processor has no bf16; use fp32")
+
+
+def _require_known(device: str, precision: str) -> None:
+    if device not in DEVICES or precision not in PRECISIONS:
+        raise RuntimeUnavailable(
+            f"device {device!r} with precision {precision!r}: choose from {', '.join(DEVICES)} and "
+            f"{', '.join(PRECISIONS)}"
+        )
 
 
 def _cuda_precision(precision: str) -> str:

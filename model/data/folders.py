@@ -58,14 +58,16 @@ def is_manifest_name(name: str) -> bool:
     return name.lower() == MANIFEST
 
 
-def find_named_file(folder: Path, name: str) -> Path:
+def find_named_file(folder: str | Path, name: str) -> Path:
     """Return the path of a file that a label file names, relative to the folder of the label file.
 
     A label file that was written on another system may spell the name in another Unicode form, or with
     backslashes. The path is returned as the name stands if there is no such file.
     """
     spellings = [form for text in (name, name.replace("\\", "/")) for form in unicode_forms(text)]
-    return next((folder / one for one in spellings if os.path.isfile(folder / one)), folder / name)
+    return next(
+        (Path(folder, one) for one in spellings if os.path.isfile(Path(folder, one))), Path(folder, name)
+    )
 
 
 def kind_of_skipped(parts: Sequence[str]) -> str | None:

@@ -94,7 +94,8 @@ def test_h6_uploads_at_once_are_tried_one_after_the_other(
 ) -> None:
     with serve(settings):
         pass
-    store = Store(settings, make_sessions(make_engine(settings.database_url)))
+    engine = make_engine(settings.database_url)
+    store = Store(settings, make_sessions(engine))
     sizes = {"height": 64, "width": 32, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
     import_foreign(save_small_onnx(tmp_path / "small.onnx"), tmp_path / "small.safetensors", **sizes)  # type: ignore[arg-type]
     content = (tmp_path / "small.safetensors").read_bytes()

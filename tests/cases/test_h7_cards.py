@@ -3,7 +3,7 @@
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,15 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, make_settings: Callable[..., Settings]) -> Store:
+def store(
+    tmp_path_factory: pytest.TempPathFactory, make_settings: Callable[..., Settings]
+) -> Iterator[Store]:
     settings = make_settings(tmp_path_factory.mktemp("cards") / "data")
     with serve(settings):
         pass
-    return Store(settings, make_sessions(make_engine(settings.database_url)))
+    engine = make_engine(settings.database_url)
+    yield Store(settings, make_sessions(engine))
+    engine.dispose()
 
 
 def kept(store: Store) -> tuple[list[str], list[str], int]:

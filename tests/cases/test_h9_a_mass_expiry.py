@@ -316,8 +316,13 @@ def held_client(make_settings: Callable[..., Settings], tmp_path: Path) -> Itera
     with serve(settings, clock=time.clock) as client:
         enroll(client, crop(1), crop(2))
         engine = make_engine(settings.database_url)
-        with make_sessions(engine).read() as session:
-            wait_until(lambda: session.scalar(select(Retention.checked_at)))
+        sessions = make_sessions(engine)
+
+        def has_checked() -> object:
+            with sessions.read() as session:  # a new one each time, because a session sees one state
+                return session.scalar(select(Retention.checked_at))
+
+        wait_until(has_checked)
         engine.dispose()
     time.jump(days=31)
     with serve(settings, clock=time.clock) as client:

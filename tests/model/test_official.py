@@ -171,7 +171,7 @@ def test_files_of_another_kind_are_refused_in_one_line(refuse: Refuse, tmp_path:
     ]
     for other in contents:
         torch.save(other, path)
-        assert refuse(path) == f"{path} holds no state dict of tensors"
+        assert refuse(path).startswith(f"{path} holds no state dict of tensors")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

@@ -201,7 +201,7 @@ def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -
     migrate(engine)
     store = Store(either_settings, make_sessions(engine))
     slow, fast = Claim("a", "same"), Claim("a", "same")
-    fast.taken_at += timedelta(seconds=20)  # the lease of the first is over by then
+    slow.taken_at -= timedelta(seconds=20)  # its lease is over
     assert Claims(store).take(slow) is None
     other = Claims(store)
     assert other.take(fast) is None

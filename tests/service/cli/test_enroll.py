@@ -25,7 +25,7 @@ def test_enrolling_a_folder_goes_on_after_a_torn_file_and_names_it(server: Serve
     assert "20 enrolled, 2 failed" in done.stdout
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed:")]
     assert [line.split(": ")[1] for line in failed] == [str(torn), str(empty)]
-    assert "1 other files skipped" in done.stderr
+    assert "skipped: 1 not images" in done.stderr
 
     searched = reid("search", put(tmp_path / "query.jpg", crop(1, 50)), "--url", server.url)
     assert searched.returncode == 0, searched.stderr
@@ -49,7 +49,7 @@ def test_market1501_names_give_identity_and_camera_and_junk_is_told(server: Serv
     done = reid("enroll", tmp_path, "--url", server.url, "--layout", "market1501")
     assert done.returncode == 0, done.stderr
     assert "2 enrolled, 0 failed" in done.stdout
-    assert "1 junk and 0 other files skipped" in done.stderr
+    assert "skipped: 1 junk boxes by their names" in done.stderr
 
     known = reid(
         "search", tmp_path / "0702_c3s1_000451_03.jpg", "--url", server.url, "--json", "--top-k", "1"

@@ -160,6 +160,7 @@ def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings,
         put(tmp_path / "crops" / f"{number}.jpg", content)
     with serve(settings, wrap=noticing) as client:
         command = [*REID, "import", str(tmp_path / "crops"), "--url", str(client.base_url)]
+        command += ["--on-duplicate", "store"]
         with subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) as process:
             wait_until(lambda: client.get("/gallery", params={"limit": 1}).json()["items"])
             with held(settings):
