@@ -58,6 +58,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     logger.info("database is up to date", data_dir=str(settings.data_dir))
     purge_gone_networks(serving.store)
     unify_names(serving.store)
+    engine.dispose()  # else SQLite would answer from the pages that were just read, even of a damaged file
     _finish_erasures(serving.store)
     _activate_first(serving)
     serving.store.is_open = True

@@ -24,8 +24,8 @@ from service.settings import Settings
 from service.store.changes import transaction
 from service.store.database import _config, make_engine, make_sessions, migrate
 from service.store.store import Store
-from service.store.tables import Change, Identity, Item, Retention, new_id
-from set_clock import NOON, SetClock
+from service.store.tables import Change, Identity, Item, new_id
+from set_clock import NOON, SetClock, checked_at
 
 DAY = timedelta(days=1)
 
@@ -315,15 +315,7 @@ def held_client(make_settings: Callable[..., Settings], tmp_path: Path) -> Itera
     time = SetClock(datetime.now(UTC))
     with serve(settings, clock=time.clock) as client:
         enroll(client, crop(1), crop(2))
-        engine = make_engine(settings.database_url)
-        sessions = make_sessions(engine)
-
-        def has_checked() -> object:
-            with sessions.read() as session:  # a new one each time, because a session sees one state
-                return session.scalar(select(Retention.checked_at))
-
-        wait_until(has_checked)
-        engine.dispose()
+        wait_until(lambda: checked_at(settings))
     time.jump(days=31)
     with serve(settings, clock=time.clock) as client:
         wait_until(lambda: "held_expiry" in client.get("/readyz").json())

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from forked import Fork, Process
 from live_server import TIMEOUT_S
 from service.cli.main import app
+from service.cli.terminal import err, out
 
 ROOT = Path(__file__).parents[2]
 REID = [sys.executable, "-m", "service.cli"]
@@ -60,6 +61,8 @@ def be_reid(command: list[str]) -> None:
     """Be the `reid` program."""
     os.chdir(ROOT)
     sys.argv = ["reid", *command]
+    for console in (out, err):  # made before this process got its environment
+        console.width = int(os.environ.get("COLUMNS", "80"))
     app()
 
 

@@ -2,7 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import select
+
+from service.settings import Settings
 from service.store.clock import Clock
+from service.store.database import make_engine, make_sessions
+from service.store.tables import Retention
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -23,3 +28,12 @@ class SetClock:
     def jump(self, **much: float) -> None:
         """Set the time of day forth or back, while no time passes."""
         self.wall += timedelta(**much)
+
+
+def checked_at(settings: Settings) -> datetime | None:
+    """Return when a service has last found its clock right, or None if it has not looked yet."""
+    engine = make_engine(settings.database_url)
+    with make_sessions(engine).read() as session:
+        found = session.scalar(select(Retention.checked_at))
+    engine.dispose()
+    return found
