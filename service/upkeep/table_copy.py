@@ -78,6 +78,6 @@ def _wanted(table: sa.Table) -> sa.Select[Any]:
         return select(table).where(table.c.state.not_in(NOT_ENDED))
     if table.name == JobFile.__tablename__:
         ended = select(Job.id).where(Job.state.not_in(NOT_ENDED))
-        is_kept = or_(table.c.error.is_not(None), table.c.warning.is_not(None))
+        is_kept = or_(table.c.error.is_not(None), table.c.item_id.is_not(None))
         return select(table).where(table.c.job_id.in_(ended), is_kept)
     return select(table)

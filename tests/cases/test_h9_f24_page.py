@@ -1,6 +1,5 @@
 """H9 and F24 on the page: an expiry that waits is told and confirmed there, and warnings are listed."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from chromium import find_chromium
 from live_server import crop, enroll, serve, wait_until
 from service.settings import Settings
 from set_clock import SetClock
@@ -17,9 +17,7 @@ from set_clock import SetClock
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page of Chromium, as the machine has it."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no chromium on this machine to open the page in")
+    path = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="Europe/Vienna")

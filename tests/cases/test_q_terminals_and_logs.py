@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,12 @@ def test_q_a_wrong_name_on_an_ascii_terminal_is_a_sentence(tmp_path: Path) -> No
     assert "does not exist" in done.stderr
 
 
-def test_q_a_stream_that_cannot_be_set_up_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    terminal.replace_unprintable()
+def test_q_a_stream_that_cannot_be_set_up_stays() -> None:
+    stream = io.StringIO()
+    with redirect_stdout(stream):
+        terminal.replace_unprintable()
+        print(PERSIAN)
+    assert stream.getvalue() == f"{PERSIAN}\n"
 
 
 WRITE_EVENTS = """
