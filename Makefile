@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The versions of constraints.txt without its hashes: pip takes no hashes for an editable project. A mirror or a
+# build of torch for CPUs alone, which has other hashes, may serve these versions.
+PINS := $(VENV)/pins.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev serve test test-long lint docs bench format clean
+.PHONY: help setup dev serve test test-long lint pins docs bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,23 +20,29 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time this takes some minutes, mostly torch."
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[training]'
+	@sed -e '/^ *--hash/d' -e 's/ \\$$//' constraints.txt > $(PINS)
+	@$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable '.[training]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
+	@$(BIN)/python -m pip install --quiet --constraint $(PINS) --editable '.[dev,training]'
 	@touch $@
 
 serve: setup ## start the service, by default on http://127.0.0.1:8000 (PORT=..., HOST=..., REID_...)
 	@$(BIN)/reid serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
-lint: dev ## ruff, mypy, import-linter and the Alembic check
+lint: dev ## ruff, mypy, import-linter, the audit of dependencies and the Alembic check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/audit.py
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && export REID_DATA_DIR="$$data" && \
 		$(BIN)/alembic upgrade head && $(BIN)/alembic check
+
+pins: dev ## write constraints.txt again for the requirements of pyproject.toml (PINS_FLAGS=--upgrade: newest)
+	UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile pyproject.toml --all-extras --group image --universal \
+		--generate-hashes --no-annotate --output-file constraints.txt --quiet $(PINS_FLAGS)
 
 docs: dev ## build the documentation into docs/site; a broken link is an error
 	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml

@@ -1,6 +1,6 @@
 # The service. On Linux the plain torch of the package index brings CUDA with it: the image is large, and the
 # same one serves on a CPU (by OpenVINO) and on a GPU. An index of CPU builds makes it small: set PIP_INDEX_URL
-# or PIP_EXTRA_INDEX_URL as a build argument and rebuild constraints.txt for it.
+# or PIP_EXTRA_INDEX_URL as a build argument, after `UV_INDEX=<the same> make pins` took its hashes into constraints.txt.
 FROM python:3.11-slim
 
 ARG PIP_INDEX_URL
@@ -10,11 +10,16 @@ RUN useradd --create-home --uid 1000 reid && install --directory --owner reid /d
 
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
+# Every file that is downloaded has its hash in constraints.txt. The pip that takes hashes from there comes first.
+RUN sed -n '/^pip==/,/[^\\]$/p' constraints.txt > pip.txt && \
+    pip install --no-cache-dir --require-hashes --requirement pip.txt
+RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["dependency-groups"]["image"] + p["project"]["dependencies"], sep="\n")' > requirements.txt && \
+    pip install --no-cache-dir --require-hashes --constraint constraints.txt --requirement requirements.txt
 COPY model model
 COPY training training
 COPY service service
 COPY migrations migrations
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
 USER reid
 WORKDIR /home/reid
