@@ -1,17 +1,22 @@
 """F3, F4: no label of a CSV or an archive is lost without a word, however the file was written or packed."""
 
+import csv
 import io
-import shutil
+import random
 import subprocess
-import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from archives import tar_of, zip_of
+from archives import packed, tar_of
 from command_line import put, run
 from exported import items_of, rows_of
 from live_server import crop, enroll, search, serve
@@ -66,65 +71,74 @@ def test_f3_case_and_spaces_do_not_matter_and_a_quoted_comma_is_one_name(
     ]
 
 
-def unpacked(exported: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(exported)): path.read_bytes() for path in exported.rglob("*") if path.is_file()
-    }
+@dataclass(frozen=True)
+class Packing:
+    """How somebody packs an export again.
+
+    Args:
+        kind: folder, zip or tar, the tar plain or compressed.
+        top: the folders above the export within the archive.
+        is_windows: whether a zip has backslashes, as those of older Windows programs.
+        is_upper: whether the names are in capitals, as a FAT file system gives them.
+        junk: what the operating system adds.
+        num_columns: by how much the columns of gallery.csv are turned.
+        newline: what ends a line of gallery.csv.
+        mark: what stands before gallery.csv.
+        order: shuffles the members.
+    """
+
+    kind: str
+    top: str
+    is_windows: bool
+    is_upper: bool
+    junk: frozenset[str]
+    num_columns: int
+    newline: str
+    mark: str
+    order: random.Random
+
+    def pack(self, exported: Path, out: Path) -> Path:
+        """Pack an export and return the path of the archive or folder."""
+        members = [
+            (self._name(str(path.relative_to(exported))), self._content(path))
+            for path in exported.rglob("*")
+            if path.is_file()
+        ]
+        members += [(self.top + name, b"\0\5\x16\7") for name in self.junk]
+        self.order.shuffle(members)
+        if self.kind == "folder":
+            for name, content in members:
+                put(out / "folder" / name, content)
+            return out / "folder"
+        return put(out / f"packed.{self.kind}", packed(self.kind, dict(members)))
+
+    def _name(self, name: str) -> str:
+        name = self.top + (name.upper() if self.is_upper else name)
+        return name.replace("/", "\\") if self.is_windows and self.kind == "zip" else name
+
+    def _content(self, path: Path) -> bytes:
+        if path.name != "gallery.csv":
+            return path.read_bytes()
+        written = io.StringIO(newline="")
+        writer = csv.writer(written, lineterminator=self.newline)
+        for row in csv.reader(io.StringIO(path.read_text("utf-8"), newline="")):
+            turned = self.num_columns % len(row)
+            writer.writerow(row[turned:] + row[:turned])
+        return (self.mark + written.getvalue()).encode()
 
 
-def tar_with_top_folder(exported: Path, out: Path) -> Path:
-    with tarfile.open(out / "e.tgz", "w:gz") as tar:
-        tar.add(exported, arcname="./nested/export")
-    return out / "e.tgz"
-
-
-def zip_of_a_mac(exported: Path, out: Path) -> Path:
-    members = {f"export/{name}": data for name, data in unpacked(exported).items()}
-    junk = {f"__MACOSX/export/._{Path(name).name}": b"\0\5\x16\7" for name in members}
-    return put(out / "mac.zip", zip_of(members | junk | {"export/.DS_Store": b"1"}))
-
-
-def zip_of_windows(exported: Path, out: Path) -> Path:
-    members = {f"export\\{name}".replace("/", "\\"): data for name, data in unpacked(exported).items()}
-    return put(out / "windows.zip", zip_of(members | {"export\\Thumbs.db": b"1"}))
-
-
-def zip_in_capitals(exported: Path, out: Path) -> Path:
-    return put(out / "fat.zip", zip_of({name.upper(): data for name, data in unpacked(exported).items()}))
-
-
-def tar_with_hard_links(exported: Path, out: Path) -> Path:
-    """Pack the crops twice, the second time as hard links, and name the links in gallery.csv."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, data in unpacked(exported).items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return put(out / "plain.tar", file.getvalue())
-
-
-def folder_in_a_folder(exported: Path, out: Path) -> Path:
-    shutil.copytree(exported, out / "above" / "export")
-    (out / "above" / "export" / "gallery.csv").rename(out / "above" / "export" / "Gallery.CSV")
-    put(out / "above" / ".DS_Store", b"1")
-    return out / "above"
-
-
-def tar_by_the_command(exported: Path, out: Path) -> Path:
-    subprocess.run(["tar", "czf", out / "e.tar.gz", exported.name], cwd=exported.parent, check=True)
-    return out / "e.tar.gz"
-
-
-REPACKED = [
-    tar_with_top_folder,
-    zip_of_a_mac,
-    zip_of_windows,
-    zip_in_capitals,
-    tar_with_hard_links,
-    folder_in_a_folder,
-    tar_by_the_command,
-]
+PACKINGS = st.builds(
+    Packing,
+    kind=st.sampled_from(["folder", "zip", "tar", "gz", "bz2"]),
+    top=st.sampled_from(["", "export/", "./export/", "holidays 2026/\u00e9xport/"]),
+    is_windows=st.booleans(),
+    is_upper=st.booleans(),
+    junk=st.frozensets(st.sampled_from([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._gallery.csv"])),
+    num_columns=st.integers(0, 7),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+    order=st.randoms(use_true_random=False),
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,26 +156,48 @@ def exported(
         yield folder / "export", search(client, crop(3), top_k=100)
 
 
-@pytest.mark.parametrize("repack", REPACKED, ids=lambda repack: repack.__name__)
+@pytest.fixture(scope="module")
+def importer(
+    tmp_path_factory: pytest.TempPathFactory, make_settings: Callable[..., Settings]
+) -> Iterator[httpx.Client]:
+    """A client of a gallery that takes one import after the other, and is emptied between them."""
+    with serve(make_settings(tmp_path_factory.mktemp("importer") / "data")) as client:
+        yield client
+
+
 def test_f4_an_export_that_was_packed_again_is_imported_alike(
-    exported: tuple[Path, dict[str, Any]],
-    settings: Settings,
-    tmp_path: Path,
-    repack: Callable[[Path, Path], Path],
+    exported: tuple[Path, dict[str, Any]], importer: httpx.Client, is_long: bool
 ) -> None:
     folder, expected = exported
-    path = repack(folder, tmp_path)
-    with serve(settings) as client:
-        done = run(client, "import", path)
-        assert done.stdout.startswith("6 enrolled, 0 failed"), done.stderr
-        answer = search(client, crop(3), top_k=100)
-        assert [(match["identity_id"], match["score"]) for match in answer["matches"]] == [
-            (match["identity_id"], match["score"]) for match in expected["matches"]
-        ]
-        done = run(client, "import", path)
-        assert done.stdout.startswith("0 enrolled, 6 there already, 0 failed"), done.stderr
-        assert run(client, "export", "--out", tmp_path / "again").exit_code == 0
-        assert sorted(map(str, rows_of(tmp_path / "again"))) == sorted(map(str, rows_of(folder)))
+
+    @hypothesis_settings(max_examples=300 if is_long else 12, deadline=None)
+    @given(packing=PACKINGS)
+    def is_imported_alike(packing: Packing) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            out = Path(temporary)
+            path = packing.pack(folder, out)
+            done = run(importer, "import", path)
+            assert done.stdout.startswith("6 enrolled, 0 failed"), done.stderr
+            answer = search(importer, crop(3), top_k=100)
+            assert [(match["identity_id"], match["score"]) for match in answer["matches"]] == [
+                (match["identity_id"], match["score"]) for match in expected["matches"]
+            ]
+            done = run(importer, "import", path)
+            assert done.stdout.startswith("0 enrolled, 6 there already, 0 failed"), done.stderr
+            assert run(importer, "export", "--out", out / "again").exit_code == 0
+            assert sorted(map(str, rows_of(out / "again"))) == sorted(map(str, rows_of(folder)))
+            for item in items_of(importer):
+                assert importer.delete(f"/gallery/{item['id']}").is_success
+
+    is_imported_alike()
+
+
+def test_f4_an_export_that_the_program_tar_has_packed_is_imported(
+    exported: tuple[Path, dict[str, Any]], client: httpx.Client, tmp_path: Path
+) -> None:
+    folder, _expected = exported
+    subprocess.run(["tar", "czf", tmp_path / "e.tar.gz", folder.name], cwd=folder.parent, check=True)
+    assert run(client, "import", tmp_path / "e.tar.gz").stdout.startswith("6 enrolled, 0 failed")
 
 
 def test_f4_two_label_files_side_by_side_are_refused(shared_client: httpx.Client) -> None:
