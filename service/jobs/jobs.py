@@ -162,7 +162,7 @@ def find_job(store: Store, job_id: str) -> Progress:
 def cancel(store: Store, job_id: str) -> Progress:
     """Cancel a job that has not ended.
 
-    Items that an import has enrolled stay. A cancelled activation changes nothing.
+    Items that an import has enrolled stay, and the version that is active at this moment stays active.
 
     Raises:
         JobNotFound: there is no such job.

@@ -173,6 +173,8 @@ def test_f4_an_export_that_was_packed_again_is_imported_alike(
     @hypothesis_settings(max_examples=300 if is_long else 12, deadline=None)
     @given(packing=PACKINGS)
     def is_imported_alike(packing: Packing) -> None:
+        for item in items_of(importer):
+            assert importer.delete(f"/gallery/{item['id']}").is_success
         with tempfile.TemporaryDirectory() as temporary:
             out = Path(temporary)
             path = packing.pack(folder, out)
@@ -186,8 +188,6 @@ def test_f4_an_export_that_was_packed_again_is_imported_alike(
             assert done.stdout.startswith("0 enrolled, 6 there already, 0 failed"), done.stderr
             assert run(importer, "export", "--out", out / "again").exit_code == 0
             assert sorted(map(str, rows_of(out / "again"))) == sorted(map(str, rows_of(folder)))
-            for item in items_of(importer):
-                assert importer.delete(f"/gallery/{item['id']}").is_success
 
     is_imported_alike()
 

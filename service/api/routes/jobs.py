@@ -34,5 +34,5 @@ def get_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
 
 @router.delete("/{job_id}", status_code=202, responses=responses(404, 409, 422, 503))
 def delete_job(job_id: str, store: ReadyStore, request_id: RequestId) -> JobAnswer:
-    """Cancel a job. An import keeps the items that it has enrolled; an activation changes nothing."""
+    """Cancel a job. Items that an import has enrolled stay, and so does the version that is active now."""
     return JobAnswer.of(cancel(store, job_id), request_id)
