@@ -4,10 +4,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from model.data.names import is_text, show_name, unicode_forms
+from model.data.names import fold_name, is_text, show_name
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"})
 """Suffixes of image files, in lower case."""
@@ -58,16 +60,45 @@ def is_manifest_name(name: str) -> bool:
     return name.lower() == MANIFEST
 
 
-def find_named_file(folder: str | Path, name: str) -> Path:
-    """Return the path of a file that a label file names, relative to the folder of the label file.
+class NamedFiles:
+    """The files that a label file names, relative to the folder of the label file.
 
-    A label file that was written on another system may spell the name in another Unicode form, or with
-    backslashes. The path is returned as the name stands if there is no such file.
+    A label file that was written on another system may spell the name of a file in another Unicode form or
+    case of letters, or with backslashes. Such a name finds the file if no other file has a name like it.
     """
-    spellings = [form for text in (name, name.replace("\\", "/")) for form in unicode_forms(text)]
-    return next(
-        (Path(folder, one) for one in spellings if os.path.isfile(Path(folder, one))), Path(folder, name)
-    )
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._listed: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> Path:
+        """Return the path of the file; if there is no such file, the path as the label file has it."""
+        spellings = (name, name.replace("\\", "/"))
+        exact = (Path(self._folder, text) for text in spellings)
+        alike = (path for text in spellings if (path := self._find_alike(text)))
+        return next((path for path in chain(exact, alike) if os.path.isfile(path)), Path(self._folder, name))
+
+    def _find_alike(self, name: str) -> Path | None:
+        path = self._folder
+        for part in Path(name).parts:
+            if os.path.exists(path / part):
+                path /= part
+                continue
+            names = self._list(path).get(fold_name(part), [])
+            if len(names) != 1:
+                return None
+            path /= names[0]
+        return path
+
+    def _list(self, folder: Path) -> dict[str, list[str]]:
+        """Return the names in a folder by what their spellings have in common."""
+        if folder not in self._listed:
+            alike: dict[str, list[str]] = {}
+            self._listed[folder] = alike
+            with suppress(OSError):
+                for name in os.listdir(folder):
+                    alike.setdefault(fold_name(name), []).append(name)
+        return self._listed[folder]
 
 
 def kind_of_skipped(parts: Sequence[str]) -> str | None:

@@ -19,6 +19,15 @@ def unicode_forms(name: str) -> tuple[str, ...]:
     return name, normalise_name(name), unicodedata.normalize("NFD", name)
 
 
+def fold_name(name: str) -> str:
+    """Return what two spellings of a name have in common: the other Unicode form, the other case of letters.
+
+    >>> fold_name("JOSE" + chr(0x301)) == fold_name("josé")
+    True
+    """
+    return normalise_name(normalise_name(name).casefold())
+
+
 def is_text(name: str) -> bool:
     """Return whether a name of a file is text: a name that is not UTF-8 holds lone surrogates.
 

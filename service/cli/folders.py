@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.data.folders import MANIFEST, Walk, find_named_file, walk_folder
+from model.data.folders import MANIFEST, NamedFiles, Walk, walk_folder
 from model.data.labels import COLUMNS, LabelReader
 from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
 from model.data.names import is_text, show_name
@@ -123,10 +123,11 @@ def _label_by_name(path: Path, layout: Layout, found: FoundCrops) -> None:
 
 def _label_by_manifest(manifest: Path, found: FoundCrops) -> None:
     line_of: dict[Path, int] = {}
+    files = NamedFiles(manifest.parent)
     try:
         with manifest.open("rb") as file:
             for row in LabelReader(file):
-                path = find_named_file(manifest.parent, row.fields["path"])
+                path = files.find(row.fields["path"])
                 reason = None
                 if not path.name or not _is_within(manifest.parent, path):
                     reason = f"line {row.line} of {MANIFEST} names what is not in its folder"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from model.data.folders import MANIFEST
 from model.data.labels import LabelReader
 from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
-from model.data.names import normalise_name
+from model.data.names import fold_name
 from model.errors import LabelsError
 from service.errors import BadArchive
 from service.gallery.metadata import ItemMetadata
@@ -101,17 +101,13 @@ class _Names:
         self._names = names
         self._like: dict[str, list[str]] = {}
         for name in names:
-            self._like.setdefault(_fold(name), []).append(name)
+            self._like.setdefault(fold_name(name), []).append(name)
 
     def find(self, name: str) -> str | None:
         if name in self._names:
             return name
-        like = self._like.get(_fold(name), [])
+        like = self._like.get(fold_name(name), [])
         return like[0] if len(like) == 1 else None
-
-
-def _fold(name: str) -> str:
-    return normalise_name(name).casefold()
 
 
 def _metadata_of(fields: Mapping[str, str]) -> tuple[ItemMetadata, str | None]:

@@ -170,7 +170,8 @@ class Archive:
         if kind is None and not (is_image_name(parts[-1]) or is_manifest_name(parts[-1])):
             kind = OTHER
         if kind is not None:
-            self.num_skipped[kind] += parts[-1] not in BESIDE_MANIFEST
+            if parts[-1].lower() not in BESIDE_MANIFEST:
+                self.num_skipped[kind] += 1
             return None
         if not is_text(name):
             self.failures.append((show_name(name), "its name is not UTF-8; pack it under another name"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.data.folders import MANIFEST, find_named_file, walk_folder
+from model.data.folders import MANIFEST, NamedFiles, walk_folder
 from model.data.labels import LabelReader
 from model.data.market import DISTRACTOR_PID as DISTRACTOR
 from model.data.market import JUNK_PID as JUNK
@@ -64,10 +64,11 @@ def read_manifest(path: str | Path) -> ReidDataset:
     path = Path(path)
     if path.is_dir():
         path = _manifest_in(path)
+    files = NamedFiles(path.parent)
     try:
         with path.open("rb") as file:
             rows = [
-                _parse_row(path.parent, f"{path}, line {row.line}", row.fields)
+                _parse_row(files, f"{path}, line {row.line}", row.fields)
                 for row in LabelReader(file, required=("path", "identity_id"))
             ]
     except LabelsError as error:
@@ -198,7 +199,7 @@ def _folder_identity(path: Path) -> str:
     return "" if identity == DISTRACTOR and path.name.startswith(f"{DISTRACTOR}_c") else identity
 
 
-def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:
+def _parse_row(files: NamedFiles, place: str, fields: dict[str, str]) -> Row:
     identity, camera, track, split = (fields.get(name, "") for name in _COLUMNS[1:])
     split = split.lower()
     if not fields["path"]:
@@ -207,7 +208,7 @@ def _parse_row(folder: Path, place: str, fields: dict[str, str]) -> Row:
         raise DatasetError(f"{place}: the split is {split!r}, not one of {', '.join(SPLITS)}")
     if split in ("train", "query") and identity in ("", JUNK):
         raise DatasetError(f"{place}: a crop for {split} needs an identity_id")
-    return Row(find_named_file(folder, fields["path"]), identity, camera, track, split, place)
+    return Row(files.find(fields["path"]), identity, camera, track, split, place)
 
 
 def _refuse_repeats(rows: Iterable[Row]) -> None:
