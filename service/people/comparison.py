@@ -11,7 +11,7 @@ Shape suffixes: N rows, D dimensions of an embedding, M identities, B identities
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +69,13 @@ class People:
     def rows_of(self, place: int) -> Ints:
         """Return the rows of one identity."""
         return self.rows[self.starts[place] : self.starts[place + 1]]
+
+    def only(self, places: Sequence[int]) -> "People":
+        """Return these identities alone, in this order."""
+        rows = [self.rows_of(place) for place in places]
+        starts = np.cumsum([0, *map(len, rows)])
+        keys = self.keys[np.array(places, np.int64)]
+        return replace(self, keys=keys, rows=np.concatenate([self.rows[:0], *rows]), starts=starts)
 
     def means(self, first: int, end: int, pause: Pause = go_on) -> Floats:
         """Return the mean embeddings of the places `first` to `end` - 1, (M, D), L2-normalised."""
@@ -152,13 +159,15 @@ def topk_pairs(
 
 def _topk(scores: Floats, k: int, least: float) -> list[int]:
     """Return the places of the k highest scores of at least `least`; of tied scores the first ones count."""
-    places = np.flatnonzero(scores >= least)
-    if len(places) > k:
-        good = scores[places]
-        last = np.partition(good, len(good) - k)[len(good) - k]
-        better = places[good > last]
-        places = np.concatenate([better, places[good == last][: k - len(better)]])
-    return list(map(int, places))
+    is_good = scores >= least
+    if np.count_nonzero(is_good) <= k:
+        return list(map(int, np.flatnonzero(is_good)))
+    good = scores[is_good]
+    good.partition(len(good) - k)
+    last = good[len(good) - k]
+    better = np.flatnonzero(scores > last)
+    ties = np.flatnonzero(scores == last)[: k - len(better)]
+    return [*map(int, better), *map(int, ties)]
 
 
 def _blocks(people: People, key: int | None, pause: Pause) -> Iterator[Block]:
@@ -185,9 +194,9 @@ def _blocks(people: People, key: int | None, pause: Pause) -> Iterator[Block]:
 
 
 def _scores_of(people: People, place: int, pause: Pause) -> Floats:
-    """Return the scores of one identity with all identities, (1, M), a block of means at a time."""
+    """Return the scores of one identity with all identities, (1, M), a step of means at a time."""
     mean_1D = people.means(place, place + 1, pause)
-    ends = [*range(0, len(people), BLOCK), len(people)]
+    ends = [*range(0, len(people), STEP), len(people)]
     scores_1M = np.concatenate([mean_1D @ people.means(*part, pause).T for part in pairwise(ends)], axis=1)
     scores_1M[0, place] = -np.inf
     return scores_1M
@@ -202,7 +211,9 @@ def best_rows(people: People, pairs: Sequence[tuple[float, int, int]], pause: Pa
     for number, (_, a, b) in enumerate(pairs):
         others.setdefault(a, []).append((b, number, 0))
         others.setdefault(b, []).append((a, number, 1))
-    mean_of = {place: people.means(place, place + 1, pause)[0] for place in others}
+    shown = people.only(list(others))
+    means_MD = shown.means(0, len(shown), pause)
+    mean_of = dict(zip(others, means_MD, strict=True))
     best: Ints = np.empty((len(pairs), 2), np.int64)
     for place, wanted in others.items():
         means_PD = np.stack([mean_of[other] for other, _, _ in wanted])
@@ -212,15 +223,20 @@ def best_rows(people: People, pairs: Sequence[tuple[float, int, int]], pause: Pa
 
 
 def _most_like(rows: Ints, rows_ND: NDArray[np.float16], means_PD: Floats, pause: Pause) -> Ints:
-    """Return for each mean the row that is most like it, (P,); of tied rows the first one counts."""
+    """Return for each mean the row that is most like it, (P,); of tied rows the first one counts.
+
+    There is no pause before the first step, because most identities have few rows.
+    """
     best_P, scores_P = np.full(len(means_PD), rows[0]), np.full(len(means_PD), -np.inf, np.float32)
     for start in range(0, len(rows), ROWS):
-        pause()
+        if start:
+            pause()
         part = rows[start : start + ROWS]
         scores_NP = rows_ND[part].astype(np.float32) @ means_PD.T
-        is_better = scores_NP.max(axis=0) > scores_P
-        best_P[is_better] = part[scores_NP.argmax(axis=0)[is_better]]
-        scores_P = np.maximum(scores_P, scores_NP.max(axis=0))
+        firsts_P, most_P = scores_NP.argmax(axis=0), scores_NP.max(axis=0)
+        is_better = most_P > scores_P
+        best_P[is_better] = part[firsts_P[is_better]]
+        scores_P = np.maximum(scores_P, most_P)
     return best_P
 
 
