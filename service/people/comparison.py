@@ -34,7 +34,7 @@ MAX_FRAME = 64
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Pause = Callable[[], None]
+Pause = Callable[[], object]
 
 
 @dataclass(frozen=True)
