@@ -36,6 +36,7 @@ from service.errors.people import (
     ItemElsewhere,
     NothingHeld,
     OperationNotFound,
+    SuggestionsBusy,
     TooManyIdentities,
 )
 from service.errors.requests import (
@@ -121,6 +122,7 @@ __all__ = [
     "ServiceError",
     "StorageFull",
     "StorageUnavailable",
+    "SuggestionsBusy",
     "TooFewLabels",
     "TooManyIdentities",
     "TooManyJobs",

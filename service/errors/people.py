@@ -87,3 +87,15 @@ class TooManyIdentities(ServiceError):
         super().__init__(
             f"{num:,} identities pass the filters, and at most {most:,} can be compared at once; {hint}"
         )
+
+
+class SuggestionsBusy(ServiceError):
+    """Other requests compare identities, one at a time, and this one has waited too long for its turn."""
+
+    code = "suggestions_busy"
+    status = 503
+    title = "Suggestions busy"
+    retry_after_s = 5
+
+    def __init__(self) -> None:
+        super().__init__("identities are being compared for other requests, one at a time; ask again")

@@ -1,4 +1,4 @@
-"""The order in which work embeds crops: searches before enrolments, and enrolments before backfills."""
+"""The order of work on the cores: searches before enrolments, backfills and comparisons of identities."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,12 @@ BACKFILL_WAITS_S = 0.2
 ENROLMENT_WAITS_S = 0.1
 """An enrolment waits at most this long for searches, in seconds, because a camera waits for its answer."""
 
+COMPARISON_WAITS_S = 0.05
+"""A step of a comparison waits at most this long for searches, in seconds, so that some hundred steps end."""
+
 
 class Priority:
-    """The scheduler of one process, for the threads that share its cores to embed crops."""
+    """The scheduler of one process, for the threads that share its cores."""
 
     def __init__(self) -> None:
         self._searches = Condition()
@@ -50,6 +53,10 @@ class Priority:
     def before_backfill(self) -> None:
         """Wait for searches before a backfill embeds its next crops."""
         self._wait_for_searches(BACKFILL_WAITS_S)
+
+    def before_comparison(self) -> None:
+        """Wait for searches before identities are compared further."""
+        self._wait_for_searches(COMPARISON_WAITS_S)
 
     def _wait_for_searches(self, at_most_s: float) -> None:
         with self._searches:

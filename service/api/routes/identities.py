@@ -6,7 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
+from service.api.routes.dependencies import CheckClient, ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
     IdentitiesAnswer,
@@ -68,15 +68,16 @@ def get_identities(
 
 @router.get("/identities/suggestions", responses=responses(404, 422, 503))
 def get_suggestions(
-    fields: Annotated[SuggestionFields, Query()], serving: ReadyServing, request_id: RequestId
+    fields: Annotated[SuggestionFields, Query()],
+    serving: ReadyServing,
+    request_id: RequestId,
+    check_client: CheckClient,
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely the same person.
 
     Two identities that one camera saw at the same moment are never suggested, nor are rejected pairs.
     """
-    version, found = suggest(
-        serving.store, serving.refresh(), fields, fields.limit, fields.min_score, fields.of
-    )
+    version, found = suggest(serving, fields, fields.limit, fields.min_score, fields.of, check_client)
     return SuggestionsAnswer(
         request_id=request_id,
         model_version=version,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from live_server import crop, enroll
 from service.index import Columns
-from service.people.suggestions import BLOCK, MAX_FRAME, People, impossible_pairs, topk_pairs
+from service.people.comparison import BLOCK, MAX_FRAME, People, impossible_pairs, topk_pairs
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
