@@ -47,7 +47,8 @@ pins: dev ## write constraints.txt again for the requirements of pyproject.toml 
 docs: dev ## build the documentation into docs/site; a broken link is an error
 	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10
+# The hundreds of processes that tests start do not compile the code anew, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10
 
 test: lint docs ## everything that must pass; the last lines are the slowest ten tests
 	$(PYTEST)

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,16 +190,18 @@ def migrate(engine: Engine) -> None:
     Raises:
         NewerDatabase: the schema is that of a newer version of this program; nothing is changed.
     """
-    config = _config()
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         schema = schema_of(connection)
+        if schema == known_schemas()[0]:
+            return
         if schema is not None and schema not in known_schemas():
             raise NewerDatabase(
                 f"the database has schema {schema}, which this version of the program does not know: start "
                 "the newer version that wrote it, or restore a backup of this version"
             )
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -208,9 +211,10 @@ def schema_of(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def known_schemas() -> list[str]:
-    """Return the schema revisions that this program knows, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+@cache
+def known_schemas() -> tuple[str, ...]:
+    """Return the schema revisions that this program knows, newest first; their files are read once."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:
