@@ -131,7 +131,7 @@ class Verification(BaseModel):
 
 
 class Compatibility(BaseModel):
-    """A promise: queries of the new network search a gallery of an old model version without a new embedding.
+    """The old model version whose gallery the new network searches, without embedding the gallery again.
 
     Args:
         version: the old model version, which embedded the gallery.

@@ -142,14 +142,14 @@ class CropsNotKept(ServiceError):
 
 
 class NotCompatible(ServiceError):
-    """The card of the model version does not promise embeddings compatible with the active version."""
+    """The card of the model version does not say that it is compatible with the active version."""
 
     code = "not_compatible"
     status = 409
     title = "Not compatible"
 
-    def __init__(self, version: str, active: str, promised: str | None) -> None:
-        compatible = f"only with {promised}" if promised else "with no other version"
+    def __init__(self, version: str, active: str, compatible_with: str | None) -> None:
+        compatible = f"only with {compatible_with}" if compatible_with else "with no other version"
         super().__init__(
             f"{version} is compatible {compatible}, and {active} is active; use the strategy backfill, or "
             "train with --compatible-with"

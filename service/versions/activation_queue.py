@@ -52,7 +52,7 @@ def queue_activation(store: Store, version: str, options: ActivationOptions) -> 
         ModelNotFound: there is no such version.
         ActivationRunning: another activation is queued or running.
         CropsNotKept: some items have no embedding by the version, and their crops were never kept.
-        NotCompatible: the strategy is `compatible`, and the card of the version does not promise that.
+        NotCompatible: the strategy is `compatible`, and the card of the version does not say so.
         NotEvaluated: `require_better` is true, and the version was not compared with the active one.
         NotBetter: `require_better` is true, and the version is worse by more than chance explains.
     """
@@ -124,9 +124,9 @@ def _check_possible(session: Session, row: Model, options: ActivationOptions) ->
     active = active_model(session)
     if options.strategy == "compatible" and active and active.version != row.version:
         card, _ = salvage_card(row.card, row.version)
-        promised = (card.compatible_with or {}).get("version") if card else None
-        if promised != active.version:
-            raise NotCompatible(row.version, active.version, promised)
+        compatible_with = (card.compatible_with or {}).get("version") if card else None
+        if compatible_with != active.version:
+            raise NotCompatible(row.version, active.version, compatible_with)
     lost = select(func.count()).select_from(Item).where(~Item.has_crop, ~is_embedded(row.version))
     num = session.scalar(lost) or 0
     if num and not options.allow_missing:
