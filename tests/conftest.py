@@ -21,6 +21,7 @@ from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
+from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.database import make_engine, migrate
 
@@ -123,6 +124,15 @@ def postgres() -> Iterator[Callable[..., str]]:
         yield make
         admin.dispose()
         server.cleanup()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A PostgreSQL server that a test may stop, start and let hang."""
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = OwnPostgres(Path(folder))
+        yield server
+        server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

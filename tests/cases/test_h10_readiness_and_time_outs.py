@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +22,6 @@ from service.store.database import make_engine, make_sessions, migrate, rewrite
 from service.store.failures import to_service_error
 from service.store.probe import Probe
 from service.store.timeouts import answer_within
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = OwnPostgres(Path(folder))
-        yield server
-        server.stop()
 
 
 @contextmanager

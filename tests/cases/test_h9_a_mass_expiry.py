@@ -1,7 +1,7 @@
 """H9: an expiry of much at once, or after a jump of the clock, waits until a person confirms it."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, select, text, update
 from structlog.testing import capture_logs
 
 from command_line import run
-from live_server import crop, enroll, serve, wait_until
+from live_server import crop, wait_until
 from service.errors import NothingHeld
 from service.gallery.ages import enrolled_at
 from service.jobs.jobs import find_job
@@ -25,7 +25,7 @@ from service.store.changes import transaction
 from service.store.database import _config, make_engine, make_sessions, migrate
 from service.store.store import Store
 from service.store.tables import Change, Identity, Item, new_id
-from set_clock import NOON, SetClock, checked_at
+from set_clock import NOON, SetClock, served_with_a_held_expiry
 
 DAY = timedelta(days=1)
 
@@ -312,13 +312,7 @@ def test_h9_f24_a_database_of_before_opens_as_it_is(database_url: str, tmp_path:
 def held_client(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of a service that was restarted 31 days ahead, so that an expiry of two items waits."""
     settings = make_settings(tmp_path / "data", retention_days=30)
-    time = SetClock(datetime.now(UTC))
-    with serve(settings, clock=time.clock) as client:
-        enroll(client, crop(1), crop(2))
-        wait_until(lambda: checked_at(settings))
-    time.jump(days=31)
-    with serve(settings, clock=time.clock) as client:
-        wait_until(lambda: "held_expiry" in client.get("/readyz").json())
+    with served_with_a_held_expiry(settings, crop(1), crop(2)) as client:
         yield client
 
 

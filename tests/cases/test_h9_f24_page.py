@@ -1,7 +1,6 @@
 """H9 and F24 on the page: an expiry that waits is told and confirmed there, and warnings are listed."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -9,9 +8,9 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from chromium import find_chromium
-from live_server import crop, enroll, serve, wait_until
+from live_server import crop, wait_until
 from service.settings import Settings
-from set_clock import SetClock
+from set_clock import served_with_a_held_expiry
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +27,7 @@ def page() -> Iterator[Page]:
 def held(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of a service in which an expiry of one item waits, because it was restarted 31 days later."""
     settings = make_settings(tmp_path / "data", retention_days=30)
-    time = SetClock(datetime.now(UTC))
-    with serve(settings, clock=time.clock) as client:
-        enroll(client, crop(1))
-    time.jump(days=31)
-    with serve(settings, clock=time.clock) as client:
-        wait_until(lambda: "held_expiry" in client.get("/readyz").json())
+    with served_with_a_held_expiry(settings, crop(1)) as client:
         yield client
 
 

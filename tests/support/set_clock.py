@@ -1,9 +1,13 @@
 """A clock that a test sets: time goes on when the test says so, and the time of day jumps when it says so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 from sqlalchemy import select
 
+from live_server import enroll, serve, wait_until
 from service.settings import Settings
 from service.store.clock import Clock
 from service.store.database import make_engine, make_sessions
@@ -37,3 +41,16 @@ def checked_at(settings: Settings) -> datetime | None:
         found = session.scalar(select(Retention.checked_at))
     engine.dispose()
     return found
+
+
+@contextmanager
+def served_with_a_held_expiry(settings: Settings, *crops: bytes) -> Iterator[httpx.Client]:
+    """Serve a gallery that was restarted 31 days ahead, so that an expiry of its crops waits for a person."""
+    time = SetClock(datetime.now(UTC))
+    with serve(settings, clock=time.clock) as client:
+        enroll(client, *crops)
+        wait_until(lambda: checked_at(settings))
+    time.jump(days=31)
+    with serve(settings, clock=time.clock) as client:
+        wait_until(lambda: "held_expiry" in client.get("/readyz").json())
+        yield client

@@ -1,7 +1,6 @@
 """A full disk, a read-only folder, a database that goes away: told clearly, nothing lost, over by itself."""
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,14 +27,6 @@ from service.store.crops import CropStore
 from service.store.database import make_engine
 from service.store.tables import Change, Identity, Item, Job, Model, now
 from small_disk import MAY_MOUNT, run_on_disk, serve_on_small_disk
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = OwnPostgres(Path(folder))
-        yield server
-        server.stop()
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount a small disk")
