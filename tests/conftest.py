@@ -1,5 +1,6 @@
 """Fixtures that several test modules share, among them a service on a real port; and the option --long."""
 
+import gc
 import importlib
 import itertools
 import os
@@ -29,6 +30,16 @@ from service.store.database import make_engine, migrate
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the one switch between the size of a test that `make test` takes and that of `make test-long`."""
     parser.addoption("--long", action="store_true", help="run the long proofs at their full size")
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's garbage collection look seldom, and not at the half million objects of the libraries.
+
+    The tests make and drop hundreds of apps. A quarter of their time went into looking for garbage.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

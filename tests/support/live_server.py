@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import torch
 import uvicorn
+from fastapi.dependencies import models
 from PIL import Image
 from starlette.types import ASGIApp
 
@@ -83,13 +84,25 @@ def serve(
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+            with httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=False) as client:  # noqa: S501 - no TLS
                 if wait:
                     wait_until_ready(client)
                 yield client
         finally:
             server.should_exit = True
             thread.join()
+            forget_apps()
+
+
+def forget_apps() -> None:
+    """Clear what FastAPI caches of callables, which keeps every app of a process alive.
+
+    A server makes one app in its life. These tests make hundreds, whose objects would cost more and more time
+    of Python's garbage collection.
+    """
+    for cached in vars(models).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 def wait_until_ready(client: httpx.Client) -> None:
