@@ -144,7 +144,7 @@ def held(settings: Settings) -> Iterator[None]:
 
 def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings, tmp_path: Path) -> None:
     """Nothing is enrolled between Ctrl-C and the moment when the server is asked to cancel."""
-    num_crops = 300
+    num_crops = 1_500  # so many that the import goes on when the database is locked
     is_asked_to_cancel = Event()
 
     def noticing(app: ASGIApp) -> ASGIApp:
@@ -164,6 +164,7 @@ def test_ctrl_c_cancels_an_import_and_what_is_enrolled_stays(settings: Settings,
         with subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) as process:
             wait_until(lambda: client.get("/gallery", params={"limit": 1}).json()["items"])
             with held(settings):
+                assert process.poll() is None
                 process.send_signal(signal.SIGINT)
                 assert is_asked_to_cancel.wait(TIMEOUT_S)
             stdout, stderr = process.communicate(timeout=TIMEOUT_S)
