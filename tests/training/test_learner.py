@@ -308,7 +308,7 @@ class WorkerKiller(Recorder):
         return super().__call__(images, positions)
 
 
-# torch raises in whatever runs when the signal of the dead process arrives, which may be the end of an object.
+# torch raises in whatever runs when the signal of the dead process arrives, and that may be a callback.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_dies_ends_the_run_with_a_clear_error(dataset: ReidDataset, tmp_path: Path) -> None:
     recipe = replace(tiny(), identities_per_batch=2, num_epochs=20)
