@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from model.data.names import normalise_name
 from service.errors import BadSettings
+from service.errors.requests import reason_of
 
 MEBIBYTE = 1024 * 1024
 
@@ -257,7 +258,6 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         reasons = [
-            f"REID_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
+            f"REID_{'_'.join(map(str, e['loc'])).upper()}: {reason_of(e['msg'])}" for e in error.errors()
         ]
         raise BadSettings("; ".join(reasons)) from None

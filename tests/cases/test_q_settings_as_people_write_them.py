@@ -1,4 +1,4 @@
-"""Q: settings that a shell, a file of variables or Kubernetes has changed are understood or told, never ignored."""
+"""Q: settings as files of variables and Kubernetes give them are understood or told, never ignored."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_q_quotes_that_no_shell_has_taken_away_are_told(monkeypatch: pytest.Monk
 
 def test_q_the_port_that_kubernetes_sets_for_a_service_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REID_PORT", "tcp://10.96.0.12:8000")
-    with pytest.raises(BadSettings, match="REID_PORT: Kubernetes has set it .* enableServiceLinks: false"):
+    with pytest.raises(BadSettings, match=r"REID_PORT: Kubernetes has set it .* enableServiceLinks: false"):
         read_settings()
     monkeypatch.setenv("REID_PORT", "8001")
     assert read_settings().port == 8001

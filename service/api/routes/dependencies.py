@@ -91,7 +91,8 @@ async def refuse_unknown_fields(request: Request) -> None:
     are checked by their models.
 
     Raises:
-        InvalidRequest: some fields are unknown. The error names each of them, with the most similar field.
+        InvalidRequest: the body is no form, or some fields are unknown. The error names each of these, with
+            the most similar field.
     """
     document = request.app.openapi()
     operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
@@ -99,10 +100,19 @@ async def refuse_unknown_fields(request: Request) -> None:
     faults = _unknown("query", request.query_params, parameters)
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
     if form is not None:
+        _require_form(request.headers.get("content-type", ""))
         schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
         faults += _unknown("body", await request.form(), schema["properties"])
     if faults:
         raise InvalidRequest(*faults, detail="; ".join(fault.msg for fault in faults[:NUM_SUMMARISED]))
+
+
+def _require_form(content_type: str) -> None:
+    """Refuse a body that has another type than a form, because its fields would all count as missing."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", "multipart/form-data", "application/x-www-form-urlencoded"):
+        reason = f"the body is {kind[:MAX_SHOWN]}; send its fields as a form, multipart/form-data"
+        raise InvalidRequest(Fault(("header", "content-type"), reason), detail=reason)
 
 
 def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[Fault]:
