@@ -75,7 +75,7 @@ def test_q_zips_of_streams_and_with_comments_are_read(client: httpx.Client, tmp_
             return len(data)
 
     stream = Stream()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("anna/a.jpg", crop(1))
         with archive.open("anna/b.jpg", "w", force_zip64=True) as member:
             member.write(crop(2))
