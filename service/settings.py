@@ -1,6 +1,7 @@
 """The settings of the service, read once from the environment variables REID_*."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from sqlalchemy.exc import ArgumentError
 
 from model.data.names import normalise_name
 from service.errors import BadSettings
+from service.errors.requests import reason_of
 
 MEBIBYTE = 1024 * 1024
 
@@ -75,6 +77,34 @@ def _url_of_file(path: Path) -> str:
         return f"sqlite:///{path}"
 
 
+def _from_home(value: object) -> object:
+    """Read ~ as the home folder, because nothing else does so in a file of variables or after `--option=`.
+
+    A path in quotes is refused: no shell has taken the quotes away, and the folder would have another name.
+    """
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise ValueError(f"the path stands in quotes; write it without them: {text[1:-1]}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text} begins with ~: {error}") from None
+
+
+Folder = Annotated[Path, BeforeValidator(_from_home)]
+
+
+def _whole_port(value: object) -> object:
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError(
+            "Kubernetes has set it for a Service named reid; set enableServiceLinks: false for the pod, or "
+            "set REID_PORT in its env"
+        )
+    return value
+
+
 def _none_if_off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
 
@@ -84,18 +114,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="REID_", env_ignore_empty=True, frozen=True)
 
-    data_dir: Path = Field(
+    data_dir: Folder = Field(
         default=Path("data"), description="Folder of the database, crops, networks, snapshots and cache."
     )
     database_url: Annotated[str, AfterValidator(_usable_url)] = Field(
         default_factory=lambda data: _url_of_file(data["data_dir"] / "gallery.sqlite3"),
         description="SQLAlchemy URL of the database; by default an SQLite file in the data folder.",
     )
-    models_dir: Path = Field(
+    models_dir: Folder = Field(
         default_factory=lambda data: data["data_dir"] / "models",
         description="Folder of the checkpoints, which are named by their version.",
     )
-    default_checkpoint: Path | None = Field(
+    default_checkpoint: Folder | None = Field(
         default=None,
         description="Checkpoint of a new gallery; by default the checkpoint that ships with the program.",
     )
@@ -112,7 +142,9 @@ class Settings(BaseSettings):
         description="Kind of index; auto is exact until an exact search takes 20 ms, then ivf.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: Annotated[int, BeforeValidator(_whole_port)] = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
     workers: int = Field(default=1, ge=1, le=64, description="Server processes; each holds the whole index.")
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Most bytes of one image.")
     max_pixels: int = Field(default=4_000_000, ge=1, description="Most pixels of one image, by its header.")
@@ -201,6 +233,21 @@ class Settings(BaseSettings):
         return self.data_dir / "cache"
 
 
+def unknown_variables() -> list[str]:
+    """Return the REID_* variables of the environment that no setting has, such as a misspelt one.
+
+    REID_URL belongs to the commands. Kubernetes sets REID_SERVICE_* and REID_PORT_* for a Service named reid.
+    """
+    known = {f"REID_{name.upper()}" for name in Settings.model_fields} | {"REID_URL"}
+    return [
+        name
+        for name in sorted(os.environ)
+        if name.upper().startswith("REID_")
+        and name.upper() not in known
+        and not name.startswith(("REID_SERVICE_", "REID_PORT_"))
+    ]
+
+
 def read_settings() -> Settings:
     """Read the settings from the environment.
 
@@ -211,7 +258,6 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         reasons = [
-            f"REID_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
+            f"REID_{'_'.join(map(str, e['loc'])).upper()}: {reason_of(e['msg'])}" for e in error.errors()
         ]
         raise BadSettings("; ".join(reasons)) from None

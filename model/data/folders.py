@@ -37,9 +37,13 @@ SYSTEM_NAMES = frozenset(
 )
 """Files and folders that operating and storage systems put among the files of people, in lower case."""
 
-HIDDEN, SYSTEM, OTHER, LINK = (
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".xls", ".xlsx", ".ods", ".numbers", ".parquet"})
+"""Suffixes of tables, in lower case. A table may hold labels, so a table that is not read is named."""
+
+HIDDEN, SYSTEM, TABLE, OTHER, LINK = (
     "hidden",
     "of the system",
+    "tables that are not called gallery.csv, the one table that is read",
     "not images",
     "links to folders that were read already",
 )
@@ -58,6 +62,16 @@ def is_image_name(name: str) -> bool:
 def is_manifest_name(name: str) -> bool:
     """Return whether a file is called gallery.csv, in any case of letters."""
     return name.lower() == MANIFEST
+
+
+def kind_of_other(name: str) -> str:
+    """Return why a file is skipped that is neither an image nor gallery.csv.
+
+    >>> kind_of_other("notes.txt"), kind_of_other("labels.CSV") == kind_of_other("gallery.csv.txt") == TABLE
+    ('not images', True)
+    """
+    stem, suffix = os.path.splitext(name.lower())
+    return TABLE if {suffix, os.path.splitext(stem)[1]} & TABLE_SUFFIXES else OTHER
 
 
 class NamedFiles:
@@ -177,7 +191,7 @@ def _sort_entries(folder: Path, names: Sequence[str], walk: Walk) -> Iterator[Pa
         if stat.S_ISDIR(mode):
             yield path
         elif not stat.S_ISREG(mode) or not (is_image_name(name) or is_manifest_name(name)):
-            walk.num_skipped[OTHER] += 1
+            walk.num_skipped[kind_of_other(name)] += 1
         elif not is_text(str(path)):
             walk.failures.append(
                 (Path(show_name(str(path))), "its path is not UTF-8: rename the file, or its folder")

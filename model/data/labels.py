@@ -92,6 +92,8 @@ class LabelReader:
         named = [name for name in self.columns if name]
         if unknown := [name for name in named if name not in known]:
             advice = f"the columns are {', '.join(known)}"
+            if unknown[0].startswith(("sep=", "#")):
+                advice = "delete this line; the first line must name the columns"
             for separator, plural in SEPARATORS.items():
                 if separator in unknown[0]:
                     advice = f"columns are separated by commas, not by {plural}"
@@ -103,11 +105,14 @@ class LabelReader:
 
     def _fields(self, values: list[str]) -> dict[str, str]:
         line = self._reader.line_num
+        while len(values) > len(self.columns) and not values[-1].strip():
+            values = values[:-1]  # a spreadsheet writes commas for cells that are empty
         if len(values) != len(self.columns):
-            raise LabelsError(
-                f"line {line} has {len(values)} values, but the header has {len(self.columns)} columns; "
-                "put a value with a comma into double quotes"
-            )
+            advice = "put a value with a comma into double quotes"
+            if len(values) < len(self.columns):
+                advice = "write a comma for each value that is empty too"
+            found = f"line {line} has {len(values)} values"
+            raise LabelsError(f"{found}, but the header has {len(self.columns)} columns; {advice}")
         if any(value.strip() and not name for name, value in zip(self.columns, values, strict=True)):
             raise LabelsError(f"line {line} has a value in a column without a name")
         fields = {

@@ -7,6 +7,8 @@ _MARKET1501_NAME = re.compile(
 )
 """Identity, camera, sequence, frame and box, as in `0002_c1s1_000451_03.jpg`, of any numbers of digits."""
 
+EXAMPLE = "0002_c1s1_000451_03.jpg"
+
 JUNK_PID = "-1"
 """The identity of boxes that show no whole person. A search leaves these boxes out."""
 

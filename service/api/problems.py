@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
 from service.errors import Fault, InvalidRequest, ServiceError
+from service.errors.requests import reason_of
 from service.store.failures import from_temporary_file, to_service_error
 
 logger = structlog.get_logger(__name__)
@@ -113,7 +114,20 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def invalid_request(error: RequestValidationError) -> InvalidRequest:
     """Return an error that names each faulty field and its fault, but no values, which may be private."""
-    return InvalidRequest(*(Fault(tuple(one["loc"]), one["msg"], one["type"]) for one in error.errors()))
+    return InvalidRequest(
+        *(Fault(tuple(one["loc"]), _what_is_wrong(one["msg"]), one["type"]) for one in error.errors())
+    )
+
+
+def _what_is_wrong(message: str) -> str:
+    """Return the fault of a field as the service words it.
+
+    >>> _what_is_wrong("Value error, the time has no offset")
+    'the time has no offset'
+    """
+    message = reason_of(message)
+    is_text = message.startswith("Expected UploadFile")
+    return "a text was sent and not a file; with curl write -F images=@crop.jpg" if is_text else message
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -32,6 +32,9 @@ from service.client import Client, ClientError, FailedCrop, Filters, Item, Refus
 
 ABOUT, EMBEDDINGS = "gallery.json", "embeddings.npy"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
+PACKED_SUFFIXES = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z"})
+"""Suffixes of files that are packed, which an export is not: images hardly become smaller."""
+
 ITEMS_PER_BATCH = 64
 
 LABELS: tuple[Literal["identity_id", "camera_id", "captured_at", "track_id"], ...] = (
@@ -101,12 +104,16 @@ def export(
         on_progress: called with the number of exported items, and the number of items read so far.
 
     Raises:
-        ClientError: no item passes the filters, the service fails, or another model version became active
-            during an export of embeddings. `out` is not written.
+        ClientError: a tar has the name of a packed file, no item passes the filters, the service fails, or
+            another model version became active during an export of embeddings. `out` is not written.
         OSError: `out` exists already, or cannot be written.
     """
     if out.exists() or out.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; name another --out", str(out))
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "is no folder; make it first", str(out.parent))
+    if layout is Format.tar and out.suffix.lower() in PACKED_SUFFIXES:
+        raise ClientError(f"{out}: the export is a plain tar; let its name end with .tar")
     wanted = _identities_seen_by(client, filters, min_cameras) if min_cameras > 1 else None
     items = client.list_items(embeddings=embeddings, **filters)
     name = _market1501_names() if layout is Format.market1501 else _plain_name

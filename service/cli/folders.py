@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.data.folders import MANIFEST, NamedFiles, Walk, walk_folder
 from model.data.labels import COLUMNS, LabelReader
-from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from model.data.market import DISTRACTOR_PID, EXAMPLE, JUNK_PID, parse_market1501_name
 from model.data.names import is_text, show_name
 from model.errors import LabelsError
 from service.client import ClientError, CropFile, FailedCrop
@@ -113,7 +113,7 @@ def _label_by_name(path: Path, layout: Layout, found: FoundCrops) -> None:
         identity_id = path.absolute().parent.name if layout is Layout.folders else None
         found.crops.append(CropFile(path, identity_id))
     elif (parsed := parse_market1501_name(path.name)) is None:
-        found.failures.append(FailedCrop(path, "its name is not of the Market-1501 form"))
+        found.failures.append(FailedCrop(path, f"its name is not of the Market-1501 form, such as {EXAMPLE}"))
     elif parsed[0] == JUNK_PID:
         found.num_skipped[JUNK] += 1
     else:

@@ -4,6 +4,7 @@ A command imports torch and the app inside its function if it needs them, so tha
 at once.
 """
 
+import errno
 import json
 import time
 from dataclasses import replace
@@ -49,9 +50,15 @@ class Program(typer.Typer):
     """The `reid` program; its output suits the encoding of any terminal."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program."""
+        """Run the program; a full disk under the file that takes its output is told in a sentence."""
         replace_unprintable()
-        return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            print_line(err, f"the output, or a file, cannot be written: {error.strerror}")
+            raise SystemExit(1) from None
 
 
 app = Program(

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.cli.logs import log_to_terminal
-from service.cli.terminal import out, print_line
+from service.cli.terminal import err, out, print_line
 from service.errors import ServiceError
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, unknown_variables
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,6 +44,7 @@ def launch(chosen: Mapping[str, str]) -> int:
     os.environ.update(chosen)
     try:
         settings = read_settings()
+        _warn_of_unknown_variables()
         _require_device(settings)
         listener = _listen(settings)
         with listener:
@@ -51,6 +53,14 @@ def launch(chosen: Mapping[str, str]) -> int:
     except ServiceError as error:
         print_line(out, f"cannot serve: {error}")
         return 1
+
+
+def _warn_of_unknown_variables() -> None:
+    """Name each REID_* variable that no setting has: a misspelt REID_RETENTION_DAYS would erase nothing."""
+    for name in unknown_variables():
+        like = get_close_matches(name, [f"REID_{field.upper()}" for field in Settings.model_fields], 1)
+        meant = f"; did you mean {like[0]}?" if like else ""
+        print_line(err, f"warning: {name} is not a setting and has no effect{meant}")
 
 
 def _require_device(settings: Settings) -> None:

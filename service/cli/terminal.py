@@ -2,6 +2,7 @@
 
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -73,16 +74,33 @@ def print_line(console: Console, line: str) -> None:
     console.print(line.encode(errors="replace").decode(), soft_wrap=True)
 
 
+def new_table(*columns: str) -> Table:
+    """Return a table that shows every value in full, over several lines where the terminal is narrow."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _one_line(path: Path) -> str:
+    """Return a path for a message, without breaks of lines in the names of its folders.
+
+    >>> _one_line(Path("anna" + chr(10) + "smith") / "1.jpg")
+    'anna?smith/1.jpg'
+    """
+    return "".join("?" if unicodedata.category(one) == "Cc" else one for one in str(path))
+
+
 def print_failures(failures: Iterable[FailedCrop]) -> None:
     """Print a line on stderr for each crop that could not be enrolled or exported."""
     for failure in failures:
-        print_line(err, f"failed: {failure.path}: {failure.reason}")
+        print_line(err, f"failed: {_one_line(failure.path)}: {failure.reason}")
 
 
 def print_warnings(warnings: Iterable[WarnedCrop]) -> None:
     """Print a line for each crop that was enrolled and is doubtful."""
     for warning in warnings:
-        print_line(err, f"warning: {warning.path}: {warning.detail}")
+        print_line(err, f"warning: {_one_line(warning.path)}: {warning.detail}")
 
 
 def warning_count(num: int) -> str:
@@ -97,7 +115,7 @@ def warning_count(num: int) -> str:
 def print_existing(existing: Iterable[tuple[Path, str]]) -> None:
     """Print a line for each crop that was in the gallery already, and as whom."""
     for path, identity_id in existing:
-        print_line(err, f"there already as {identity_id}: {path}")
+        print_line(err, f"there already as {identity_id}: {_one_line(path)}")
 
 
 def print_more(num: int) -> None:
@@ -111,7 +129,7 @@ def print_matches(answer: SearchAnswer) -> None:
     if not answer["matches"]:
         print_line(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
         return
-    table = Table("rank", "identity", "score", "decision", "camera", "time", "items")
+    table = new_table("rank", "identity", "score", "decision", "camera", "time", "items")
     for match in answer["matches"]:
         best = match["items"][0]
         seen = (best["camera_id"] or "", best["captured_at"] or "")
@@ -140,7 +158,7 @@ def print_verification(answer: VerifyAnswer) -> None:
 def print_evaluation(result: dict[str, Any]) -> None:
     """Print the result of an evaluation: a row for each version, and the differences with their intervals."""
     rates = [row["fmr"] for row in result["versions"][result["model_version"]]["thresholds"]]
-    table = Table("version", "rank-1", "rank-5", "mAP", "mINP", *(f"hits at {rate:g}" for rate in rates))
+    table = new_table("version", "rank-1", "rank-5", "mAP", "mINP", *(f"hits at {rate:g}" for rate in rates))
     for version, found in result["versions"].items():
         metrics = [f"{found[name]:.2f}" for name in ("rank1", "rank5", "mAP", "mINP")]
         hits = [f"{100 * row['hit_rate']:.1f}" for row in found["thresholds"]]
@@ -155,7 +173,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
 
 def print_models(answer: ModelsAnswer) -> None:
     """Print the model versions as a table."""
-    table = Table("version", "state", "architecture", "size", "items", "coverage", "since")
+    table = new_table("version", "state", "architecture", "size", "items", "coverage", "since")
     for version in answer["models"]:
         sizes = (
             str(version["embedding_size"]),

@@ -147,10 +147,14 @@ def import_crops(
         with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
             if path.is_dir():
                 _import_folder(client, path, Layout(layout), send_archive, tally, on_progress)
+            elif path.suffix.lower() == ".csv":
+                raise ClientError(f"{path} holds no crops: import the folder that has it and the crops")
             else:
                 with path.open("rb") as archive:
                     job = send_archive(client, path.name, archive)
                 _follow(client, job, tally, on_progress)
+                if not tally.num_done:
+                    print_line(err, f"{path} has no crops: pack JPEG, PNG, WebP or BMP files into it")
     finally:
         print_line(out, f"{tally.summary()} in {time.monotonic() - started_s:.1f} s")
     raise typer.Exit(0 if tally.num_done and not tally.num_failed else 1)
@@ -202,6 +206,8 @@ def _import_folder(
     total = len(found.crops) + len(found.failures)
     for part in pack(found.crops):
         tally.fail(part.failures)
+        if not part.crops:
+            continue
         job = send_archive(client, "part.tar", part.archive)
         paths = [crop.path for crop in part.crops]
         _follow(client, job, tally, lambda done, _: on_progress(done, total), paths)

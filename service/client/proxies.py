@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+FORM = "write it as http://host:8000, or https://host/path behind a proxy that has TLS"
+
 
 def open_http(url: str, **options: Any) -> httpx.Client:
     """Open a connection pool to a service.
@@ -24,6 +26,8 @@ def open_http(url: str, **options: Any) -> httpx.Client:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
         raise ValueError(f"{url} is not a URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(f"{url!r} is not the URL of a service; {FORM}")
     if is_loopback(parsed.host):
         options["trust_env"] = False
         if parsed.scheme == "https":

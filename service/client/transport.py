@@ -42,6 +42,8 @@ LASTING = frozenset(
 )
 """Codes of a 503 that no second request mends."""
 
+NAME_IT = "name the URL of the service itself with --url, such as http://127.0.0.1:8000"
+
 KEEPALIVE_EXPIRY_S = 2.0
 """Seconds after which the client closes an idle connection. The server waits 5 s, so no request goes to a
 connection that the server is closing."""
@@ -58,7 +60,7 @@ class Transport:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.strip().rstrip("/")
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
         try:
             self._http = open_http(self.url, timeout=TIMEOUT, limits=limits)
@@ -94,11 +96,16 @@ class Transport:
         """Send one request that tells whether the service answers.
 
         Raises:
-            ClientError: the service does not answer, or answers with an error.
+            ServiceUnreachable: no connection could be made, or something else than the service answers.
+            NoAnswer: the connection broke or timed out.
         """
         with self._client_errors():
             response = self._http.request("GET", "/livez")
-        read_answer(response)
+        if not response.is_success or _read_json(response).get("status") != "alive":
+            answered = f"{response.status_code} {response.reason_phrase}".strip()
+            raise ServiceUnreachable(
+                f"what answers at {self.url} is not the service: {self.url}/livez gave {answered}; {NAME_IT}"
+            )
 
     def request(self, method: str, path: str, **body: Any) -> httpx.Response:
         """Send a request, repeat it if that is safe, and return the last response, which may be an error.
@@ -128,6 +135,9 @@ class Transport:
             yield
         except UNCONNECTED as error:
             self._is_gone.set()
+            if "[SSL" in str(error):
+                hint = "check the certificate; if the service has no TLS, its URL begins with http://"
+                raise ServiceUnreachable(f"no encrypted connection to {self.url}: {error}; {hint}") from error
             hint = "start one with `reid serve`, or name another with --url"
             raise ServiceUnreachable(f"no service answers at {self.url}; {hint}") from error
         except httpx.ProxyError as error:

@@ -12,6 +12,11 @@ MAX_FAULTS = 100
 """The most faults in the member `errors` of an answer; one more says how many there are."""
 
 
+def reason_of(message: str) -> str:
+    """Return the message of a validation without the words that pydantic puts before our own messages."""
+    return message.removeprefix("Value error, ")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a request, with the same fields as an error of pydantic.

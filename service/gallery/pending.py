@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from model.data.folders import MANIFEST
 from model.data.labels import LabelReader
-from model.data.market import DISTRACTOR_PID, JUNK_PID, parse_market1501_name
+from model.data.market import DISTRACTOR_PID, EXAMPLE, JUNK_PID, parse_market1501_name
 from model.data.names import fold_name
 from model.errors import LabelsError
 from service.errors import BadArchive
+from service.errors.requests import reason_of
 from service.gallery.metadata import ItemMetadata
 from service.uploads.layouts import Layout
 
@@ -89,7 +90,7 @@ def crops_of_names(named: Sequence[tuple[str, str]], layout: Layout) -> list[Pen
             metadata, error = _metadata_of_name(PurePosixPath(name), layout)
         except ValidationError as fault:
             metadata = ItemMetadata()
-            error = f"the name of its folder is no identity: {fault.errors()[0]['msg']}"
+            error = f"the name of its folder is no identity: {reason_of(fault.errors()[0]['msg'])}"
         crops.append(PendingCrop(name, sha256, metadata, error))
     return crops
 
@@ -117,7 +118,7 @@ def _metadata_of(fields: Mapping[str, str]) -> tuple[ItemMetadata, str | None]:
             {name: fields.get(name) for name in ItemMetadata.model_fields}
         ), None
     except ValidationError as error:
-        return ItemMetadata(), "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
+        return ItemMetadata(), "; ".join(f"{e['loc'][0]}: {reason_of(e['msg'])}" for e in error.errors())
 
 
 def _metadata_of_name(path: PurePosixPath, layout: Layout) -> tuple[ItemMetadata, str | None]:
@@ -132,7 +133,7 @@ def _metadata_of_name(path: PurePosixPath, layout: Layout) -> tuple[ItemMetadata
         return ItemMetadata(identity_id=path.parent.name), None
     parsed = parse_market1501_name(path.name)
     if parsed is None:
-        return ItemMetadata(), "its name is not of the Market-1501 form"
+        return ItemMetadata(), f"its name is not of the Market-1501 form, such as {EXAMPLE}"
     pid, camera_id = parsed
     metadata = ItemMetadata(identity_id=None if pid == DISTRACTOR_PID else pid, camera_id=camera_id)
     return metadata, "it is junk by its name" if pid == JUNK_PID else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import IO, BinaryIO, cast
 
-from model.data.folders import OTHER, is_image_name, is_manifest_name, kind_of_skipped
+from model.data.folders import is_image_name, is_manifest_name, kind_of_other, kind_of_skipped
 from model.data.labels import MAX_BYTES as MAX_MANIFEST_BYTES
 from model.data.names import is_text, show_name
 from service.errors import BadArchive
@@ -37,8 +37,20 @@ OTHER_KINDS = {
     b"Rar!\x1a\x07": "a RAR archive",
     b"\xff\xd8\xff": "a JPEG image",
     b"\x89PNG": "a PNG image",
+    b"RIFF": "a WebP image",
+    b"BM": "a BMP image",
+    b"\x1f\x9d": "a file packed by compress",
+    b"LZIP": "a file packed by lzip",
+    b"\x04\x22\x4d\x18": "a file packed by lz4",
+    b"MSCF": "a cabinet of Windows",
+    b"PK\7\x08": "the first part of a split zip",
+    b"PAR1": "a Parquet table",
+    b"<": "a web page or XML",
+    b"path": "a label file without its crops",
+    b'"path"': "a label file without its crops",
+    b"\xef\xbb\xbf": "a text without crops",
 }
-"""Files that are not accepted, by their first bytes."""
+"""Files that are no tar or zip, by their first bytes; a tar may begin with some, as part of a name."""
 
 DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -105,12 +117,13 @@ class Archive:
         self._file.seek(0)
         magic = self._file.read(6)
         self._file.seek(0)
-        for sign, kind in OTHER_KINDS.items():
-            if magic.startswith(sign):
-                raise BadArchive(f"the archive is {kind}; send a tar (plain, gz or bz2) or a zip")
         try:
             yield from self._of_zip() if magic.startswith((b"PK\3\4", b"PK\5\6")) else self._of_tar()
         except DAMAGED as error:
+            for sign, kind in OTHER_KINDS.items():
+                if magic.startswith(sign):
+                    advice = "send a tar (plain, gz or bz2) or a zip"
+                    raise BadArchive(f"the archive is {kind}; {advice}") from error
             raise BadArchive(f"the archive is damaged, or no tar or zip: {error}") from error
 
     def _of_zip(self) -> Iterator[Member]:
@@ -168,7 +181,7 @@ class Archive:
             return None
         kind = kind_of_skipped(parts)
         if kind is None and not (is_image_name(parts[-1]) or is_manifest_name(parts[-1])):
-            kind = OTHER
+            kind = kind_of_other(parts[-1])
         if kind is not None:
             if parts[-1].lower() not in BESIDE_MANIFEST:
                 self.num_skipped[kind] += 1

@@ -50,10 +50,10 @@ def read_manifest(path: str | Path) -> ReidDataset:
     """Read the crops that a CSV file lists.
 
     The columns are ``path`` (relative to the folder of the CSV), ``identity_id``, and optionally
-    ``camera_id``, ``track_id`` and ``split`` (train, query or gallery), in any order. Other columns are
-    ignored. A crop without an identity is a distractor, and a crop of the identity -1 is junk. Crops without
-    a camera get one camera for each track, or for each crop without a track. If no crop has a split,
-    `hold_out_by_name` splits them.
+    ``camera_id``, ``track_id`` and ``split`` (train, query or gallery), in any order. The service's other
+    columns are ignored, and unknown columns are refused. A crop without an identity is a distractor, and a
+    crop of the identity -1 is junk. Crops without a camera get one camera for each track, or for each crop
+    without a track. If no crop has a split, `hold_out_by_name` splits them.
 
     Args:
         path: a CSV in UTF-8, or a folder with ``manifest.csv`` or, as an export has it, ``gallery.csv``.

@@ -239,7 +239,8 @@ def _read_folder(
     for path in walk.images:
         parsed = parse(path.name)
         if parsed is None:
-            raise DatasetError(f"{path} is not named as in this data set, such as {example}")
+            advice = "for other names write a manifest.csv"
+            raise DatasetError(f"{path} is not named as in this data set, such as {example}; {advice}")
         samples.append(Sample(path, int(parsed[0]), int(parsed[1])))
     if not samples:
         raise DatasetError(f"{folder} holds no image with a name such as {example}")

@@ -72,8 +72,10 @@ def _open_http(url: str) -> httpx.Client:
         DeployError: the URL or a proxy of the environment cannot be used.
     """
     try:
-        host = httpx.URL(url).host
-        return httpx.Client(base_url=url, timeout=60, trust_env=not is_loopback(host))
+        parsed = httpx.URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+            raise DeployError(f"{url!r} is not the URL of a service: write it as http://host:8000")
+        return httpx.Client(base_url=url, timeout=60, trust_env=not is_loopback(parsed.host))
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
         reason = str(error).partition(". ")[0]
         raise DeployError(f"no connection to {url}: the URL or a proxy cannot be used: {reason}") from error

@@ -91,7 +91,8 @@ async def refuse_unknown_fields(request: Request) -> None:
     are checked by their models.
 
     Raises:
-        InvalidRequest: some fields are unknown. The error names each of them, with the most similar field.
+        InvalidRequest: the body is no form, or some fields are unknown. The error names each of these, with
+            the most similar field.
     """
     document = request.app.openapi()
     operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
@@ -100,9 +101,22 @@ async def refuse_unknown_fields(request: Request) -> None:
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
     if form is not None:
         schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
-        faults += _unknown("body", await request.form(), schema["properties"])
+        fields, known = await request.form(), schema["properties"]
+        _require_form(request.headers.get("content-type", ""), has_known=not known.keys().isdisjoint(fields))
+        faults += _unknown("body", fields, known)
     if faults:
         raise InvalidRequest(*faults, detail="; ".join(fault.msg for fault in faults[:NUM_SUMMARISED]))
+
+
+def _require_form(content_type: str, *, has_known: bool) -> None:
+    """Refuse a body that has another type than a form, because its fields would all count as missing.
+
+    `curl --data-binary @crop.jpg` calls an image a urlencoded form, whose one field no endpoint knows.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", "multipart/form-data") and not has_known:
+        reason = f"the body is {kind[:MAX_SHOWN]}; send its fields as a form, multipart/form-data"
+        raise InvalidRequest(Fault(("header", "content-type"), reason), detail=reason)
 
 
 def _unknown(where: str, names: Iterable[str], known: Collection[str]) -> list[Fault]:

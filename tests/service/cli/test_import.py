@@ -50,7 +50,10 @@ def test_folders_and_names_say_who_is_on_a_crop(settings: Settings, tmp_path: Pa
         ]
         done = run(client, "import", market, "--layout", "market1501", "--track-id", "t")
         assert (done.exit_code, done.stdout.split(" in ")[0]) == (1, "2 enrolled, 1 failed")
-        assert f"failed: {market / 'holiday.jpg'}: its name is not of the Market-1501 form" in done.stderr
+        assert (
+            f"failed: {market / 'holiday.jpg'}: its name is not of the Market-1501 form, such as"
+            in done.stderr
+        )
         said = {(i["identity_id"], i["camera_id"], i["track_id"]) for i in items_of(client)[2:]}
         assert said == {("0002", "1", "t"), ("12345", "3", "t")}
 

@@ -114,5 +114,5 @@ def test_once_a_request_has_waited_in_vain_the_others_do_not() -> None:
 def test_what_is_no_url_is_told() -> None:
     with pytest.raises(ServiceUnreachable, match="is not a URL"):
         Transport("http://host:port")
-    with pytest.raises(NoAnswer, match="URL is missing"):
-        Transport("gallery").ping()
+    with pytest.raises(ServiceUnreachable, match="is not the URL of a service"):
+        Transport("gallery")

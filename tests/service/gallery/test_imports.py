@@ -112,7 +112,7 @@ def test_names_of_the_market1501_form_say_who_and_where(client: httpx.Client) ->
     job = import_all(client, tar_of(members), layout="market1501")
     assert [error["detail"] for error in job["errors"]] == [
         "it is junk by its name",
-        "its name is not of the Market-1501 form",
+        "its name is not of the Market-1501 form, such as 0002_c1s1_000451_03.jpg",
     ]
     known, distractor = items_of(client)
     assert (known["identity_id"], known["camera_id"], distractor["camera_id"]) == ("0002", "1", "2")
