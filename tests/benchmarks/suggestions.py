@@ -8,6 +8,7 @@ of Retry-After.
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,11 +28,10 @@ from sqlalchemy.orm import Session
 
 from live_server import crop, enroll, find_free_port, search, wait_until_ready
 from service.store.database import make_engine, make_sessions
-from service.store.tables import Embedding, Gallery, Identity, Item, Model
+from service.store.tables import Change, Embedding, Gallery, Identity, Item, Model
 
 NUM_IDENTITIES, NUM_CLIENTS, NUM_SEARCHES = 20_000, 6, 600
-FIRST_SLOT, FIRST_KEY, PAGE = 1_000, 1_000, 5_000
-SIZE = 512
+FIRST_KEY, PAGE = 1_000, 5_000
 NOISE = 0.43
 """The variance within an identity; 1 / (1 + NOISE) is the cosine of two of its items."""
 
@@ -42,8 +42,10 @@ def fill(session: Session, num_items: int) -> None:
     """Add random items, a frame of two every second; two identities have a cosine of about 0.5."""
     rng = np.random.default_rng(0)
     version = session.scalars(select(Model.version).where(Model.state == "active")).one()
-    centres = rng.standard_normal((NUM_IDENTITIES, SIZE), np.float32)
-    centres += rng.standard_normal(SIZE, np.float32)
+    size = len(session.scalars(select(Embedding.values)).one()) // 2
+    centres = rng.standard_normal((NUM_IDENTITIES, size), np.float32)
+    centres += rng.standard_normal(size, np.float32)
+    first_slot = (session.scalar(select(Gallery.newest_change)) or 0) + 1
     keys = range(FIRST_KEY, FIRST_KEY + NUM_IDENTITIES)
     session.execute(
         insert(Identity), [{"key": key, "id": f"person {key}", "created_at": EPOCH} for key in keys]
@@ -52,22 +54,22 @@ def fill(session: Session, num_items: int) -> None:
         numbers = range(start, min(start + PAGE, num_items))
         people = [number % NUM_IDENTITIES for number in numbers]
         embeddings_ND = centres[people]
-        embeddings_ND += np.float32(NOISE**0.5) * rng.standard_normal((len(people), SIZE), np.float32)
+        embeddings_ND += np.float32(NOISE**0.5) * rng.standard_normal((len(people), size), np.float32)
         embeddings_ND /= np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
-        session.execute(insert(Item), [item_values(n, key) for n, key in zip(numbers, people, strict=True)])
-        rows = zip(numbers, embeddings_ND.astype("<f2"), strict=True)
-        values = [
-            {"slot": FIRST_SLOT + number, "model_version": version, "values": row_D.tobytes()}
-            for number, row_D in rows
-        ]
+        slots = [first_slot + number for number in numbers]
+        session.execute(insert(Item), [item_values(*one) for one in zip(slots, numbers, people, strict=True)])
+        changes = [{"sequence": slot, "kind": "added", "slot": slot, "at": EPOCH} for slot in slots]
+        session.execute(insert(Change), changes)
+        rows = zip(slots, embeddings_ND.astype("<f2"), strict=True)
+        values = [{"slot": slot, "model_version": version, "values": row_D.tobytes()} for slot, row_D in rows]
         session.execute(insert(Embedding), values)
     session.execute(update(Gallery).values(newest_change=Gallery.newest_change + num_items))
 
 
-def item_values(number: int, person: int) -> dict[str, object]:
+def item_values(slot: int, number: int, person: int) -> dict[str, object]:
     """Return the columns of one item."""
     return {
-        "slot": FIRST_SLOT + number,
+        "slot": slot,
         "id": f"{number:032x}",
         "identity_key": FIRST_KEY + person,
         "camera_id": f"camera {number // 2 % 6}",
@@ -177,11 +179,14 @@ def main() -> None:
         with make_sessions(engine).write.begin() as session:
             fill(session, chosen.items)
         engine.dispose()
+        shutil.rmtree(Path(folder) / "snapshots", ignore_errors=True)  # of the index, without these items
         print(
-            f"{NUM_IDENTITIES:,} identities, {chosen.items:,} items of {SIZE}, {os.cpu_count()} cores, "
+            f"{NUM_IDENTITIES:,} identities, {chosen.items:,} items, {os.cpu_count()} cores, "
             f"{datetime.now(UTC):%Y-%m-%d}"
         )
         with server(folder) as (client, pid):
+            num = search(client, crop(1))["num_searched"]
+            assert num > chosen.items, f"the index has {num} items"
             measure(client, pid)
 
 
