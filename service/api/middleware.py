@@ -120,8 +120,8 @@ class FormKind:
     """Answers 400 to a form that is not multipart/form-data in UTF-8, before the form is read.
 
     Starlette reads URL-encoded forms too. But the forms of this API hold files, and 50 MB of `&` take 20
-    seconds. Starlette also decodes a field by any codec that the caller names. Some of these codecs need
-    minutes for a field, and Python keeps the name of each unknown codec for ever.
+    seconds. Starlette also decodes a field by any codec that the caller names. The time of punycode grows
+    with the square of the field, and Python keeps the name of each unknown codec for ever.
     """
 
     def __init__(self, app: ASGIApp) -> None:
