@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import http_problem, service_problem
-from service.errors import ServiceError
+from service.errors import Fault, InvalidRequest, ServiceError
 from service.store.tables import new_id
 from service.store.timeouts import SILENCE_S, answer_within
 
@@ -117,7 +117,7 @@ class HeadRequests:
 
 
 class FormKind:
-    """Answers 400 to a form that is not multipart/form-data in UTF-8, before the form is read.
+    """Answers 422 to a form that is not multipart/form-data in UTF-8, before the form is read.
 
     Starlette reads URL-encoded forms too. But the forms of this API hold files, and 50 MB of `&` take 20
     seconds. Starlette also decodes a field by any codec that the caller names. The time of punycode grows
@@ -133,7 +133,8 @@ class FormKind:
         if (reason := _form_fault(sent)) is None:
             await self._app(scope, receive, send)
         else:
-            await http_problem(scope["state"]["request_id"], 400, reason)(scope, receive, send)
+            error = InvalidRequest(Fault(("body",), reason), detail=reason)
+            await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
 
 
 def _form_fault(content_type: str) -> str | None:
@@ -146,7 +147,7 @@ def _form_fault(content_type: str) -> str | None:
     """
     kind, parameters = parse_options_header(content_type)
     if kind == URL_ENCODED:
-        return "the form is URL-encoded; send it as multipart/form-data"
+        return "the body is application/x-www-form-urlencoded; send its fields as a form, multipart/form-data"
     if kind == MULTIPART and parameters.get(b"charset", b"utf-8").lower() not in CHARSETS:
         return "the form is not in UTF-8; leave out charset in Content-Type"
     return None
