@@ -1,8 +1,11 @@
-"""Writing files so that a crash or a power failure leaves no torn file, and naming a file for a card."""
+"""Writing files so that a crash leaves no torn file, opening regular files, and naming a file for a card."""
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
+from io import BufferedReader
 from pathlib import Path
 
 
@@ -27,6 +30,25 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         sync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a file for reading, and nothing else that may have its name.
+
+    To open or read a FIFO may wait for ever, and a device such as /dev/zero never ends.
+
+    Raises:
+        OSError: the file is missing, cannot be read, or is no regular file; links are followed.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes the file
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EIO, "not a regular file", str(path))
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync_dir(path: str | Path) -> None:

@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
+from pydantic import TypeAdapter
 
-from model.files import sync_dir, write_atomically
+from model.files import open_regular, sync_dir, write_atomically
 from service.index import DEFAULT_TRACK_GAP_S, GalleryIndex, IndexKind
 from service.serving.replica import Replica
 from service.store.locks import lock_of
@@ -28,6 +29,7 @@ from service.store.locks import lock_of
 logger = structlog.get_logger(__name__)
 
 HEADER = "snapshot.json"
+MAX_HEADER_BYTES = 10_000
 LOCK = "lock"
 MIN_CHANGES = 1_000
 """A snapshot is due at the earliest after this many changes since the last one."""
@@ -45,6 +47,9 @@ class Header:
     sequence: int
     file: str
     sha256: str
+
+
+HEADERS = TypeAdapter(Header)
 
 
 class Snapshots:
@@ -147,11 +152,10 @@ class Snapshots:
 
     def _read_header(self) -> Header | None:
         try:
-            return Header(**json.loads((self._directory / HEADER).read_bytes()))
+            with open_regular(self._directory / HEADER) as file:
+                return HEADERS.validate_json(file.read(MAX_HEADER_BYTES), strict=True, extra="forbid")
         except FileNotFoundError:
             return None
-        except TypeError as error:
-            raise ValueError(f"{HEADER} has other fields: {error}") from error
 
     def _delete_except(self, name: str) -> int:
         """Delete the index files except `name`, and return how many; if `name` is empty, the header too."""
@@ -165,5 +169,5 @@ class Snapshots:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

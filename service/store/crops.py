@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
-from model.files import sync_dir, write_atomically
+from model.files import open_regular, sync_dir, write_atomically
 from service.errors import CropMissing
 
 PARALLEL_WRITES = 8
@@ -51,7 +52,8 @@ class CropStore:
             CropMissing: the file cannot be read, or its bytes have changed on the disk.
         """
         try:
-            data = self.path(sha256).read_bytes()
+            with open_regular(self.path(sha256)) as file:
+                data = file.read()
         except OSError as error:
             raise CropMissing(f"the stored crop {sha256} cannot be read: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != sha256:
@@ -85,7 +87,11 @@ class CropStore:
 def _holds(path: Path, data: bytes) -> bool:
     """Tell whether a file has exactly these bytes; a file may be damaged, or changed by hand."""
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        status = path.stat()
+        if status.st_size != len(data) or not S_ISREG(status.st_mode):
+            return False
+        with open_regular(path) as file:
+            return file.read() == data
     except FileNotFoundError:
         return False
 

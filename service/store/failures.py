@@ -29,6 +29,19 @@ DAMAGED_DETAIL = (
 )
 
 
+UNUSABLE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+)
+"""Numbers of errors by which a file or folder is not what it should be, or cannot be reached."""
+
+
 def to_service_error(error: OSError | SQLAlchemyError) -> ServiceError | None:
     """Return the error of the service for a failure, or None if the failure is a defect of this program."""
     if isinstance(error, OSError):
@@ -84,7 +97,7 @@ def _from_os(error: OSError) -> ServiceError | None:
         return TooManyOpenFiles(
             "the service has no file descriptor left; raise `ulimit -n`, or send less at once"
         )
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE):
+    if error.errno in UNUSABLE:
         return StorageUnavailable(f"the data folder cannot be used: {error.strerror}")
     return None
 

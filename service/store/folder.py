@@ -8,10 +8,11 @@ import os
 import secrets
 from pathlib import Path
 
-from model.files import sync_dir, write_atomically
+from model.files import open_regular, sync_dir, write_atomically
 from service.errors import OtherGallery, StorageUnavailable
 
 MARK = "gallery-id"
+MAX_MARK_BYTES = 1_000
 HINT = (
     "correct REID_DATA_DIR or REID_DATABASE_URL, or restore a backup with `reid restore`; to begin a new "
     "gallery, name an empty folder in REID_DATA_DIR"
@@ -33,7 +34,8 @@ class DataFolder:
             OSError: the mark cannot be read.
         """
         try:
-            return self._mark.read_bytes().decode(errors="replace").strip()
+            with open_regular(self._mark) as file:
+                return file.read(MAX_MARK_BYTES).decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Engine, func, select, update
+from alembic.util import CommandError
+from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.exc import DataError, IntegrityError, NoResultFound
 from sqlalchemy.orm import Session
 
 from model.files import write_atomically
@@ -31,6 +33,8 @@ from service.upkeep.backup_file import CHUNK, KNOWN, TABLES, members, verify
 from service.upkeep.table_copy import copy_tables
 
 CROPS_AT_ONCE = 64
+UNREADABLE = (ValueError, CommandError, DataError, IntegrityError, NoResultFound)
+"""Exceptions for rows that are of other types than ours, or that refer to rows which are not there."""
 
 
 def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) -> Contents:
@@ -44,7 +48,8 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
         receipts: erasures after the backup; their items are not restored.
 
     Raises:
-        BadBackup: the file is torn, or written by a newer version of this program; nothing is written.
+        BadBackup: the file is torn, was written by a newer version of this program, or has rows that cannot
+            be read; no row is written.
         NotEmpty: the data folder or the database holds a gallery; nothing is written.
     """
     verify(path)
@@ -65,6 +70,9 @@ def restore(settings: Settings, path: Path, receipts: Iterable[Receipt] = ()) ->
                     contents = contents_of(session, num_erased)
                 _write_files(settings, path, wanted)
                 _copy_in(source, engine, DataFolder(settings.data_dir))
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise BadBackup(f"{path} is damaged: its tables cannot be read: {reason}") from error
     finally:
         engine.dispose()
     return contents
@@ -74,7 +82,7 @@ def _extract_tables(path: Path, copy: Path) -> None:
     """Extract the tables of a backup into a file, and migrate them to the schema of this program.
 
     Raises:
-        BadBackup: the tables have a newer schema.
+        BadBackup: the tables have a newer schema, or a view or trigger, which would be run.
     """
     for name, file in members(path):
         if name == TABLES:
@@ -84,7 +92,10 @@ def _extract_tables(path: Path, copy: Path) -> None:
     engine = make_engine(sqlite_url(copy))
     with engine.connect() as connection:
         revision = schema_of(connection)
+        code = connection.scalar(text("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"))
     engine.dispose()
+    if code is not None:
+        raise BadBackup(f"{path} has a view or trigger, which would be run")
     if revision not in known_schemas():
         raise BadBackup(f"{path} was written by a newer version of this program (schema {revision})")
 

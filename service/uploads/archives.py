@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import SEEK_END
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import IO, BinaryIO, cast
 
@@ -22,12 +23,17 @@ from model.data.labels import MAX_BYTES as MAX_MANIFEST_BYTES
 from model.data.names import is_text, show_name
 from service.errors import BadArchive
 from service.uploads.tars import UnpackedTar
-from service.uploads.zips import check_directory, name_of
+from service.uploads.zips import GuardedZip, name_of
 
 BESIDE_MANIFEST = ("gallery.json", "embeddings.npy")
 """Further files in the archives of `reid export`, which an import does not need."""
 
 MAX_MEMBERS = 200_000
+MAX_RATIO = 100
+FREE_BYTES = 32 * 1024 * 1024
+"""An archive may unpack to `MAX_RATIO` times its size, and `FREE_BYTES` more. Crops are packed already, so an
+archive that unpacks to more was made to cost time."""
+
 MAX_NAME = 1_024
 CHUNK = 1024 * 1024
 OTHER_KINDS = {
@@ -99,8 +105,9 @@ class Archive:
 
     def __init__(self, file: BinaryIO, max_bytes: int, max_member_bytes: int) -> None:
         self._file = file
-        self._left = max_bytes
-        self._max_bytes = max_bytes
+        self._max_unpacked = FREE_BYTES + MAX_RATIO * file.seek(0, SEEK_END)
+        self._max_bytes = min(max_bytes, self._max_unpacked)
+        self._left = self._max_bytes
         self._max_member_bytes = max_member_bytes
         self._num_members = 0
         self._names: set[str] = set()
@@ -127,8 +134,8 @@ class Archive:
             raise BadArchive(f"the archive is damaged, or no tar or zip: {error}") from error
 
     def _of_zip(self) -> Iterator[Member]:
-        check_directory(self._file, MAX_MEMBERS)
-        with zipfile.ZipFile(self._file) as archive:
+        guarded = cast(IO[bytes], GuardedZip(self._file, MAX_MEMBERS))
+        with zipfile.ZipFile(guarded) as archive:
             for info in archive.infolist():
                 listed, is_known = name_of(info)
                 name = self._name_to_read(listed, is_folder=info.is_dir())
@@ -146,8 +153,8 @@ class Archive:
                     yield Member(name, self._read(name, content))
 
     def _of_tar(self) -> Iterator[Member]:
-        unpacked = UnpackedTar(self._file)
-        with tarfile.open(fileobj=cast(IO[bytes], unpacked), mode="r|", encoding="utf-8") as archive:
+        unpacked = UnpackedTar(self._file, self._max_unpacked)
+        with tarfile.TarFile(fileobj=cast(IO[bytes], unpacked), encoding="utf-8") as archive:
             for info in archive:
                 if info.size > self._left:
                     raise self._too_large()
@@ -205,7 +212,8 @@ class Archive:
         self._names.add(name)
 
     def _too_large(self) -> BadArchive:
-        return BadArchive(f"the archive has more than {self._max_bytes:,} bytes when unpacked")
+        reason = f", {MAX_RATIO} times its size" if self._max_bytes == self._max_unpacked else ""
+        return BadArchive(f"the archive has more than {self._max_bytes:,} bytes when unpacked{reason}")
 
     def _read(self, name: str, content: IO[bytes]) -> bytes:
         most = MAX_MANIFEST_BYTES if is_manifest_name(name.split("/")[-1]) else self._max_member_bytes

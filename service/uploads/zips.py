@@ -1,6 +1,5 @@
-"""What the standard library does not check of a zip: the size of its directory, and the encoding of names."""
+"""What the standard library does not check of a zip: its list of members, and the encoding of names."""
 
-import os
 import zlib
 from typing import BinaryIO
 from zipfile import ZipInfo
@@ -10,40 +9,41 @@ from service.errors import BadArchive
 MAX_DIRECTORY_BYTES = 32 * 1024 * 1024
 """Size of the list of members of a zip, which the standard library reads as a whole."""
 
-END_BYTES = 22 + 65_535
-"""Size of the last record of a zip, with the longest comment that may follow."""
-
-END64_BYTES = 20 + 56
-"""Size of the two records before the last one that a zip in the zip64 format has."""
-
 ENTRY_BYTES = 46
 UTF_8_FLAG = 0x800
 UNICODE_PATH = 0x7075
 """The number of the extra field that holds a name in UTF-8."""
 
 
-def check_directory(file: BinaryIO, max_members: int) -> None:
-    """Check the list of members of a zip, because the standard library reads the list as a whole.
+class GuardedZip:
+    """A zip, whose list of members is judged when the standard library reads the list.
 
-    Raises:
-        BadArchive: the list has too many members or bytes, or the end of the zip is missing.
+    The standard library reads the list as a whole, from a place that several fields of the file decide. A
+    guard that looked for this place itself could be led to another one.
+
+    Args:
+        file: the zip; seekable.
+        max_members: most members of the list.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - END_BYTES - END64_BYTES))
-    tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0:
-        raise BadArchive("the zip is damaged: its end is missing")
-    num_bytes = int.from_bytes(tail[end + 12 : end + 16], "little")
-    start = size - len(tail) + end - num_bytes
-    if tail[max(0, end - 20) : end].startswith(b"PK\x06\x07"):
-        num_bytes = int.from_bytes(tail[end - 36 : end - 28], "little")
-        start = size - len(tail) + end - END64_BYTES - num_bytes
-    if num_bytes > MAX_DIRECTORY_BYTES:
-        raise BadArchive("the zip has a longer list of members than is accepted; use a tar")
-    file.seek(max(0, start))
-    if _num_entries(file.read(num_bytes), max_members) > max_members:
-        raise BadArchive(f"the archive has more than {max_members:,} members")
+
+    def __init__(self, file: BinaryIO, max_members: int) -> None:
+        self._file = file
+        self._max_members = max_members
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, at most `size`.
+
+        Raises:
+            BadArchive: the bytes are a list of too many members, or more bytes than a list may have.
+        """
+        most = MAX_DIRECTORY_BYTES + 1
+        data = self._file.read(most if size < 0 else min(size, most))
+        if len(data) == most:
+            raise BadArchive("the zip has a longer list of members than is accepted; use a tar")
+        if _num_entries(data, self._max_members) > self._max_members:
+            raise BadArchive(f"the archive has more than {self._max_members:,} members")
+        return data
 
 
 def _num_entries(directory: bytes, stop_after: int) -> int:

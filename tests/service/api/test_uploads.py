@@ -98,7 +98,7 @@ def test_more_than_64_images_are_refused(shared_client: httpx.Client) -> None:
 
 
 def test_a_text_where_a_file_belongs_is_refused(shared_client: httpx.Client) -> None:
-    assert_problem(shared_client.post("/gallery", data={"images": "hello"}), 422, "invalid_request")
+    assert_problem(shared_client.post("/gallery", files={"images": (None, "hello")}), 422, "invalid_request")
     assert_problem(shared_client.post("/gallery", json={"images": []}), 422, "invalid_request")
 
 

@@ -221,4 +221,4 @@ def test_a_field_that_makes_no_sense_is_named(
 def test_between_one_and_sixteen_query_crops_are_taken(shared_client: httpx.Client) -> None:
     assert search(shared_client, *[crop(seed) for seed in range(16)])
     assert shared_client.post("/search", files=images(*[crop(0)] * 17)).status_code == 422
-    assert shared_client.post("/search", data={"top_k": "3"}).status_code == 422
+    assert shared_client.post("/search", files={"top_k": (None, "3")}).status_code == 422
