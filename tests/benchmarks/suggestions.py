@@ -30,7 +30,7 @@ from live_server import crop, enroll, find_free_port, search, wait_until_ready
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Change, Embedding, Gallery, Identity, Item, Model
 
-NUM_IDENTITIES, NUM_CLIENTS, NUM_SEARCHES = 20_000, 6, 600
+NUM_IDENTITIES, NUM_CLIENTS, NUM_SEARCHES = 19_990, 6, 300
 FIRST_KEY, PAGE = 1_000, 5_000
 NOISE = 0.43
 """The variance within an identity; 1 / (1 + NOISE) is the cosine of two of its items."""
