@@ -96,6 +96,8 @@ def _extract_tables(path: Path, copy: Path) -> None:
     engine.dispose()
     if code is not None:
         raise BadBackup(f"{path} has a view or trigger, which would be run")
+    if revision is None:
+        raise BadBackup(f"the tables in {path} are not those of a gallery")
     if revision not in known_schemas():
         raise BadBackup(f"{path} was written by a newer version of this program (schema {revision})")
 

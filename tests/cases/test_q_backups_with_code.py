@@ -37,8 +37,9 @@ UNREADABLE = "is damaged: its tables cannot be read"
         ("PRAGMA foreign_keys = 0; DELETE FROM identities", UNREADABLE),
         ("DELETE FROM galleries", UNREADABLE),
         ("INSERT INTO alembic_version VALUES ('ffff')", UNREADABLE),
+        ("DELETE FROM alembic_version", "are not those of a gallery"),
     ],
-    ids=["view", "trigger", "card", "time", "no identities", "no gallery", "two schemas"],
+    ids=["view", "trigger", "card", "time", "no identities", "no gallery", "two schemas", "no schema"],
 )
 def test_q_a_backup_whose_tables_are_not_ours_is_refused_in_a_sentence(
     settings: Settings, tmp_path: Path, code: str, reason: str
