@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,12 @@ from model.embedder import Embedder
 from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.database import make_engine, migrate
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, which a shell has processes in its background ignore, and which they hand on to theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

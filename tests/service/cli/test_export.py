@@ -2,15 +2,15 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from fastapi.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from command_line import put, run
 from exported import items_of, rows_of
@@ -161,19 +161,22 @@ def test_an_export_that_cannot_be_ends_in_a_line_and_leaves_nothing(
 
 
 def test_items_deleted_meanwhile_are_left_out(settings: Settings, tmp_path: Path) -> None:
-    with serve(settings) as client:
+    """The item is deleted when the export asks for its first crop: the list is read then."""
+    to_delete: list[str] = []
+
+    def deleting(app: ASGIApp) -> ASGIApp:
+        async def deleted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope.get("path", "").endswith("/image"):
+                while to_delete:
+                    await run_in_threadpool(client.delete, to_delete.pop())
+            await app(scope, receive, send)
+
+        return deleted
+
+    with serve(settings, wrap=deleting) as client:
         items = enroll(client, *[crop(seed) for seed in range(3)])
-        path = CropStore(settings.crops_dir).path(items[0]["sha256"])
-        content = path.read_bytes()
-        path.unlink()
-        os.mkfifo(path)  # the export waits here, with the list read and no crop
-        with ThreadPoolExecutor(1) as threads:
-            exporting = threads.submit(run, client, "export", "--out", tmp_path / "out", "--concurrency", "1")
-            with path.open("wb") as pipe:
-                client.delete(f"/gallery/{items[1]['id']}")
-                pipe.write(content)
-            done = exporting.result()
-        path.unlink()
+        to_delete.append(f"/gallery/{items[1]['id']}")
+        done = run(client, "export", "--out", tmp_path / "out", "--concurrency", "1")
     assert (done.exit_code, done.stdout) == (
         0,
         f"2 items in {tmp_path / 'out'}, 1 deleted during the export\n",

@@ -1,10 +1,8 @@
 """A backup of a gallery is whole beside a busy server, and restored into any kind of database."""
 
 import json
-import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.tables import Job, JobFile, now
 from service.store.workspace import BACKING_UP, RESTORING, workspace
+from service.upkeep.backup import backup, open_gallery
 from service.upkeep.restore import read_receipts, restore
 
 
@@ -119,23 +118,33 @@ def test_nobody_gets_the_key_of_one_who_was_merged_away_before_the_backup(
         assert owners == ["anna", "last", "new"]
 
 
+class CropsAfter(CropStore):
+    """The crops of a gallery, in which something happens before the first crop is read."""
+
+    def __init__(self, root: Path, happens: Callable[[], None]) -> None:
+        super().__init__(root)
+        self._happens = [happens]
+
+    def get(self, sha256: str) -> bytes:
+        while self._happens:
+            self._happens.pop()()
+        return super().get(sha256)
+
+
 def test_items_deleted_while_crops_are_read_are_not_in_the_backup(
     either_settings: Settings, tmp_path: Path
 ) -> None:
     with serve(either_settings) as client:
         items = sorted(enroll(client, *[crop(seed) for seed in range(5)]), key=lambda one: str(one["sha256"]))
-        path = CropStore(either_settings.crops_dir).path(items[0]["sha256"])
-        content = path.read_bytes()
-        path.unlink()
-        os.mkfifo(path)  # the backup waits here, with the tables copied and no crop read
-        with ThreadPoolExecutor(1) as threads:
-            backing_up = threads.submit(back_up, either_settings, tmp_path / "backup.tar")
-            with path.open("wb") as pipe:
-                for gone in items[1:4]:
-                    assert client.delete(f"/gallery/{gone['id']}").status_code == 204
-                pipe.write(content)
-            contents = backing_up.result()
-        path.unlink()
+
+        def delete_three() -> None:
+            for gone in items[1:4]:
+                assert client.delete(f"/gallery/{gone['id']}").status_code == 204
+
+        store = open_gallery(either_settings)
+        store.crops = CropsAfter(either_settings.crops_dir, delete_three)
+        contents = backup(store, tmp_path / "backup.tar")
+        store.sessions.engine.dispose()
     assert (contents.num_items, contents.num_crops, contents.num_missing) == (2, 2, 0)
     target = Settings(data_dir=tmp_path / "target")
     restore(target, tmp_path / "backup.tar")
