@@ -38,12 +38,13 @@ class Readiness:
         """
         if self._question is None or self._question.done():
             self._question = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
-        done, _ = await asyncio.wait({self._question}, timeout=WITHIN_S)
+        question = self._question  # a later request may ask the next one before this one has its answer
+        done, _ = await asyncio.wait({question}, timeout=WITHIN_S)
         if not done:
             late = f"the database has not answered for {WITHIN_S:g} s"
             self._log(late)
             raise DatabaseUnavailable(late)
-        answer = self._question.result()
+        answer = question.result()
         self._log(answer[1] if answer else "")
         if answer:
             raise answer[0]

@@ -37,13 +37,14 @@ def main() -> None:
                 )
                 best = search(client, crop(5))["matches"][0]
                 is_whole = client.get("/readyz").is_success and best["identity_id"] == item["identity_id"]
-        num_tracebacks = (workspace / "server.log").read_text(errors="replace").count("Traceback")
+        log = (workspace / "server.log").read_text(errors="replace")
     print(
         f"{sum(counts.values()):,} answers: " + ", ".join(f"{n:,} x {s}" for s, n in sorted(counts.items()))
     )
-    print(f"seeds answered 5xx: {bad or 'none'}; tracebacks in the log: {num_tracebacks}")
+    print(f"seeds answered 5xx: {bad or 'none'}; tracebacks in the log: {log.count('Traceback')}")
+    print(log[log.find("Traceback") :][:5_000] if "Traceback" in log else "", end="")
     print("ready and searching afterwards" if is_whole else "NOT READY afterwards")
-    sys.exit(0 if is_whole and not bad and not num_tracebacks else 1)
+    sys.exit(0 if is_whole and not bad and "Traceback" not in log else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """H10: /readyz asks the database, and a request never waits long for one that hangs."""
 
+import asyncio
 import os
 import signal
 import time
@@ -16,11 +17,13 @@ from sqlalchemy.exc import DBAPIError
 
 from live_server import crop, enroll, images, serve, wait_until
 from own_postgres import OwnPostgres
+from service.api.readiness import Readiness
 from service.errors import DatabaseUnavailable
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate, rewrite
 from service.store.failures import to_service_error
 from service.store.probe import Probe
+from service.store.store import Store
 from service.store.timeouts import answer_within
 
 
@@ -173,3 +176,19 @@ def test_h10_the_probe_asks_over_a_connection_of_its_own(engine: Engine) -> None
     for connection in taken:
         connection.close()
     probe.close()
+
+
+def test_h10_requests_that_come_while_others_get_their_answer_are_answered(settings: Settings) -> None:
+    engine = make_engine(settings.database_url)
+    readiness = Readiness(Store(settings, make_sessions(engine)))
+
+    async def ask_again_and_again() -> None:
+        for _ in range(5):
+            await readiness.require()
+
+    async def ask_at_once() -> None:
+        await asyncio.gather(*[ask_again_and_again() for _ in range(3)])
+
+    asyncio.run(ask_at_once())
+    readiness.close()
+    engine.dispose()
