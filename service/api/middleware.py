@@ -22,13 +22,17 @@ URL_ENCODED, MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-
 CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 """Encodings of a form that are decoded quickly. The last two are named by clients of some languages."""
 
+HANDLE_IS_CLOSED = "the handler is closed"
+"""What uvloop says when a client has closed its connection just before the server writes to it."""
+
 UNLOGGED_PATHS = ("/livez", "/readyz")
 
 
 class RequestId:
     """Gives each request an id, which is in its log lines, in JSON answers and in the header X-Request-ID.
 
-    The request also waits for the database no longer than `SILENCE_S`.
+    The request also waits for the database no longer than `SILENCE_S`. What is sent to a client that has gone
+    is dropped.
 
     The id is the caller's own X-Request-ID if that has 1 to 64 letters, digits, dots, dashes or underscores.
     """
@@ -48,7 +52,11 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                if HANDLE_IS_CLOSED not in str(error):
+                    raise  # else nobody is there who could read the answer
 
         with structlog.contextvars.bound_contextvars(request_id=request_id), answer_within(SILENCE_S):
             await self._app(scope, receive, send_with_id)

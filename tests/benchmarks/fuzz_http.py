@@ -42,7 +42,7 @@ def main() -> None:
         f"{sum(counts.values()):,} answers: " + ", ".join(f"{n:,} x {s}" for s, n in sorted(counts.items()))
     )
     print(f"seeds answered 5xx: {bad or 'none'}; tracebacks in the log: {log.count('Traceback')}")
-    print(log[log.find("Traceback") :][:5_000] if "Traceback" in log else "", end="")
+    print(log[log.find("Traceback") :][:9_000] if "Traceback" in log else "", end="")
     print("ready and searching afterwards" if is_whole else "NOT READY afterwards")
     sys.exit(0 if is_whole and not bad and "Traceback" not in log else 1)
 
