@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from interrupted import Process
 from live_server import TIMEOUT_S, crop, enroll, search, serve, wait_until
+from recorded_priority import RecordedPriority
 from service.errors import ClientGone, SuggestionsBusy
 from service.gallery import enrolment as gallery
 from service.gallery.metadata import ItemMetadata
@@ -35,7 +36,7 @@ from service.people.comparison import (
     topk_pairs,
 )
 from service.people.suggestions import MAX_REQUESTS, suggest, turn
-from service.serving.priority import COMPARISON_WAITS_S, Priority
+from service.serving.priority import COMPARISON_WAITS_S
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Embedding, Item, Rejection
@@ -242,18 +243,6 @@ def process(settings: Settings) -> Iterator[Process]:
     gallery.enroll(process, [BytesIO(crop(1)), BytesIO(crop(2))], metadata)
     yield process
     process.end()
-
-
-class RecordedPriority(Priority):
-    """Notes of each wait for searches its longest time, and how many searches there still were at its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[tuple[float, int]] = []
-
-    def _wait_for_searches(self, at_most_s: float) -> None:
-        super()._wait_for_searches(at_most_s)
-        self.waits.append((at_most_s, self._num_searches))
 
 
 def test_h16_every_step_of_a_comparison_gives_way_to_searches_for_a_moment(process: Process) -> None:

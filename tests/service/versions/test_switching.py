@@ -10,6 +10,7 @@ from sqlalchemy import delete, select, update
 
 from interrupted import Process
 from live_server import crop
+from recorded_priority import RecordedPriority
 from service.errors import ModelInUse, ModelNotFound
 from service.gallery import enrolment as gallery
 from service.gallery.items import delete_item, list_items
@@ -20,7 +21,7 @@ from service.jobs import jobs
 from service.jobs.workers import Worker
 from service.people.corrections import correct_item
 from service.people.erasure import erase_identity
-from service.serving.priority import BACKFILL_WAITS_S, ENROLMENT_WAITS_S, Priority
+from service.serving.priority import BACKFILL_WAITS_S, ENROLMENT_WAITS_S
 from service.serving.replica import Replica
 from service.serving.stored import CROPS_AT_ONCE
 from service.settings import Settings
@@ -139,18 +140,6 @@ def test_an_item_without_a_crop_that_is_deleted_meanwhile_is_not_missing(
     work(one)
     assert (job_of(one, job.id).state, job_of(one, job.id).error) == ("succeeded", None)
     assert len(two.refresh().index) == NUM_ITEMS
-
-
-class RecordedPriority(Priority):
-    """Notes of each wait for searches its longest time, and how many searches there still were at its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[tuple[float, int]] = []
-
-    def _wait_for_searches(self, at_most_s: float) -> None:
-        super()._wait_for_searches(at_most_s)
-        self.waits.append((at_most_s, self._num_searches))
 
 
 def record_waits(process: Process) -> list[tuple[float, int]]:
