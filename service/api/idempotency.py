@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from threading import Lock
+from typing import IO
 
 import structlog
 from sqlalchemy import ColumnElement, delete, select, update
@@ -37,7 +38,9 @@ HEADER = "idempotency-key"
 REPLAYED = "Idempotency-Replayed"
 KEY = re.compile(r"[\x20-\x7e]{1,255}")
 BAD_KEY = Fault(("header", "Idempotency-Key"), "expected 1 to 255 printable ASCII characters")
-BOUNDARY = re.compile(rb'boundary="?([^";]+)', re.IGNORECASE)
+BOUNDARY = re.compile(rb'boundary="?([^";]{16,})', re.IGNORECASE)
+"""A boundary that may be random. Clients choose at least 16 characters, so that no file holds the boundary. A
+shorter one counts as content: it may occur in a file, and very often."""
 KEPT_FOR = timedelta(hours=24)
 CHUNK_BYTES = 1024 * 1024
 """A longer body is spooled to a file on the disk, and read back in chunks of this size."""
@@ -275,33 +278,33 @@ async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[byt
     headers = Headers(scope=scope)
     found = BOUNDARY.search(headers.get("content-type", "").encode("latin-1"))
     digest = hashlib.sha256(f"{scope['method']} {scope['path']}?".encode() + scope["query_string"] + b"\n")
-    hasher = _WithoutBoundary(digest, found[1] if found else b"")
+    copy = _HashedCopy(body, digest, found[1] if found else b"")
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        chunk = message.get("body", b"")
-        hasher.update(chunk)
         try:
-            await run_in_threadpool(body.write, chunk)
+            await run_in_threadpool(copy.write, message.get("body", b""))
         except OSError as error:
             raise from_temporary_file(error) from error
         if not message.get("more_body", False):
             break
-    hasher.finish()
+    copy.finish()
     body.seek(0)
     return digest.hexdigest()
 
 
-class _WithoutBoundary:
-    """Hashes a body chunk by chunk, and skips the multipart boundary even where two chunks share it."""
+class _HashedCopy:
+    """Copies a body chunk by chunk, and hashes it without the boundary, even where two chunks share one."""
 
-    def __init__(self, digest: "hashlib._Hash", boundary: bytes) -> None:
+    def __init__(self, file: IO[bytes], digest: "hashlib._Hash", boundary: bytes) -> None:
+        self._file = file
         self._digest = digest
         self._boundary = boundary
         self._rest = b""
 
-    def update(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes) -> None:
+        self._file.write(chunk)
         self._rest += chunk
         if not self._boundary:
             self.finish()

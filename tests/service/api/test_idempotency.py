@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
-from service.api.idempotency import Claim, Claims, _WithoutBoundary, keep_answer
+from service.api.idempotency import Claim, Claims, _HashedCopy, keep_answer
 from service.errors import IdempotencyInProgress
 from service.jobs.jobs import LEASE
 from service.settings import Settings
@@ -175,13 +176,38 @@ def test_an_enrolment_that_was_committed_but_never_answered_is_not_done_again(se
 def test_a_boundary_is_left_out_wherever_chunks_end(content: bytes, cuts: list[int]) -> None:
     boundary = b"\x00\x01\x00"
     body = content.replace(boundary, b"").join([b"<", boundary, b">"])
-    digest = hashlib.sha256()
-    hasher = _WithoutBoundary(digest, boundary)
+    digest, file = hashlib.sha256(), BytesIO()
+    copy = _HashedCopy(file, digest, boundary)
     places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
     for start, end in itertools.pairwise(places):
-        hasher.update(body[start:end])
-    hasher.finish()
+        copy.write(body[start:end])
+    copy.finish()
     assert digest.digest() == hashlib.sha256(body.replace(boundary, b"")).digest()
+    assert file.getvalue() == body
+
+
+def post_form(client: httpx.Client, boundary: str, identity_id: str) -> httpx.Response:
+    """Enrol a crop under the key "a" in a form with this boundary."""
+    head = 'Content-Disposition: form-data; name="{}"'.format
+    file = (head("images") + '; filename="a.jpg"\r\n\r\n').encode() + crop(1)
+    text = (head("identity_id") + f"\r\n\r\n{identity_id}").encode()
+    line = f"\r\n--{boundary}".encode()
+    body = (line + b"\r\n" + file + line + b"\r\n" + text + line + b"--\r\n").removeprefix(b"\r\n")
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Idempotency-Key": "a"}
+    return client.post("/gallery", content=body, headers=kind)
+
+
+def test_a_repeat_may_have_another_boundary(client: httpx.Client) -> None:
+    assert post_form(client, "1234567890123456", "anna").status_code == 201
+    again = post_form(client, "123456789012345678901234", "anna")
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert post_form(client, "1234567890123456", "bert").status_code == 422
+
+
+def test_a_short_boundary_in_a_field_does_not_make_two_requests_one(client: httpx.Client) -> None:
+    assert post_form(client, "q", "iraq").status_code == 201
+    answer = post_form(client, "q", "ira")
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_mismatch")
 
 
 def test_a_caller_that_vanishes_half_way_has_done_nothing(client: httpx.Client) -> None:
