@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
-from service.api.middleware import BodyLimit, FormKind, HeadRequests, RequestId, RequestLog
+from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
 from service.api.routes import (
@@ -119,6 +119,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
     app.add_middleware(EncodedSlashes)
+    app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)

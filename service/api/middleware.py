@@ -22,6 +22,9 @@ URL_ENCODED, MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-
 CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1")
 """Encodings of a form that are decoded quickly. The last two are named by clients of some languages."""
 
+RANGE = re.compile(r"(?=\d|-\d)(\d{0,18})-(\d{0,18})")
+"""One range of bytes: its first and its last position, or the number of bytes at the end after a dash."""
+
 HANDLE_IS_CLOSED = "the handler is closed"
 """What uvloop says when a client has closed its connection just before the server writes to it."""
 
@@ -122,6 +125,54 @@ class HeadRequests:
 
         # The server has the scope too, and must go on seeing HEAD: it sends no body then.
         await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
+class Ranges:
+    """Ignores a malformed Range, and answers 416 with a problem document where a range begins behind the end.
+
+    RFC 9110, 14.2, lets a server ignore any Range, and has it ignore units that it does not know. Starlette
+    answers both kinds as plain text, and a malformed Range with 400.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        asked = Headers(scope=scope).get("range") if scope["type"] == "http" else None
+        if asked is None:
+            await self._app(scope, receive, send)
+            return
+        if not _is_range(asked):
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
+        is_answered = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal is_answered
+            if message["type"] == "http.response.start" and message["status"] == 416:
+                is_answered = True
+                length = Headers(raw=message["headers"])["content-range"]
+                detail = f"the range begins behind the end of the file, which has {length[8:]} bytes"
+                answer = http_problem(scope["state"]["request_id"], 416, detail)
+                answer.headers["Content-Range"] = length
+                await answer(scope, receive, send)
+            elif not is_answered:
+                await send(message)
+
+        await self._app(scope, receive, send_problem)
+
+
+def _is_range(asked: str) -> bool:
+    """Return whether a Range is one of bytes, and well formed.
+
+    >>> _is_range("bytes=0-9, -5"), _is_range("bytes=9-0"), _is_range("lines=0-9")
+    (True, False, False)
+    """
+    unit, _, listed = asked.partition("=")
+    found = [RANGE.fullmatch(one.strip()) for one in listed.split(",")]
+    return unit.strip().lower() == "bytes" and all(
+        one is not None and (not one[1] or not one[2] or int(one[1]) <= int(one[2])) for one in found
+    )
 
 
 class FormKind:

@@ -35,6 +35,7 @@ HTTP_CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",
+    416: "range_not_satisfiable",
 }
 """Codes of plain HTTP errors, which no ServiceError describes, by status."""
 
