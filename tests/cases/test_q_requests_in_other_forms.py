@@ -61,3 +61,10 @@ def test_q_an_offset_of_quarters_of_an_hour_is_kept_true(client: httpx.Client) -
     fields = {"captured_at": "2026-01-31T08:15:00+05:45"}
     answer = client.post("/gallery", files={"images": ("a.jpg", crop(1))}, data=fields)
     assert answer.json()["items"][0]["captured_at"] == "2026-01-31T02:30:00Z"
+
+
+def test_q_a_body_with_very_many_fields_is_refused_at_once(shared_client: httpx.Client) -> None:
+    body = {"source_ids": ["bert"]} | {f"field-{i}": 1 for i in range(60_000)}
+    answer = shared_client.post("/identities/nobody/merge", json=body)
+    assert "there are 60,001 fields, more than any request has" in detail_of(answer)
+    assert len(answer.json()["errors"]) == 1
