@@ -35,6 +35,9 @@ FREE_BYTES = 32 * 1024 * 1024
 archive that unpacks to more was made to cost time."""
 
 MAX_NAME = 1_024
+ZIP = (b"PK\3\4", b"PK\5\6", b"PK00")
+"""First bytes of a zip. The last are those of a zip that might have been split, and was not."""
+
 CHUNK = 1024 * 1024
 OTHER_KINDS = {
     b"\xfd7zXZ\0": "a file packed by xz",
@@ -125,12 +128,15 @@ class Archive:
         magic = self._file.read(6)
         self._file.seek(0)
         try:
-            yield from self._of_zip() if magic.startswith((b"PK\3\4", b"PK\5\6")) else self._of_tar()
+            yield from self._of_zip() if magic.startswith(ZIP) else self._of_tar()
         except DAMAGED as error:
             for sign, kind in OTHER_KINDS.items():
                 if magic.startswith(sign):
                     advice = "send a tar (plain, gz or bz2) or a zip"
                     raise BadArchive(f"the archive is {kind}; {advice}") from error
+            if zipfile.is_zipfile(self._file):
+                reason = "a part of a split zip, or a zip that unpacks itself; send one plain zip"
+                raise BadArchive(f"the archive is {reason}") from error
             raise BadArchive(f"the archive is damaged, or no tar or zip: {error}") from error
 
     def _of_zip(self) -> Iterator[Member]:

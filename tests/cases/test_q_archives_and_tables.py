@@ -61,6 +61,21 @@ def test_q_a_tar_may_begin_with_the_name_of_any_member(client: httpx.Client, nam
     assert send(client, tar_of({name: crop(1)})).status_code == 202
 
 
+@pytest.mark.parametrize("before", [b"", b"PK00"])
+def test_q_a_zip_may_begin_with_the_mark_of_one_not_split(client: httpx.Client, before: bytes) -> None:
+    assert send(client, before + zip_of({"a.jpg": crop(1)})).status_code == 202
+
+
+@pytest.mark.parametrize("before", [b"MZ\x90\0", b"#!/bin/sh\nexec unzip $0\n", crop(1)[9:]])
+def test_q_the_last_part_of_a_zip_and_one_that_unpacks_itself_are_named(
+    shared_client: httpx.Client, before: bytes
+) -> None:
+    answer = send(shared_client, before + zip_of({"a.jpg": crop(1)}))
+    assert answer.status_code == 422
+    reason = "a part of a split zip, or a zip that unpacks itself; send one plain zip"
+    assert answer.json()["detail"] == f"the archive is {reason}"
+
+
 def test_q_zips_of_streams_and_with_comments_are_read(client: httpx.Client, tmp_path: Path) -> None:
     class Stream(io.RawIOBase):
         """A pipe: a zip that is written into it has its sizes after each member."""
