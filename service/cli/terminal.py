@@ -1,5 +1,6 @@
 """Output of the `reid` program: lines, tables and progress bars."""
 
+import re
 import sys
 import time
 import unicodedata
@@ -9,13 +10,16 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer, WarnedCrop
 
 SECONDS_BETWEEN_LINES = 5.0
+
+TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of a text. One in a name could make a line look different."""
 
 OnProgress = Callable[[int, int], None]
 """Shows progress; called with how many items or crops are done, and how many there are."""
@@ -70,13 +74,29 @@ def _plain_progress() -> OnProgress:
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print one line without wrapping; bytes of file names that are not UTF-8 are replaced by `?`."""
-    console.print(line.encode(errors="replace").decode(), soft_wrap=True)
+    """Print one line without wrapping, and `?` for whatever `_shown` replaces."""
+    console.print(_shown(line), soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Replace bytes of file names that are not UTF-8, and characters that turn the direction of a text.
+
+    >>> _shown("anna" + chr(0x202E) + "gpj.exe")
+    'anna?gpj.exe'
+    """
+    return TURNS.sub("?", text.encode(errors="replace").decode())
+
+
+class _ShownTable(Table):
+    """A table whose cells are shown as `print_line` shows a line."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(_shown(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def new_table(*columns: str) -> Table:
     """Return a table that shows every value in full, over several lines where the terminal is narrow."""
-    table = Table()
+    table = _ShownTable()
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -8,7 +8,7 @@ import pytest
 
 from command_line import REID, ROOT, put, reid, run
 from live_server import crop, enroll
-from service.cli.terminal import print_failures
+from service.cli.terminal import TURNS, print_failures
 from service.client import FailedCrop
 
 
@@ -26,6 +26,14 @@ def test_q_an_identity_is_not_cut_where_the_terminal_is_narrow(client: httpx.Cli
 def test_q_a_failure_is_one_line_whatever_the_name_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     print_failures([FailedCrop(Path("anna\nfailed: b\r.jpg"), "it is torn")])
     assert capsys.readouterr().err == "failed: anna?failed: b?.jpg: it is torn\n"
+
+
+def test_q_a_name_cannot_turn_the_direction_of_a_line(client: httpx.Client, tmp_path: Path) -> None:
+    enroll(client, crop(1), identity_id="anna\u202egpj", camera_id="\u2066door\u2069")
+    done = run(client, "search", put(tmp_path / "a.jpg", crop(1)))
+    assert "anna?gpj" in done.stdout
+    assert "?door?" in done.stdout
+    assert not TURNS.search(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("name", ["e.tar.gz", "e.TGZ", "e.zip", "e.tar.zst"])
