@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves no torn file, opening regular files, and naming a file for a card."""
+"""Writing files so that a crash leaves no torn file, opening regular files, and names of files."""
 
 import errno
 import hashlib
@@ -30,6 +30,15 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         sync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def from_home(path: Path | None) -> Path | None:
+    """Read `~/` as the home folder: no shell does so within quotes, and bash does not do so after `--out=`.
+
+    >>> from_home(Path("a/~/b")), from_home(Path("~/a")) == Path.home() / "a"
+    (PosixPath('a/~/b'), True)
+    """
+    return path.expanduser() if path is not None and path.parts[:1] == ("~",) else path
 
 
 def open_regular(path: str | Path) -> BufferedReader:

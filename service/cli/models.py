@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from model.files import from_home
 from service.cli.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
 from service.cli.terminal import err, out, print_evaluation, print_line, print_models, progress_bar
 from service.client import Client, Job, Strategy
@@ -156,7 +157,9 @@ def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> N
 @app.command("import-official")
 def import_official(
     file: Annotated[Path, typer.Argument(help="A .pth.tar of the RGA authors' ResNet-50 at 256 x 128.")],
-    output: Annotated[Path, typer.Option("--out", help="The .safetensors checkpoint to write.")],
+    output: Annotated[
+        Path, typer.Option("--out", callback=from_home, help="The .safetensors checkpoint to write.")
+    ],
     branch: Annotated[Branch, typer.Option(help="The --branch_name it was trained with.")] = Branch.rgasc,
     feature: Annotated[
         Feature,
@@ -191,7 +194,10 @@ def import_onnx(
         float, typer.Option(min=0, help="Divides the pixels, 0 to 255, before --mean and --std.")
     ] = 255.0,
     output: Annotated[
-        Path | None, typer.Option("--out", help="Write the checkpoint to this file instead of sending it.")
+        Path | None,
+        typer.Option(
+            "--out", callback=from_home, help="Write the checkpoint to this file instead of sending it."
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:

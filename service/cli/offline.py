@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.files import from_home
 from service.cli.options import DataDir
 from service.cli.terminal import out, print_line
 
@@ -58,7 +59,7 @@ def check(
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    file: Annotated[Path, typer.Argument(dir_okay=False, callback=from_home, help="The file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out crops that are missing on the disk.")

@@ -10,6 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from model.files import from_home
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
 from service.cli.folders import find_crops_of_folder
@@ -63,7 +64,9 @@ CANCELLED = "the import was cancelled; crops that were enrolled before stay"
 
 
 def export(
-    target: Annotated[Path, typer.Option("--out", help="The folder or tar to write; it must not exist.")],
+    target: Annotated[
+        Path, typer.Option("--out", callback=from_home, help="The folder or tar to write; it must not exist.")
+    ],
     url: Url = DEFAULT_URL,
     layout: Annotated[Format, typer.Option("--format", help="The layout of the files.")] = Format.csv,
     identity_id: IdentityIds = None,

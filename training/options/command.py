@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from model.errors import ModelError
+from model.files import from_home
 from training.data.datasets import DatasetError
 from training.engine.errors import TrainingError
 from training.reports.attention_maps import VisualizeError
@@ -31,6 +33,8 @@ EXPECTED_ERRORS = (
 def command(options: Callable[Fields, Options], body: Callable[[Options], None]) -> Callable[Fields, None]:
     """Make a function for `typer.run` that takes the fields of a dataclass and calls ``body`` with one.
 
+    A path may begin with `~/`.
+
     Args:
         options: a dataclass whose fields are annotated with typer's options and arguments.
         body: the command; its docstring is the command's help.
@@ -46,6 +50,9 @@ def command(options: Callable[Fields, Options], body: Callable[[Options], None])
     """
 
     def main(*args: Fields.args, **kwargs: Fields.kwargs) -> None:
+        for name, value in kwargs.items():
+            if isinstance(value, Path):
+                kwargs[name] = from_home(value)
         body(options(*args, **kwargs))
 
     main.__doc__ = body.__doc__
