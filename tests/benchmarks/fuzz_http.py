@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import httpx
-from reid_program import ROOT, running_server
+from reid_program import running_server
 
 from live_server import crop, enroll, search
 from raw_requests import bombard
@@ -27,7 +27,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
-        with running_server(ROOT / "model/weights/default.safetensors", workspace) as url:
+        with running_server(workspace) as (url, _):
             end_s = time.monotonic() + given.seconds
             with httpx.Client(base_url=url, timeout=60) as client:
                 (item,) = enroll(client, crop(5), identity_id="witness")

@@ -200,7 +200,7 @@ def run(arguments: argparse.Namespace) -> list[str]:
     workspace = Path(tempfile.mkdtemp(prefix="reid-benchmark-"))
     try:
         folder = gallery_dir if is_whole else link_folder(gallery, workspace / "gallery")
-        with running_server(checkpoint, workspace) as url:
+        with running_server(workspace, checkpoint) as (url, _):
             say(f"enrolling {len(gallery)} crops")
             enroll_s = enroll(url, folder, concurrency)
             say(f"searching {len(queries)} queries")

@@ -9,13 +9,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
+
+from model.checkpoint import DEFAULT_CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 LOG_TAIL_LINES = 40
+
+
+class RunningServer(NamedTuple):
+    """A server that is ready: its URL, and the number of its process."""
+
+    url: str
+    pid: int
 
 
 class BenchmarkError(Exception):
@@ -28,8 +38,8 @@ def say(sentence: str) -> None:
 
 
 @contextmanager
-def running_server(checkpoint: Path, workspace: Path) -> Iterator[str]:
-    """Run `reid serve` on a free port with an empty data directory; on failure show the end of its log."""
+def running_server(workspace: Path, checkpoint: Path = DEFAULT_CHECKPOINT) -> Iterator[RunningServer]:
+    """Run `reid serve` on a free port with the data folder `data`; on failure show the end of its log."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -41,7 +51,7 @@ def running_server(checkpoint: Path, workspace: Path) -> Iterator[str]:
         )
     try:
         wait_until_ready(url, server)
-        yield url
+        yield RunningServer(url, server.pid)
     except (BenchmarkError, httpx.HTTPError, subprocess.CalledProcessError):
         tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         say("the end of the server's log:\n  " + "\n  ".join(tail))

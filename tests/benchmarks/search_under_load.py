@@ -8,60 +8,24 @@ second measurement therefore uses only an index of 100,000 embeddings in this pr
 """
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import numpy as np
+from reid_program import running_server
 
-from live_server import crop, enroll, search, wait_until_ready
+from live_server import crop, enroll, search
 from service.index import Filter, GalleryIndex, Rows
 
 NUM_CLIENTS, NUM_SEARCHES = 8, 400
 NUM_ITEMS, SIZE = 100_000, 512
 ADDS_A_SECOND = 100
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Run `reid serve` on a new gallery and yield its URL."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", "--port", str(port)],
-            env=os.environ | {"REID_DATA_DIR": folder},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for_port(port)
-            with httpx.Client(base_url=url, timeout=60) as client:
-                wait_until_ready(client)
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-
-
-def wait_for_port(port: int) -> None:
-    """Wait until something listens."""
-    for _ in range(600):
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError
 
 
 @contextmanager
@@ -108,7 +72,11 @@ def report(label: str, quiet: list[float], loaded: list[float], num_added: int, 
 def over_http() -> None:
     """Measure the whole service."""
     crops = [crop(seed) for seed in range(200)]
-    with server() as url, httpx.Client(base_url=url, timeout=60) as client:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder)) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         for start in range(0, 200, 50):
             enroll(client, *crops[start : start + 50])
         took_ms: list[float] = []

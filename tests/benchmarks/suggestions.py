@@ -9,9 +9,6 @@ of Retry-After.
 import argparse
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,10 +20,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from reid_program import running_server
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from live_server import crop, enroll, find_free_port, search, wait_until_ready
+from live_server import crop, enroll, search
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Change, Embedding, Gallery, Identity, Item, Model
 
@@ -81,26 +79,6 @@ def item_values(slot: int, number: int, person: int) -> dict[str, object]:
         "width": 64,
         "height": 128,
     }
-
-
-@contextmanager
-def server(folder: str) -> Iterator[tuple[httpx.Client, int]]:
-    """Run `reid serve` and yield a client and the number of the process."""
-    port = find_free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve", "--port", str(port)],
-        env=os.environ | {"REID_DATA_DIR": folder},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        transport = httpx.HTTPTransport(retries=10)  # until the server listens
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, transport=transport) as client:
-            wait_until_ready(client)
-            yield client, process.pid
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def cpu_s(pid: int) -> float:
@@ -173,18 +151,19 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        with server(folder) as (client, _):
+        workspace = Path(folder)
+        with running_server(workspace) as (url, _), httpx.Client(base_url=url) as client:
             enroll(client, crop(1))
-        engine = make_engine(f"sqlite:///{folder}/gallery.sqlite3")
+        engine = make_engine(f"sqlite:///{workspace}/data/gallery.sqlite3")
         with make_sessions(engine).write.begin() as session:
             fill(session, chosen.items)
         engine.dispose()
-        shutil.rmtree(Path(folder) / "snapshots", ignore_errors=True)  # of the index, without these items
+        shutil.rmtree(workspace / "data/snapshots", ignore_errors=True)  # of the index, without these items
         print(
             f"{NUM_IDENTITIES:,} identities, {chosen.items:,} items, {os.cpu_count()} cores, "
             f"{datetime.now(UTC):%Y-%m-%d}"
         )
-        with server(folder) as (client, pid):
+        with running_server(workspace) as (url, pid), httpx.Client(base_url=url, timeout=300) as client:
             num = search(client, crop(1))["num_searched"]
             assert num > chosen.items, f"the index has {num} items"
             measure(client, pid)
