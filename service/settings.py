@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,9 @@ SQLITE_OPTIONS = frozenset({"timeout", "cached_statements"})
 SQLITE_HINT = (
     f"what follows may only be {' or '.join(sorted(SQLITE_OPTIONS))}; in a path write ? as %3F and % as %25"
 )
+
+ALLOWED_HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*\.?|\[?[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
+ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 Days = Annotated[float, Field(gt=0, le=100_000)]
 
@@ -109,6 +113,29 @@ def _none_if_off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
 
 
+def _from_commas(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(one.strip().lower() for one in value.split(",") if one.strip())
+
+
+def _plain_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names and addresses of hosts, and take the brackets off an IPv6 address."""
+    for host in hosts:
+        if not ALLOWED_HOST.fullmatch(host):
+            raise ValueError(
+                f"{host[:100]} is no host; write a name, an address or *.example.org, without a port"
+            )
+    return tuple(host.strip("[]").removesuffix(".") for host in hosts)
+
+
+def _plain_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin[:100]} is no origin; write one such as https://example.org:8443")
+    return origins
+
+
 class Settings(BaseSettings):
     """The settings of a service. The variable of a field is REID_ and the name of the field in capitals."""
 
@@ -142,6 +169,15 @@ class Settings(BaseSettings):
         description="Kind of index; auto is exact until an exact search takes 20 ms, then ivf.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_hosts)
+    ] = Field(
+        default=(),
+        description="Hosts that clients may write, besides REID_HOST and names of this machine, with commas.",
+    )
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_origins)
+    ] = Field(default=(), description="Other origins whose pages may use the API, with commas.")
     port: Annotated[int, BeforeValidator(_whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )

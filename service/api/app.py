@@ -12,10 +12,12 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
+from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
 from service.api.routes import (
@@ -121,8 +123,24 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)
+    _add_browser_rules(app, serving.store.settings)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
+
+
+def _add_browser_rules(app: FastAPI, settings: Settings) -> None:
+    """Add the middleware that says for which pages a browser may use the API."""
+    app.add_middleware(OwnOrigin, cors_origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(KnownHosts, settings=settings)
+    app.add_middleware(SafeHeaders)
 
 
 def _add_routes(app: FastAPI) -> None:

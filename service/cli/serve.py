@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from ipaddress import ip_address
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service.cli.logs import log_to_terminal
 from service.cli.terminal import err, out, print_line
-from service.errors import ServiceError
+from service.errors import BadSettings, ServiceError
 from service.settings import Settings, read_settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def launch(chosen: Mapping[str, str]) -> int:
         _require_device(settings)
         listener = _listen(settings)
         with listener:
+            _require_hosts(settings, listener)
             log_to_terminal()
             return _run(settings, listener) if settings.workers == 1 else _run_workers(settings, listener)
     except ServiceError as error:
@@ -169,6 +171,19 @@ def _listen(settings: Settings) -> socket.socket:
         hint = "choose another with --port or REID_PORT"
         raise ServiceError(f"{where}: {(error.strerror or str(error)).lower()}; {hint}") from error
     return listener
+
+
+def _require_hosts(settings: Settings, listener: socket.socket) -> None:
+    """Check that the hosts are named if the server listens on every address, which names none.
+
+    Raises:
+        BadSettings: no host is named.
+    """
+    if ip_address(listener.getsockname()[0]).is_unspecified and not settings.allowed_hosts:
+        raise BadSettings(
+            f"REID_HOST is {settings.host!r}, which is every address of this machine; name the hosts that "
+            "clients write, as in REID_ALLOWED_HOSTS=gallery.example.org,192.168.1.7"
+        )
 
 
 def _url(host: str, port: int) -> str:

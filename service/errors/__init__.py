@@ -46,11 +46,13 @@ from service.errors.requests import (
     CropTooSmall,
     DecodingBusy,
     Fault,
+    ForeignOrigin,
     IdempotencyInProgress,
     IdempotencyMismatch,
     ImageError,
     ImageTooLarge,
     InvalidRequest,
+    UnknownHost,
     UnreadableImage,
 )
 from service.errors.service_error import (
@@ -92,6 +94,7 @@ __all__ = [
     "DecodingBusy",
     "DuplicateCrop",
     "Fault",
+    "ForeignOrigin",
     "GalleryItemNotFound",
     "IdempotencyInProgress",
     "IdempotencyMismatch",
@@ -129,5 +132,6 @@ __all__ = [
     "TooManyOpenFiles",
     "TrialsBusy",
     "UnfitCheckpoint",
+    "UnknownHost",
     "UnreadableImage",
 ]

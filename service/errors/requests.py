@@ -57,6 +57,37 @@ class InvalidRequest(ServiceError):
         return {"errors": [asdict(fault) for fault in self.faults[:MAX_FAULTS]]}
 
 
+class UnknownHost(ServiceError):
+    """The header Host names a host that this service does not have.
+
+    Args:
+        host: the header.
+    """
+
+    code = "unknown_host"
+    status = 421
+    title = "Unknown host"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"this service is not {host[:100]!r}; the administrator can add the name to REID_ALLOWED_HOSTS"
+        )
+
+
+class ForeignOrigin(ServiceError):
+    """A page of another origin sent a request that changes something."""
+
+    code = "foreign_origin"
+    status = 403
+    title = "Foreign origin"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the request comes from a page of another origin; the administrator can name that origin in "
+            "REID_CORS_ORIGINS"
+        )
+
+
 class CropRefused(ServiceError):
     """One crop of a request cannot be enrolled; an import enrols the others. Only subclasses are raised.
 

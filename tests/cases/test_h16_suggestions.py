@@ -284,7 +284,7 @@ def test_h16_a_client_that_leaves_while_it_waits_costs_no_comparison(settings: S
         def is_dropped() -> bool:
             num = len(statuses())
             with turn(TIMEOUT_S), socket.create_connection(address) as connection:
-                connection.sendall(b"GET /identities/suggestions HTTP/1.1\r\nHost: here\r\n\r\n")
+                connection.sendall(b"GET /identities/suggestions HTTP/1.1\r\nHost: localhost\r\n\r\n")
             wait_until(lambda: len(statuses()) > num)
             return statuses()[-1] == 408
 

@@ -22,8 +22,6 @@ MEDIA_TYPES = {
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
 
