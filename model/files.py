@@ -32,13 +32,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def from_home(path: Path | None) -> Path | None:
+def from_home(path: str | Path | None) -> Path | None:
     """Read `~/` as the home folder: no shell does so within quotes, and bash does not do so after `--out=`.
 
-    >>> from_home(Path("a/~/b")), from_home(Path("~/a")) == Path.home() / "a"
-    (PosixPath('a/~/b'), True)
+    >>> from_home("a/~/b"), from_home("~/a") == Path.home() / "a", from_home(None)
+    (PosixPath('a/~/b'), True, None)
     """
-    return path.expanduser() if path is not None and path.parts[:1] == ("~",) else path
+    if path is None:
+        return None
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def open_regular(path: str | Path) -> BufferedReader:
