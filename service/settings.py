@@ -181,6 +181,13 @@ class Settings(BaseSettings):
     port: Annotated[int, BeforeValidator(_whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Form of the log lines; json is one object a line, for programs."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least severe log lines that are written; debug adds probes and pictures.",
+    )
     workers: int = Field(default=1, ge=1, le=64, description="Server processes; each holds the whole index.")
     max_upload_bytes: int = Field(default=10 * MEBIBYTE, ge=1, description="Most bytes of one image.")
     max_pixels: int = Field(default=4_000_000, ge=1, description="Most pixels of one image, by its header.")

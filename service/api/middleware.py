@@ -1,8 +1,10 @@
 """ASGI middleware around the app, outermost first; `create_app` says in which order they follow."""
 
+import logging
 import re
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import structlog
 from python_multipart.multipart import parse_options_header
@@ -28,7 +30,8 @@ RANGE = re.compile(r"(?=\d|-\d)(\d{0,18})-(\d{0,18})")
 HANDLE_IS_CLOSED = "the handler is closed"
 """What uvloop says when a client has closed its connection just before the server writes to it."""
 
-UNLOGGED_PATHS = ("/livez", "/readyz")
+QUIET_PATHS = re.compile(r"/livez|/readyz|/web/.*|/gallery/[^/]+/(image|thumbnail)")
+"""Paths that probes ask every few seconds, and a page a hundred times; they are logged at the level debug."""
 
 
 class RequestId:
@@ -96,10 +99,16 @@ class RequestLog:
                 f"unexpected error; the log of the service has the details under the request id {request_id}"
             )
             await service_problem(request_id, ServiceError(detail))(scope, receive, send_and_note)
-        if scope["path"] not in UNLOGGED_PATHS:
-            took_ms = round((time.monotonic() - started_s) * 1000, 1)
-            path = _path_to_log(scope)
-            logger.info("request", method=scope["method"], path=path, status=status, took_ms=took_ms)
+        is_quiet = QUIET_PATHS.fullmatch(scope["path"]) and (status or 500) < HTTPStatus.BAD_REQUEST
+        logger.log(
+            logging.DEBUG if is_quiet else logging.INFO,
+            "request",
+            method=scope["method"],
+            path=_path_to_log(scope),
+            status=status,
+            took_ms=round((time.monotonic() - started_s) * 1000, 1),
+            address=scope["client"][0] if scope.get("client") else None,
+        )
 
 
 class HeadRequests:

@@ -1,5 +1,7 @@
 """Log lines on stderr, for commands that run the service's code in their own process.
 
+A line has its time in UTC, its level, an event and values. It is written for people, or as a JSON object.
+
 Several workers share one stderr. Each event is therefore one write of whole lines, which the kernel does not
 mix with the writes of the other workers.
 """
@@ -17,7 +19,12 @@ from service.cli.terminal import replace_unprintable
 PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper("%H:%M:%S", utc=False),
+    structlog.processors.TimeStamper("iso", utc=True),
+]
+
+AS_JSON: list[structlog.typing.Processor] = [
+    structlog.processors.format_exc_info,
+    structlog.processors.JSONRenderer(ensure_ascii=False),
 ]
 
 
@@ -63,23 +70,32 @@ class EventLogger:
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 
 
-def log_to_terminal() -> None:
-    """Write the service's log events and the warnings of libraries to stderr, in one format."""
+def log_to_terminal(form: str = "console", level: str = "info") -> None:
+    """Write the service's log events and the warnings of libraries to stderr, in one form.
+
+    Args:
+        form: `console` or `json`, as `log_format` of the settings.
+        level: name of the least severe level that is written.
+    """
     replace_unprintable()
     lines = WholeLines(sys.stderr)
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+    rendering = AS_JSON if form == "json" else [_console_renderer()]
     structlog.configure(
-        processors=[*PROCESSORS, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[*PROCESSORS, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: EventLogger(lines),
     )
     handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=PROCESSORS,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _console_renderer() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )

@@ -9,18 +9,19 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import ip_address
 from threading import Thread
+from types import FrameType
 from typing import TYPE_CHECKING
 
+import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.cli.logs import log_to_terminal
-from service.cli.terminal import err, out, print_line
+from service.cli.terminal import err, print_line
 from service.errors import BadSettings, ServiceError
 from service.settings import Settings, read_settings, unknown_variables
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from service.serving.generation import Generation
+
+logger = structlog.get_logger(__name__)
 
 GRACE_S = 30
 ALWAYS_THERE = {("auto", "auto"), ("auto", "fp32"), ("cpu", "auto"), ("cpu", "fp32")}
@@ -45,15 +48,15 @@ def launch(chosen: Mapping[str, str]) -> int:
     os.environ.update(chosen)
     try:
         settings = read_settings()
+        log_to_terminal(settings.log_format, settings.log_level)
         _warn_of_unknown_variables()
         _require_device(settings)
         listener = _listen(settings)
         with listener:
             _require_hosts(settings, listener)
-            log_to_terminal()
             return _run(settings, listener) if settings.workers == 1 else _run_workers(settings, listener)
     except ServiceError as error:
-        print_line(out, f"cannot serve: {error}")
+        print_line(err, f"cannot serve: {error}")
         return 1
 
 
@@ -62,7 +65,7 @@ def _warn_of_unknown_variables() -> None:
     for name in unknown_variables():
         like = get_close_matches(name, [f"REID_{field.upper()}" for field in Settings.model_fields], 1)
         meant = f"; did you mean {like[0]}?" if like else ""
-        print_line(err, f"warning: {name} is not a setting and has no effect{meant}")
+        logger.warning(f"{name} is not a setting and has no effect{meant}")
 
 
 def _require_device(settings: Settings) -> None:
@@ -83,13 +86,13 @@ def _run(settings: Settings, listener: socket.socket) -> int:
 
     def on_ready(generation: "Generation") -> None:
         if not server.should_exit:
-            print_line(out, _first_steps(url, generation))
+            _print_unless_json(settings, _first_steps(url, generation))
 
     def on_failed(reason: str) -> None:
         failures.append(reason)
         server.should_exit = True
 
-    print_line(out, f"starting on {url}, with the data in {settings.data_dir.absolute()}; stop with Ctrl-C")
+    _say_starting(settings, url)
     from service.api.app import create_app
 
     app = create_app(settings, on_ready, on_failed)
@@ -97,12 +100,20 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
     )
     server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn shuts down first, and then raises Ctrl-C again
-        server.run(sockets=[listener])
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # uvicorn shuts down first, and then raises the signal again
+        signal.signal(number, _do_nothing)
+    server.run(sockets=[listener])
     if failures:
         return 1
-    print_line(out, "stopped")
+    _say_stopped(settings)
     return 0
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Let a signal pass."""
 
 
 def _run_workers(settings: Settings, listener: socket.socket) -> int:
@@ -111,8 +122,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     A worker that dies is replaced. A worker that cannot start ends all workers.
     """
     url = _url(settings.host, listener.getsockname()[1])
-    data = f"the data in {settings.data_dir.absolute()}"
-    print_line(out, f"starting {settings.workers} workers on {url}, with {data}; stop with Ctrl-C")
+    _say_starting(settings, url)
     config = uvicorn.Config(
         "service.cli.serve:make_worker_app",
         factory=True,
@@ -125,7 +135,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     )
     supervisor = Multiprocess(config, [listener])
     supervisor.run()
-    print_line(out, "stopped")
+    _say_stopped(settings)
     return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
 
 
@@ -135,14 +145,16 @@ def make_worker_app() -> "FastAPI":
 
     def on_ready(generation: "Generation") -> None:
         served = f"network {generation.version} on {generation.embedder.runtime}"
-        print_line(out, f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery")
+        ready = f"worker {os.getpid()} ready: {served}, {len(generation.index)} items in the gallery"
+        _print_unless_json(settings, ready)
 
     def on_failed(_reason: str) -> None:
         os._exit(STARTUP_FAILURE)  # tells the parent not to start the worker again
 
-    log_to_terminal()
+    settings = read_settings()
+    log_to_terminal(settings.log_format, settings.log_level)
     Thread(target=_end_with_parent, daemon=True).start()
-    return create_app(read_settings(), on_ready, on_failed)
+    return create_app(settings, on_ready, on_failed)
 
 
 def _end_with_parent() -> None:
@@ -184,6 +196,28 @@ def _require_hosts(settings: Settings, listener: socket.socket) -> None:
             f"REID_HOST is {settings.host!r}, which is every address of this machine; name the hosts that "
             "clients write, as in REID_ALLOWED_HOSTS=gallery.example.org,192.168.1.7"
         )
+
+
+def _say_starting(settings: Settings, url: str) -> None:
+    data_dir = settings.data_dir.absolute()
+    if settings.log_format == "json":
+        logger.info("starting", url=url, data_dir=str(data_dir), workers=settings.workers)
+        return
+    workers = f"{settings.workers} workers " if settings.workers > 1 else ""
+    print_line(err, f"starting {workers}on {url}, with the data in {data_dir}; stop with Ctrl-C")
+
+
+def _say_stopped(settings: Settings) -> None:
+    if settings.log_format == "json":
+        logger.info("stopped")
+    else:
+        print_line(err, "stopped")
+
+
+def _print_unless_json(settings: Settings, text: str) -> None:
+    """Print what people read at the start; programs find the same in the log event `ready`."""
+    if settings.log_format == "console":
+        print_line(err, text)
 
 
 def _url(host: str, port: int) -> str:

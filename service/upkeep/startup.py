@@ -62,6 +62,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     _finish_erasures(serving.store)
     _activate_first(serving)
     serving.store.is_open = True
+    logger.info("loading the network")
     try:
         generation = serving.load_active()
     except NetworkLost as error:

@@ -74,7 +74,7 @@ def test_q_a_misspelt_setting_is_named_at_the_start(tmp_path: Path) -> None:
     }
     done = reid("serve", env=env)
     assert done.returncode == 1  # a device that is not there ends the start early
-    said = "warning: REID_RETENTION_DAY is not a setting and has no effect; did you mean REID_RETENTION_DAYS?"
+    said = "REID_RETENTION_DAY is not a setting and has no effect; did you mean REID_RETENTION_DAYS?"
     assert said in done.stderr
 
 

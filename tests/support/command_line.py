@@ -20,7 +20,7 @@ import httpx
 from typer.testing import CliRunner, Result
 
 from forked import Fork, Process
-from live_server import TIMEOUT_S
+from live_server import TIMEOUT_S, wait_until
 from service.cli.main import app
 from service.cli.terminal import err, out
 
@@ -33,10 +33,10 @@ MakeEnv = Callable[[Path], dict[str, str]]
 
 @dataclass(frozen=True)
 class Server:
-    """A running `reid serve`, and its output so far."""
+    """A running `reid serve`, its log, and what it had written when it was ready."""
 
     process: Process
-    stdout: TextIO
+    log: TextIO
     url: str
     printed: str
 
@@ -83,11 +83,9 @@ def reid_serve(
     env: dict[str, str], log_path: Path, *options: str, until: str = "webbrowser"
 ) -> Iterator[Server]:
     """Run `reid serve` on a free port until it has printed what to try."""
-    pipe = log_path.with_name(f"{log_path.name}.stdout")
-    os.mkfifo(pipe)
     command = ["serve", "--port", "0", *options]
-    process = Fork(be_reid, command, environment=env, outputs=(pipe, log_path))
-    with pipe.open() as stdout, _told(process, stdout, log_path, until) as server:
+    process = Fork(be_reid, command, environment=env, outputs=(Path(os.devnull), log_path))
+    with _told(process, log_path, until) as server:
         yield server
 
 
@@ -97,32 +95,39 @@ def reid_serve_by_workers(env: dict[str, str], log_path: Path, num_workers: int)
     command = [*REID, "serve", "--port", "0", "--workers", str(num_workers)]
     with (
         log_path.open("w") as log,
-        subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=-1, stderr=log) as process,
+        subprocess.Popen(command, cwd=ROOT, env=env, text=True, stderr=log) as process,
+        _told(process, log_path, until="items in the gallery") as server,
     ):
-        assert process.stdout
-        stdout: TextIO = process.stdout  # type: ignore[assignment] # it is one by `text`
-        with _told(process, stdout, log_path, until="ready") as server:
-            yield server
+        yield server
 
 
 @contextmanager
-def _told(process: Process, stdout: TextIO, log_path: Path, until: str) -> Iterator[Server]:
+def _told(process: Process, log_path: Path, until: str) -> Iterator[Server]:
     """Wait until a server has said where it is; end the server afterwards."""
-    try:
-        printed = read_until(stdout, until)
-        found = re.search(r"starting .*on (http://\S+),", printed)
-        assert found, printed + log_path.read_text()
-        yield Server(process, stdout, found[1], printed)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(TIMEOUT_S)
+    wait_until(log_path.exists)
+    with log_path.open() as log:
+        try:
+            printed = read_until(log, until)
+            found = re.search(r'(?:starting .*on |"url": ")(http://[^\s,"]+)', printed)
+            assert found, printed
+            yield Server(process, log, found[1], printed)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(TIMEOUT_S)
 
 
-def read_until(stdout: TextIO, words: str) -> str:
-    """Return what a process prints up to the line that holds these words."""
-    lines: list[str] = []
-    for line in stdout:
-        lines.append(line)
-        if words in line:
-            break
+def read_until(log: TextIO, words: str) -> str:
+    """Return what a server has written since the last call, up to the line that holds these words."""
+    lines = [""]
+
+    def has_come() -> bool:
+        while line := log.readline():
+            lines[-1] += line  # the end of a line may not be written yet
+            if line.endswith("\n"):
+                lines.append("")
+                if words in line:
+                    return True
+        return False
+
+    wait_until(has_come)
     return "".join(lines)

@@ -1,13 +1,16 @@
 """`reid serve`: what it prints, why it does not start, and how it ends."""
 
 import http.client
+import json
 import os
 import re
 import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import httpx
+import pytest
 
 from command_line import (
     REID,
@@ -78,7 +81,7 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         connection.send(body[100:])
         assert connection.getresponse().status == 201
         connection.close()
-        told = read_until(running.stdout, "stopped")
+        told = read_until(running.log, "stopped")
         assert told.endswith("stopped\n"), (tmp_path / "log").read_text()
         assert running.process.wait(TIMEOUT_S) == 0
 
@@ -87,7 +90,7 @@ def test_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path, is_
     num_workers = 3 if is_long else 2
     with reid_serve_by_workers(make_env(tmp_path / "data"), tmp_path / "log", num_workers) as running:
         for _ in range(num_workers - 1):
-            assert "items in the gallery" in read_until(running.stdout, "ready")
+            read_until(running.log, "items in the gallery")
         ids = []
         for seed in range(12):  # a connection each: whichever worker takes it
             answer = httpx.post(f"{running.url}/gallery", files={"images": ("a.jpg", crop(seed))}, timeout=60)
@@ -96,7 +99,7 @@ def test_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path, is_
             found = httpx.post(f"{running.url}/search", files={"images": ("a.jpg", crop(seed))}, data=form)
             assert {match["items"][0]["id"] for match in found.json()["matches"]} == set(ids)
         running.process.send_signal(signal.SIGTERM)
-        assert read_until(running.stdout, "stopped").endswith("stopped\n")
+        assert "Traceback" not in read_until(running.log, "stopped")
         assert running.process.wait(TIMEOUT_S) == 0
 
 
@@ -107,3 +110,35 @@ def test_workers_that_cannot_start_end_with_the_reason(make_env: MakeEnv, tmp_pa
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert "absent.safetensors does not exist" in done.stdout + done.stderr
+
+
+def test_log_lines_for_programs_are_json_and_say_who_asked_what(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "data") | {"REID_LOG_FORMAT": "json"}
+    with reid_serve(env, tmp_path / "log", until='"event": "ready"') as running:
+        for path in ("/livez", "/web/api.js", "/gallery", "/gallery/x/image"):
+            httpx.get(f"{running.url}{path}", headers={"X-Request-ID": "mine"})
+        running.process.send_signal(signal.SIGTERM)
+        lines = [
+            json.loads(line) for line in (running.printed + read_until(running.log, "stopped")).splitlines()
+        ]
+    assert [line["event"] for line in lines][0 :: len(lines) - 1] == ["starting", "stopped"]
+    assert {"loading the network", "ready"} <= {line["event"] for line in lines}
+    assert all(datetime.fromisoformat(line["timestamp"]).tzinfo for line in lines)
+    asked = [line for line in lines if line["event"] == "request"]
+    assert [(line["path"], line["status"], line["level"]) for line in asked] == [
+        ("/gallery", 200, "info"),
+        ("/gallery/x/image", 404, "info"),  # a failure is told, though pictures that are shown are not
+    ]
+    assert all((line["request_id"], line["address"]) == ("mine", "127.0.0.1") for line in asked)
+
+
+@pytest.mark.parametrize(("level", "paths"), [("debug", ["/livez", "/gallery"]), ("warning", [])])
+def test_the_level_decides_what_is_logged(
+    make_env: MakeEnv, tmp_path: Path, level: str, paths: list[str]
+) -> None:
+    with reid_serve(make_env(tmp_path / "data") | {"REID_LOG_LEVEL": level}, tmp_path / "log") as running:
+        for path in ("/livez", "/gallery"):
+            httpx.get(f"{running.url}{path}")
+        running.process.send_signal(signal.SIGTERM)
+        told = read_until(running.log, "stopped")
+    assert re.findall(r"path=(\S+)", told) == paths
