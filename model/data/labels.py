@@ -18,6 +18,12 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_ROWS = 200_000
 MAX_LINES = 4 * MAX_ROWS
 MAX_LINE_BYTES = 64 * 1024
+MAX_RECORD = 1024 * 1024
+"""The most characters of a row, which may go over many lines within double quotes. Without a bound, the time
+of a row would grow with the square of its length, because each line is added to the lines before it."""
+
+QUOTE = "look for a double quote that is not closed"
+CR_ALONE = "a line ends with CR alone; save the file with the line ends of Windows or Unix"
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -106,7 +112,7 @@ class LabelReader:
     def _fields(self, values: list[str]) -> dict[str, str]:
         line = self._reader.line_num
         while len(values) > len(self.columns) and not values[-1].strip():
-            values = values[:-1]  # a spreadsheet writes commas for cells that are empty
+            values.pop()  # a spreadsheet writes commas for cells that are empty
         if len(values) != len(self.columns):
             advice = "put a value with a comma into double quotes"
             if len(values) < len(self.columns):
@@ -132,7 +138,8 @@ class LabelReader:
         try:
             return next(self._reader, None)
         except csv.Error as error:
-            raise LabelsError(f"line {self._reader.line_num} is not CSV: {error}") from error
+            reason = CR_ALONE if "new-line character" in str(error) else str(error)
+            raise LabelsError(f"line {self._reader.line_num} is not CSV: {reason}") from error
 
 
 class LabelWriter:
@@ -191,4 +198,6 @@ class _Lines:
         if "\0" in text:
             raise LabelsError(f"line {self._num_lines} holds a NUL byte; save the file as UTF-8")
         self.last_record += text
+        if len(self.last_record) > MAX_RECORD:
+            raise LabelsError(f"line {self._num_lines} ends no row within {MAX_RECORD:,} characters; {QUOTE}")
         return text
