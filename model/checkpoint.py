@@ -37,7 +37,8 @@ MAX_HEADER_DEPTH = 8
 
 MAX_METADATA = 16
 MAX_TOLD = 200
-_STRINGS_AND_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_STRINGS_AND_BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+"""Possessive, because else each backslash of a string would keep 60 bytes of memory to come back to."""
 CARD_KEY = "card"
 """The name of the card in the metadata of the safetensors header."""
 
@@ -298,14 +299,28 @@ def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNet
         )
     wanted = network.state_dict()
     _compare_shapes(source, wanted, tensors)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source} has a weight that is not finite in {name}")
     network.load_state_dict(
-        {name: tensors[name].to(meta.dtype) for name, meta in wanted.items()}, assign=True
+        {name: _weights(source, name, tensors[name], meta.dtype) for name, meta in wanted.items()},
+        assign=True,
     )
     network.neck.bias.requires_grad_(False)
     return network.eval()
+
+
+def _weights(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in the type that the network needs.
+
+    Raises:
+        CheckpointError: a number is complex or not finite, or is a variance below zero.
+    """
+    if tensor.is_complex():
+        raise CheckpointError(f"{source} has complex numbers in {name}")
+    weights = tensor.to(dtype)
+    if not torch.isfinite(weights).all():  # after the conversion, because torch cannot ask it of each type
+        raise CheckpointError(f"{source} has a weight that is not finite in {name}")
+    if name.endswith("running_var") and (weights < 0).any():
+        raise CheckpointError(f"{source} has a variance below zero in {name}")
+    return weights
 
 
 def _compare_shapes(source: str, wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -323,7 +338,7 @@ def shape_problems(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> lis
     missing = [f"{name} is missing" for name in wanted if name not in tensors]
     extra = [f"{_told(name)} does not belong there" for name in tensors if name not in wanted]
     misshapen = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} is {_told(str(tuple(tensors[name].shape)))}, not {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
