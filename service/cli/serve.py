@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from service.cli.heads import BoundedHeads
 from service.cli.logs import log_to_terminal
 from service.cli.terminal import err, print_line
 from service.errors import BadSettings, ServiceError
@@ -97,7 +98,12 @@ def _run(settings: Settings, listener: socket.socket) -> int:
 
     app = create_app(settings, on_ready, on_failed)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
+        app,
+        http=BoundedHeads,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_S,
     )
     server = uvicorn.Server(config)
     for number in (
@@ -127,6 +133,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
         "service.cli.serve:make_worker_app",
         factory=True,
         workers=settings.workers,
+        http=BoundedHeads,
         log_config=None,
         access_log=False,
         lifespan="on",
