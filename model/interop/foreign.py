@@ -84,7 +84,10 @@ def import_foreign(
 
 def _read(path: Path) -> openvino.Model:
     try:
-        size = sum(part.stat().st_size for part in {path, path.with_suffix(".bin")} if part.exists())
+        parts = [part for part in {path, path.with_suffix(".bin")} if part.exists()]
+        size = sum(part.stat().st_size for part in parts)
+        if any(not (part.is_file() or part.is_dir()) for part in parts):
+            raise CheckpointError(f"{path} cannot be read: it is a device or a pipe")  # which may have no end
         path.open("rb").close()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error

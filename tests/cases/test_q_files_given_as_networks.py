@@ -1,6 +1,7 @@
 """Q: a file that is no checkpoint is told what it is and what to do; wrapped state dicts are unwrapped."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foreign_networks import save_ir, save_small_onnx
+from foreign_networks import import_small, save_ir, save_small_onnx
 from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
 from model.interop.state_dicts import read_state_dict
@@ -110,3 +111,16 @@ def test_q_what_is_there_instead_of_a_state_dict_is_told(
     path.write_bytes(saved(content))
     with pytest.raises(CheckpointError, match=message):
         read_state_dict(path)
+
+
+def test_q_a_device_or_a_pipe_is_not_read_as_a_network(tmp_path: Path) -> None:
+    """A device has no end, and a pipe that nobody writes to has no beginning."""
+    endless, pipe = tmp_path / "endless.onnx", tmp_path / "pipe.onnx"
+    endless.symlink_to("/dev/zero")
+    os.mkfifo(pipe)
+    ir = save_ir(tmp_path / "small.xml")
+    ir.with_suffix(".bin").unlink()
+    ir.with_suffix(".bin").symlink_to(endless)
+    for path in (endless, pipe, ir):
+        with pytest.raises(CheckpointError, match=f"{path.name} cannot be read: .* device or a pipe"):
+            import_small(path)
