@@ -49,5 +49,6 @@ def errors_as_sentences() -> Iterator[None]:
         print_line(err, str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        print_line(err, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        reason = error.strerror or str(error)
+        print_line(err, f"{error.filename or 'a file cannot be read or written'}: {reason}")
         raise typer.Exit(1) from None

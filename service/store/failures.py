@@ -22,6 +22,10 @@ OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 OPEN_FILES_DETAIL = (
     "the service may not open more files; send fewer requests at once, or raise the limit (`ulimit -n`)"
 )
+NO_ROOM_FOR_SHM = "SQLITE_IOERR_SHMSIZE"
+"""The error of the first connection to a database on a full disk, which makes the file `-shm`. SQLite calls
+it a disk I/O error."""
+
 DAMAGED_NAMES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 DAMAGED_DETAIL = (
     "the database file is damaged; stop the server, see what `reid check` says, and restore a backup with "
@@ -122,7 +126,7 @@ def from_sqlite(error: sqlite3.DatabaseError) -> ServiceError | None:
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(DAMAGED_NAMES) or str(error).startswith("no such table"):
         return DatabaseDamaged(DAMAGED_DETAIL)
-    if name.startswith("SQLITE_FULL"):
+    if name.startswith(("SQLITE_FULL", NO_ROOM_FOR_SHM)):
         return StorageFull(FULL_DETAIL)
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")):
         return StorageUnavailable(f"the database file cannot be used: {error}")
