@@ -34,8 +34,10 @@ HTTP_CODES = {
     400: "malformed_body",
     404: "not_found",
     405: "method_not_allowed",
+    408: "body_too_slow",
     413: "request_too_large",
     416: "range_not_satisfiable",
+    431: "headers_too_large",
 }
 """Codes of plain HTTP errors, which no ServiceError describes, by status."""
 

@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from service.cli.heads import BoundedHeads
+from service.cli.connections import BoundedConnection
 from service.cli.logs import log_to_terminal
 from service.cli.terminal import err, print_line
 from service.errors import BadSettings, ServiceError
@@ -99,7 +99,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings, on_ready, on_failed)
     config = uvicorn.Config(
         app,
-        http=BoundedHeads,
+        http=BoundedConnection,
         log_config=None,
         access_log=False,
         lifespan="on",
@@ -133,7 +133,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
         "service.cli.serve:make_worker_app",
         factory=True,
         workers=settings.workers,
-        http=BoundedHeads,
+        http=BoundedConnection,
         log_config=None,
         access_log=False,
         lifespan="on",

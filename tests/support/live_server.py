@@ -21,6 +21,7 @@ from model.architectures import build_network
 from model.card import Card
 from model.checkpoint import save_checkpoint
 from service.api.app import create_app
+from service.cli.connections import BoundedConnection
 from service.settings import Settings
 from service.store.clock import Clock
 
@@ -75,7 +76,7 @@ def serve(
 ) -> Iterator[httpx.Client]:
     """Serve the real app on a free port of this machine; `wrap` may put something in front of the app."""
     app = wrap(create_app(settings, clock=clock))
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    config = uvicorn.Config(app, http=BoundedConnection, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named

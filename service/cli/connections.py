@@ -1,0 +1,150 @@
+"""The HTTP protocol of uvicorn, with limits: to heads and trailers, to slow clients, and to their number.
+
+uvicorn limits only the URL. A header or a trailer of 100 MB held all other requests back for 4 s and more,
+because each piece is added to the pieces before it. 24 MB of short headers held them back for 1.5 s, and took
+500 MB. A connection on which no request comes, or whose body stops half-way, stayed open for ever.
+"""
+
+import json
+import resource
+from asyncio import TimerHandle
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 1024 * 1024
+"""Counted in whole reads of the socket. The read in which a head begins may also hold a body, but a read has
+at most 256 KiB, and ordinary heads have a few KiB."""
+
+HEAD_S = 20.0
+"""Seconds from the first byte of a head, or from the beginning of a connection, to the end of the head."""
+
+BODY_S = 20.0
+MIN_BODY_BYTES = 20 * 1024
+"""Within each `BODY_S` seconds so many bytes of a body must come: 1 KiB a second, which any network has."""
+
+FREE_DESCRIPTORS = 256
+"""File descriptors that are left for the database, crops, jobs and the libraries."""
+
+MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4_096
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One connection. A client that is too slow is cut off, and a request whose head is too long gets 431.
+
+    A process has `max_connections()` connections. If a further one comes, the one that has waited longest
+    without a request is closed, so that a probe is answered whoever else has connected.
+    """
+
+    _idle_since_s: float | None = None
+    _num_head_bytes = 0
+    _num_body_bytes = 0
+    _was_paused = False
+    _timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin a connection, in place of an idle one if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > max_connections():
+            self._longest_idle().transport.close()
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        super().connection_lost(exc)
+        self._stop_timer()
+
+    def on_message_begin(self) -> None:
+        """Begin to count the bytes of a head."""
+        super().on_message_begin()
+        self._num_head_bytes = 0
+        self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, whose body must not stop."""
+        super().on_headers_complete()
+        self._idle_since_s = None
+        self._watch_body()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body, and count the bytes after it, which may be those of a trailer."""
+        super().on_body(body)
+        self._num_head_bytes = 0
+        self._num_body_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        """End the body of a request."""
+        super().on_message_complete()
+        self._stop_timer()
+
+    def on_response_complete(self) -> None:
+        """End a request; uvicorn closes the connection if no further one comes within five seconds."""
+        super().on_response_complete()
+        self._idle_since_s = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        super().data_received(data)
+        self._num_head_bytes += len(data)
+        self._was_paused = self._was_paused or self.flow.read_paused
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            is_first = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+            detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
+            self._cut_off(_problem(431, "headers_too_large", detail) if is_first else b"", detail)
+
+    def _longest_idle(self) -> "BoundedConnection":
+        """Return the connection that has waited longest for a request; this one, if all others have one."""
+        others = (one for one in self.connections if isinstance(one, BoundedConnection))
+        idle = [(one._idle_since_s, id(one), one) for one in others if one._idle_since_s is not None]
+        return min(idle)[2] if idle else self
+
+    def _wait_for_head(self) -> None:
+        self._idle_since_s = self.loop.time()
+        self._start_timer(HEAD_S, self.transport.close)
+
+    def _watch_body(self) -> None:
+        self._num_body_bytes, self._was_paused = 0, self.flow.read_paused
+        self._start_timer(BODY_S, self._end_if_stopped)
+
+    def _end_if_stopped(self) -> None:
+        """Cut the client off if its body has stopped, unless the service itself did not read on."""
+        is_ours = self._was_paused or self.cycle.waiting_for_100_continue
+        if is_ours or self._num_body_bytes >= MIN_BODY_BYTES:
+            self._watch_body()
+            return
+        detail = f"fewer than {MIN_BODY_BYTES:,} bytes of the body came in {BODY_S:.0f} s"
+        self._cut_off(b"" if self.cycle.response_started else _problem(408, "body_too_slow", detail), detail)
+
+    def _cut_off(self, answer: bytes, reason: str) -> None:
+        if not self.transport.is_closing():
+            self.logger.warning(reason)
+            self.transport.write(answer)
+            self.transport.close()
+
+    def _start_timer(self, seconds: float, act: Callable[[], object]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, act)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def max_connections() -> int:
+    """Return how many connections a process has at most, by the file descriptors that it may open."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors - FREE_DESCRIPTORS))
+
+
+def _problem(status: int, code: str, detail: str) -> bytes:
+    title = HTTPStatus(status).phrase
+    members = {"type": f"urn:reid-gallery:problem:{code}", "title": title, "status": status}
+    body = json.dumps(members | {"detail": detail, "code": code}).encode()
+    head = (
+        f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
