@@ -6,7 +6,7 @@ FROM python:3.11-slim
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
-RUN useradd --create-home --uid 1000 reid && install --directory --owner reid /data
+RUN useradd --create-home --uid 1000 reid && install --directory --owner reid --mode 700 /data
 
 WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./

@@ -181,6 +181,12 @@ class Settings(BaseSettings):
     port: Annotated[int, BeforeValidator(_whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
+    drain_s: float = Field(
+        default=20,
+        ge=0,
+        le=3_600,
+        description="Seconds after SIGTERM or Ctrl-C from which uploads that are not complete are cut off.",
+    )
     log_format: Literal["console", "json"] = Field(
         default="console", description="Form of the log lines; json is one object a line, for programs."
     )

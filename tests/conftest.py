@@ -63,9 +63,13 @@ def is_long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("long"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _no_log_between_tests() -> None:
-    """Keep what the servers log, from threads of their own, out of pytest's progress."""
+    """Keep what the servers log, from threads of their own, out of pytest's progress.
+
+    A command of `reid` that a test runs in its own process has set the log up for a stream of that test.
+    """
+    structlog.reset_defaults()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 

@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+from service.api.about import API_VERSION
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
@@ -47,8 +48,6 @@ from service.store.database import make_engine, make_sessions
 from service.store.store import Store
 from service.versions import activation, activation_queue, evaluation
 
-API_VERSION = "1"
-
 DESCRIPTION: dict[str, Any] = {
     "title": "reid-gallery",
     "version": API_VERSION,
@@ -67,6 +66,8 @@ def create_app(
     on_ready: Callable[[Generation], None] = _ignore,
     on_failed: Callable[[str], None] = _ignore,
     clock: Clock | None = None,
+    *,
+    loads_first: bool = False,
 ) -> FastAPI:
     """Build the service.
 
@@ -75,6 +76,8 @@ def create_app(
         on_ready: called in the event loop once the service can search.
         on_failed: called in the event loop with the reason, if the service cannot start.
         clock: the clocks of this process; by default those of the machine.
+        loads_first: whether the process begins to listen only when the service can search. Of several
+            processes on one port, each listens when it is ready, so that no request meets one that is not.
     """
     engine = make_engine(settings.database_url)
     store = Store(settings, make_sessions(engine), clock)
@@ -86,6 +89,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(background.load(engine, on_ready, on_failed))
+        if loads_first:
+            await loading
         yield
         store.stopping.set()
         await loading

@@ -25,6 +25,9 @@ BODY_S = 20.0
 MIN_BODY_BYTES = 20 * 1024
 """Within each `BODY_S` seconds so many bytes of a body must come: 1 KiB a second, which any network has."""
 
+ANSWER_S = 10
+"""Seconds at the end of a graceful shutdown, in which no body comes any more, and requests are answered."""
+
 FREE_DESCRIPTORS = 256
 """File descriptors that are left for the database, crops, jobs and the libraries."""
 
@@ -93,6 +96,13 @@ class BoundedConnection(HttpToolsProtocol):
             is_first = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
             detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
             self._cut_off(_problem(431, "headers_too_large", detail) if is_first else b"", detail)
+
+    def shutdown(self) -> None:
+        """End the connection: at once, after the answer, or if a body has not come in the time there is."""
+        super().shutdown()
+        limit_s = self.config.timeout_graceful_shutdown
+        if self._timer is not None and limit_s is not None:
+            self._start_timer(max(limit_s - ANSWER_S, 0), self.transport.close)
 
     def _longest_idle(self) -> "BoundedConnection":
         """Return the connection that has waited longest for a request; this one, if all others have one."""

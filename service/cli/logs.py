@@ -9,6 +9,7 @@ mix with the writes of the other workers.
 import logging
 import os
 import sys
+from contextlib import suppress
 from threading import Lock
 from typing import TextIO
 
@@ -40,8 +41,12 @@ class WholeLines:
         self._lock = Lock()
 
     def write(self, text: str) -> None:
-        """Write a text; characters that the encoding of the stream does not have are replaced."""
-        with self._lock:
+        """Write a text; characters that the encoding of the stream does not have are replaced.
+
+        A text that cannot be written is lost, as when the disk is full or nobody reads the pipe any more: no
+        request may fail because of its log line.
+        """
+        with self._lock, suppress(OSError, ValueError):
             try:
                 descriptor = self._stream.fileno()
             except (OSError, ValueError, AttributeError):

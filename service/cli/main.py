@@ -62,11 +62,32 @@ class Program(typer.Typer):
 
 
 app = Program(
-    help="Person re-identification gallery: serve it, enrol crops, search them, swap networks.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_versions(is_asked: bool) -> None:
+    if is_asked:
+        from service.api.about import API_VERSION, program_version, schema_version
+
+        print_line(out, f"reid-gallery {program_version()}, API {API_VERSION}, schema {schema_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_versions, is_eager=True, help="Print the versions, and end."
+        ),
+    ] = False,
+) -> None:
+    """Person re-identification gallery: serve it, enrol crops, search them, swap networks."""
+
+
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_retention.app, name="retention")
 

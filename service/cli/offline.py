@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.files import from_home
-from service.cli.options import DataDir
+from service.cli.options import DataDir, keep_private
 from service.cli.terminal import out, print_line
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def _prepare(data_dir: Path | None) -> None:
 
     if data_dir is not None:
         os.environ["REID_DATA_DIR"] = str(data_dir)
+    keep_private()
     log_to_terminal()
 
 

@@ -1,5 +1,6 @@
 """Options and error handling that several commands of `reid` share."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,11 @@ TrackIds = Annotated[Names, typer.Option(help="Only this track; may repeat.")]
 Attributes = Annotated[Names, typer.Option(help="Only people with this name=value; may repeat.")]
 CapturedAfter = Annotated[str | None, typer.Option(help="Captured at this RFC 3339 time or later.")]
 CapturedBefore = Annotated[str | None, typer.Option(help="Captured before this RFC 3339 time.")]
+
+
+def keep_private() -> None:
+    """Let this process make files and folders that no other user of the machine can read."""
+    os.umask(0o077)
 
 
 @contextmanager

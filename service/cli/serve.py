@@ -4,6 +4,7 @@ The port is bound before the app and torch are imported, which takes seconds. So
 setting is reported at once.
 """
 
+import math
 import os
 import signal
 import socket
@@ -20,8 +21,9 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from service.cli.connections import BoundedConnection
+from service.cli.connections import ANSWER_S, BoundedConnection
 from service.cli.logs import log_to_terminal
+from service.cli.options import keep_private
 from service.cli.terminal import err, print_line
 from service.errors import BadSettings, ServiceError
 from service.settings import Settings, read_settings, unknown_variables
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-GRACE_S = 30
+HUNG_S = 30
+"""A worker that does not answer its parent for so many seconds is replaced."""
+
 ALWAYS_THERE = {("auto", "auto"), ("auto", "fp32"), ("cpu", "auto"), ("cpu", "fp32")}
 """Devices and precisions that every machine has."""
 
@@ -49,6 +53,7 @@ def launch(chosen: Mapping[str, str]) -> int:
     os.environ.update(chosen)
     try:
         settings = read_settings()
+        keep_private()
         log_to_terminal(settings.log_format, settings.log_level)
         _warn_of_unknown_variables()
         _require_device(settings)
@@ -97,20 +102,9 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     from service.api.app import create_app
 
     app = create_app(settings, on_ready, on_failed)
-    config = uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = uvicorn.Server(config)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # uvicorn shuts down first, and then raises the signal again
-        signal.signal(number, _do_nothing)
+    server = uvicorn.Server(_configure(app, settings))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _do_nothing)  # uvicorn shuts down first, and then raises the signal again
     server.run(sockets=[listener])
     if failures:
         return 1
@@ -129,21 +123,43 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     """
     url = _url(settings.host, listener.getsockname()[1])
     _say_starting(settings, url)
-    config = uvicorn.Config(
-        "service.cli.serve:make_worker_app",
-        factory=True,
+    supervisor = Workers(_configure("service.cli.serve:make_worker_app", settings), [listener])
+    supervisor.run()
+    _say_stopped(settings)
+    return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
+
+
+def _configure(app: "FastAPI | str", settings: Settings) -> uvicorn.Config:
+    """Configure uvicorn for an app, or for the name of a function that makes one in each worker."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
         workers=settings.workers,
         http=BoundedConnection,
         log_config=None,
         access_log=False,
         lifespan="on",
-        timeout_graceful_shutdown=GRACE_S,
-        timeout_worker_healthcheck=GRACE_S,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s) + ANSWER_S,
+        timeout_worker_healthcheck=HUNG_S,
     )
-    supervisor = Multiprocess(config, [listener])
-    supervisor.run()
-    _say_stopped(settings)
-    return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
+
+
+class Workers(Multiprocess):
+    """The processes that serve one port, and their parent."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace each worker that has died or hangs, and say so in the log."""
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for worker in before:
+            if worker not in self.processes:
+                logger.error("a worker has died, another one takes its place", pid=worker.pid)
+
+    def terminate_all(self) -> None:
+        """End the workers; the port is closed first, so that no client connects and waits in vain."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def make_worker_app() -> "FastAPI":
@@ -161,7 +177,7 @@ def make_worker_app() -> "FastAPI":
     settings = read_settings()
     log_to_terminal(settings.log_format, settings.log_level)
     Thread(target=_end_with_parent, daemon=True).start()
-    return create_app(settings, on_ready, on_failed)
+    return create_app(settings, on_ready, on_failed, loads_first=True)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,9 @@
 """The start: from an empty or existing data folder to the first generation, in a thread beside the server."""
 
 import time
+from pathlib import Path
+from shlex import quote
+from stat import S_IRWXO
 
 import structlog
 from sqlalchemy import Engine
@@ -51,6 +54,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     require_device(settings)
     refuse_lost_database(settings)
     settings.models_dir.mkdir(parents=True, exist_ok=True)
+    _warn_of_readers(settings.data_dir)
     migrate(engine)
     claim_folder(serving.store)
     purge_unfinished(settings.models_dir)
@@ -77,6 +81,16 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
         seconds=round(time.monotonic() - started_s, 2),
     )
     return generation
+
+
+def _warn_of_readers(data_dir: Path) -> None:
+    """Say if other users of the machine can enter the data folder, as those that older versions have made.
+
+    A group may be let in on purpose, as by the volumes of Kubernetes.
+    """
+    if data_dir.exists() and data_dir.stat().st_mode & S_IRWXO:
+        close = f"chmod -R o= {quote(str(data_dir.absolute()))}"
+        logger.warning(f"every user of this machine can read the crops; run {close}")
 
 
 def _finish_erasures(store: Store) -> None:

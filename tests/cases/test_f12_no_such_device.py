@@ -58,7 +58,7 @@ def test_f12_the_program_ends_before_it_makes_anything(
     for key, chosen in ((name, value), ("REID_DATA_DIR", str(data_dir)), ("REID_WORKERS", workers)):
         monkeypatch.setenv(key, chosen)
     assert launch({}) == 1
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert len(said.splitlines()) == 1, said
     assert name in said
     assert not data_dir.exists()

@@ -78,15 +78,31 @@ def niceness() -> int:
 
 
 def num_trials(folder: Path) -> int:
-    """Return how many processes try a network in a folder at the moment."""
-    num = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        num += b"model.interop.trial" in words and str(folder).encode() in b" ".join(words)
-    return num
+    """Return how many processes try a network in a folder at the moment.
+
+    The list of processes is not of one moment: one may have ended when the next is seen. So those that were
+    seen are looked at again. A process that a trial has forked, and that runs nothing else yet, is no trial.
+    """
+    seen = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if is_trial(path.parent, folder)]
+    trials = {process.name for process in seen if is_trial(process, folder)}
+    return sum(parent_of(Path("/proc") / name) not in trials for name in trials)
+
+
+def is_trial(process: Path, folder: Path) -> bool:
+    """Return whether a process tries a network in a folder."""
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"model.interop.trial" in words and str(folder).encode() in b" ".join(words)
+
+
+def parent_of(process: Path) -> str:
+    """Return the number of the parent of a process, or nothing if the process has ended."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return ""
 
 
 def test_h6_uploads_at_once_are_tried_one_after_the_other(

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from command_line import ROOT, reid
 from live_server import serve, wait_until
 from service.cli import terminal
+from service.cli.logs import WholeLines
 from service.errors import BadBackup, NewerDatabase
 from service.settings import Settings
 from service.store.database import make_engine, migrate
@@ -66,6 +67,16 @@ def test_q_a_stream_that_cannot_be_set_up_stays() -> None:
         terminal.replace_unprintable()
         print(PERSIAN)
     assert stream.getvalue() == f"{PERSIAN}\n"
+
+
+def test_q_a_log_that_nobody_reads_any_more_fails_no_request() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        WholeLines(stream).write("lost\n")
+    closed = io.StringIO()
+    closed.close()
+    WholeLines(closed).write("lost\n")
 
 
 WRITE_EVENTS = """

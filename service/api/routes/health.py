@@ -1,10 +1,12 @@
-"""GET /livez and GET /readyz: probes for the program that starts and restarts the process."""
+"""GET /livez and GET /readyz, probes for the program that starts and restarts the process; GET /version."""
 
 from fastapi import APIRouter
 
+from service.api.about import API_VERSION, program_version, schema_version
 from service.api.problems import responses
 from service.api.routes.dependencies import AnyReadiness, AnyServing, Expiries
-from service.api.schemas.health import HeldExpiry, Status
+from service.api.schemas.health import HeldExpiry, Status, Versions
+from service.errors import NotReady
 
 router = APIRouter(tags=["operations"])
 
@@ -26,4 +28,19 @@ async def readyz(serving: AnyServing, readiness: AnyReadiness, expiry: Expiries)
         runtime=generation.embedder.runtime,
         num_items=len(generation.index),
         held_expiry=None if expiry.hold is None else HeldExpiry.of(expiry.hold),
+    )
+
+
+@router.get("/version")
+async def get_version(serving: AnyServing) -> Versions:
+    """Say which versions answer; `model_version` is null until a network is loaded."""
+    try:
+        model_version = serving.current().version
+    except NotReady:
+        model_version = None
+    return Versions(
+        program=program_version(),
+        api=API_VERSION,
+        schema_version=schema_version(),
+        model_version=model_version,
     )

@@ -1,4 +1,4 @@
-"""The answers of /livez and /readyz."""
+"""The answers of /livez, /readyz and /version."""
 
 from datetime import datetime
 from typing import Literal, Self
@@ -29,3 +29,12 @@ class Status(BaseModel):
     runtime: str | None = None
     num_items: int | None = None
     held_expiry: HeldExpiry | None = None
+
+
+class Versions(BaseModel):
+    """The versions of what answers: the program, its API, its database schema, and the active network."""
+
+    program: str
+    api: str
+    schema_version: str
+    model_version: str | None

@@ -137,7 +137,7 @@ def test_a_server_on_every_address_needs_the_names_of_its_hosts(
 ) -> None:
     done = reid("serve", "--host", host, "--port", "0", env=make_env(tmp_path / "data"))
     assert done.returncode == 1
-    assert "name the hosts that clients write, as in REID_ALLOWED_HOSTS=" in done.stdout
+    assert "name the hosts that clients write, as in REID_ALLOWED_HOSTS=" in done.stderr
 
 
 @pytest.mark.parametrize(

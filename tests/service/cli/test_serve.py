@@ -23,7 +23,7 @@ from command_line import (
     reid_serve,
     reid_serve_by_workers,
 )
-from live_server import TIMEOUT_S, crop, wait_until
+from live_server import TIMEOUT_S, crop, enroll, wait_until
 
 
 def test_serve_says_what_it_serves_and_three_commands_to_try(server: Server) -> None:
@@ -142,3 +142,41 @@ def test_the_level_decides_what_is_logged(
         running.process.send_signal(signal.SIGTERM)
         told = read_until(running.log, "stopped")
     assert re.findall(r"path=(\S+)", told) == paths
+
+
+def modes(folder: Path) -> set[int]:
+    """Return the permissions of everything in a folder that are not its owner's."""
+    return {path.stat().st_mode & 0o077 for path in [folder, *folder.rglob("*")]}
+
+
+def test_nobody_else_reads_the_data_folder(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "made first") | {"REID_DATA_DIR": str(tmp_path / "data")}
+    with reid_serve(env, tmp_path / "log") as running, httpx.Client(base_url=running.url) as client:
+        enroll(client, crop(1))
+        assert modes(tmp_path / "data") == {0}
+        assert "can read the crops" not in running.printed
+    backup = tmp_path / "backup.tar"
+    assert reid("backup", backup, "--data-dir", tmp_path / "data").returncode == 0
+    assert reid("restore", backup, "--data-dir", tmp_path / "restored").returncode == 0
+    assert modes(backup) | modes(tmp_path / "restored") == {0}
+
+
+def test_a_data_folder_that_others_can_read_is_told(make_env: MakeEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path / "the data")
+    (tmp_path / "the data").chmod(0o755)
+    with reid_serve(env, tmp_path / "log") as running:
+        assert f"chmod -R o= '{tmp_path / 'the data'}'" in running.printed
+    for path in [tmp_path / "the data", *(tmp_path / "the data").rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o007)
+    with reid_serve(env, tmp_path / "second log") as running:
+        assert "can read the crops" not in running.printed
+
+
+def test_the_versions_are_told(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/version").json()
+    assert answer["model_version"] == httpx.get(f"{server.url}/readyz").json()["model_version"]
+    printed = reid("--version").stdout
+    assert (
+        printed
+        == f"reid-gallery {answer['program']}, API {answer['api']}, schema {answer['schema_version']}\n"
+    )
