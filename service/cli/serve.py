@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+BACKLOG = 2048
+"""Connections that wait for a worker, as uvicorn's default."""
+
 HUNG_S = 30
 """A worker that does not answer its parent for so many seconds is replaced."""
 
@@ -123,6 +126,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     """
     url = _url(settings.host, listener.getsockname()[1])
     _say_starting(settings, url)
+    listener.listen(BACKLOG)  # clients wait from now on, until a worker is ready and takes them
     supervisor = Workers(_configure("service.cli.serve:make_worker_app", settings), [listener])
     supervisor.run()
     _say_stopped(settings)
