@@ -64,13 +64,17 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _no_log_between_tests() -> None:
-    """Keep what the servers log, from threads of their own, out of pytest's progress.
+def _as_in_a_new_process() -> Iterator[None]:
+    """Undo what a command of `reid` does to its process, if a test runs the command in the process of pytest.
 
-    A command of `reid` that a test runs in its own process has set the log up for a stream of that test.
+    What the servers log, from threads of their own, is kept out of pytest's progress.
     """
     structlog.reset_defaults()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    umask = os.umask(0)
+    os.umask(umask)
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture(scope="session")
