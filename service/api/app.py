@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api.about import API_VERSION
+from service.api.admission import Admission
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
@@ -125,6 +126,7 @@ def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
+    app.add_middleware(Admission)
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)

@@ -110,6 +110,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, OSError):  # FastAPI says 400 of every failure to read a form
             return temporary_problem(request.state.request_id, error.__cause__)
+        if isinstance(error.__cause__, ServiceError):
+            return service_problem(request.state.request_id, error.__cause__)
         response = http_problem(request.state.request_id, error.status_code, error.detail)
         response.headers.update(error.headers or {})
         return response

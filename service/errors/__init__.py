@@ -52,6 +52,7 @@ from service.errors.requests import (
     ImageError,
     ImageTooLarge,
     InvalidRequest,
+    Overloaded,
     UnknownHost,
     UnreadableImage,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "NothingToRollBackTo",
     "OperationNotFound",
     "OtherGallery",
+    "Overloaded",
     "ServiceError",
     "StorageFull",
     "StorageUnavailable",

@@ -150,6 +150,17 @@ class CropTooSmall(ImageError):
     title = "Crop too small"
 
 
+class Overloaded(ServiceError):
+    """The service has as many requests of this class as it can answer in time."""
+
+    code = "overloaded"
+    status = 503
+    title = "Overloaded"
+
+    def __init__(self) -> None:
+        super().__init__("the service has as many requests as it can answer in time; send the request again")
+
+
 class DecodingBusy(ServiceError):
     """The process has no memory free to decode the images of this request."""
 

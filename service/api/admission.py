@@ -1,0 +1,129 @@
+"""Which requests are worked on: so many of each class at a time, and a short queue.
+
+Without a limit, every request is worked on, however late. At three times its capacity a service then answers
+each request after a minute, and most clients have given up by then. A request that finds the queue full is
+told at once to come again, and the others are answered in time.
+
+A request takes its turn when its body has arrived whole, so a slow upload takes no turn. It waits in the
+event loop, and holds none of the threads in which work is done.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import service_problem
+from service.errors import Overloaded
+
+
+class Limit(NamedTuple):
+    """How much of one class of requests a process takes.
+
+    Attributes:
+        num_working: the most requests that are worked on at a time.
+        num_waiting: the most requests that wait for their turn.
+        wait_s: the longest that a request waits, in seconds.
+    """
+
+    num_working: int
+    num_waiting: int
+    wait_s: float
+
+
+LIMITS = {
+    "search": Limit(4, 12, 2.0),
+    "enrolment": Limit(4, 16, 10.0),
+    "change": Limit(8, 32, 10.0),
+    "reading": Limit(12, 64, 5.0),
+}
+"""One of each class works in a thread. There are 40 threads, so no class can take those of another."""
+
+UNLIMITED = frozenset({"/", "/livez", "/readyz", "/version", "/docs", "/openapi.json"})
+"""Paths that are answered in the event loop, and those of the page with the files in /web."""
+
+
+def class_of(method: str, path: str) -> str | None:
+    """Return the class of a request, or None if it has no limit.
+
+    >>> class_of("POST", "/search"), class_of("HEAD", "/gallery"), class_of("GET", "/livez")
+    ('search', 'reading', None)
+    >>> class_of("POST", "/gallery"), class_of("POST", "/gallery/delete")
+    ('enrolment', 'change')
+    """
+    if path in UNLIMITED or path.startswith("/web/"):
+        return None
+    if method in ("GET", "HEAD", "OPTIONS"):
+        return "reading"
+    return {"/search": "search", "/verify": "search", "/gallery": "enrolment"}.get(path, "change")
+
+
+class Turns:
+    """The turns of one class of requests."""
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit = limit
+        self._free = asyncio.Semaphore(limit.num_working)
+        self._num_waiting = 0
+
+    async def take(self) -> None:
+        """Wait for a turn; whoever has waited longest is next.
+
+        Raises:
+            Overloaded: too many requests wait, or no turn has come in time.
+        """
+        if self._free.locked() and self._num_waiting >= self._limit.num_waiting:
+            raise Overloaded
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(self._limit.wait_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Overloaded from None
+        finally:
+            self._num_waiting -= 1
+
+    def give_back(self) -> None:
+        """End a turn."""
+        self._free.release()
+
+
+class Admission:
+    """Gives each request a turn of its class, or answers 503 `overloaded`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._turns = {name: Turns(limit) for name, limit in LIMITS.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        name = class_of(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if name is None:
+            await self._app(scope, receive, send)
+            return
+        turns, has_turn = self._turns[name], False
+
+        async def receive_then_take() -> Message:
+            nonlocal has_turn
+            message = await receive()
+            if not has_turn and message["type"] == "http.request" and not message.get("more_body", False):
+                await turns.take()
+                has_turn = True
+            return message
+
+        try:
+            if not _has_body(scope):
+                await turns.take()
+                has_turn = True
+            await self._app(scope, receive_then_take, send)
+        except Overloaded as error:
+            await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
+        finally:
+            if has_turn:
+                turns.give_back()
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in headers
