@@ -33,7 +33,7 @@ class Limit(NamedTuple):
 
 
 LIMITS = {
-    "search": Limit(4, 12, 2.0),
+    "search": Limit(4, 6, 2.0),
     "enrolment": Limit(4, 16, 10.0),
     "change": Limit(8, 32, 10.0),
     "reading": Limit(12, 64, 5.0),
@@ -67,14 +67,22 @@ class Turns:
         self._free = asyncio.Semaphore(limit.num_working)
         self._num_waiting = 0
 
+    def require_room(self) -> None:
+        """Check that one more request may wait.
+
+        Raises:
+            Overloaded: too many requests wait.
+        """
+        if self._free.locked() and self._num_waiting >= self._limit.num_waiting:
+            raise Overloaded
+
     async def take(self) -> None:
         """Wait for a turn; whoever has waited longest is next.
 
         Raises:
             Overloaded: too many requests wait, or no turn has come in time.
         """
-        if self._free.locked() and self._num_waiting >= self._limit.num_waiting:
-            raise Overloaded
+        self.require_room()
         self._num_waiting += 1
         try:
             async with asyncio.timeout(self._limit.wait_s):
@@ -113,11 +121,14 @@ class Admission:
             return message
 
         try:
-            if not _has_body(scope):
+            if _has_body(scope):
+                turns.require_room()  # else the body need not be read
+            else:
                 await turns.take()
                 has_turn = True
             await self._app(scope, receive_then_take, send)
         except Overloaded as error:
+            scope["state"]["is_refused"] = True
             await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
         finally:
             if has_turn:

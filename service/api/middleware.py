@@ -99,7 +99,9 @@ class RequestLog:
                 f"unexpected error; the log of the service has the details under the request id {request_id}"
             )
             await service_problem(request_id, ServiceError(detail))(scope, receive, send_and_note)
-        is_quiet = QUIET_PATHS.fullmatch(scope["path"]) and (status or 500) < HTTPStatus.BAD_REQUEST
+        is_quiet = scope["state"].get("is_refused") or (
+            QUIET_PATHS.fullmatch(scope["path"]) and (status or 500) < HTTPStatus.BAD_REQUEST
+        )
         logger.log(
             logging.DEBUG if is_quiet else logging.INFO,
             "request",
