@@ -9,6 +9,7 @@ event loop, and holds none of the threads in which work is done.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -98,11 +99,16 @@ class Turns:
 
 
 class Admission:
-    """Gives each request a turn of its class, or answers 503 `overloaded`."""
+    """Gives each request a turn of its class, or answers 503 `overloaded`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: the wrapped app.
+        limits: the limit of each class.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Mapping[str, Limit]) -> None:
         self._app = app
-        self._turns = {name: Turns(limit) for name, limit in LIMITS.items()}
+        self._turns = {name: Turns(limit) for name, limit in limits.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

@@ -5,7 +5,7 @@ and a request that needs them gets a 503 problem.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any
@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api.about import API_VERSION
-from service.api.admission import Admission
+from service.api.admission import LIMITS, Admission, Limit
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
@@ -69,6 +69,7 @@ def create_app(
     clock: Clock | None = None,
     *,
     loads_first: bool = False,
+    limits: Mapping[str, Limit] = LIMITS,
 ) -> FastAPI:
     """Build the service.
 
@@ -79,6 +80,7 @@ def create_app(
         clock: the clocks of this process; by default those of the machine.
         loads_first: whether the process begins to listen only when the service can search. Of several
             processes on one port, each listens when it is ready, so that no request meets one that is not.
+        limits: how many requests of each class this process takes.
     """
     engine = make_engine(settings.database_url)
     store = Store(settings, make_sessions(engine), clock)
@@ -108,7 +110,7 @@ def create_app(
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    _add_middleware(app, serving, claims)
+    _add_middleware(app, serving, claims, limits)
     return app
 
 
@@ -121,12 +123,12 @@ def _workers(serving: Serving) -> tuple[Worker, ...]:
     )
 
 
-def _add_middleware(app: FastAPI, serving: Serving, claims: Claims) -> None:
+def _add_middleware(app: FastAPI, serving: Serving, claims: Claims, limits: Mapping[str, Limit]) -> None:
     """Add the middleware; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
-    app.add_middleware(Admission)
+    app.add_middleware(Admission, limits=limits)
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)

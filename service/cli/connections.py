@@ -18,13 +18,6 @@ MAX_HEAD_BYTES = 1024 * 1024
 """Counted in whole reads of the socket. The read in which a head begins may also hold a body, but a read has
 at most 256 KiB, and ordinary heads have a few KiB."""
 
-HEAD_S = 20.0
-"""Seconds from the first byte of a head, or from the beginning of a connection, to the end of the head."""
-
-BODY_S = 20.0
-MIN_BODY_BYTES = 20 * 1024
-"""Within each `BODY_S` seconds so many bytes of a body must come: 1 KiB a second, which any network has."""
-
 ANSWER_S = 10
 """Seconds at the end of a graceful shutdown, in which no body comes any more, and requests are answered."""
 
@@ -34,12 +27,30 @@ FREE_DESCRIPTORS = 256
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4_096
 
 
+def _max_connections() -> int:
+    """Return how many connections a process has at most, by the file descriptors that it may open."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors - FREE_DESCRIPTORS))
+
+
 class BoundedConnection(HttpToolsProtocol):
     """One connection. A client that is too slow is cut off, and a request whose head is too long gets 431.
 
-    A process has `max_connections()` connections. If a further one comes, the one that has waited longest
+    A process has `max_connections` connections. If a further one comes, the one that has waited longest
     without a request is closed, so that a probe is answered whoever else has connected.
+
+    Attributes:
+        head_s: seconds from the first byte of a head, or from the beginning of a connection, to its end.
+        body_s: seconds in which at least `min_body_bytes` of a body must come: 1 KiB a second, which any
+            network has.
+        min_body_bytes: see `body_s`.
+        max_connections: how many connections a process has.
     """
+
+    head_s = 20.0
+    body_s = 20.0
+    min_body_bytes = 20 * 1024
+    max_connections = _max_connections()
 
     _idle_since_s: float | None = None
     _num_head_bytes = 0
@@ -50,7 +61,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin a connection, in place of an idle one if there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > max_connections():
+        if len(self.connections) > self.max_connections:
             self._longest_idle().transport.close()
         self._wait_for_head()
 
@@ -93,7 +104,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._num_head_bytes += len(data)
         self._was_paused = self._was_paused or self.flow.read_paused
         if self._num_head_bytes > MAX_HEAD_BYTES:
-            is_first = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
+            is_first = not self._is_answering() or not self.cycle.response_started
             detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
             self._cut_off(_problem(431, "headers_too_large", detail) if is_first else b"", detail)
 
@@ -107,24 +118,39 @@ class BoundedConnection(HttpToolsProtocol):
     def _longest_idle(self) -> "BoundedConnection":
         """Return the connection that has waited longest for a request; this one, if all others have one."""
         others = (one for one in self.connections if isinstance(one, BoundedConnection))
-        idle = [(one._idle_since_s, id(one), one) for one in others if one._idle_since_s is not None]
+        idle = [
+            (one._idle_since_s, id(one), one)
+            for one in others
+            if one._idle_since_s is not None and not one.transport.is_closing()
+        ]
         return min(idle)[2] if idle else self
 
     def _wait_for_head(self) -> None:
-        self._idle_since_s = self.loop.time()
-        self._start_timer(HEAD_S, self.transport.close)
+        if not self._is_answering():
+            self._idle_since_s = self.loop.time()
+        self._start_timer(self.head_s, self._end_without_head)
+
+    def _end_without_head(self) -> None:
+        """Close the connection, unless the request before the head that has not ended is being answered."""
+        if self._is_answering():
+            self._wait_for_head()
+        else:
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _watch_body(self) -> None:
         self._num_body_bytes, self._was_paused = 0, self.flow.read_paused
-        self._start_timer(BODY_S, self._end_if_stopped)
+        self._start_timer(self.body_s, self._end_if_stopped)
 
     def _end_if_stopped(self) -> None:
         """Cut the client off if its body has stopped, unless the service itself did not read on."""
         is_ours = self._was_paused or self.cycle.waiting_for_100_continue
-        if is_ours or self._num_body_bytes >= MIN_BODY_BYTES:
+        if is_ours or self._num_body_bytes >= self.min_body_bytes:
             self._watch_body()
             return
-        detail = f"fewer than {MIN_BODY_BYTES:,} bytes of the body came in {BODY_S:.0f} s"
+        detail = f"fewer than {self.min_body_bytes:,} bytes of the body came in {self.body_s:g} s"
         self._cut_off(b"" if self.cycle.response_started else _problem(408, "body_too_slow", detail), detail)
 
     def _cut_off(self, answer: bytes, reason: str) -> None:
@@ -141,12 +167,6 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def max_connections() -> int:
-    """Return how many connections a process has at most, by the file descriptors that it may open."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors - FREE_DESCRIPTORS))
 
 
 def _problem(status: int, code: str, detail: str) -> bytes:

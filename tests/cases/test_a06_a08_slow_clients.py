@@ -1,5 +1,6 @@
 """A6, A8: clients that connect and send nothing, or stop in the midst of a request, hold nobody back."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -11,26 +12,61 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from live_server import crop, images, serve, wait_until
-from service.cli import connections
+from service.cli.connections import BoundedConnection
 from service.settings import Settings
 
 HEAD = b"POST /gallery HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=a\r\n"
-Connect = Callable[[], socket.socket]
+Connect = Callable[[httpx.Client], socket.socket]
+
+
+class Hasty(BoundedConnection):
+    """A connection whose client has little time."""
+
+    head_s = 1.0
+    body_s = 1.0
+    min_body_bytes = 50
+
+
+class FewConnections(BoundedConnection):
+    """A connection of a process that has eight."""
+
+    max_connections = 8
+
+
+class TwoConnections(BoundedConnection):
+    """A connection of a process that has two."""
+
+    max_connections = 2
 
 
 @pytest.fixture
-def connect(shared_client: httpx.Client) -> Iterator[Connect]:
-    """Open a connection to the service; all are closed at the end."""
+def connect() -> Iterator[Connect]:
+    """Open a connection to a service; all are closed at the end."""
     opened: list[socket.socket] = []
 
-    def connect() -> socket.socket:
-        address = (shared_client.base_url.host, shared_client.base_url.port or 80)
+    def connect(client: httpx.Client) -> socket.socket:
+        address = (client.base_url.host, client.base_url.port or 80)
         opened.append(socket.create_connection(address, timeout=30))
         return opened[-1]
 
     yield connect
     for connection in opened:
         connection.close()
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return what a service sends until it closes the connection; raise an error after 30 seconds."""
+    received = b""
+    while data := connection.recv(10_000):
+        received += data
+    return received
+
+
+def raw_search(client: httpx.Client, content: bytes) -> tuple[bytes, bytes]:
+    """Return the head and the body of a search."""
+    request = client.build_request("POST", "/search", files=images(content))
+    head = [f"{name}: {value}" for name, value in request.headers.items()]
+    return "\r\n".join(["POST /search HTTP/1.1", *head, "", ""]).encode(), request.read()
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -45,82 +81,68 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET / HT", HEAD + b"X: a", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET"]
+    "sent", [b"", b"GET / HT", HEAD + b"X: a", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET"]
 )
 def test_a6_a_head_that_does_not_end_is_waited_for_no_longer_than_a_time(
-    connect: Connect, sent: bytes, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, connect: Connect, sent: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 1.0)
-    connection = connect()
-    connection.sendall(sent)
-    received = b""
-    while data := connection.recv(10_000):  # raises after 30 s
-        received += data
-    assert received.startswith(b"HTTP/1.1 200") == sent.startswith(b"GET /livez")
+    with serve(settings, protocol=Hasty) as client:
+        connection = connect(client)
+        connection.sendall(sent)
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200") == sent.startswith(b"GET /livez")
 
 
-def test_a6_idle_connections_give_way_to_further_ones(
-    connect: Connect, shared_client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "max_connections", lambda: 8)
-    opened = [connect() for _ in range(40)]
-    for connection in opened[::2]:
-        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
-    assert httpx.get(f"{shared_client.base_url}/livez").status_code == 200
-    wait_until(lambda: sum(map(is_closed, opened)) >= 32)
-    assert httpx.get(f"{shared_client.base_url}/livez").status_code == 200
+def test_a6_idle_connections_give_way_to_further_ones(settings: Settings, connect: Connect) -> None:
+    with serve(settings, protocol=FewConnections) as client:
+        opened = [connect(client) for _ in range(40)]
+        for connection in opened[::2]:
+            with contextlib.suppress(ConnectionError):  # some are closed already
+                connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert httpx.get(f"{client.base_url}/livez").status_code == 200
+        wait_until(lambda: sum(map(is_closed, opened)) >= 32)
+        assert httpx.get(f"{client.base_url}/livez").status_code == 200
 
 
-def test_a6_a_request_under_way_does_not_give_way(
-    connect: Connect, shared_client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "max_connections", lambda: 2)
-    request = shared_client.build_request("POST", "/search", files=images(crop(1)))
-    body = request.read()
-    head = [f"{name}: {value}" for name, value in request.headers.items()]
-    under_way = connect()
-    under_way.sendall("\r\n".join(["POST /search HTTP/1.1", *head, "", ""]).encode() + body[:100])
-    answer = httpx.get(f"{shared_client.base_url}/livez")
-    assert answer.status_code == 200  # by now the head of the other request has come
-    idle = [connect() for _ in range(10)]
-    wait_until(lambda: sum(map(is_closed, idle)) >= 9)
-    under_way.sendall(body[100:])
-    assert under_way.recv(1000).startswith(b"HTTP/1.1 200")
+def test_a6_a_request_under_way_does_not_give_way(settings: Settings, connect: Connect) -> None:
+    with serve(settings, protocol=TwoConnections) as client:
+        head, body = raw_search(client, crop(1))
+        under_way = connect(client)
+        under_way.sendall(head + body[:100])
+        answer = httpx.get(f"{client.base_url}/livez")
+        assert answer.status_code == 200  # by now the head of the other request has come
+        idle = [connect(client) for _ in range(10)]
+        wait_until(lambda: sum(map(is_closed, idle)) >= 9)
+        under_way.sendall(body[100:])
+        assert under_way.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_a8_a_body_that_stops_is_answered_408_and_nothing_is_kept(
-    connect: Connect, shared_client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, connect: Connect
 ) -> None:
-    monkeypatch.setattr(connections, "BODY_S", 0.3)
-    before = shared_client.get("/gallery").json()
-    for more in (b"", b"Idempotency-Key: a\r\n", b"Expect: 100-continue\r\n"):
-        connection = connect()
-        connection.sendall(HEAD + more + b"Content-Length: 100000\r\n\r\n" + b"--a\r\nContent-Disposition: x")
-        received = b""
-        while data := connection.recv(10_000):
-            received += data
-        assert b"HTTP/1.1 408 " in received
-        assert b'"code": "body_too_slow"' in received
-    assert shared_client.get("/gallery").json()["items"] == before["items"]
+    with serve(settings, protocol=Hasty) as client:
+        for more in (b"", b"Idempotency-Key: a\r\n", b"Expect: 100-continue\r\n"):
+            connection = connect(client)
+            connection.sendall(
+                HEAD + more + b"Content-Length: 100000\r\n\r\n" + b"--a\r\nContent-Disposition: x"
+            )
+            received = read_to_end(connection)
+            assert b"HTTP/1.1 408 " in received
+            assert b'"code": "body_too_slow"' in received
+        assert client.get("/gallery").json()["items"] == []
 
 
-def test_a8_a_slow_body_that_goes_on_is_taken(
-    connect: Connect, shared_client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "BODY_S", 1.0)
-    monkeypatch.setattr(connections, "MIN_BODY_BYTES", 50)
-    request = shared_client.build_request("POST", "/search", files=images(crop(1) + bytes(20_000)))
-    body = request.read()
-    head = [f"{name}: {value}" for name, value in request.headers.items()]
-    connection = connect()
-    connection.sendall("\r\n".join(["POST /search HTTP/1.1", *head, "", ""]).encode())
-    end_s = time.monotonic() + 3 * connections.BODY_S
-    sent = 0
-    while time.monotonic() < end_s and sent < len(body) - 60:
-        sent += connection.send(body[sent : sent + 60])
-        time.sleep(0.01)  # the pace is what is tested
-    connection.sendall(body[sent:])
-    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+def test_a8_a_slow_body_that_goes_on_is_taken(settings: Settings, connect: Connect) -> None:
+    with serve(settings, protocol=Hasty) as client:
+        head, body = raw_search(client, crop(1) + bytes(20_000))
+        connection = connect(client)
+        connection.sendall(head)
+        end_s = time.monotonic() + 3 * Hasty.body_s
+        sent = 0
+        while time.monotonic() < end_s and sent < len(body) - 60:
+            sent += connection.send(body[sent : sent + 60])
+            time.sleep(0.01)  # the pace is what is tested
+        connection.sendall(body[sent:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def slowly(app: ASGIApp, reads_at_once: bool) -> ASGIApp:
@@ -129,7 +151,7 @@ def slowly(app: ASGIApp, reads_at_once: bool) -> ASGIApp:
     async def wait_first(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
             first = await receive() if reads_at_once else None
-            await anyio.sleep(3 * connections.BODY_S)
+            await anyio.sleep(3 * Hasty.body_s)
 
             async def receive_again() -> object:
                 nonlocal first
@@ -145,9 +167,20 @@ def slowly(app: ASGIApp, reads_at_once: bool) -> ASGIApp:
 
 @pytest.mark.parametrize("reads_at_once", [True, False])
 def test_a8_a_client_is_not_blamed_for_a_service_that_is_slow(
-    settings: Settings, reads_at_once: bool, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, reads_at_once: bool
 ) -> None:
-    monkeypatch.setattr(connections, "BODY_S", 1.0)
     contents = [crop(seed) + bytes(200_000) for seed in range(10)]
-    with serve(settings, wrap=partial(slowly, reads_at_once=reads_at_once)) as client:
+    slow = partial(slowly, reads_at_once=reads_at_once)
+    with serve(settings, wrap=slow, protocol=Hasty) as client:
         assert client.post("/gallery", files=images(*contents)).status_code == 201
+
+
+def test_a6_the_head_of_a_next_request_ends_no_answer_to_the_one_before(
+    settings: Settings, connect: Connect
+) -> None:
+    slow = partial(slowly, reads_at_once=True)
+    with serve(settings, wrap=slow, protocol=Hasty) as client:
+        head, body = raw_search(client, crop(1))
+        connection = connect(client)
+        connection.sendall(head + body + b"GET /livez HT")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200")

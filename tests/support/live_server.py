@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from model.architectures import build_network
 from model.card import Card
 from model.checkpoint import save_checkpoint
+from service.api.admission import LIMITS, Limit
 from service.api.app import create_app
 from service.cli.connections import BoundedConnection
 from service.settings import Settings
@@ -73,10 +74,12 @@ def serve(
     wait: bool = True,
     wrap: Callable[[ASGIApp], ASGIApp] = as_it_is,
     clock: Clock | None = None,
+    limits: Mapping[str, Limit] = LIMITS,
+    protocol: type[BoundedConnection] = BoundedConnection,
 ) -> Iterator[httpx.Client]:
     """Serve the real app on a free port of this machine; `wrap` may put something in front of the app."""
-    app = wrap(create_app(settings, clock=clock))
-    config = uvicorn.Config(app, http=BoundedConnection, log_level="warning", access_log=False)
+    app = wrap(create_app(settings, clock=clock, limits=limits))
+    config = uvicorn.Config(app, http=protocol, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named

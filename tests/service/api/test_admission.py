@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import pytest
 from starlette.types import ASGIApp
 
 from live_server import TIMEOUT_S, crop, enroll, images, search, serve, wait_until
-from service.api import admission
-from service.api.admission import Limit
+from service.api.admission import LIMITS, Limit
 from service.settings import Settings
 
 LONG_S = 120.0
 
 
 @contextmanager
-def held(settings: Settings) -> Iterator[tuple[httpx.Client, Callable[[], None]]]:
+def held(settings: Settings, enrolment: Limit) -> Iterator[tuple[httpx.Client, Callable[[], None]]]:
     """Serve with enrolments that do not go on until the second value is called."""
     apps: list[Any] = []
 
@@ -27,7 +25,7 @@ def held(settings: Settings) -> Iterator[tuple[httpx.Client, Callable[[], None]]
         apps.append(app)
         return app
 
-    with serve(settings, wrap=keep) as client:
+    with serve(settings, wrap=keep, limits={**LIMITS, "enrolment": enrolment}) as client:
         turn = apps[0].state.serving.priority.no_enrolment()
         turn.__enter__()
         ends = [turn]
@@ -61,11 +59,8 @@ def raw_post(client: httpx.Client, path: str, seed: int) -> tuple[socket.socket,
     return connection, body
 
 
-def test_what_is_too_much_is_refused_at_once_and_the_rest_is_done(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(admission.LIMITS, "enrolment", Limit(2, 3, LONG_S))
-    with held(settings) as (client, release), ThreadPoolExecutor(12) as threads:
+def test_what_is_too_much_is_refused_at_once_and_the_rest_is_done(settings: Settings) -> None:
+    with held(settings, Limit(2, 3, LONG_S)) as (client, release), ThreadPoolExecutor(12) as threads:
         posts = post_each(threads, client, 12)
         wait_until(lambda: sum(post.done() for post in posts) == 12 - 5)
         for refused in (post.result() for post in posts if post.done()):
@@ -79,22 +74,16 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_done(
         assert len(client.get("/gallery").json()["items"]) == 5
 
 
-def test_nobody_waits_longer_than_the_time_of_its_class(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(admission.LIMITS, "enrolment", Limit(1, 9, 0.2))
-    with held(settings) as (client, release), ThreadPoolExecutor(3) as threads:
+def test_nobody_waits_longer_than_the_time_of_its_class(settings: Settings) -> None:
+    with held(settings, Limit(1, 9, 0.2)) as (client, release), ThreadPoolExecutor(3) as threads:
         posts = post_each(threads, client, 3)
         wait_until(lambda: sum(post.done() for post in posts) == 2)
         release()
         assert sorted(post.result().status_code for post in posts) == [201, 503, 503]
 
 
-def test_an_upload_that_is_not_complete_takes_no_turn(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(admission.LIMITS, "search", Limit(1, 0, LONG_S))
-    with serve(settings) as client:
+def test_an_upload_that_is_not_complete_takes_no_turn(settings: Settings) -> None:
+    with serve(settings, limits={**LIMITS, "search": Limit(1, 1, 20.0)}) as client:
         connection, body = raw_post(client, "/search", 1)
         connection.sendall(body[:100])
         search(client, crop(1))
@@ -103,11 +92,8 @@ def test_an_upload_that_is_not_complete_takes_no_turn(
         connection.close()
 
 
-def test_what_a_client_that_has_left_has_sent_is_dropped_in_the_queue(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(admission.LIMITS, "enrolment", Limit(1, 9, LONG_S))
-    with held(settings) as (client, release), ThreadPoolExecutor(1) as threads:
+def test_what_a_client_that_has_left_has_sent_is_dropped_in_the_queue(settings: Settings) -> None:
+    with held(settings, Limit(1, 9, LONG_S)) as (client, release), ThreadPoolExecutor(1) as threads:
         for seed in range(20, 25):
             connection, body = raw_post(client, "/gallery", seed)
             connection.sendall(body)
@@ -119,12 +105,8 @@ def test_what_a_client_that_has_left_has_sent_is_dropped_in_the_queue(
         assert item["id"] == post.result().json()["items"][0]["id"]
 
 
-def test_each_turn_is_given_back_however_a_request_ends(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in admission.LIMITS:
-        monkeypatch.setitem(admission.LIMITS, name, Limit(1, 1, LONG_S))
-    with serve(settings) as client:
+def test_each_turn_is_given_back_however_a_request_ends(settings: Settings) -> None:
+    with serve(settings, limits=dict.fromkeys(LIMITS, Limit(1, 1, LONG_S))) as client:
         (item,) = enroll(client, crop(1), identity_id="anna")
         for number in range(3):
             assert client.get("/gallery?limit=x").status_code == 422
