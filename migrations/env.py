@@ -4,12 +4,12 @@ from alembic import context
 from sqlalchemy import Connection
 
 from service.settings import read_settings
+from service.store.all_tables import METADATA
 from service.store.database import make_engine
-from service.store.tables import Table
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)
+    context.configure(connection=connection, target_metadata=METADATA, render_as_batch=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -178,6 +178,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_origins)
     ] = Field(default=(), description="Other origins whose pages may use the API, with commas.")
+    allow_open: bool = Field(
+        default=False,
+        description="Answer everybody who reaches the port as long as the gallery has no key.",
+    )
     port: Annotated[int, BeforeValidator(_whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
@@ -285,9 +289,10 @@ class Settings(BaseSettings):
 def unknown_variables() -> list[str]:
     """Return the REID_* variables of the environment that no setting has, such as a misspelt one.
 
-    REID_URL belongs to the commands. Kubernetes sets REID_SERVICE_* and REID_PORT_* for a Service named reid.
+    REID_URL and REID_API_KEY belong to the commands. Kubernetes sets REID_SERVICE_* and REID_PORT_* for a
+    Service named reid.
     """
-    known = {f"REID_{name.upper()}" for name in Settings.model_fields} | {"REID_URL"}
+    known = {f"REID_{name.upper()}" for name in Settings.model_fields} | {"REID_URL", "REID_API_KEY"}
     return [
         name
         for name in sorted(os.environ)

@@ -41,24 +41,6 @@ LIMITS = {
 }
 """One of each class works in a thread. There are 40 threads, so no class can take those of another."""
 
-UNLIMITED = frozenset({"/", "/livez", "/readyz", "/version", "/docs", "/openapi.json"})
-"""Paths that are answered in the event loop, and those of the page with the files in /web."""
-
-
-def class_of(method: str, path: str) -> str | None:
-    """Return the class of a request, or None if it has no limit.
-
-    >>> class_of("POST", "/search"), class_of("HEAD", "/gallery"), class_of("GET", "/livez")
-    ('search', 'reading', None)
-    >>> class_of("POST", "/gallery"), class_of("POST", "/gallery/delete")
-    ('enrolment', 'change')
-    """
-    if path in UNLIMITED or path.startswith("/web/"):
-        return None
-    if method in ("GET", "HEAD", "OPTIONS"):
-        return "reading"
-    return {"/search": "search", "/verify": "search", "/gallery": "enrolment"}.get(path, "change")
-
 
 class Turns:
     """The turns of one class of requests."""
@@ -99,7 +81,7 @@ class Turns:
 
 
 class Admission:
-    """Gives each request a turn of its class, or answers 503 `overloaded`.
+    """Gives each request a turn of the class that its rule names, or answers 503 `overloaded`.
 
     Args:
         app: the wrapped app.
@@ -112,7 +94,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        name = class_of(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        name = scope["state"]["rule"].turns if scope["type"] == "http" else None
         if name is None:
             await self._app(scope, receive, send)
             return

@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api.about import API_VERSION
+from service.api.access import Access, Callers, document_access
 from service.api.admission import LIMITS, Admission, Limit
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
@@ -33,9 +34,10 @@ from service.api.routes import (
     page,
     retention,
     search,
+    session,
     verify,
 )
-from service.api.routes.dependencies import refuse_unknown_fields
+from service.api.routes.dependencies import refuse_unknown_fields, require_open
 from service.api.slashes import EncodedSlashes
 from service.errors import ServiceError
 from service.gallery import imports
@@ -87,7 +89,8 @@ def create_app(
     serving = Serving(store)
     readiness = Readiness(store)
     claims = Claims(store)
-    background = Background(serving, claims, _workers(serving))
+    callers = Callers(store)
+    background = Background(serving, claims, callers.note_uses, _workers(serving))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +113,7 @@ def create_app(
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    _add_middleware(app, serving, claims, limits)
+    _add_middleware(app, serving, claims, callers, limits)
     return app
 
 
@@ -123,12 +126,15 @@ def _workers(serving: Serving) -> tuple[Worker, ...]:
     )
 
 
-def _add_middleware(app: FastAPI, serving: Serving, claims: Claims, limits: Mapping[str, Limit]) -> None:
+def _add_middleware(
+    app: FastAPI, serving: Serving, claims: Claims, callers: Callers, limits: Mapping[str, Limit]
+) -> None:
     """Add the middleware; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
     app.add_middleware(Admission, limits=limits)
+    app.add_middleware(Access, callers=callers, require_open=partial(require_open, serving))
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)
@@ -154,8 +160,9 @@ def _add_browser_rules(app: FastAPI, settings: Settings) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     """Add every endpoint. All endpoints except the health probes and the page refuse unknown fields."""
-    for resource in (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs):
-        strict = [Depends(refuse_unknown_fields)]
+    strict = [Depends(refuse_unknown_fields)]
+    data = (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs)
+    for resource in (*data, session):
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, page):
         app.include_router(resource.router)
@@ -167,6 +174,7 @@ def _document() -> dict[str, Any]:
     app = FastAPI(**DESCRIPTION)
     _add_routes(app)
     document_problems(app)
+    document_access(app.openapi())
     return app.openapi()
 
 

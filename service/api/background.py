@@ -57,11 +57,14 @@ class Background:
         expiry: the expiries of this process.
     """
 
-    def __init__(self, serving: Serving, claims: Claims, workers: Sequence[Worker]) -> None:
+    def __init__(
+        self, serving: Serving, claims: Claims, note_uses: Callable[[], None], workers: Sequence[Worker]
+    ) -> None:
         self._serving = serving
         self._store = serving.store
         self.expiry = Expiry(serving.store)
         self._claims = claims
+        self._note_uses = note_uses
         self._workers = workers
         self._threads: list[Thread] = []
 
@@ -97,6 +100,7 @@ class Background:
             Task("follow", self.follow, TICK_S, stopping),
             Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
             Task("reserve", self._store.reserve.keep, MINUTE_S, stopping),
+            Task("note_uses", self._note_uses, MINUTE_S, stopping),
             Task("expire", self.expire, MINUTE_S, self._store.has_expiry),
             Task("purge", self.purge, HOUR_S, stopping),
         ]

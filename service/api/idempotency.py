@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import failure_problem, http_problem, service_problem
 from service.errors import Fault, IdempotencyInProgress, IdempotencyMismatch, InvalidRequest, ServiceError
 from service.jobs.jobs import LEASE, SECOND_LOOK_S
+from service.keys.callers import Caller
 from service.store.failures import from_temporary_file
 from service.store.store import Store
 from service.store.tables import KeptAnswer, Retention, now
@@ -220,7 +221,7 @@ class Idempotency:
                 fingerprint = await _spool(scope, receive, body)
                 if fingerprint is None:
                     return  # the caller has disconnected
-                claim = Claim(key, fingerprint)
+                claim = Claim(_of_caller(key, scope["state"].get("caller")), fingerprint)
                 kept = await run_in_threadpool(self._claims.take, claim)
             except ServiceError as error:
                 if isinstance(error.__cause__, OSError):
@@ -267,6 +268,13 @@ class Idempotency:
             self._claims.release(claim)
         except (ServiceError, SQLAlchemyError, OSError) as error:
             logger.warning("the answer of an Idempotency-Key cannot be kept", reason=str(error))
+
+
+def _of_caller(key: str, caller: Caller | None) -> str:
+    """Return an Idempotency-Key as one of its caller, so that no caller gets the answer of another."""
+    if caller is None or caller.key_id is None:
+        return key
+    return hashlib.sha256(f"{caller.key_id} {key}".encode()).hexdigest()
 
 
 async def _spool(scope: Scope, receive: Receive, body: "SpooledTemporaryFile[bytes]") -> str | None:

@@ -110,6 +110,7 @@ class RequestLog:
             status=status,
             took_ms=round((time.monotonic() - started_s) * 1000, 1),
             address=scope["client"][0] if scope.get("client") else None,
+            **_key_to_log(scope),
         )
 
 
@@ -268,6 +269,12 @@ class BodyLimit:
 def _declared_bytes(scope: Scope) -> int:
     declared = Headers(scope=scope).get("content-length", "")
     return int(declared) if declared.isdecimal() else 0
+
+
+def _key_to_log(scope: Scope) -> dict[str, str]:
+    """Return the id of the caller's key, if the caller has one."""
+    key_id = getattr(scope["state"].get("caller"), "key_id", None)
+    return {} if key_id is None else {"key": key_id}
 
 
 def _path_to_log(scope: Scope) -> str:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
-from service.errors import Fault, InvalidRequest, ServiceError
+from service.errors import AccessError, Fault, InvalidRequest, ServiceError
 from service.errors.requests import reason_of
 from service.store.failures import from_temporary_file, to_service_error
 
@@ -59,6 +59,8 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
     """Return the problem document of an error that the service names."""
     response = problem(request_id, error.status, error.code, error.title, str(error), **error.members())
+    if isinstance(error, AccessError):
+        response.headers["WWW-Authenticate"] = error.challenge
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import keys as cli_keys
 from service.cli import models as cli_models
 from service.cli import offline
 from service.cli import retention as cli_retention
@@ -90,6 +91,7 @@ def program(
 
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_retention.app, name="retention")
+app.add_typer(cli_keys.app, name="keys")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 CropsOfOne = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")]
@@ -224,4 +226,6 @@ def verify(
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
 app.command()(cli_retrain.retrain)
+app.command()(cli_keys.login)
+app.command()(cli_keys.logout)
 app.command("erasures")(cli_transfer.print_erasures)

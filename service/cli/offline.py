@@ -39,16 +39,16 @@ def check(
     kept for REID_KEEP_REPAIRED_DAYS, and --undo-repair puts it back. A missing crop cannot be made again, and
     is only reported.
     """
-    _prepare(data_dir)
+    prepare(data_dir)
     from service.settings import read_settings
     from service.upkeep.check import check as check_gallery
-    from service.upkeep.opening import opened_to_look, opened_to_repair
+    from service.upkeep.opening import opened_to_change, opened_to_look
     from service.upkeep.repairs import undo_last_repair
 
     if repair and undo_repair:
         raise typer.BadParameter("give --repair or --undo-repair, not both")
-    with _errors_as_sentences("cannot check"):
-        opened = opened_to_repair if repair or undo_repair else opened_to_look
+    with errors_of_gallery_as_sentences("cannot check"):
+        opened = opened_to_change if repair or undo_repair else opened_to_look
         with opened(read_settings()) as store:
             if undo_repair:
                 print_line(out, f"{undo_last_repair(store)} embeddings put back")
@@ -70,12 +70,12 @@ def backup(
 
     A backup from SQLite can be restored into PostgreSQL, and the reverse. The file holds images of people.
     """
-    _prepare(data_dir)
+    prepare(data_dir)
     from service.settings import read_settings
     from service.upkeep.backup import backup as back_up
     from service.upkeep.backup import open_gallery
 
-    with _errors_as_sentences("no backup"):
+    with errors_of_gallery_as_sentences("no backup"):
         contents = back_up(open_gallery(read_settings()), file, replace=force, allow_missing=allow_missing)
     missing = f", {contents.num_missing} crops missing" if contents.num_missing else ""
     print_line(out, f"{_count(contents)} in {file}{missing}")
@@ -96,13 +96,13 @@ def restore(
     People who were erased after the backup was made come back, unless --erasures gives the receipts of their
     erasures.
     """
-    _prepare(data_dir)
+    prepare(data_dir)
     from service.settings import read_settings
     from service.upkeep.restore import read_receipts
     from service.upkeep.restore import restore as restore_gallery
 
     paths = erasures or []
-    with _errors_as_sentences("not restored"):
+    with errors_of_gallery_as_sentences("not restored"):
         receipts = [
             receipt for path in paths for receipt in read_receipts(path.read_bytes().decode(), str(path))
         ]
@@ -111,7 +111,7 @@ def restore(
     print_line(out, f"{_count(contents)} restored{erased}")
 
 
-def _prepare(data_dir: Path | None) -> None:
+def prepare(data_dir: Path | None) -> None:
     """Set REID_DATA_DIR to the option if it was given, and show log lines."""
     from service.cli.logs import log_to_terminal
 
@@ -122,7 +122,7 @@ def _prepare(data_dir: Path | None) -> None:
 
 
 @contextmanager
-def _errors_as_sentences(prefix: str) -> Iterator[None]:
+def errors_of_gallery_as_sentences(prefix: str) -> Iterator[None]:
     """End the command with one line and status 1 if the gallery cannot be read or written."""
     from sqlalchemy.exc import SQLAlchemyError
 

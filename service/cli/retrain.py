@@ -1,5 +1,6 @@
 """`reid retrain`: fine-tune the active network on the people of the gallery, and activate the result."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from service.cli.export import Format
 from service.cli.export import export as export_gallery
 from service.cli.options import DEFAULT_URL, Url, errors_as_sentences
 from service.cli.terminal import out, print_line, progress_bar
-from service.client import Client
+from service.client import KEY_VARIABLE, Client, find_key
 
 MIN_CAMERAS = 2
 
@@ -52,4 +53,7 @@ def retrain(
     command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--init", "active"]
     command += ["--data", f"csv:{folder / MANIFEST}", "--output", str(target / "run")]
     command += ["--deploy", url, "--activate", *([] if even_if_worse else ["--require-better"])]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - no shell reads it
+    key = find_key(url)
+    environment = os.environ if key is None else {**os.environ, KEY_VARIABLE: key}
+    trained = subprocess.run(command, check=False, env=environment)  # noqa: S603 - no shell reads it
+    raise typer.Exit(trained.returncode)

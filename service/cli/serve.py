@@ -63,6 +63,7 @@ def launch(chosen: Mapping[str, str]) -> int:
         listener = _listen(settings)
         with listener:
             _require_hosts(settings, listener)
+            _require_key(settings, listener)
             return _run(settings, listener) if settings.workers == 1 else _run_workers(settings, listener)
     except ServiceError as error:
         print_line(err, f"cannot serve: {error}")
@@ -222,6 +223,24 @@ def _require_hosts(settings: Settings, listener: socket.socket) -> None:
         raise BadSettings(
             f"REID_HOST is {settings.host!r}, which is every address of this machine; name the hosts that "
             "clients write, as in REID_ALLOWED_HOSTS=gallery.example.org,192.168.1.7"
+        )
+
+
+def _require_key(settings: Settings, listener: socket.socket) -> None:
+    """Check that the gallery has a key if other machines can reach the server.
+
+    Raises:
+        BadSettings: it has none. As long as the database does not answer, this cannot be told; `Access`
+            refuses other machines as long as there is no key.
+    """
+    if ip_address(listener.getsockname()[0]).is_loopback or settings.allow_open:
+        return
+    from service.upkeep.opening import has_no_key
+
+    if has_no_key(settings):
+        raise BadSettings(
+            f"other machines reach the gallery at REID_HOST {settings.host!r}, and no key was made yet; run "
+            "`reid keys create --role admin --name NAME` first, or set REID_ALLOW_OPEN=true to answer all"
         )
 
 

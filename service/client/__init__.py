@@ -23,6 +23,7 @@ from service.client.answers import (
     ModelVersion,
     RetentionAnswer,
     SearchAnswer,
+    Session,
     Thresholds,
     VerifyAnswer,
     Warned,
@@ -30,9 +31,11 @@ from service.client.answers import (
 from service.client.client import Client
 from service.client.enrolment import BatchResult, FailedCrop, WarnedCrop, enroll_in_batches
 from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
+from service.client.keys import KEY_VARIABLE, find_key, key_file, save_key
 from service.client.requests import CropFile, Filters, GroupBy, Layout, OnDuplicate, Strategy
 
 __all__ = [
+    "KEY_VARIABLE",
     "BatchResult",
     "Client",
     "ClientError",
@@ -61,10 +64,14 @@ __all__ = [
     "RetentionAnswer",
     "SearchAnswer",
     "ServiceUnreachable",
+    "Session",
     "Strategy",
     "Thresholds",
     "VerifyAnswer",
     "Warned",
     "WarnedCrop",
     "enroll_in_batches",
+    "find_key",
+    "key_file",
+    "save_key",
 ]

@@ -240,3 +240,13 @@ class Erasure(TypedDict):
     item_ids: list[str]
     erased: Erased
     out_of_reach: list[str]
+
+
+class Session(TypedDict):
+    """Who a client is to a service; `cameras` is None unless its key is limited to some cameras."""
+
+    request_id: str
+    is_open: bool
+    name: str
+    role: str
+    cameras: list[str] | None

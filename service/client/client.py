@@ -15,6 +15,7 @@ from service.client.answers import (
     Item,
     Job,
     SearchAnswer,
+    Session,
     VerifyAnswer,
 )
 from service.client.models import ModelRequests
@@ -45,13 +46,16 @@ class Client(ModelRequests, RetentionRequests):
 
     Args:
         url: of the service, such as "http://127.0.0.1:8000".
+        key: the key to send; by default that of the variable REID_API_KEY, or else the one that `reid login`
+            has kept for this URL.
 
     Raises:
         ServiceUnreachable: `url` is not a URL, or the environment names a proxy that cannot be used.
+        ClientError: the file that keeps keys cannot be read, or other users can read it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._transport = Transport(url)
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self._transport = Transport(url, key)
 
     def __enter__(self) -> Self:
         """Check that the service answers, and raise a `ClientError` if not."""
@@ -216,6 +220,14 @@ class Client(ModelRequests, RetentionRequests):
         files = {"archive": (sendable_name(Path(name)), archive)}
         answer = self._send("POST", "/gallery", files=files, data=given(fields), timeout=ARCHIVE_TIMEOUT)
         return cast("Job", answer)
+
+    def get_session(self) -> Session:
+        """Read who this client is to the service: the name, the role and the cameras of its key.
+
+        Raises:
+            Refused: the service asks for a key, or the key is not valid.
+        """
+        return cast("Session", self._send("GET", "/session"))
 
     def list_running_jobs(self) -> list[Job]:
         """Read the jobs that are queued or running, newest first."""

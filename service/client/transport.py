@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from service.client.errors import NoAnswer, Refused, ServiceUnreachable
+from service.client.keys import find_key
 from service.client.proxies import open_http
 
 TIMEOUT = httpx.Timeout(120.0, connect=5.0, pool=None)
@@ -54,16 +55,20 @@ class Transport:
 
     Args:
         url: of the service, such as "http://127.0.0.1:8000".
+        key: the key to send; by default that of REID_API_KEY, or else of `reid login`.
 
     Raises:
         ServiceUnreachable: `url` is not a URL, or the environment names a proxy that cannot be used.
+        ClientError: the key cannot be read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.strip().rstrip("/")
+        key = key or find_key(self.url)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S)
         try:
-            self._http = open_http(self.url, timeout=TIMEOUT, limits=limits)
+            self._http = open_http(self.url, timeout=TIMEOUT, limits=limits, headers=headers)
         except ValueError as error:
             raise ServiceUnreachable(str(error)) from error
         # Set when a request has failed to connect after all attempts; the other threads then stop waiting.

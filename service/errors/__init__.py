@@ -1,5 +1,14 @@
 """The errors of the service, by subject."""
 
+from service.errors.access import (
+    AccessError,
+    CameraForbidden,
+    KeyExists,
+    KeyInvalid,
+    KeyNotFound,
+    KeyRequired,
+    RoleTooLow,
+)
 from service.errors.gallery import (
     CountDiffers,
     CropMissing,
@@ -77,10 +86,12 @@ from service.errors.storage import (
 )
 
 __all__ = [
+    "AccessError",
     "ActivationRunning",
     "BadArchive",
     "BadBackup",
     "BadSettings",
+    "CameraForbidden",
     "CannotUndo",
     "ClientGone",
     "CountDiffers",
@@ -108,6 +119,10 @@ __all__ = [
     "ItemsMissing",
     "JobEnded",
     "JobNotFound",
+    "KeyExists",
+    "KeyInvalid",
+    "KeyNotFound",
+    "KeyRequired",
     "ModelFileLost",
     "ModelInUse",
     "ModelNotFound",
@@ -124,6 +139,7 @@ __all__ = [
     "OperationNotFound",
     "OtherGallery",
     "Overloaded",
+    "RoleTooLow",
     "ServiceError",
     "StorageFull",
     "StorageUnavailable",

@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from model.data.names import normalise_name, unicode_forms
 from service.gallery.selection import Selection, parse_attributes
 from service.index import CameraTracks, Filter, Sighting
+from service.keys.callers import Cameras
 from service.serving.tracks import find_tracks
 from service.store.tables import Attribute, Identity, Item
 
@@ -117,6 +118,11 @@ def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
         .group_by(Attribute.identity_key)
         .having(func.count() == len({(normalise_name(name), normalise_name(value)) for name, value in pairs}))
     )
+
+
+def of_cameras(cameras: Cameras) -> list[ColumnElement[bool]]:
+    """Return SQL conditions for the items that a caller who is limited to some cameras sees."""
+    return [] if cameras is None else [Item.camera_id.in_(spellings(cameras))]
 
 
 def _among(

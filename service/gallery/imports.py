@@ -23,6 +23,7 @@ from service.gallery.metadata import ItemMetadata
 from service.gallery.pending import PendingCrop, crops_of_manifest, crops_of_names
 from service.jobs.jobs import MAX_LISTED, add_job
 from service.jobs.limits import require_room
+from service.keys.callers import Cameras, require_cameras
 from service.serving.serving import Serving
 from service.store.doomed import mark_doomed
 from service.store.store import Store
@@ -128,6 +129,7 @@ def accept_archive(
     layout: Layout,
     on_duplicate: OnDuplicate,
     before_commit: BeforeAnswer,
+    cameras: Cameras = None,
 ) -> Job:
     """Store the crops of an archive, and queue and return the job that enrols them.
 
@@ -138,9 +140,11 @@ def accept_archive(
         layout: how a name gives metadata, if the archive has no gallery.csv.
         on_duplicate: as for `enroll`.
         before_commit: called within the transaction.
+        cameras: the cameras that the caller is limited to.
 
     Raises:
         BadArchive: the archive is refused; nothing is stored.
+        CameraForbidden: a crop is of none of these cameras; nothing is stored.
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
     """
     settings = serving.store.settings
@@ -160,6 +164,7 @@ def accept_archive(
         sha256_of |= {name: sha256_of[target] for name, target in hard_links if target in sha256_of}
         crops = _crops_of(manifests, sha256_of, layout)
         crops = [replace(crop, metadata=_filled(crop.metadata, common)) for crop in crops]
+        require_cameras(cameras, (crop.metadata.camera_id for crop in crops if crop.error is None))
         crops += [PendingCrop(name, None, common, reason) for name, reason in archive.failures]
         guessed = set(archive.guessed_names)
         warnings = [

@@ -13,9 +13,10 @@ from sqlalchemy.orm.interfaces import ORMOption
 
 from model.data.names import unicode_forms
 from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
-from service.gallery.conditions import conditions
+from service.gallery.conditions import conditions, of_cameras
 from service.gallery.metadata import MAX_SPELLING
 from service.gallery.selection import Selection
+from service.keys.callers import Cameras, sees
 from service.store.changes import Transaction
 from service.store.database import pages
 from service.store.doomed import mark_doomed
@@ -23,31 +24,49 @@ from service.store.store import Store
 from service.store.tables import Embedding, Identity, Item
 
 
-def find_item(store: Store, item_id: str) -> Item:
+def find_item(store: Store, item_id: str, cameras: Cameras = None) -> Item:
     """Return the item of this id.
 
+    Args:
+        store: the gallery.
+        item_id: the item.
+        cameras: the cameras that the caller is limited to.
+
     Raises:
-        GalleryItemNotFound: there is no such item.
+        GalleryItemNotFound: there is no such item, or none of these cameras.
     """
     with store.read() as session:
-        return _find(session, item_id)
+        item = _find(session, item_id)
+    if not sees(cameras, item.camera_id):
+        raise GalleryItemNotFound(item_id)
+    return item
 
 
-def find_with_crop(store: Store, item_id: str) -> Item:
+def find_with_crop(store: Store, item_id: str, cameras: Cameras = None) -> Item:
     """Return the item of this id, whose crop is kept.
 
+    Args:
+        store: the gallery.
+        item_id: the item.
+        cameras: the cameras that the caller is limited to.
+
     Raises:
-        GalleryItemNotFound: there is no such item.
+        GalleryItemNotFound: there is no such item, or none of these cameras.
         CropNotKept: the item was enrolled without its crop.
     """
-    item = find_item(store, item_id)
+    item = find_item(store, item_id, cameras)
     if not item.has_crop:
         raise CropNotKept(item_id)
     return item
 
 
 def list_items(
-    store: Store, among: Selection, limit: int, after: int = 0, identity_id: str | None = None
+    store: Store,
+    among: Selection,
+    limit: int,
+    after: int = 0,
+    identity_id: str | None = None,
+    cameras: Cameras = None,
 ) -> tuple[list[Item], int | None]:
     """Return a page of the selected items in the order of enrolment.
 
@@ -60,6 +79,7 @@ def list_items(
         limit: most items of the page.
         after: the slot after which the page begins.
         identity_id: the one identity whose items are listed; None for all.
+        cameras: the cameras that the caller is limited to; `among` must be within them.
 
     Returns:
         The items, and the slot after which the next page begins, or None on the last page.
@@ -71,7 +91,7 @@ def list_items(
         wanted = conditions(session, among, store.settings.track_gap_s)
         statement = select(Item).where(Item.slot > after, *wanted).order_by(Item.slot)
         if identity_id is not None:
-            statement = statement.where(Item.identity_key == find_identity(session, identity_id).key)
+            statement = statement.where(Item.identity_key == find_identity(session, identity_id, cameras).key)
         items = list(session.scalars(statement.limit(limit + 1)))
     is_last = len(items) <= limit
     return items[:limit], None if is_last else items[limit - 1].slot
@@ -165,13 +185,21 @@ def identity_named(session: Session, name: str, *options: ORMOption) -> Identity
     return next((found[form] for form in forms if form in found), None)
 
 
-def find_identity(session: Session, identity_id: str) -> Identity:
+def find_identity(session: Session, identity_id: str, cameras: Cameras = None) -> Identity:
     """Return an identity with its attributes loaded; its name is looked up as `identity_named` does.
 
+    Args:
+        session: a session that reads.
+        identity_id: the identity.
+        cameras: the cameras that the caller is limited to.
+
     Raises:
-        IdentityNotFound: there is no such identity.
+        IdentityNotFound: there is no such identity, or none of these cameras has seen it.
     """
     identity = identity_named(session, identity_id, selectinload(Identity.attributes))
+    if identity is not None and cameras is not None:
+        seen = select(Item.slot).where(Item.identity_key == identity.key, *of_cameras(cameras)).limit(1)
+        identity = identity if session.scalar(seen) is not None else None
     if identity is None:
         raise IdentityNotFound(identity_id)
     return identity

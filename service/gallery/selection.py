@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from service.errors import Fault, InvalidRequest
 from service.gallery.metadata import OptionalSoughtName, OptionalTime, SoughtName, blank_is_none
+from service.keys.callers import Cameras, require_cameras
 
 MAX_NAMES = 1000
 MAX_SECONDS = 1e9
@@ -104,6 +105,17 @@ class Selection(BaseModel):
             given = " and ".join(name for name in together if name not in missing)
             raise InvalidRequest(Fault(("body", missing[0]), f"is needed beside {given}"))
         return self
+
+    def within(self, cameras: Cameras) -> Self:
+        """Return this selection for a caller who is limited to some cameras: only their items.
+
+        Raises:
+            CameraForbidden: the selection names another camera.
+        """
+        if cameras is None:
+            return self
+        require_cameras(cameras, self.camera_id)
+        return self.model_copy(update={"camera_id": self.camera_id or sorted(cameras)})
 
 
 def parse_attributes(pairs: list[str]) -> frozenset[tuple[str, str]]:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import JobEnded, JobNotFound
+from service.keys.callers import ANYBODY, Caller, Role, acting_key_id
 from service.store.changes import Transaction
 from service.store.clock import Clock
 from service.store.doomed import mark_doomed
@@ -141,6 +142,7 @@ def add_job(
         done=done,
         total=total,
         created_at=now(),
+        key_id=acting_key_id(),
     )
     if options is not None:
         job.options = dict(options)
@@ -149,27 +151,29 @@ def add_job(
     return job
 
 
-def find_job(store: Store, job_id: str) -> Progress:
+def find_job(store: Store, job_id: str, caller: Caller = ANYBODY) -> Progress:
     """Return the progress of a job.
 
     Raises:
-        JobNotFound: there is no such job.
+        JobNotFound: there is no such job, or the caller is limited to some cameras and it is not theirs.
     """
     with store.read() as session:
-        return _progress(session, job_id)
+        return _progress(session, job_id, caller)
 
 
-def cancel(store: Store, job_id: str) -> Progress:
+def cancel(store: Store, job_id: str, caller: Caller = ANYBODY) -> Progress:
     """Cancel a job that has not ended.
 
     Items that an import has enrolled stay, and the version that is active at this moment stays active.
 
     Raises:
-        JobNotFound: there is no such job.
+        JobNotFound: there is no such job, or the caller is limited to some cameras and it is not theirs.
+        RoleTooLow: only an admin may queue and cancel such a job.
         JobEnded: the job has ended already.
     """
     with store.change() as change:
-        progress = _progress(change.session, job_id)
+        progress = _progress(change.session, job_id, caller)
+        caller.require(Role.admin if progress.row.model_version is not None else Role.operator)
         if progress.row.state not in NOT_ENDED:
             raise JobEnded(job_id, progress.row.state)
         mark_ended(change.session, job_id, "cancelled", CANCELLED)
@@ -178,11 +182,16 @@ def cancel(store: Store, job_id: str) -> Progress:
     return progress
 
 
-def list_jobs(store: Store, states: Sequence[str], limit: int) -> list[Progress]:
-    """Return jobs in these states, or in any state if none is given, the newest first."""
+def list_jobs(store: Store, states: Sequence[str], limit: int, caller: Caller = ANYBODY) -> list[Progress]:
+    """Return jobs in these states, or in any state if none is given, the newest first.
+
+    A caller who is limited to some cameras sees only jobs of the same key.
+    """
     statement = select(Job.id).order_by(Job.id.desc()).limit(limit)
     if states:
         statement = statement.where(Job.state.in_(states))
+    if caller.cameras is not None:
+        statement = statement.where(Job.key_id == caller.key_id)
     with store.read() as session:
         return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
 
@@ -296,9 +305,9 @@ def is_dead() -> ColumnElement[bool]:
     )
 
 
-def _progress(session: Session, job_id: str) -> Progress:
+def _progress(session: Session, job_id: str, caller: Caller = ANYBODY) -> Progress:
     job = session.get(Job, job_id)
-    if job is None:
+    if job is None or (caller.cameras is not None and job.key_id != caller.key_id):
         raise JobNotFound(job_id)
     options = job.options or {}
     num_failed, failed = _first_files(session, job_id, JobFile.error.is_not(None))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import Fault, GalleryItemNotFound, InvalidRequest, ItemElsewhere
 from service.gallery.items import find_identity, identity_named
+from service.keys.callers import Cameras, require_cameras, sees
 from service.people.identities import set_attributes
 from service.people.operations import Recording
 from service.serving.tracks import find_tracks
@@ -97,7 +98,9 @@ def reject(store: Store, identity_id: str, item_ids: Sequence[str]) -> Operation
         return recording.finish()
 
 
-def correct_item(store: Store, item_id: str, corrections: Mapping[str, Any]) -> tuple[Item, Operation | None]:
+def correct_item(
+    store: Store, item_id: str, corrections: Mapping[str, Any], cameras: Cameras = None
+) -> tuple[Item, Operation | None]:
     """Change the metadata of an item; only a change of the identity can be undone.
 
     Args:
@@ -105,15 +108,21 @@ def correct_item(store: Store, item_id: str, corrections: Mapping[str, Any]) -> 
         item_id: the item.
         corrections: new values of identity_id, camera_id, captured_at or track_id. With the identity_id None
             the item gets an identity of its own.
+        cameras: the cameras that the caller is limited to, before the correction and after it.
 
     Returns:
         The item, and the operation if the identity was changed.
 
     Raises:
-        GalleryItemNotFound: there is no such item.
+        GalleryItemNotFound: there is no such item, or none of these cameras.
+        CameraForbidden: the camera of the correction is none of these.
     """
+    if "camera_id" in corrections:
+        require_cameras(cameras, [corrections["camera_id"]])
     with store.change() as change:
         (item,) = _items(change.session, [item_id])
+        if not sees(cameras, item.camera_id):
+            raise GalleryItemNotFound(item_id)
         for field in corrections.keys() & {"camera_id", "captured_at", "track_id"}:
             setattr(item, field, corrections[field])
         change.note("updated", item.slot)

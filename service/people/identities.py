@@ -9,8 +9,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.errors import IdentityExists
-from service.gallery.conditions import described_keys
+from service.gallery.conditions import described_keys, of_cameras
 from service.gallery.items import find_identity, identity_named
+from service.keys.callers import Cameras
 from service.store.store import Store
 from service.store.tables import Attribute, Identity, Item, new_id, now
 
@@ -79,19 +80,24 @@ def create(store: Store, identity_id: str | None, description: Mapping[str, Any]
     return IdentitySummary(identity)
 
 
-def find(store: Store, identity_id: str) -> IdentitySummary:
-    """Return an identity.
+def find(store: Store, identity_id: str, cameras: Cameras = None) -> IdentitySummary:
+    """Return an identity with a summary of its items, of these cameras if the caller is limited to some.
 
     Raises:
-        IdentityNotFound: there is no such identity.
+        IdentityNotFound: there is no such identity, or none of these cameras has seen it.
     """
     with store.read() as session:
-        (summary,) = _summaries(session, [find_identity(session, identity_id)])
+        (summary,) = _summaries(session, [find_identity(session, identity_id, cameras)], cameras)
     return summary
 
 
 def list_identities(
-    store: Store, limit: int, after: int, name: str, attributes: frozenset[tuple[str, str]]
+    store: Store,
+    limit: int,
+    after: int,
+    name: str,
+    attributes: frozenset[tuple[str, str]],
+    cameras: Cameras = None,
 ) -> tuple[list[IdentitySummary], int | None]:
     """Return a page of identities in the order in which they were made.
 
@@ -101,6 +107,7 @@ def list_identities(
         after: the key after which the page begins.
         name: a part of the name, in any case; empty for every name.
         attributes: pairs of name and value; an identity must have all of them.
+        cameras: the cameras that the caller is limited to; one of them must have seen the identity.
 
     Returns:
         The identities, and the key after which the next page begins, or None on the last page.
@@ -110,9 +117,11 @@ def list_identities(
         statement = statement.where(Identity.name.icontains(name, autoescape=True))
     if attributes:
         statement = statement.where(Identity.key.in_(described_keys(attributes)))
+    if cameras is not None:
+        statement = statement.where(Identity.key.in_(select(Item.identity_key).where(*of_cameras(cameras))))
     with store.read() as session:
         rows = session.scalars(statement.order_by(Identity.key).limit(limit + 1)).all()
-        summaries = _summaries(session, rows[:limit])
+        summaries = _summaries(session, rows[:limit], cameras)
     return summaries, None if len(rows) <= limit else rows[limit - 1].key
 
 
@@ -153,7 +162,12 @@ class Timeline:
 
 
 def timeline(
-    store: Store, identity_id: str, visit_gap_s: float, limit: int, after: tuple[datetime, int] | None = None
+    store: Store,
+    identity_id: str,
+    visit_gap_s: float,
+    limit: int,
+    after: tuple[datetime, int] | None = None,
+    cameras: Cameras = None,
 ) -> Timeline:
     """Return a page of the visits of an identity in the order of their beginnings.
 
@@ -163,20 +177,21 @@ def timeline(
         visit_gap_s: a longer gap between two sightings, in seconds, begins a new visit.
         limit: most visits of the page.
         after: the `last` of the page before; None for the first page.
+        cameras: the cameras that the caller is limited to; only their sightings count.
 
     Raises:
-        IdentityNotFound: there is no such identity.
+        IdentityNotFound: there is no such identity, or none of these cameras has seen it.
     """
     with store.read() as session:
-        identity = find_identity(session, identity_id)
-        key = identity.key
+        identity = find_identity(session, identity_id, cameras)
+        seen = (Item.identity_key == identity.key, *of_cameras(cameras))
         statement = (
             select(Item.camera_id, Item.captured_at, Item.id, Item.slot)
-            .where(Item.identity_key == key, Item.captured_at.is_not(None))
+            .where(*seen, Item.captured_at.is_not(None))
             .order_by(Item.captured_at, Item.slot)
         )
         rows = session.execute(statement).all()
-        untimed = select(func.count()).where(Item.identity_key == key, Item.captured_at.is_(None))
+        untimed = select(func.count()).where(*seen, Item.captured_at.is_(None))
         num_untimed = session.scalar(untimed) or 0
     slots = {row.id: row.slot for row in rows}
     found = visits([(row.camera_id, row.captured_at, row.id) for row in rows if row.captured_at], visit_gap_s)
@@ -207,7 +222,7 @@ def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float)
     return found
 
 
-def _summaries(session: Session, rows: Sequence[Identity]) -> list[IdentitySummary]:
+def _summaries(session: Session, rows: Sequence[Identity], cameras: Cameras = None) -> list[IdentitySummary]:
     statement = (
         select(
             Item.identity_key,
@@ -216,7 +231,7 @@ def _summaries(session: Session, rows: Sequence[Identity]) -> list[IdentitySumma
             func.min(Item.captured_at),
             func.max(Item.captured_at),
         )
-        .where(Item.identity_key.in_([row.key for row in rows]))
+        .where(Item.identity_key.in_([row.key for row in rows]), *of_cameras(cameras))
         .group_by(Item.identity_key, Item.camera_id)
     )
     summaries = {row.key: IdentitySummary(row) for row in rows}

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from service.errors import OperationNotFound
 from service.gallery.items import delete_empty_identities
+from service.keys.callers import acting_key_id
 from service.store.changes import Transaction
 from service.store.database import pages
 from service.store.store import Store
@@ -28,7 +29,7 @@ class Recording:
     def __init__(self, change: Transaction, kind: str) -> None:
         self._change = change
         self.session = change.session
-        self.operation = Operation(id=new_id(), kind=kind, created_at=now())
+        self.operation = Operation(id=new_id(), kind=kind, created_at=now(), key_id=acting_key_id())
         self.session.add(self.operation)
         self.session.flush()
         self._before: dict[int, Description | None] = {}

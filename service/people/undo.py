@@ -9,6 +9,7 @@ from model.data.names import normalise_name
 from service.errors import CannotUndo
 from service.gallery.items import delete_empty_identities
 from service.gallery.metadata import one_form, stored_form
+from service.keys.callers import acting_key_id
 from service.people.identities import set_attributes
 from service.people.operations import Description, describe_identity, read_operation, with_attributes
 from service.store.database import pages
@@ -39,7 +40,7 @@ def undo(store: Store, operation_id: str) -> Operation:
             for slot in slots:
                 change.note("updated", slot)
         delete_empty_identities(session, [former.identity_key for former in formers])
-        operation.undone_at = now()
+        operation.undone_at, operation.undone_by = now(), acting_key_id()
     return operation
 
 

@@ -10,7 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import Fault, InvalidRequest
+from service.gallery.conditions import of_cameras
 from service.gallery.items import find_identity
+from service.keys.callers import Cameras
 from service.search.ranking import fuse
 from service.search.search import embed_people
 from service.serving.serving import Serving
@@ -53,35 +55,47 @@ def verify_crops(
 
 
 def verify_identity(
-    serving: Serving, uploads: Sequence[BinaryIO], identity_id: str, check: Callable[[], None] = go_on
+    serving: Serving,
+    uploads: Sequence[BinaryIO],
+    identity_id: str,
+    check: Callable[[], None] = go_on,
+    cameras: Cameras = None,
 ) -> Verified:
     """Compare crops of one person with the mean embedding of all items of an identity.
 
     The mean is over the embeddings that searches use. During a compatible swap these still come from the
     previous version, while the new version embeds the crops.
 
+    Args:
+        serving: the generation that this process serves.
+        uploads: the crops of one person.
+        identity_id: the identity.
+        check: called before each step that takes long; raises an error if nobody waits for the answer.
+        cameras: the cameras whose items the caller sees; the mean is over these.
+
     Raises:
         ImageError: one of the images is refused.
-        IdentityNotFound: there is no such identity.
+        IdentityNotFound: there is no such identity, or none of these cameras has seen it.
         InvalidRequest: the identity has no items.
         NotReady: no network is serving yet.
     """
     with serving.store.read() as session:
-        find_identity(session, identity_id)
+        find_identity(session, identity_id, cameras)
     generation, (query_D,), _ = embed_people(serving, {"images": uploads}, check)
     with serving.store.read() as session:
-        items_ND = _embeddings(session, find_identity(session, identity_id).key, generation.replica.version)
+        identity = find_identity(session, identity_id, cameras)
+        items_ND = _embeddings(session, identity.key, generation.replica.version, cameras)
     if not len(items_ND):
         fault = Fault(("body", "identity_id"), "has no items")
         raise InvalidRequest(fault, detail=f"identity {identity_id[:64]!r} has no items to compare with")
     return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.thresholds)
 
 
-def _embeddings(session: Session, identity_key: int, version: str) -> NDArray[np.float32]:
+def _embeddings(session: Session, identity_key: int, version: str, cameras: Cameras) -> NDArray[np.float32]:
     rows = session.scalars(
         select(Embedding.values)
         .join(Item, Item.slot == Embedding.slot)
-        .where(Item.identity_key == identity_key, Embedding.model_version == version)
+        .where(Item.identity_key == identity_key, Embedding.model_version == version, *of_cameras(cameras))
     ).all()
     return np.frombuffer(b"".join(rows), "<f2").reshape(len(rows), -1 if rows else 0).astype(np.float32)
 

@@ -25,8 +25,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.errors import BadSettings, NewerDatabase
+from service.store.all_tables import METADATA
 from service.store.database_file import watch_file
-from service.store.tables import Table
 from service.store.timeouts import SET, answer_within, bound_waiting
 
 logger = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ def rewrite(engine: Engine, patience_s: float) -> bool:
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         with answer_within(None), autocommit.connect() as connection:
             connection.exec_driver_sql("SET statement_timeout = 0; SET lock_timeout = 0")
-            connection.exec_driver_sql(f"VACUUM {', '.join(Table.metadata.tables)}")
+            connection.exec_driver_sql(f"VACUUM {', '.join(METADATA.tables)}")
             connection.exec_driver_sql(SET)
         return True
     raw = engine.raw_connection()  # SQLAlchemy would begin a transaction

@@ -10,16 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-)
+from sqlalchemy import JSON, ColumnElement, ForeignKey, Index, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column, relationship
 
 from service.store.column_types import Number, UtcDateTime
@@ -227,7 +218,7 @@ class Rejection(Table):
 
 
 class Operation(Table):
-    """A merge, split, reject or relabel, which can be undone."""
+    """A merge, split, reject or relabel; `key_id` made it and `undone_by` undid it, null without keys."""
 
     __tablename__ = "operations"
 
@@ -235,6 +226,8 @@ class Operation(Table):
     kind: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    undone_by: Mapped[str | None] = mapped_column(String(16))
 
 
 class Move(Table):
@@ -318,8 +311,8 @@ class Job(Table):
     started_at: Mapped[datetime | None]
     alive_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    num_existing: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Crops of an import that were in the gallery already."""
+    num_existing: Mapped[int] = mapped_column(default=0, server_default="0")  # crops that were there already
+    key_id: Mapped[str | None] = mapped_column(String(16), index=True)  # who queued the job, if keys are used
 
 
 class JobFile(Table):

@@ -1,7 +1,8 @@
 """Copy every row of a gallery from one database to another, of either kind.
 
 Rows that only a running service needs are left out: kept answers, doomed crops, jobs that have not ended, the
-files that these jobs had yet to enrol, and the state of expiries.
+files that these jobs had yet to enrol, the state of expiries, and who is signed in. Keys are copied, so a
+restored gallery is as closed as the gallery was.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, func, or_, select, text, update
 
 from service.jobs.jobs import NOT_ENDED
-from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Retention, Table
+from service.store.all_tables import METADATA
+from service.store.key_tables import SignIn
+from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Retention
 
 ROWS_PER_PAGE = 1_000
-LEFT_OUT = frozenset(table.__tablename__ for table in (KeptAnswer, DoomedCrop, Retention))
+LEFT_OUT = frozenset(table.__tablename__ for table in (KeptAnswer, DoomedCrop, Retention, SignIn))
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def one_moment(engine: Engine) -> Iterator[Connection]:
 def copy_tables(source: Connection, target: Connection) -> None:
     """Copy all rows into a new database; the row of `Gallery` that the new database has is overwritten."""
     copies = sa.MetaData()
-    for original in Table.metadata.sorted_tables:
+    for original in METADATA.sorted_tables:
         table = _with_plain_nulls(original, copies)
         if table.name == Gallery.__tablename__:
             target.execute(update(table).values(**source.execute(select(table)).mappings().one()))

@@ -26,7 +26,7 @@ from service.store.tables import Embedding, ReplacedEmbedding, now
 from service.upkeep.check import Report, check
 from service.upkeep.embeddings import MAKE
 from service.upkeep.findings import FindingKind
-from service.upkeep.opening import opened_to_look, opened_to_repair
+from service.upkeep.opening import opened_to_change, opened_to_look
 from service.upkeep.repairs import purge_replaced, undo_last_repair
 
 
@@ -48,7 +48,7 @@ def look_at_gallery(settings: Settings) -> Report:
 
 
 def undo(settings: Settings) -> int:
-    with opened_to_repair(settings) as store:
+    with opened_to_change(settings) as store:
         return undo_last_repair(store)
 
 

@@ -154,6 +154,7 @@ def _run(script: str, folder: Path, settings: Settings, url: str) -> subprocess.
         "PYTHONPATH": str(ROOT),
         "REID_DATA_DIR": str(settings.data_dir),
         "REID_URL": url,
+        "XDG_CONFIG_HOME": str(folder / "config"),
     }
     return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script],

@@ -1,6 +1,7 @@
 """Upload a checkpoint to a service, evaluate and activate it there; or download the active checkpoint."""
 
 import ipaddress
+import os
 import socket
 import time
 from pathlib import Path
@@ -75,7 +76,9 @@ def _open_http(url: str) -> httpx.Client:
         parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
             raise DeployError(f"{url!r} is not the URL of a service: write it as http://host:8000")
-        return httpx.Client(base_url=url, timeout=60, trust_env=not is_loopback(parsed.host))
+        return httpx.Client(
+            base_url=url, timeout=60, trust_env=not is_loopback(parsed.host), headers=_key_header()
+        )
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
         reason = str(error).partition(". ")[0]
         raise DeployError(f"no connection to {url}: the URL or a proxy cannot be used: {reason}") from error
@@ -98,6 +101,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.IPv4Address(socket.inet_aton(name)).is_loopback  # short forms, such as 127.1
     except OSError:
         return False
+
+
+def _key_header() -> dict[str, str]:
+    """Return the header that sends the key of REID_API_KEY, if the variable is set."""
+    key = os.environ.get("REID_API_KEY", "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _evaluate(client: httpx.Client, version: str) -> None:

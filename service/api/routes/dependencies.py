@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from service.api.readiness import Readiness
 from service.errors import ClientGone, Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
+from service.keys.callers import Caller
 from service.people.expiry import Expiry
 from service.serving.serving import Serving
 from service.store.store import Store
@@ -57,9 +58,18 @@ async def open_store_of(request: Request) -> Store:
         NotReady: the database is being opened.
     """
     serving = await serving_of(request)
+    require_open(serving)
+    return serving.store
+
+
+def require_open(serving: Serving) -> None:
+    """Check that the tables are up to date.
+
+    Raises:
+        NotReady: the database is being opened, or cannot be opened.
+    """
     if not serving.store.is_open:
         serving.current()
-    return serving.store
 
 
 async def client_check_of(request: Request) -> Callable[[], None]:
@@ -76,6 +86,12 @@ async def expiry_of(request: Request) -> Expiry:
     """Return the expiries of this process."""
     expiry: Expiry = request.app.state.expiry
     return expiry
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return who sends this request; `Access` has found out."""
+    caller: Caller = request.state.caller
+    return caller
 
 
 async def request_id_of(request: Request) -> str:
@@ -148,6 +164,7 @@ AnyServing = Annotated[Serving, Depends(serving_of)]
 ReadyServing = Annotated[Serving, Depends(ready_serving_of)]
 ReadyStore = Annotated[Store, Depends(ready_store_of)]
 OpenStore = Annotated[Store, Depends(open_store_of)]
+AnyCaller = Annotated[Caller, Depends(caller_of)]
 CheckClient = Annotated[Callable[[], None], Depends(client_check_of)]
 Expiries = Annotated[Expiry, Depends(expiry_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from model.data.names import is_text
 from service.api.idempotency import keep_answer
 from service.api.problems import responses
-from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
+from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer
 from service.api.schemas.jobs import JobAnswer
 from service.errors import Fault, InvalidRequest
@@ -19,6 +19,7 @@ from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
 from service.gallery.metadata import ItemMetadata, OptionalIdentityName, OptionalName, OptionalTime
+from service.keys.callers import require_cameras
 from service.uploads.layouts import Layout
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
@@ -133,6 +134,7 @@ def post_gallery(
     serving: ReadyServing,
     request_id: RequestId,
     check_client: CheckClient,
+    caller: AnyCaller,
     on_duplicate: Annotated[
         OnDuplicate,
         Form(
@@ -166,9 +168,12 @@ def post_gallery(
         keep_answer(request.scope, session, *answers[-1])
 
     answers: list[tuple[int, str, str | None]] = []
+    require_cameras(caller.cameras, (known.camera_id for known in form.metadata))
     names = [image.filename or f"images[{place}]" for place, image in enumerate(form.images)]
     if form.archive is not None:
-        accept_archive(serving, form.archive.file, form.common, layout, on_duplicate, answer_job)
+        accept_archive(
+            serving, form.archive.file, form.common, layout, on_duplicate, answer_job, caller.cameras
+        )
     elif "respond-async" in prefer.lower():
         named = list(zip(names, (image.file for image in form.images), strict=True))
         accept_images(serving, named, form.metadata, on_duplicate, answer_job)

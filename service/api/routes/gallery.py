@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from model.data.images import decoded_bytes
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyServing, ReadyStore, RequestId
+from service.api.routes.dependencies import AnyCaller, ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import (
     Correction,
     CorrectionAnswer,
@@ -36,10 +36,10 @@ UNCHANGED: dict[int | str, dict[str, Any]] = {
 
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
 def get_items(
-    page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId
+    page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId, caller: AnyCaller
 ) -> ItemsAnswer:
     """List the items that pass the filters in the order of enrolment, a page at a time."""
-    items, last = list_items(serving.store, page, page.limit, page.after())
+    items, last = list_items(serving.store, page.within(caller.cameras), page.limit, page.after())
     version = serving.current().replica.version
     embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
     return ItemsAnswer.of(items, last, version, request_id, embeddings)
@@ -58,9 +58,9 @@ def post_deletion(order: DeletionOrder, store: ReadyStore, request_id: RequestId
 
 
 @router.get("/{item_id}", responses=responses(404, 422, 503))
-def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> ItemAnswer:
+def get_item(item_id: str, serving: ReadyServing, request_id: RequestId, caller: AnyCaller) -> ItemAnswer:
     """Show one item."""
-    item = find_item(serving.store, item_id)
+    item = find_item(serving.store, item_id, caller.cameras)
     return ItemAnswer.of(item, serving.current().version, request_id=request_id)
 
 
@@ -73,9 +73,11 @@ def get_item(item_id: str, serving: ReadyServing, request_id: RequestId) -> Item
         **responses(404, 410, 422, 503),
     },
 )
-def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") -> Response:
+def get_image(
+    item_id: str, store: ReadyStore, caller: AnyCaller, if_none_match: IfNoneMatch = ""
+) -> Response:
     """Return the crop of an item, with the bytes and the media type as posted."""
-    item = find_with_crop(store, item_id)
+    item = find_with_crop(store, item_id, caller.cameras)
     return _picture(item.sha256, if_none_match, item.content_type, lambda: store.crops.get(item.sha256))
 
 
@@ -87,11 +89,12 @@ def get_image(item_id: str, store: ReadyStore, if_none_match: IfNoneMatch = "") 
 def get_thumbnail(
     item_id: str,
     store: ReadyStore,
+    caller: AnyCaller,
     size: Annotated[int, Query(ge=16, le=1024, description="Most pixels of the longer side.")] = 128,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Return a small JPEG of the crop, made for each request and never stored, so an erasure leaves none."""
-    item = find_with_crop(store, item_id)
+    item = find_with_crop(store, item_id, caller.cameras)
     etag = f"{item.sha256}-{size}"
     return _picture(etag, if_none_match, "image/jpeg", lambda: _thumbnail(store, item.sha256, size))
 
@@ -120,14 +123,18 @@ def _picture(tag: str, if_none_match: str, media_type: str, read: Callable[[], b
 
 @router.patch("/{item_id}", responses=responses(400, 404, 413, 422, 503))
 def patch_item(
-    item_id: str, correction: Correction, serving: ReadyServing, request_id: RequestId
+    item_id: str,
+    correction: Correction,
+    serving: ReadyServing,
+    request_id: RequestId,
+    caller: AnyCaller,
 ) -> CorrectionAnswer:
     """Correct the metadata of an item: identity, camera, time and track."""
     corrections = correction.given()
     if not corrections:
         fault = Fault(("body",), "no field to change", "missing")
         raise InvalidRequest(fault, detail="give at least one field to change")
-    item, operation = correct_item(serving.store, item_id, corrections)
+    item, operation = correct_item(serving.store, item_id, corrections, caller.cameras)
     version, operation_id = serving.current().version, operation and operation.id
     warned = warn([item], [item.id], serving.store.settings, serving.store.clock.now())
     warnings = [ItemWarning(**vars(one)) for one in warned] if "captured_at" in corrections else []

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
-from service.api.routes.dependencies import CheckClient, ReadyServing, ReadyStore, RequestId
+from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
     IdentitiesAnswer,
@@ -54,11 +54,13 @@ def post_identity(
 
 @router.get("/identities", responses=responses(422, 503))
 def get_identities(
-    page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId
+    page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId, caller: AnyCaller
 ) -> IdentitiesAnswer:
     """List identities in the order in which they were made, a page at a time."""
     attributes = parse_attributes(page.attribute)
-    summaries, last = list_identities(store, page.limit, page.after(), page.name or "", attributes)
+    summaries, last = list_identities(
+        store, page.limit, page.after(), page.name or "", attributes, caller.cameras
+    )
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in summaries],
@@ -72,12 +74,14 @@ def get_suggestions(
     serving: ReadyServing,
     request_id: RequestId,
     check_client: CheckClient,
+    caller: AnyCaller,
 ) -> SuggestionsAnswer:
     """List pairs of identities that are likely the same person.
 
     Two identities that one camera saw at the same moment are never suggested, nor are rejected pairs.
     """
-    version, found = suggest(serving, fields, fields.limit, fields.min_score, fields.of, check_client)
+    among = fields.within(caller.cameras)
+    version, found = suggest(serving, among, fields.limit, fields.min_score, fields.of, check_client)
     return SuggestionsAnswer(
         request_id=request_id,
         model_version=version,
@@ -86,9 +90,11 @@ def get_suggestions(
 
 
 @router.get("/identities/{identity_id}", responses=responses(404, 422, 503))
-def get_identity(identity_id: IdentityId, store: ReadyStore, request_id: RequestId) -> IdentityAnswer:
+def get_identity(
+    identity_id: IdentityId, store: ReadyStore, request_id: RequestId, caller: AnyCaller
+) -> IdentityAnswer:
     """Show one identity."""
-    return IdentityAnswer.of(find(store, identity_id), request_id=request_id)
+    return IdentityAnswer.of(find(store, identity_id, caller.cameras), request_id=request_id)
 
 
 @router.patch("/identities/{identity_id}", responses=responses(400, 404, 413, 422, 503))
@@ -112,9 +118,13 @@ def get_identity_items(
     page: Annotated[Page, Query()],
     serving: ReadyServing,
     request_id: RequestId,
+    caller: AnyCaller,
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
-    items, last = list_items(serving.store, Selection(), page.limit, page.after(), identity_id)
+    among = Selection().within(caller.cameras)
+    items, last = list_items(
+        serving.store, among, page.limit, page.after(), identity_id, cameras=caller.cameras
+    )
     return ItemsAnswer.of(items, last, serving.current().version, request_id)
 
 
@@ -124,10 +134,11 @@ def get_timeline(
     page: Annotated[TimelinePage, Query()],
     store: ReadyStore,
     request_id: RequestId,
+    caller: AnyCaller,
 ) -> TimelineAnswer:
     """List the visits of a person, a page at a time: which camera saw the person, and from when to when."""
     after = moment_of_cursor(page.cursor)
-    found = timeline(store, identity_id, page.visit_gap_s, page.limit, after)
+    found = timeline(store, identity_id, page.visit_gap_s, page.limit, after, caller.cameras)
     return TimelineAnswer(
         request_id=request_id,
         identity_id=found.identity_id,

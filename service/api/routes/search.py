@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, File, Form, UploadFile
 from pydantic import Field
 
 from service.api.problems import responses
-from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
+from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, RequestId
 from service.api.schemas.forms import form_of
 from service.api.schemas.search import SearchAnswer
 from service.gallery.selection import Selection
@@ -26,6 +26,7 @@ Cosine = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 async def query_of(
     among: Annotated[Selection, Depends(form_of(Selection))],
+    caller: AnyCaller,
     top_k: Annotated[int, Form(ge=1, le=1000, description="The largest number of matches.")] = 10,
     group_by: Annotated[
         Literal["identity", "track", "camera", "item"],
@@ -36,8 +37,8 @@ async def query_of(
     ] = "identity",
     min_score: Annotated[Cosine, Form(description="Only matches with at least this score.")] = -1.0,
 ) -> Query:
-    """Return the query that the form describes."""
-    return Query(top_k, group_by, among, min_score)
+    """Return the query that the form describes, among the items that the caller sees."""
+    return Query(top_k, group_by, among.within(caller.cameras), min_score)
 
 
 @router.post("/search", responses=responses(400, 413, 415, 422, 503))

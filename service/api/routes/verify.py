@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 
 from service.api.problems import responses
-from service.api.routes.dependencies import CheckClient, ReadyServing, RequestId
+from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, RequestId
 from service.api.routes.search import MAX_IMAGES, Images
 from service.api.schemas.search import VerifyAnswer
 from service.errors import Fault, InvalidRequest
@@ -26,6 +26,7 @@ def post_verify(
     serving: ReadyServing,
     request_id: RequestId,
     check_client: CheckClient,
+    caller: AnyCaller,
     other_images: OtherImages = [],  # noqa: B006
     identity_id: Annotated[
         OptionalSoughtName,
@@ -38,6 +39,7 @@ def post_verify(
         fault = Fault(("body", "other_images"), "give either other_images or identity_id")
         raise InvalidRequest(fault, detail="give other_images or identity_id, and not both")
     if identity_id is not None:
-        return VerifyAnswer.of(verify_identity(serving, uploads, identity_id, check_client), request_id)
+        compared = verify_identity(serving, uploads, identity_id, check_client, caller.cameras)
+        return VerifyAnswer.of(compared, request_id)
     verified = verify_crops(serving, uploads, [image.file for image in other_images], check_client)
     return VerifyAnswer.of(verified, request_id)

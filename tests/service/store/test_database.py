@@ -13,10 +13,11 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from service.errors import CropMissing
+from service.store.all_tables import METADATA
 from service.store.changes import transaction
 from service.store.crops import CropStore
 from service.store.database import Sessions, make_engine, make_sessions, migrate
-from service.store.tables import Identity, Item, Table, new_id, now
+from service.store.tables import Identity, Item, new_id, now
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def add_item(sessions: Sessions, captured_at: datetime | None = None) -> Item:
 
 def test_the_migrated_schema_is_the_one_in_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
 def test_migrating_twice_and_all_the_way_down_and_up_works(engine: Engine) -> None:
@@ -56,7 +57,7 @@ def test_migrating_twice_and_all_the_way_down_and_up_works(engine: Engine) -> No
         assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
     migrate(engine)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
 def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:

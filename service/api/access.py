@@ -1,0 +1,198 @@
+"""Who may send a request: finds the caller by a key or by the cookie of the page, and refuses the others."""
+
+from collections.abc import Callable
+from datetime import datetime
+from ipaddress import ip_address
+from threading import Lock
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.origins import LOOPBACK, is_known
+from service.api.problems import failure_problem, responses, service_problem
+from service.api.rules import RULES, rule_of
+from service.errors import KeyInvalid, KeyRequired, ServiceError
+from service.keys.callers import ANYBODY, Caller, acting
+from service.keys.keys import find_caller, has_keys, note_uses
+from service.keys.sign_ins import find_signed_in
+from service.store.store import Store
+
+COOKIE = "reid_session"
+MAX_LOOKING = 4
+"""Threads that look keys up at a time. They are apart from the threads of the endpoints."""
+
+BY_PROXY = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+"""Headers of a request that a proxy has handed on, perhaps from elsewhere."""
+
+HOW_TO_SEND = "send it as `Authorization: Bearer reid_...` or X-API-Key, or set REID_API_KEY for `reid`"
+NO_KEY_YET = (
+    "no key was made yet, so only this machine itself is answered; run `reid keys create --role admin --name "
+    "NAME` on the machine of the service, and send the key"
+)
+
+
+class Callers:
+    """Finds the caller of each request, for the whole process.
+
+    Keys are read from the database for each request, so a key that any process revokes is refused at once.
+
+    Args:
+        store: the gallery.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._is_closed = False
+        self._used: dict[str, datetime] = {}
+        self._lock = Lock()
+
+    def find(self, key: str | None, token: str | None, *, is_here: bool) -> Caller:
+        """Return the caller who sends a key, or the token of a cookie, or neither.
+
+        Args:
+            key: the key.
+            token: the token of a browser; it does not count beside a key.
+            is_here: whether the request comes from this machine.
+
+        Raises:
+            KeyRequired: neither was sent, and the gallery has a key, or the request comes from elsewhere.
+            KeyInvalid: the key, or the token, is not valid.
+        """
+        if key is not None:
+            caller = find_caller(self._store, key)
+        elif token is not None and self._has_keys():
+            caller = find_signed_in(self._store, token)
+        elif self._has_keys():
+            raise KeyRequired(f"this service asks for a key; {HOW_TO_SEND}")
+        elif is_here or self._store.settings.allow_open:
+            return ANYBODY
+        else:
+            raise KeyRequired(NO_KEY_YET)
+        with self._lock:
+            self._used[caller.key_id or ""] = self._store.clock.now()
+        return caller
+
+    def note_uses(self) -> None:
+        """Store when keys were used last; a background task calls this once a minute."""
+        with self._lock:
+            used, self._used = self._used, {}
+        note_uses(self._store, used)
+
+    def _has_keys(self) -> bool:
+        """Return whether the gallery has or had a key; once it had one, it is never open again."""
+        if not self._is_closed:
+            with self._store.read() as session:
+                self._is_closed = has_keys(session)
+        return self._is_closed
+
+
+class Access:
+    """Answers 401 or 403 to a caller who may not send this request, before its body is read.
+
+    The scope gets the `rule` of the request, and its `caller` if the rule asks for one.
+
+    Args:
+        app: the wrapped app.
+        callers: finds the caller.
+        require_open: raises NotReady while the database is being opened.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, require_open: Callable[[], None]) -> None:
+        self._app = app
+        self._callers = callers
+        self._require_open = require_open
+        self._threads: CapacityLimiter | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        rule, caller = rule_of(scope["method"], scope["path"]), ANYBODY
+        scope["state"]["rule"] = rule
+        try:
+            if rule.role is not None:
+                caller = scope["state"]["caller"] = await self._find(scope)
+                caller.require(rule.role)
+                if rule.cameras == "none":
+                    caller.require_all_cameras()
+        except ServiceError as error:
+            await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
+        except (SQLAlchemyError, OSError) as error:
+            await failure_problem(scope["state"]["request_id"], error)(scope, receive, send)
+        else:
+            with acting(caller):
+                await self._app(scope, receive, send)
+
+    async def _find(self, scope: Scope) -> Caller:
+        self._require_open()
+        headers = Headers(scope=scope)
+        key, token = key_of(headers), token_of(headers)
+        self._threads = self._threads or CapacityLimiter(MAX_LOOKING)
+        is_here = comes_from_here(scope, headers)
+        return await to_thread.run_sync(
+            lambda: self._callers.find(key, token, is_here=is_here), limiter=self._threads
+        )
+
+
+def document_access(document: dict[str, Any]) -> None:
+    """Add to the OpenAPI document how to send a key, and what each operation asks of its caller."""
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key, which `reid keys create` shows."},
+        "keyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "page": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "POST /session sets it."},
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            rule = RULES[method.upper(), path]
+            operation["security"] = []
+            if rule.role is not None:
+                operation["security"] = [{scheme: []} for scheme in document["components"]["securitySchemes"]]
+                operation["x-role"], operation["x-cameras"] = rule.role.value, rule.cameras
+                for status, described in responses(401, 403).items():
+                    operation["responses"].setdefault(str(status), described)
+
+
+def key_of(headers: Headers) -> str | None:
+    """Return the key that a request sends, or None.
+
+    Raises:
+        KeyInvalid: it sends several keys, or an Authorization of another kind.
+    """
+    sent = headers.getlist("x-api-key")
+    for value in headers.getlist("authorization"):
+        kind, _, key = value.partition(" ")
+        if kind.lower() != "bearer":
+            raise KeyInvalid(f"Authorization is not a Bearer key; {HOW_TO_SEND}")
+        sent.append(key.strip())
+    if len(set(sent)) > 1:
+        raise KeyInvalid("the request sends several keys; send one")
+    return sent[0] if sent else None
+
+
+def token_of(headers: Headers) -> str | None:
+    """Return the token in the cookie of the page, or None."""
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE) or None
+
+
+def comes_from_here(scope: Scope, headers: Headers) -> bool:
+    """Return whether a request comes from this machine, and no proxy has handed it on."""
+    is_local = _is_loopback(scope["client"][0]) and is_known(headers.get("host", ""), LOOPBACK)
+    return is_local and not any(header in headers for header in BY_PROXY)
+
+
+def _is_loopback(address: str) -> bool:
+    """Return whether an address is of this machine.
+
+    >>> [_is_loopback(one) for one in ("127.0.0.1", "::ffff:127.0.0.1", "::1", "10.0.0.1", "unknown")]
+    [True, True, True, False, False]
+    """
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback

@@ -1,0 +1,1 @@
+"""Who may use the API: keys with roles, and browsers that are signed in."""

@@ -1,0 +1,211 @@
+"""Keys: the first one closes the gallery, and a key that was revoked, rotated or has expired is refused."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from keyed import as_key, make_key, store_of
+from live_server import crop, images, serve, wait_until
+from service.errors import InvalidRequest, KeyExists
+from service.keys.callers import Role
+from service.keys.keys import create_key, list_keys, revoke_key, rotate_key
+from service.settings import Settings
+
+CAPTURED = {"files": images(crop(1)), "data": {"identity_id": "anna"}}
+
+
+def code_of(answer: httpx.Response) -> str | None:
+    return None if answer.is_success else str(answer.json()["code"])
+
+
+def test_the_first_key_closes_a_running_gallery(settings: Settings) -> None:
+    with serve(settings) as client:
+        assert client.get("/session").json() | {"request_id": ""} == {
+            "request_id": "",
+            "is_open": True,
+            "name": "anybody",
+            "role": "admin",
+            "cameras": None,
+        }
+        key = make_key(settings, "reader")
+        assert code_of(client.get("/gallery")) == "key_required"
+        with as_key(client, key) as keyed:
+            assert code_of(keyed.get("/gallery")) is None
+            assert keyed.get("/session").json()["role"] == "reader"
+        with store_of(settings) as store:
+            revoke_key(store, "the reader")
+        assert (
+            code_of(client.get("/gallery")) == "key_required"
+        )  # a gallery that had a key is never open again
+        for probe in ("/livez", "/readyz"):
+            assert client.get(probe, headers={"Host": "10.0.0.9"}).status_code == 200
+
+
+@pytest.fixture
+def keyed(settings: Settings) -> Iterator[tuple[httpx.Client, str]]:
+    """A service, and a reader's key of it."""
+    with serve(settings) as client:
+        yield client, make_key(settings, "reader", "anna")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer KEY"},
+        {"Authorization": "bearer   KEY"},
+        {"X-API-Key": "KEY"},
+        {"X-API-Key": "KEY", "Authorization": "Bearer KEY"},
+    ],
+)
+def test_a_key_comes_in_a_header(keyed: tuple[httpx.Client, str], headers: dict[str, str]) -> None:
+    client, key = keyed
+    sent = {name: value.replace("KEY", key) for name, value in headers.items()}
+    assert code_of(client.get("/gallery", headers=sent)) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer reid_000000000000_" + 64 * "0"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic YTpi"},
+        {"Authorization": "Bearer KEYx"},
+        {"X-API-Key": "KEY", "Authorization": "Bearer reid_000000000000_" + 64 * "0"},
+        {"X-API-Key": "é"},
+        {"X-API-Key": ""},
+        {"Cookie": "reid_session=KEY"},
+        {"Cookie": "reid_session=x"},
+    ],
+)
+def test_a_wrong_key_is_refused(keyed: tuple[httpx.Client, str], headers: dict[str, str]) -> None:
+    client, key = keyed
+    sent = [(name.encode(), value.replace("KEY", key).encode()) for name, value in headers.items()]
+    answer = client.get("/gallery", headers=sent)
+    assert code_of(answer) == "key_invalid"
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+
+def test_a_key_in_the_url_does_not_count(keyed: tuple[httpx.Client, str]) -> None:
+    client, key = keyed
+    for name in ("key", "api_key", "access_token", "X-API-Key"):
+        assert code_of(client.get("/gallery", params={name: key})) == "key_required"
+
+
+def test_a_key_is_refused_at_once_when_it_is_rotated_revoked_or_expired(settings: Settings) -> None:
+    with serve(settings) as client, store_of(settings) as store:
+        old = make_key(settings, "admin", "anna")
+        row, new = rotate_key(store, "anna")
+        moment = datetime.now(UTC)
+        late = make_key(settings, "admin", "late", expires_at=moment - timedelta(seconds=1))
+        soon = make_key(settings, "admin", "soon", expires_at=moment + timedelta(hours=1))
+        told = {}
+        for name, key in {"old": old, "new": new, "late": late, "soon": soon}.items():
+            with as_key(client, key) as keyed:
+                answer = keyed.get("/gallery")
+                told[name] = answer.json().get("detail", "")
+        assert "was rotated" in told["old"]
+        assert "has expired" in told["late"]
+        assert told["new"] == told["soon"] == ""
+        revoke_key(store, row.id)
+        with as_key(client, new) as keyed:
+            assert "was revoked" in keyed.get("/gallery").json()["detail"]
+
+
+def test_only_a_hash_is_stored_and_the_last_use(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.background.MINUTE_S", 0.05)
+    chosen = make_settings(tmp_path)
+    with serve(chosen) as client:
+        key = make_key(chosen, "reader", "anna")
+        with as_key(client, key) as keyed, store_of(chosen) as store:
+            keyed.get("/gallery")
+            wait_until(lambda: list_keys(store)[0].last_used_at)
+            assert list_keys(store)[0].last_used_at > datetime.now(UTC) - timedelta(minutes=1)  # type: ignore[operator]
+    with sqlite3.connect(tmp_path / "gallery.sqlite3") as connection:
+        assert key.rpartition("_")[2] not in "\n".join(connection.iterdump())
+
+
+def test_names_and_cameras_are_checked(settings: Settings) -> None:
+    with store_of(settings) as store:
+        row, _ = create_key(store, "  Jose\u0301 ", Role.reader, ["Tu\u0308r", "T\u00fcr"])
+        assert (row.name, row.cameras) == ("Jos\u00e9", ["T\u00fcr"])
+        with pytest.raises(KeyExists):
+            create_key(store, "Jos\u00e9", Role.reader)
+        for name, role, cameras in (
+            ("", Role.reader, None),
+            ("a\nb", Role.reader, None),
+            ("x" * 256, Role.reader, None),
+            ("none", Role.reader, []),
+            ("boss", Role.admin, ["door"]),
+        ):
+            with pytest.raises(InvalidRequest):
+                create_key(store, name, role, cameras)
+        assert len(list_keys(store)) == 1
+
+
+def test_an_idempotency_key_belongs_to_its_caller(settings: Settings) -> None:
+    with serve(settings) as client:
+        keys = [make_key(settings, "operator", name) for name in ("one", "two")]
+        answers = []
+        for key in (*keys, keys[0]):
+            headers = {"Idempotency-Key": "the same", "Authorization": f"Bearer {key}"}
+            answers.append(client.post("/gallery", headers=headers, files=images(crop(1))))
+        first, other, again = answers
+        assert again.content == first.content
+        assert again.headers["idempotency-replayed"] == "true"
+        assert "idempotency-replayed" not in other.headers
+        assert other.json()["items"][0]["id"] != first.json()["items"][0]["id"]
+
+
+def test_a_browser_signs_in_and_out(settings: Settings) -> None:
+    with serve(settings) as client:
+        key = make_key(settings, "operator", "anna")
+        assert code_of(client.post("/session", json={"key": key + "x"})) == "key_invalid"
+        answer = client.post("/session", json={"key": key})
+        assert answer.json()["name"] == "anna"
+        cookie = answer.headers["set-cookie"]
+        for part in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
+            assert part in cookie
+        assert "Secure" not in cookie
+        assert key not in cookie
+        token = client.cookies["reid_session"]
+        assert client.get("/session").json()["role"] == "operator"
+        assert client.post("/gallery", **CAPTURED).status_code == 201  # type: ignore[arg-type]
+        foreign = client.post("/gallery", **CAPTURED, headers={"Origin": "http://evil.example"})  # type: ignore[arg-type]
+        assert code_of(foreign) == "foreign_origin"
+        assert client.delete("/session").status_code == 204
+        client.cookies.set("reid_session", token)
+        assert code_of(client.get("/gallery")) == "key_invalid"
+
+
+def test_revoking_a_key_signs_its_browsers_out(settings: Settings) -> None:
+    with serve(settings) as client, store_of(settings) as store:
+        client.post("/session", json={"key": make_key(settings, "admin", "anna")})
+        assert client.get("/gallery").status_code == 200
+        revoke_key(store, "anna")
+        assert code_of(client.get("/gallery")) == "key_invalid"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "10.0.0.1"},
+        {"Forwarded": "for=10.0.0.1"},
+        {"Via": "1.1 nginx"},
+        {"Host": "door.example"},
+    ],
+)
+def test_without_a_key_only_this_machine_is_answered(
+    make_settings: Callable[..., Settings], tmp_path: Path, headers: dict[str, str]
+) -> None:
+    for is_open in (False, True):
+        folder = tmp_path / str(is_open)
+        with serve(make_settings(folder, allowed_hosts=("door.example",), allow_open=is_open)) as client:
+            assert client.get("/gallery").status_code == 200
+            answer = client.get("/gallery", headers=headers)
+            assert code_of(answer) == (None if is_open else "key_required")
