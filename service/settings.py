@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -263,12 +264,22 @@ class Settings(BaseSettings):
         default={}, description='retention_days of single cameras, as a JSON object such as {"door": 30}.'
     )
 
+    audit_key_file: Folder | None = Field(
+        default=None,
+        description="File of the secret that seals the audit; by default audit.key in the data folder.",
+    )
+    audit_days: Days = Field(default=730, description="How long rows of the audit are kept.")
     retention_max_share: float = Field(
         default=0.2,
         ge=0,
         le=1,
         description="Share of the gallery; an expiry of more, if of more than 100 items, waits for a person.",
     )
+
+    @property
+    def audit_keep(self) -> timedelta:
+        """Return how long rows of the audit are kept."""
+        return timedelta(days=self.audit_days)
 
     @property
     def crops_dir(self) -> Path:

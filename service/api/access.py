@@ -12,13 +12,16 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.audit import entry_of, outcome_of
 from service.api.origins import LOOPBACK, is_known
 from service.api.problems import failure_problem, responses, service_problem
 from service.api.rules import RULES, rule_of
+from service.audit.log import Audit
 from service.errors import KeyInvalid, KeyRequired, ServiceError
 from service.keys.callers import ANYBODY, Caller, acting
 from service.keys.keys import find_caller, has_keys, note_uses
 from service.keys.sign_ins import find_signed_in
+from service.store.clock import Clock
 from service.store.store import Store
 
 COOKIE = "reid_session"
@@ -76,6 +79,11 @@ class Callers:
             self._used[caller.key_id or ""] = self._store.clock.now()
         return caller
 
+    @property
+    def clock(self) -> Clock:
+        """Return the clock of the process."""
+        return self._store.clock
+
     def note_uses(self) -> None:
         """Store when keys were used last; a background task calls this once a minute."""
         with self._lock:
@@ -98,11 +106,15 @@ class Access:
     Args:
         app: the wrapped app.
         callers: finds the caller.
+        audit: is told whose key was refused something.
         require_open: raises NotReady while the database is being opened.
     """
 
-    def __init__(self, app: ASGIApp, callers: Callers, require_open: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, callers: Callers, audit: Audit, require_open: Callable[[], None]
+    ) -> None:
         self._app = app
+        self._audit = audit
         self._callers = callers
         self._require_open = require_open
         self._threads: CapacityLimiter | None = None
@@ -121,6 +133,10 @@ class Access:
                 if rule.cameras == "none":
                     caller.require_all_cameras()
         except ServiceError as error:
+            if "caller" in scope["state"] and rule.action is not None:
+                entry = entry_of(scope, self._callers.clock)
+                entry.outcome = outcome_of(error.status)
+                self._audit.queue(entry)
             await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
         except (SQLAlchemyError, OSError) as error:
             await failure_problem(scope["state"]["request_id"], error)(scope, receive, send)

@@ -17,12 +17,16 @@ from starlette.middleware.cors import CORSMiddleware
 from service.api.about import API_VERSION
 from service.api.access import Access, Callers, document_access
 from service.api.admission import LIMITS, Admission, Limit
+from service.api.audit import Audited
 from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
+from service.api.routes import (
+    audit as audit_routes,
+)
 from service.api.routes import (
     enrolment,
     erasures,
@@ -39,6 +43,7 @@ from service.api.routes import (
 )
 from service.api.routes.dependencies import refuse_unknown_fields, require_open
 from service.api.slashes import EncodedSlashes
+from service.audit.log import Audit
 from service.errors import ServiceError
 from service.gallery import imports
 from service.gallery.import_worker import run_import
@@ -90,7 +95,8 @@ def create_app(
     readiness = Readiness(store)
     claims = Claims(store)
     callers = Callers(store)
-    background = Background(serving, claims, callers.note_uses, _workers(serving))
+    audit = Audit(store)
+    background = Background(serving, claims, callers, audit, _workers(serving))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -109,11 +115,12 @@ def create_app(
     app.state.serving = serving
     app.state.readiness = readiness
     app.state.expiry = background.expiry
+    app.state.audit = audit
     _add_routes(app)
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    _add_middleware(app, serving, claims, callers, limits)
+    _add_middleware(app, serving, claims, callers, audit, limits)
     return app
 
 
@@ -127,14 +134,20 @@ def _workers(serving: Serving) -> tuple[Worker, ...]:
 
 
 def _add_middleware(
-    app: FastAPI, serving: Serving, claims: Claims, callers: Callers, limits: Mapping[str, Limit]
+    app: FastAPI,
+    serving: Serving,
+    claims: Claims,
+    callers: Callers,
+    audit: Audit,
+    limits: Mapping[str, Limit],
 ) -> None:
     """Add the middleware; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
     app.add_middleware(Admission, limits=limits)
-    app.add_middleware(Access, callers=callers, require_open=partial(require_open, serving))
+    app.add_middleware(Audited, audit=audit, clock=serving.store.clock)
+    app.add_middleware(Access, callers=callers, audit=audit, require_open=partial(require_open, serving))
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)
@@ -162,7 +175,7 @@ def _add_routes(app: FastAPI) -> None:
     """Add every endpoint. All endpoints except the health probes and the page refuse unknown fields."""
     strict = [Depends(refuse_unknown_fields)]
     data = (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs)
-    for resource in (*data, session):
+    for resource in (*data, session, audit_routes):
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, page):
         app.include_router(resource.router)

@@ -10,7 +10,9 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.api.access import Callers
 from service.api.idempotency import Claims
+from service.audit.log import Audit
 from service.errors import ServiceError
 from service.jobs.limits import delete_old_jobs
 from service.jobs.workers import Worker
@@ -58,13 +60,19 @@ class Background:
     """
 
     def __init__(
-        self, serving: Serving, claims: Claims, note_uses: Callable[[], None], workers: Sequence[Worker]
+        self,
+        serving: Serving,
+        claims: Claims,
+        callers: Callers,
+        audit: Audit,
+        workers: Sequence[Worker],
     ) -> None:
         self._serving = serving
         self._store = serving.store
         self.expiry = Expiry(serving.store)
         self._claims = claims
-        self._note_uses = note_uses
+        self._callers = callers
+        self._audit = audit
         self._workers = workers
         self._threads: list[Thread] = []
 
@@ -100,7 +108,9 @@ class Background:
             Task("follow", self.follow, TICK_S, stopping),
             Task("do_jobs", self.do_jobs, TICK_S, self._store.has_job),
             Task("reserve", self._store.reserve.keep, MINUTE_S, stopping),
-            Task("note_uses", self._note_uses, MINUTE_S, stopping),
+            Task("note_uses", self._callers.note_uses, MINUTE_S, stopping),
+            Task("audit", self._audit.flush, TICK_S, stopping),
+            Task("audit_head", self._audit.say_head, HOUR_S, stopping),
             Task("expire", self.expire, MINUTE_S, self._store.has_expiry),
             Task("purge", self.purge, HOUR_S, stopping),
         ]
@@ -121,6 +131,15 @@ class Background:
             thread.join()
         for worker in self._workers:
             worker.wait()
+        self._write_last_rows()
+
+    def _write_last_rows(self) -> None:
+        """Write the rows of the audit that are still queued."""
+        try:
+            self._audit.flush()
+        except (ServiceError, SQLAlchemyError, OSError) as error:
+            num = self._audit.num_queued
+            logger.error("the last rows of the audit are lost", rows=num, reason=str(error))  # noqa: TRY400
 
     def keep_alive(self) -> None:
         """Renew `alive_at` of this process's jobs and claims, so that no other process takes them over."""
@@ -147,6 +166,7 @@ class Background:
         self._claims.delete_old()
         purge_replaced(self._store, self._store.clock.now())
         delete_old_jobs(self._store, self._store.clock.now())
+        self._audit.expire()
         self.expiry.run()
 
     def purge(self) -> None:

@@ -1,5 +1,6 @@
 """`reid keys`: make, list, rotate and revoke keys in the data folder; `reid login` and `reid logout`."""
 
+import getpass
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def create(
     named = None if cameras is None else [one for one in map(str.strip, cameras.split(",")) if one]
     with _opened(data_dir, "no key made", may_be_new=True) as store:
         until = None if expires is None else expiry_after(expires, store.clock.now())
-        row, secret = create_key(store, name, role, named, until)
+        with _audited(store, "create_key", key=name, role=role):
+            row, secret = create_key(store, name, role, named, until)
     _print_secret(row, secret)
 
 
@@ -81,7 +83,7 @@ def revoke(named: Named, data_dir: DataDir = None) -> None:
     """Refuse a key from now on, in a running service too, and sign its browsers out."""
     from service.keys.keys import revoke_key
 
-    with _opened(data_dir, "not revoked") as store:
+    with _opened(data_dir, "not revoked") as store, _audited(store, "revoke_key", key=named):
         row = revoke_key(store, named)
     print_line(out, f"the key {row.name!r} ({row.id}) is revoked")
 
@@ -91,7 +93,7 @@ def rotate(named: Named, data_dir: DataDir = None) -> None:
     """Give a key a new secret, and print it. The old secret is refused from now on."""
     from service.keys.keys import rotate_key
 
-    with _opened(data_dir, "not rotated") as store:
+    with _opened(data_dir, "not rotated") as store, _audited(store, "rotate_key", key=named):
         row, secret = rotate_key(store, named)
     _print_secret(row, secret)
 
@@ -130,6 +132,19 @@ def _opened(data_dir: Path | None, failure: str, *, may_be_new: bool = False) ->
         opened_to_change(read_settings(), may_be_new=may_be_new) as store,
     ):
         yield store
+
+
+@contextmanager
+def _audited(store: "Store", action: str, key: str, role: str | None = None) -> Iterator[None]:
+    """Let the audit say that somebody on this machine changes a key."""
+    from service.audit.entries import Entry, audited, record
+    from service.audit.log import Audit
+
+    Audit(store)
+    name = f"{getpass.getuser()} on the machine of the service"
+    with audited(Entry(at=store.clock.now(), action=action, name=name, role=Role.admin)):
+        record(key=key, role=role)
+        yield
 
 
 def _print_secret(row: "Key", secret: str) -> None:

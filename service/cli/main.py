@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import audit as cli_audit
 from service.cli import keys as cli_keys
 from service.cli import models as cli_models
 from service.cli import offline
@@ -92,6 +93,7 @@ def program(
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_retention.app, name="retention")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_audit.app, name="audit")
 
 Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 CropsOfOne = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")]

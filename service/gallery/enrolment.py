@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from model.data.images import ImageInfo
 from model.embedder import Embedder
+from service.audit.entries import Person, record
 from service.errors import DuplicateCrop, ServiceError
 from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicate, items_with_bytes, near_duplicates
@@ -169,6 +170,11 @@ def _commit(
                 moment = enrolled_at(change.session, serving.store.clock.now())
                 enrolment = _add_items(change, generation.version, new, on_duplicate, moment)
                 before_commit(change.session, enrolment)
+                record(
+                    [Person("target", item.identity.id, item.id) for item in enrolment.items],
+                    num_new=sum(enrolment.are_new),
+                    model_version=enrolment.model_version,
+                )
     except BaseException:
         with suppress(SQLAlchemyError, ServiceError, OSError), serving.store.change() as change:
             mark_doomed(change.session, {crop.sha256 for crop in new.crops})

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.data.folders import is_manifest_name
+from service.audit.entries import record
 from service.errors import BadArchive, CropMissing, ServiceError
 from service.gallery.duplicates import OnDuplicate
 from service.gallery.metadata import ItemMetadata
@@ -246,6 +247,7 @@ def _queue(
             if not store.crops.has(sha256):
                 raise CropMissing("a crop was deleted while it was stored; send the request again")
         before_commit(session, job)
+        record(job_id=job.id, num_files=len(crops))
         return job
 
 

@@ -4,7 +4,7 @@ The deletion of an item also deletes its embeddings, its crop if nothing else ne
 if the identity has no other item and is not kept on purpose.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 from sqlalchemy import delete, func, select, update
@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from model.data.names import unicode_forms
+from service.audit.entries import Person, record
 from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
 from service.gallery.conditions import conditions, of_cameras
 from service.gallery.metadata import MAX_SPELLING
-from service.gallery.selection import Selection
+from service.gallery.selection import Selection, filters_of
 from service.keys.callers import Cameras, sees
 from service.store.changes import Transaction
 from service.store.database import pages
@@ -113,7 +114,9 @@ def delete_item(store: Store, item_id: str) -> None:
         GalleryItemNotFound: there is no such item.
     """
     with store.change(makes_room=True) as change:
-        delete_slots(change, [_find(change.session, item_id).slot])
+        item = _find(change.session, item_id)
+        record([Person("target", item.identity.id, item.id)])
+        delete_slots(change, [item.slot])
 
 
 def delete_items(store: Store, among: Selection, expected: int | None) -> int:
@@ -127,6 +130,7 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
     """
     gap_s = store.settings.track_gap_s
     if expected is None:
+        record(filters=filters_of(among), is_dry_run=True)
         with store.read() as session:
             wanted = conditions(session, among, gap_s)
             return session.scalar(select(func.count()).select_from(Item).where(*wanted)) or 0
@@ -135,8 +139,17 @@ def delete_items(store: Store, among: Selection, expected: int | None) -> int:
         slots = change.session.scalars(select(Item.slot).where(*wanted).order_by(Item.slot)).all()
         if len(slots) != expected:
             raise CountDiffers(expected, len(slots))
+        record(_people_of(change.session, slots), filters=filters_of(among), num_items=len(slots))
         delete_slots(change, slots)
     return expected
+
+
+def _people_of(session: Session, slots: Sequence[int]) -> Iterator[Person]:
+    """Return the people of items for the audit."""
+    for page in pages(slots):
+        named = select(Item.id, Identity.id).join(Identity).where(Item.slot.in_(page)).order_by(Item.slot)
+        for item_id, identity_id in session.execute(named):
+            yield Person("target", identity_id, item_id)
 
 
 def delete_slots(

@@ -4,7 +4,7 @@ Requests read these fields from a form, a query or JSON, and commands from their
 `conditions` translates a selection for the index and for SQL.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -116,6 +116,19 @@ class Selection(BaseModel):
             return self
         require_cameras(cameras, self.camera_id)
         return self.model_copy(update={"camera_id": self.camera_id or sorted(cameras)})
+
+
+def filters_of(among: Selection) -> dict[str, Any]:
+    """Return the filters that are set, for the audit. People are left out, and the values of attributes.
+
+    >>> filters_of(Selection(camera_id=["door"], identity_id=["anna"], attribute=["coat=red"]))
+    {'camera_id': ['door'], 'attribute': ['coat']}
+    """
+    known = set(Selection.model_fields) - {"identity_id", "exclude_identity_id"}
+    filters = among.model_dump(mode="json", include=known, exclude_defaults=True)
+    if among.attribute:
+        filters["attribute"] = sorted({pair.partition("=")[0] for pair in among.attribute})
+    return filters
 
 
 def parse_attributes(pairs: list[str]) -> frozenset[tuple[str, str]]:

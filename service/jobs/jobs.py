@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from service.audit.entries import record
 from service.errors import JobEnded, JobNotFound
 from service.keys.callers import ANYBODY, Caller, Role, acting_key_id
 from service.store.changes import Transaction
@@ -178,6 +179,7 @@ def cancel(store: Store, job_id: str, caller: Caller = ANYBODY) -> Progress:
             raise JobEnded(job_id, progress.row.state)
         mark_ended(change.session, job_id, "cancelled", CANCELLED)
         delete_pending_files(change.session, job_id)
+        record(job_id=job_id, kind=progress.row.kind)
         change.session.refresh(progress.row)
     return progress
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from service.audit.entries import Person, record
 from service.errors import Fault, GalleryItemNotFound, InvalidRequest, ItemElsewhere
 from service.gallery.items import find_identity, identity_named
 from service.keys.callers import Cameras, require_cameras, sees
@@ -126,6 +127,7 @@ def correct_item(
         for field in corrections.keys() & {"camera_id", "captured_at", "track_id"}:
             setattr(item, field, corrections[field])
         change.note("updated", item.slot)
+        record([Person("target", item.identity.id, item.id)], fields=sorted(corrections))
         operation = None
         if "identity_id" in corrections and corrections["identity_id"] != item.identity.id:
             recording = Recording(change, "relabel")

@@ -7,10 +7,9 @@ crash in between, the next start, or any other running process, completes the pu
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -18,6 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from model.data.names import unicode_forms
+from service.audit.entries import Person, record
+from service.audit.erasing import erase_people
+from service.audit.secret import Secret, open_secret
 from service.errors import DatabaseUnavailable, IdentityNotFound, ServiceError
 from service.gallery.items import delete_slots, find_identity
 from service.people.references import (
@@ -62,20 +64,12 @@ NOT_PURGED = (
 PURGED = "; the traces of everything that was deleted before were purged from the files"
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """The fields of a receipt that are needed to repeat the erasure on a restored backup."""
-
-    at: datetime
-    identity_sha256: str | None
-    item_ids: Sequence[str]
-
-
 @dataclass
 class _Counts:
     """How much was erased; `embeddings` counts by model version, `cleaned` is true after the purge.
 
-    `replaced_embeddings` are embeddings that `reid check --repair` had replaced and still kept.
+    `replaced_embeddings` are embeddings that `reid check --repair` had replaced and still kept. The
+    `audit_hashes` stand in the audit in the place of the erased identities.
     """
 
     items: int = 0
@@ -87,6 +81,8 @@ class _Counts:
     rejections: int = 0
     kept_answers: int = 0
     job_files: int = 0
+    audit_rows: int = 0
+    audit_hashes: list[str] = field(default_factory=list)
     snapshots: int = 0
     cleaned: bool = False
 
@@ -99,6 +95,7 @@ def delete_identity(store: Store, identity_id: str) -> None:
     """
     with store.change(makes_room=True) as change:
         identity, slots = _found(change.session, identity_id)
+        record([Person("target", identity.id)], num_items=len(slots))
         delete_slots(change, slots)
         change.session.execute(delete(Identity).where(Identity.key == identity.key))
 
@@ -113,36 +110,29 @@ def erase_identity(store: Store, identity_id: str) -> Erasure:
     try:
         with store.change(makes_room=True) as change:
             identity, slots = _found(change.session, identity_id)
-            sequence = _erase(change, "requested", slots, {identity.key: identity.id}).sequence
+            secret = open_secret(store.settings)
+            erasure = erase_rows(change, secret, "requested", slots, {identity.key: identity.id})
+            sequence = erasure.sequence
     except IdentityNotFound as error:
+        _forget_in_audit(store, identity_id)
         purge_traces(store, is_asked=True)
         raise IdentityNotFound(identity_id, PURGED) from error
     purge_traces(store)
-    return _receipt(store, sequence)
+    return find_receipt(store, sequence)
 
 
-def erase_items(change: Transaction, slots: Sequence[int], reason: Reason) -> Erasure:
+def _forget_in_audit(store: Store, identity_id: str) -> None:
+    """Clear what the audit says of an identity that was deleted before, and not erased."""
+    secret = open_secret(store.settings)
+    with store.change() as change:
+        num, hashes = erase_people(change.session, secret, set(unicode_forms(identity_id)), ())
+        if num:
+            record(erased_as=hashes)
+
+
+def erase_items(change: Transaction, secret: Secret, slots: Sequence[int], reason: Reason) -> Erasure:
     """Erase items, and identities with their last item; `purge_traces` must follow the commit."""
-    return _erase(change, reason, slots, {})
-
-
-def apply_receipts(store: Store, receipts: Iterable[Receipt]) -> list[Erasure]:
-    """Repeat erasures on a restored gallery, and return the receipts that the gallery did not have.
-
-    A receipt that the gallery has already is skipped, because its erasure is older than the backup or was
-    applied before. Any other receipt is stored with its time, even if there is nothing to erase, so that the
-    receipt can be applied to older backups too.
-
-    Raises:
-        DatabaseUnavailable: the rows are erased, but the purge is not done yet.
-    """
-    applied = []
-    for receipt in receipts:
-        with store.change() as change:
-            if not _is_known(change.session, receipt):
-                applied.append(_apply(change, receipt).sequence)
-    purge_traces(store)
-    return [_receipt(store, sequence) for sequence in applied]
+    return erase_rows(change, secret, reason, slots, {})
 
 
 def list_erasures(store: Store, limit: int, after: int = 0) -> tuple[list[Erasure], int | None]:
@@ -200,66 +190,33 @@ def _found(session: Session, identity_id: str) -> tuple[Identity, Sequence[int]]
         IdentityNotFound: there is no such identity.
     """
     identity = find_identity(session, identity_id)
-    return identity, _slots_of(session, [identity.key])
+    return identity, slots_of(session, [identity.key])
 
 
-def _slots_of(session: Session, keys: Collection[int]) -> Sequence[int]:
+def slots_of(session: Session, keys: Collection[int]) -> Sequence[int]:
+    """Return the slots of the items of these identities."""
     return session.scalars(select(Item.slot).where(Item.identity_key.in_(keys)).order_by(Item.slot)).all()
 
 
-def _receipt(store: Store, sequence: int) -> Erasure:
+def find_receipt(store: Store, sequence: int) -> Erasure:
+    """Return the receipt with this number."""
     with store.read() as session:
         return session.scalars(select(Erasure).where(Erasure.sequence == sequence)).one()
 
 
-def _sha256(identity_id: str) -> str:
+def hash_of_name(identity_id: str) -> str:
+    """Return the SHA-256 by which a receipt names an identity."""
     return hashlib.sha256(identity_id.encode()).hexdigest()
 
 
-def _is_known(session: Session, receipt: Receipt) -> bool:
-    same = select(Erasure).where(Erasure.at == receipt.at)
-    return any(
-        own.identity_sha256 == receipt.identity_sha256 and set(own.item_ids) >= set(receipt.item_ids)
-        for own in session.scalars(same)
-    )
-
-
-def _apply(change: Transaction, receipt: Receipt) -> Erasure:
-    session = change.session
-    names = _named_by(session, receipt)
-    slots = set(_slots_of(session, names))
-    for ids in pages(receipt.item_ids):
-        slots |= set(session.scalars(select(Item.slot).where(Item.id.in_(ids))))
-    erasure = _erase(change, "restored", sorted(slots), names)
-    erasure.at = receipt.at
-    erasure.identity_sha256 = receipt.identity_sha256
-    erasure.item_ids = list(receipt.item_ids) + sorted(set(erasure.item_ids) - set(receipt.item_ids))
-    return erasure
-
-
-def _named_by(session: Session, receipt: Receipt) -> dict[int, str]:
-    """Return the id of the identity that a receipt names, by its key.
-
-    An older backup may have the name in another Unicode form. Such an identity is named if no other has
-    exactly the name of the receipt.
-    """
-    if receipt.identity_sha256 is None:
-        return {}
-    exact: dict[int, str] = {}
-    alike: dict[int, str] = {}
-    for key, name in session.execute(select(Identity.key, Identity.id)):
-        if _sha256(name) == receipt.identity_sha256:
-            exact[key] = name
-        elif not name.isascii() and receipt.identity_sha256 in map(_sha256, unicode_forms(name)):
-            alike[key] = name
-    return exact or alike
-
-
-def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities: dict[int, str]) -> Erasure:
+def erase_rows(
+    change: Transaction, secret: Secret, reason: Reason, slots: Sequence[int], identities: dict[int, str]
+) -> Erasure:
     """Delete items, identities and everything that mentions them from the tables; add and return the receipt.
 
     Args:
         change: the transaction.
+        secret: the secret of the audit.
         reason: the reason in the receipt.
         slots: the slots of the items.
         identities: the id of each identity, by its key.
@@ -277,6 +234,7 @@ def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities
         touched |= {row.identity_key for row in rows}
         _count(session, page, counts)
     counts.items = len(item_ids)
+    known = dict(session.execute(select(Identity.key, Identity.id).where(Identity.key.in_(touched))).all())
     counts.rejections += _num_rejections_of(session, identities, slots)
     operations = operations_on_items(session, slots)
     delete_slots(change, slots, "erased")
@@ -286,17 +244,20 @@ def _erase(change: Transaction, reason: Reason, slots: Sequence[int], identities
     names = free_spellings(session, former.union(identities.values()))
     counts.job_files = erase_job_files(session, names, item_ids, crops)
     counts.kept_answers = erase_answers(session, names, item_ids)
+    gone = names | {known[key] for key in gone_keys(session, touched) if key in known}
+    counts.audit_rows, counts.audit_hashes = erase_people(session, secret, gone, item_ids)
     needed = needed_crops(session, sorted(crops))
     counts.crops, counts.crops_kept_for_others = len(crops - needed), len(crops & needed)
     erasure = Erasure(
         sequence=change.note("erased"),
         reason=reason,
-        identity_sha256=_sha256(*identities.values()) if len(identities) == 1 else None,
+        identity_sha256=hash_of_name(*identities.values()) if len(identities) == 1 else None,
         item_ids=item_ids,
         erased=asdict(counts) | {"embeddings": dict(counts.embeddings)},
         at=now(),
     )
     session.add(erasure)
+    record(erasure=erasure.sequence, erased_as=counts.audit_hashes, num_items=counts.items)
     return erasure
 
 

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from service.audit.entries import record
 from service.errors import NothingHeld
 from service.gallery.ages import past_retention
 from service.people.erasure import purge_traces
@@ -182,6 +183,7 @@ def confirm(store: Store, as_of: datetime) -> int:
             row.accepted_at, row.checked_at = moment, as_of
         row.confirmed_at, row.confirmed_limits = as_of, _limits(store.settings)
         row.held_since = row.held_reason = None
+        record(as_of=as_of.isoformat())
     num = _count(store, as_of, Item.created_at <= as_of).num_items
     logger.info("an expiry was confirmed", as_of=as_of.isoformat(), items=num)
     store.has_expiry.set()

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
+from service.audit.entries import Person, record
 from service.errors import IdentityExists
 from service.gallery.conditions import described_keys, of_cameras
 from service.gallery.items import find_identity, identity_named
@@ -77,6 +78,7 @@ def create(store: Store, identity_id: str | None, description: Mapping[str, Any]
         identity = Identity(id=identity_id or new_id(), created_at=now(), attributes=[])
         _describe(identity, description)
         change.session.add(identity)
+        record([Person("target", identity.id)], fields=sorted(description))
     return IdentitySummary(identity)
 
 
@@ -140,6 +142,7 @@ def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> 
         identity = find_identity(change.session, identity_id)
         _describe(identity, description)
         change.session.flush()
+        record([Person("target", identity.id)], fields=sorted(description))
         (summary,) = _summaries(change.session, [identity])
     return summary
 

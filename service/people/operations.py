@@ -5,12 +5,13 @@ moved and their identities before and after, and the description of every identi
 and after.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
+from service.audit.entries import Person, record
 from service.errors import OperationNotFound
 from service.gallery.items import delete_empty_identities
 from service.keys.callers import acting_key_id
@@ -76,7 +77,21 @@ class Recording:
                 FormerIdentity(operation_id=self.operation.id, identity_key=key, before=before, after=after)
             )
         self.session.flush()
+        record(self._people(), operation_id=self.operation.id, kind=self.operation.kind)
         return self.operation
+
+    def _people(self) -> Iterator[Person]:
+        """Return for the audit the identities of the operation, and the items that it has moved."""
+        named = dict(
+            self.session.execute(
+                select(Identity.key, Identity.id).where(Identity.key.in_(self._before))
+            ).all()
+        )
+        for key, before in self._before.items():
+            yield Person("target", named[key] if before is None else before["id"])
+        moved = select(Item.id, Identity.id).join(Item.identity).join(Move, Move.slot == Item.slot)
+        for item_id, identity_id in self.session.execute(moved.where(Move.operation_id == self.operation.id)):
+            yield Person("to", identity_id, item_id)
 
 
 def find_operation(store: Store, operation_id: str) -> Operation:

@@ -8,6 +8,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import ColumnElement, select
 
+from service.audit.secret import open_secret
 from service.gallery.ages import past_retention
 from service.people.erasure import erase_items, purge_traces
 from service.store.store import Store
@@ -44,7 +45,7 @@ def erase_expired(store: Store, moment: datetime, *among: ColumnElement[bool]) -
         with store.change(makes_room=True) as change:
             slots = change.session.scalars(expired).all()
             if slots:
-                erase_items(change, slots, "retention")
+                erase_items(change, open_secret(store.settings), slots, "retention")
         num += len(slots)
     if num:
         logger.info("items that were past their retention are erased", items=num)

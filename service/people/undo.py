@@ -6,6 +6,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from model.data.names import normalise_name
+from service.audit.entries import record
 from service.errors import CannotUndo
 from service.gallery.items import delete_empty_identities
 from service.gallery.metadata import one_form, stored_form
@@ -41,6 +42,7 @@ def undo(store: Store, operation_id: str) -> Operation:
                 change.note("updated", slot)
         delete_empty_identities(session, [former.identity_key for former in formers])
         operation.undone_at, operation.undone_by = now(), acting_key_id()
+        record(operation_id=operation_id, kind=operation.kind)
     return operation
 
 

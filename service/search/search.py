@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, select
 
 from model.data.images import ImageInfo
+from service.audit.entries import Person, record
 from service.errors import ImageError
 from service.gallery.conditions import to_filter
-from service.gallery.selection import Selection
+from service.gallery.selection import Selection, filters_of
 from service.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
 from service.serving.embedding import embed_in_batches, peak_bytes
@@ -98,7 +99,29 @@ def search(
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     version, searched = generation.version, generation.replica.version
+    _record(query, crops, matches, version, hits.num_searched)
     return Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
+
+
+def _record(
+    query: Query, crops: Sequence[ImageInfo], matches: Sequence[Match], version: str, num_searched: int
+) -> None:
+    """Record for the audit who was looked for, among whom, and who was found."""
+    named = [Person("filter", name) for name in (*query.among.identity_id, *query.among.exclude_identity_id)]
+    found = [
+        Person("returned", match.identity_id, match.items[0].item_id, round(match.score, 6))
+        for match in matches
+    ]
+    record(
+        [*named, *found],
+        query_sha256=[crop.sha256 for crop in crops],
+        filters=filters_of(query.among),
+        top_k=query.top_k,
+        group_by=query.group_by,
+        min_score=query.min_score,
+        model_version=version,
+        num_searched=num_searched,
+    )
 
 
 def embed_people(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.audit.entries import Person, record
 from service.errors import Fault, InvalidRequest
 from service.gallery.conditions import of_cameras
 from service.gallery.items import find_identity
@@ -48,9 +49,10 @@ def verify_crops(
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, (one_D, other_D), _ = embed_people(
+    generation, (one_D, other_D), crops = embed_people(
         serving, {"images": uploads, "other_images": others}, check
     )
+    record(query_sha256=[crop.sha256 for crop in crops], model_version=generation.version)
     return Verified(generation.version, _cosine(one_D, other_D), generation.thresholds)
 
 
@@ -81,14 +83,20 @@ def verify_identity(
     """
     with serving.store.read() as session:
         find_identity(session, identity_id, cameras)
-    generation, (query_D,), _ = embed_people(serving, {"images": uploads}, check)
+    generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
     with serving.store.read() as session:
         identity = find_identity(session, identity_id, cameras)
         items_ND = _embeddings(session, identity.key, generation.replica.version, cameras)
     if not len(items_ND):
         fault = Fault(("body", "identity_id"), "has no items")
         raise InvalidRequest(fault, detail=f"identity {identity_id[:64]!r} has no items to compare with")
-    return Verified(generation.version, _cosine(query_D, fuse(items_ND)), generation.thresholds)
+    score = _cosine(query_D, fuse(items_ND))
+    record(
+        [Person("returned", identity.id, None, round(score, 6))],
+        query_sha256=[crop.sha256 for crop in crops],
+        model_version=generation.version,
+    )
+    return Verified(generation.version, score, generation.thresholds)
 
 
 def _embeddings(session: Session, identity_key: int, version: str, cameras: Cameras) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """The database and the crops of one gallery, and the transaction by which both change."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from threading import Event, Lock
 
 from sqlalchemy import select
@@ -28,6 +28,10 @@ def _no_index() -> None:
     """Do nothing, because this process keeps no index."""
 
 
+def _no_audit(_session: Session) -> None:
+    """Write nothing, because this process audits nothing."""
+
+
 class Store:
     """The database, the crops on the disk, and the settings of one gallery, in one process.
 
@@ -43,6 +47,7 @@ class Store:
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
         has_expiry: set when an expiry was confirmed, so that the expiry begins at once.
+        before_commit: called with the session of each transaction before it commits; `Audit` sets it.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
 
@@ -60,15 +65,19 @@ class Store:
         self.has_job = Event()
         self.has_expiry = Event()
         self.follow: Callable[[], object] = _no_index
+        self.before_commit: Callable[[Session], None] = _no_audit
         self._turn = Lock()
 
     def read(self) -> Session:
         """Return a session that reads; use it as a context manager."""
         return self.sessions.read()
 
-    def write(self) -> AbstractContextManager[Session]:
+    @contextmanager
+    def write(self) -> Iterator[Session]:
         """Open a transaction on tables that no index follows, such as jobs; leaving it commits."""
-        return self.sessions.write.begin()
+        with self.sessions.write.begin() as session:
+            yield session
+            self.before_commit(session)
 
     @contextmanager
     def change(self, *, makes_room: bool = False) -> Iterator[Transaction]:
@@ -121,3 +130,4 @@ class Store:
             self.folder.check()
             with transaction(self.sessions) as change:
                 yield change
+                self.before_commit(change.session)

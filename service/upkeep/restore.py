@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from model.files import write_atomically
 from service.errors import BadBackup, NotEmpty
-from service.people.erasure import Receipt, apply_receipts
+from service.people.receipts import Receipt, apply_receipts
 from service.settings import Settings
 from service.store.crops import CropStore
 from service.store.database import (

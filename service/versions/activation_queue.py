@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from model.card import salvage_card
+from service.audit.entries import record
 from service.errors import (
     ActivationRunning,
     CropsNotKept,
@@ -83,6 +84,7 @@ def queue_rollback(store: Store) -> Job:
 
 def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_rollback: bool = False) -> Job:
     session = change.session
+    record(model_version=row.version, strategy=options.strategy)
     running = session.scalar(select(Job.id).where(Job.kind == KIND, Job.state.in_(NOT_ENDED)))
     if running is not None:
         raise ActivationRunning(running)
@@ -97,6 +99,7 @@ def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_ro
         "is_rollback": is_rollback,
     }
     job = add_job(change, KIND, row.version, kept)
+    record(job_id=job.id)
     if is_active:
         job.state, job.finished_at = "succeeded", job.created_at
     return job

@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from model.card import salvage_card
+from service.audit.entries import record
 from service.errors import ModelNotFound
 from service.index import DEFAULT_TRACK_GAP_S
 from service.jobs.jobs import NOT_ENDED, Stopped, add_job, advance, mark_ended
@@ -44,7 +45,9 @@ def request_evaluation(store: Store, version: str) -> Job:
         if change.session.get(Model, version) is None:
             raise ModelNotFound(version)
         job = change.session.scalar(under_way.limit(1))
-        return add_job(change, KIND, version) if job is None else job
+        job = add_job(change, KIND, version) if job is None else job
+        record(job_id=job.id, model_version=version)
+        return job
 
 
 def comparison_of(

@@ -20,6 +20,7 @@ from model.converted import discard_converted
 from model.errors import ModelError
 from model.files import sync_dir
 from model.interop.trial import try_apart
+from service.audit.entries import record
 from service.errors import ModelFileLost, ModelInUse, ModelNotFound, NotReady, UnfitCheckpoint
 from service.jobs.jobs import NOT_ENDED
 from service.serving.embedding import load_embedder
@@ -163,6 +164,7 @@ def delete_model(store: Store, version: str) -> None:
     with store.change(makes_room=True) as change:
         path = store.settings.models_dir / _check_unused(change.session, version).filename
         change.session.execute(delete(Model).where(Model.version == version))
+        record(model_version=version)
         # Unlinked before the commit, because after the commit the version may be registered again.
         path.unlink(missing_ok=True)
         discard_converted(store.settings.cache_dir, version)
@@ -279,6 +281,7 @@ def _keep(store: Store, temporary: Path) -> tuple[KnownModel, bool]:
                 created_at=now(),
             )
             change.session.add(row)
+        record(model_version=row.version, is_new=is_new)
         change.session.flush()  # before the file gets its name, because a row may be refused
         temporary.replace(temporary.with_name(filename))
         sync_dir(temporary.parent)

@@ -18,7 +18,7 @@ from erased import erase, opened
 from live_server import crop, enroll, images, search, serve
 from service.errors import BadSettings
 from service.people.corrections import merge
-from service.people.erasure import Receipt
+from service.people.receipts import Receipt
 from service.people.retention import erase_expired
 from service.settings import Settings, read_settings
 from service.store.changes import transaction

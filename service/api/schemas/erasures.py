@@ -31,6 +31,10 @@ class Erased(BaseModel):
     rejections: int
     kept_answers: int
     job_files: int
+    audit_rows: int = 0
+    """The number of times that the audit mentioned what was erased."""
+    audit_hashes: list[str] = []
+    """The keyed hashes that stand in the audit in the place of the erased identities."""
     snapshots: int
     cleaned: bool
 

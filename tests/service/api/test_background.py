@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from service.api.access import Callers
 from service.api.background import Background, Task
 from service.api.idempotency import Claims
+from service.audit.log import Audit
 from service.errors import DatabaseUnavailable
 from service.serving.serving import Serving
 from service.settings import Settings
@@ -32,7 +33,7 @@ def test_a_task_that_fails_is_logged_once_in_the_log_and_runs_again(
 ) -> None:
     engine = make_engine(settings.database_url)
     store = Store(settings, make_sessions(engine))
-    background = Background(Serving(store), Claims(store), Callers(store).note_uses, [])
+    background = Background(Serving(store), Claims(store), Callers(store), Audit(store), [])
     has_run_again, wake = Event(), Event()
     num_runs = 0
 

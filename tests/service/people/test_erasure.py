@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from erased import describe, erase, opened
 from live_server import crop, enroll, search
-from service.people.erasure import Receipt, apply_receipts
+from service.people.receipts import Receipt, apply_receipts
 from service.settings import Settings
 from service.store.changes import transaction
 from service.store.store import Store

@@ -16,6 +16,7 @@ from erased import CONTROL, ERASED, describe, erase, found_on_disk, marks_of, no
 from forked import Fork
 from killed_server import start_process, wait_for
 from live_server import TIMEOUT_S, activate, crop, enroll, find_free_port, search, serve, upload_model
+from service.audit.secret import open_secret
 from service.errors import DatabaseUnavailable
 from service.people.erasure import erase_items, purge_traces
 from service.settings import Settings
@@ -200,7 +201,8 @@ def test_a_start_does_what_is_owed(either_settings: Settings) -> None:
     with opened(settings) as sessions:
         for _ in range(2):  # the second erases nothing, and both are owed
             with transaction(sessions) as change:
-                erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
+                slots = change.session.scalars(select(Item.slot)).all()
+                erase_items(change, open_secret(settings), slots, "requested")
     assert {name[0] for name in found_on_disk(settings, gone)} >= {"c", "s", "e"}  # in the snapshot at least
     with serve(settings) as client:
         assert found_on_disk(settings, gone) == set()
@@ -215,7 +217,8 @@ def test_an_erasure_whose_cleaning_must_wait_is_owed_until_it_is_done(settings: 
         store = Store(settings, sessions)
         with uncleanable(settings):
             with transaction(sessions) as change:
-                erase_items(change, change.session.scalars(select(Item.slot)).all(), "requested")
+                slots = change.session.scalars(select(Item.slot)).all()
+                erase_items(change, open_secret(settings), slots, "requested")
             with pytest.raises(DatabaseUnavailable, match="are erased"):
                 purge_traces(store, patience_s=0)
             assert client.get("/erasures").json()["erasures"][0]["erased"]["cleaned"] is False

@@ -1,0 +1,154 @@
+"""The chain of the audit: each row is sealed together with the seal of the row before.
+
+The seal of a row is the HMAC of its fields and of the seal before it. So no row can be changed, removed or
+moved without the secret. Whoever has the whole database can cut rows off the end, unless somebody has noted
+the head (number and seal of the newest row) elsewhere; the log has it.
+
+What a row says of a person enters the seal as a commitment, the SHA-256 of the words and of a random salt. An
+erasure deletes the words and the salt. The commitment stays, and nobody can tell whose words it was of.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from service.audit.entries import Entry, Person
+from service.audit.secret import Secret
+from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
+
+GENESIS = "0" * 64
+THE_CHAIN = 1
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest row of a chain: its number, and its seal."""
+
+    sequence: int
+    mac: str
+
+    def __str__(self) -> str:
+        """Return the head in the form in which `reid audit verify --head` takes it."""
+        return f"{self.sequence}:{self.mac}"
+
+
+def canonical(value: Any) -> str:
+    """Return JSON of a value in the one form that is sealed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def commitment(person: Person, salt: str) -> str:
+    """Return the commitment to what a row says of a person."""
+    words = [salt, person.relation, person.identity_id, person.item_id, person.score]
+    return hashlib.sha256(canonical(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def seal_of(secret: Secret, before: str, row: AuditRow) -> str:
+    """Return the seal of a row, given the seal of the row before."""
+    fields = [
+        row.sequence,
+        row.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        row.key_id,
+        row.name,
+        row.role,
+        row.address,
+        row.request_id,
+        row.action,
+        row.outcome,
+        row.details,
+        row.commitments,
+    ]
+    return secret.mac(f"{before}\n{canonical(fields)}")
+
+
+def erasure_seal(secret: Secret, sequence: int, place: int, committed: str, erased_as: str) -> str:
+    """Return the seal of an erasure, without which cleared words count as tampered with."""
+    return secret.mac(f"erased {sequence} {place} {committed} {erased_as}")
+
+
+def expiry_seal(secret: Secret, sequence: int, mac: str) -> str:
+    """Return the seal of the newest row whose retention is over, where the kept chain begins."""
+    return secret.mac(f"expired {sequence} {mac}")
+
+
+def locked_chain(session: Session) -> AuditChain:
+    """Return the row of the chain, locked, so that no two transactions add rows at a time."""
+    chain = session.scalar(select(AuditChain).where(AuditChain.id == THE_CHAIN).with_for_update())
+    if chain is None:
+        chain = AuditChain(id=THE_CHAIN, newest=0, mac=GENESIS, expired=0, expired_mac=GENESIS)
+        session.add(chain)
+        session.flush()
+    return chain
+
+
+def keyed_hash(secret: Secret, identity_id: str) -> str:
+    """Return the hash by which the audit and a receipt name an erased identity."""
+    return secret.mac(f"identity {identity_id}")
+
+
+def append(
+    session: Session, secret: Secret, entries: Sequence[Entry], erased: Collection[Person] = ()
+) -> Head:
+    """Add a row for each entry to the chain, and return the new head.
+
+    Args:
+        session: a transaction that writes.
+        secret: seals the rows.
+        entries: the entries.
+        erased: people of the entries who were erased meanwhile; no word about them is written.
+    """
+    chain = locked_chain(session)
+    people: list[dict[str, Any]] = []
+    for entry in entries:
+        salts = [secrets.token_hex(16) for _ in entry.people]
+        row = AuditRow(
+            sequence=chain.newest + 1,
+            at=entry.at,
+            key_id=entry.key_id,
+            name=entry.name,
+            role=entry.role,
+            address=entry.address,
+            request_id=entry.request_id,
+            action=entry.action,
+            outcome=entry.outcome,
+            details=entry.details,
+            commitments=[commitment(one, salt) for one, salt in zip(entry.people, salts, strict=True)],
+            sealed_by=secret.name,
+        )
+        row.mac = seal_of(secret, chain.mac, row)
+        chain.newest, chain.mac = row.sequence, row.mac
+        session.add(row)
+        for place, (person, salt) in enumerate(zip(entry.people, salts, strict=True)):
+            words = _words(person, salt)
+            if person in erased:
+                words = erased_words(secret, row, place, person.identity_id)
+            people.append({"sequence": row.sequence, "place": place, **words})
+    session.flush()
+    if people:
+        session.execute(insert(AuditPerson), people)
+    return Head(chain.newest, chain.mac)
+
+
+def _words(person: Person, salt: str) -> dict[str, Any]:
+    return {**vars(person), "salt": salt, "erased_as": None, "erasure_mac": None}
+
+
+def erased_words(secret: Secret, row: AuditRow, place: int, identity_id: str | None) -> dict[str, Any]:
+    """Return what is left of the words about a person after an erasure: a keyed hash, and its seal."""
+    erased_as = keyed_hash(secret, identity_id or "")
+    sealed = erasure_seal(secret, row.sequence, place, row.commitments[place], erased_as)
+    cleared = dict.fromkeys(("relation", "identity_id", "item_id", "score", "salt"))
+    return {**cleared, "erased_as": erased_as, "erasure_mac": sealed}
+
+
+def head_of(session: Session) -> Head:
+    """Return the head of the chain."""
+    found = session.execute(select(AuditChain.newest, AuditChain.mac)).one_or_none()
+    return Head(0, GENESIS) if found is None else Head(found.newest, found.mac)

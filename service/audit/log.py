@@ -1,0 +1,113 @@
+"""The audit of one process: rows of changes go with their transaction, rows of searches in batches."""
+
+from collections import deque
+from threading import Lock
+
+import structlog
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service.audit.chain import append, expiry_seal, head_of, locked_chain
+from service.audit.entries import Entry, current
+from service.audit.erasing import gone_people
+from service.audit.secret import Secret, open_secret
+from service.store.audit_tables import AuditPerson, AuditRow
+from service.store.store import Store
+from service.store.tables import Erasure
+
+logger = structlog.get_logger(__name__)
+
+MAX_QUEUED = 5_000
+"""Rows that may wait for the next batch. A request that finds more writes them itself."""
+
+EXPIRED_AT_ONCE = 5_000
+
+
+class Audit:
+    """Writes what the requests of one process do.
+
+    Args:
+        store: the gallery; its commits write the entry of their context from now on.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._secret: Secret | None = None
+        self._newest_erasure = 0
+        self._queue: deque[Entry] = deque()
+        self._lock = Lock()
+        store.before_commit = self.write_with
+
+    @property
+    def num_queued(self) -> int:
+        """Return how many rows wait to be written."""
+        return len(self._queue)
+
+    def write_with(self, session: Session) -> None:
+        """Write the entry of this context in a transaction, once, if something was recorded in it."""
+        entry = current()
+        if entry is not None and entry.is_recorded and not entry.is_written:
+            append(session, self._the_secret(), [entry])
+            entry.is_written = True
+
+    def queue(self, entry: Entry) -> None:
+        """Queue an entry for the next batch, which is written within a second, without waiting."""
+        self._queue.append(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Queue an entry for the next batch, and write the batch if it has grown too long."""
+        self.queue(entry)
+        if len(self._queue) > MAX_QUEUED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the entries that are queued.
+
+        If somebody was erased since the last batch, no word is written about people who are not there now.
+        """
+        with self._lock:
+            entries = [self._queue.popleft() for _ in range(len(self._queue))]
+            if not entries:
+                return
+            try:
+                with self._store.write() as session:
+                    newest = session.scalar(select(func.max(Erasure.sequence))) or 0
+                    erased = gone_people(session, entries) if newest != self._newest_erasure else ()
+                    append(session, self._the_secret(), entries, erased)
+                self._newest_erasure = newest
+            except BaseException:
+                self._queue.extendleft(reversed(entries))
+                raise
+
+    def say_head(self) -> None:
+        """Log the head of the chain, so that an end that is cut off later is found."""
+        with self._store.read() as session:
+            head = head_of(session)
+        logger.info("audit", head=str(head))
+
+    def expire(self) -> None:
+        """Delete the rows that are older than REID_AUDIT_DAYS, and seal where the chain begins now."""
+        oldest = self._store.clock.now() - self._store.settings.audit_keep
+        with self._store.read() as session:
+            first = session.scalar(select(AuditRow.at).order_by(AuditRow.sequence).limit(1))
+        if first is None or first >= oldest:
+            return
+        with self._store.write() as session:
+            chain = locked_chain(session)
+            old = select(AuditRow).where(AuditRow.at < oldest).order_by(AuditRow.sequence)
+            rows = session.scalars(old.limit(EXPIRED_AT_ONCE)).all()
+            last = chain.expired
+            for row in rows:
+                if row.sequence != last + 1:
+                    break  # a clock was set back; the row waits for those before it
+                last = row.sequence
+                chain.expired_mac = row.mac
+            chain.expired = last
+            chain.expired_seal = expiry_seal(self._the_secret(), chain.expired, chain.expired_mac)
+            for table in (AuditPerson, AuditRow):
+                session.execute(delete(table).where(table.sequence <= last))
+
+    def _the_secret(self) -> Secret:
+        if self._secret is None:
+            self._secret = open_secret(self._store.settings)
+        return self._secret

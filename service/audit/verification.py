@@ -1,0 +1,143 @@
+"""`reid audit verify`: walks the whole chain, and names each row that was changed, removed or moved."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.audit.chain import GENESIS, Head, commitment, erasure_seal, expiry_seal, seal_of
+from service.audit.entries import Person
+from service.audit.secret import Secret
+from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
+
+ROWS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a walk over the chain has found.
+
+    Attributes:
+        num_rows: how many rows are kept.
+        num_erased: how many mentions of people were erased.
+        head: the newest row.
+        faults: a sentence for each fault; none if the chain is whole.
+    """
+
+    num_rows: int
+    num_erased: int
+    head: Head
+    faults: list[str]
+
+
+class _Walk:
+    def __init__(self, secrets: Mapping[str, Secret], expected: Head | None) -> None:
+        self._secrets = secrets
+        self._expected = expected
+        self._has_met_head = expected is None
+        self.faults: list[str] = []
+        self.num_rows = self.num_erased = 0
+
+    def start(self, chain: AuditChain) -> Head:
+        """Return the row before the first one that is kept."""
+        if chain.expired == 0:
+            if chain.expired_mac != GENESIS:
+                self.faults.append("the beginning of the chain was changed")
+            return Head(0, GENESIS)
+        seals = {expiry_seal(one, chain.expired, chain.expired_mac) for one in self._secrets.values()}
+        if chain.expired_seal not in seals:
+            self.faults.append(f"rows before {chain.expired + 1} are gone, and no retention has removed them")
+        elif self._expected is not None and self._expected.sequence < chain.expired:
+            self._has_met_head = True  # its row is gone, and the secret has sealed a later one since
+        return self._met(Head(chain.expired, chain.expired_mac))
+
+    def take(self, before: Head, row: AuditRow, people: list[AuditPerson]) -> Head:
+        """Check one row against the one before, and return it as the next one before."""
+        self.num_rows += 1
+        if row.sequence != before.sequence + 1:
+            gap = f"rows {before.sequence + 1} to {row.sequence - 1}"
+            self.faults.append(f"{gap} were removed")
+        secret = self._secrets.get(row.sealed_by)
+        if secret is None:
+            self.faults.append(
+                f"row {row.sequence}: its secret, {row.sealed_by}, is not here; give --key-file"
+            )
+        else:
+            if row.sequence == before.sequence + 1 and seal_of(secret, before.mac, row) != row.mac:
+                self.faults.append(f"row {row.sequence} was changed, or is not where it was")
+            self._take_people(secret, row, people)
+        return self._met(Head(row.sequence, row.mac))
+
+    def end(self, chain: AuditChain, newest: Head) -> None:
+        """Check the end of the chain."""
+        if (chain.newest, chain.mac) != (newest.sequence, newest.mac):
+            self.faults.append(f"rows after {newest.sequence} were removed, up to {chain.newest}")
+        if not self._has_met_head and self._expected is not None:
+            self.faults.append(
+                f"the chain does not have the head {self._expected}: its end was cut off or rewritten"
+            )
+
+    def _met(self, head: Head) -> Head:
+        self._has_met_head = self._has_met_head or head == self._expected
+        return head
+
+    def _take_people(self, secret: Secret, row: AuditRow, people: list[AuditPerson]) -> None:
+        found = {person.place: person for person in people}
+        for place, committed in enumerate(row.commitments):
+            person = found.pop(place, None)
+            if person is None:
+                self.faults.append(f"row {row.sequence} lacks a person, {place}, who was not erased")
+            elif person.erased_as is not None:
+                self.num_erased += 1
+                sealed = erasure_seal(secret, row.sequence, place, committed, person.erased_as)
+                if person.erasure_mac != sealed or person.salt is not None:
+                    self.faults.append(f"row {row.sequence}: a person, {place}, was cleared by no erasure")
+            elif _commitment(person) != committed:
+                self.faults.append(f"row {row.sequence}: what it says of a person, {place}, was changed")
+        if found:
+            self.faults.append(f"row {row.sequence} has people who were added: {sorted(found)}")
+
+
+def verify(session: Session, secrets: Mapping[str, Secret], expected: Head | None = None) -> Verified:
+    """Walk over the whole chain.
+
+    Args:
+        session: a session that reads.
+        secrets: the secrets by their names.
+        expected: a head that was noted before; the chain must have this row.
+    """
+    walk = _Walk(secrets, expected)
+    chain = session.scalar(select(AuditChain))
+    if chain is None:
+        chain = AuditChain(newest=0, mac=GENESIS, expired=0, expired_mac=GENESIS)
+    before = walk.start(chain)
+    for row, people in _rows(session):
+        before = walk.take(before, row, people)
+    walk.end(chain, before)
+    return Verified(walk.num_rows, walk.num_erased, before, walk.faults)
+
+
+def _commitment(person: AuditPerson) -> str | None:
+    if person.salt is None or person.relation is None:
+        return None
+    known = Person(person.relation, person.identity_id, person.item_id, person.score)  # type: ignore[arg-type]
+    return commitment(known, person.salt)
+
+
+def _rows(session: Session) -> Iterator[tuple[AuditRow, list[AuditPerson]]]:
+    """Return each row with its people, in the order of the chain."""
+    after = -1
+    while True:
+        statement = select(AuditRow).where(AuditRow.sequence > after).order_by(AuditRow.sequence)
+        rows = session.scalars(statement.limit(ROWS_AT_ONCE)).all()
+        if not rows:
+            return
+        people: dict[int, list[AuditPerson]] = {}
+        span = AuditPerson.sequence.between(rows[0].sequence, rows[-1].sequence)
+        for person in session.scalars(select(AuditPerson).where(span)):
+            people.setdefault(person.sequence, []).append(person)
+        for row in rows:
+            yield row, people.get(row.sequence, [])
+        after = rows[-1].sequence
+        session.expunge_all()

@@ -1,0 +1,113 @@
+"""`reid audit`: verify and export who did what, in the data folder and without a server."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.offline import errors_of_gallery_as_sentences, prepare
+from service.cli.options import DataDir
+from service.cli.terminal import err, out, print_line
+
+if TYPE_CHECKING:
+    from service.audit.chain import Head
+    from service.store.store import Store
+
+app = typer.Typer(
+    help="Who did what: verify that no row was changed or removed, and export the rows.",
+    no_args_is_help=True,
+)
+
+HEAD = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
+MOST_SHOWN = 20
+
+
+@app.command()
+def verify(
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that was noted before, from the log or an export, to tell a cut-off end."),
+    ] = None,
+    key_file: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Another secret that has sealed rows; may repeat."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Walk over the whole audit, and name each row that was changed, removed or moved; exit 1 if one was.
+
+    Without --head an end that somebody has cut off cannot be told, if they have the whole database.
+    """
+    expected = _head(head)
+    with _looked_at(data_dir, "cannot verify") as store:
+        from service.audit.secret import read_secret, secret_file
+        from service.audit.verification import verify as verify_chain
+
+        paths = [secret_file(store.settings), *(key_file or [])]
+        secrets = {one.name: one for one in map(read_secret, paths)}
+        with store.read() as session:
+            found = verify_chain(session, secrets, expected)
+    for fault in found.faults[:MOST_SHOWN]:
+        print_line(out, fault)
+    if len(found.faults) > MOST_SHOWN:
+        print_line(out, f"and {len(found.faults) - MOST_SHOWN} other faults")
+    print_line(
+        out,
+        f"{found.num_rows} rows, {found.num_erased} mentions of people erased, head {found.head}: "
+        + (f"{len(found.faults)} faults" if found.faults else "the chain is whole"),
+    )
+    raise typer.Exit(1 if found.faults else 0)
+
+
+@app.command()
+def export(
+    action: Annotated[str | None, typer.Option(help="Only rows of this action, such as search.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only rows of this time (UTC) or later.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only rows before this time (UTC).")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print the rows as JSON, one a line, and the head of the chain on stderr. The rows name people."""
+    from datetime import UTC
+
+    with _looked_at(data_dir, "no export") as store:
+        from service.audit.chain import head_of
+        from service.audit.reading import Wanted, all_rows
+
+        times = [None if one is None else one.replace(tzinfo=UTC) for one in (since, until)]
+        with store.read() as session:
+            head = head_of(session)
+            for row in all_rows(session, Wanted(action=action, since=times[0], until=times[1])):
+                typer.echo(json.dumps(row, default=_text, ensure_ascii=False))
+    print_line(err, f"head {head}")
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _head(text: str | None) -> "Head | None":
+    if text is None:
+        return None
+    from service.audit.chain import Head
+
+    found = HEAD.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(
+            "a head is a number, a colon and 64 hex digits, as the log has it", param_hint="--head"
+        )
+    return Head(int(found[1]), found[2])
+
+
+@contextmanager
+def _looked_at(data_dir: Path | None, failure: str) -> Iterator["Store"]:
+    prepare(data_dir)
+    from service.settings import read_settings
+    from service.upkeep.opening import opened_to_look
+
+    with errors_of_gallery_as_sentences(failure), opened_to_look(read_settings()) as store:
+        yield store
