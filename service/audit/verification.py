@@ -63,10 +63,9 @@ class _Walk:
             self.faults.append(
                 f"row {row.sequence}: its secret, {row.sealed_by}, is not here; give --key-file"
             )
-        else:
-            if row.sequence == before.sequence + 1 and seal_of(secret, before.mac, row) != row.mac:
-                self.faults.append(f"row {row.sequence} was changed, or is not where it was")
-            self._take_people(secret, row, people)
+        elif row.sequence == before.sequence + 1 and seal_of(secret, before.mac, row) != row.mac:
+            self.faults.append(f"row {row.sequence} was changed, or is not where it was")
+        self._take_people(row, people)
         return self._met(Head(row.sequence, row.mac))
 
     def end(self, chain: AuditChain, newest: Head) -> None:
@@ -82,7 +81,7 @@ class _Walk:
         self._has_met_head = self._has_met_head or head == self._expected
         return head
 
-    def _take_people(self, secret: Secret, row: AuditRow, people: list[AuditPerson]) -> None:
+    def _take_people(self, row: AuditRow, people: list[AuditPerson]) -> None:
         found = {person.place: person for person in people}
         for place, committed in enumerate(row.commitments):
             person = found.pop(place, None)
@@ -90,8 +89,9 @@ class _Walk:
                 self.faults.append(f"row {row.sequence} lacks a person, {place}, who was not erased")
             elif person.erased_as is not None:
                 self.num_erased += 1
-                sealed = erasure_seal(secret, row.sequence, place, committed, person.erased_as)
-                if person.erasure_mac != sealed or person.salt is not None:
+                erased = (row.sequence, place, committed, person.erased_as)
+                seals = {erasure_seal(secret, *erased) for secret in self._secrets.values()}
+                if person.erasure_mac not in seals or person.salt is not None:
                     self.faults.append(f"row {row.sequence}: a person, {place}, was cleared by no erasure")
             elif _commitment(person) != committed:
                 self.faults.append(f"row {row.sequence}: what it says of a person, {place}, was changed")

@@ -5,10 +5,11 @@ moved and their identities before and after, and the description of every identi
 and after.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from service.audit.entries import Person, record
@@ -17,8 +18,12 @@ from service.gallery.items import delete_empty_identities
 from service.keys.callers import acting_key_id
 from service.store.changes import Transaction
 from service.store.database import pages
+from service.store.key_tables import Key
 from service.store.store import Store
 from service.store.tables import FormerIdentity, Identity, Item, Move, Operation, Rejection, new_id, now
+
+MAX_MOVED = 100
+"""Moved items that are shown of one operation."""
 
 Description = dict[str, Any]
 """The description of an identity, as `describe_identity` returns it."""
@@ -92,6 +97,74 @@ class Recording:
         moved = select(Item.id, Identity.id).join(Item.identity).join(Move, Move.slot == Item.slot)
         for item_id, identity_id in self.session.execute(moved.where(Move.operation_id == self.operation.id)):
             yield Person("to", identity_id, item_id)
+
+
+@dataclass(frozen=True)
+class MovedItem:
+    """An item that an operation has moved, and the identities between which it went, by their ids of then."""
+
+    item_id: str
+    from_id: str | None
+    to_id: str | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """An operation with what it did, and by whom.
+
+    Attributes:
+        row: the operation.
+        by: the name of the key that made it; None without keys.
+        undone_by: the name of the key that undid it.
+        identities: the ids of the identities that it made, changed or deleted, as they were before it or else
+            after it.
+        num_items: how many items it moved; those that were deleted since do not count.
+        items: the first `MAX_MOVED` of them.
+    """
+
+    row: Operation
+    by: str | None
+    undone_by: str | None
+    identities: list[str]
+    num_items: int
+    items: list[MovedItem]
+
+
+def tell(store: Store, operations: Sequence[Operation]) -> list[Told]:
+    """Return operations with what they did."""
+    ids = [operation.id for operation in operations]
+    with store.read() as session:
+        formers = session.scalars(select(FormerIdentity).where(FormerIdentity.operation_id.in_(ids))).all()
+        names = {(former.operation_id, former.identity_key): _id_of(former) for former in formers}
+        keys = dict(session.execute(select(Key.id, Key.name)).all())
+        return [_tell(session, operation, names, keys) for operation in operations]
+
+
+def _tell(
+    session: Session,
+    operation: Operation,
+    names: Mapping[tuple[str, int], str],
+    keys: Mapping[str, str],
+) -> Told:
+    moved = select(Item.id, Move.from_key, Move.to_key).join(Item, Item.slot == Move.slot)
+    moved = moved.where(Move.operation_id == operation.id)
+    num_items = session.scalar(select(func.count()).select_from(moved.subquery())) or 0
+    rows = session.execute(moved.order_by(Move.slot).limit(MAX_MOVED))
+    return Told(
+        row=operation,
+        by=keys.get(operation.key_id or ""),
+        undone_by=keys.get(operation.undone_by or ""),
+        identities=[name for (operation_id, _), name in names.items() if operation_id == operation.id],
+        num_items=num_items,
+        items=[
+            MovedItem(item_id, names.get((operation.id, one)), names.get((operation.id, other)))
+            for item_id, one, other in rows
+        ],
+    )
+
+
+def _id_of(former: FormerIdentity) -> str:
+    return str((former.before or former.after or {}).get("id"))
 
 
 def find_operation(store: Store, operation_id: str) -> Operation:

@@ -8,6 +8,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import ColumnElement, select
 
+from service.audit.entries import Entry, audited
 from service.audit.secret import open_secret
 from service.gallery.ages import past_retention
 from service.people.erasure import erase_items, purge_traces
@@ -17,6 +18,7 @@ from service.store.tables import Item
 logger = structlog.get_logger(__name__)
 
 ITEMS_PER_PAGE = 1_000
+BY_ITSELF = "the service"
 
 
 def erase_expired(store: Store, moment: datetime, *among: ColumnElement[bool]) -> int:
@@ -42,7 +44,8 @@ def erase_expired(store: Store, moment: datetime, *among: ColumnElement[bool]) -
         with store.read() as session:
             if session.scalar(expired.limit(1)) is None:
                 break
-        with store.change(makes_room=True) as change:
+        entry = Entry(store.clock.now(), "expire", BY_ITSELF, BY_ITSELF)
+        with audited(entry), store.change(makes_room=True) as change:
             slots = change.session.scalars(expired).all()
             if slots:
                 erase_items(change, open_secret(store.settings), slots, "retention")

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError, NoResultFound
 from sqlalchemy.orm import Session
 
 from model.files import write_atomically
+from service.audit.secret import secret_file
 from service.errors import BadBackup, NotEmpty
 from service.people.receipts import Receipt, apply_receipts
 from service.settings import Settings
@@ -104,7 +105,8 @@ def _extract_tables(path: Path, copy: Path) -> None:
 
 def _erase(settings: Settings, folder: Path, source: Engine, receipts: Iterable[Receipt]) -> int:
     """Erase the items of the receipts from the copied tables, and return how many items were erased."""
-    own = settings.model_copy(update={"data_dir": folder / "data"})
+    secret = secret_file(settings)  # not one in the folder, which is deleted
+    own = settings.model_copy(update={"data_dir": folder / "data", "audit_key_file": secret})
     applied = apply_receipts(Store(own, make_sessions(source)), receipts)
     return sum(int(erasure.erased["items"]) for erasure in applied)
 

@@ -35,9 +35,11 @@ from service.gallery.items import list_items
 from service.gallery.selection import Selection, parse_attributes
 from service.people.corrections import merge, reject, split
 from service.people.identities import create, describe, find, list_identities, timeline
-from service.people.operations import find_operation, list_operations
+from service.people.operations import find_operation, list_operations, tell
 from service.people.suggestions import suggest
 from service.people.undo import undo
+from service.store.store import Store
+from service.store.tables import Operation
 
 router = APIRouter(tags=["identities"])
 
@@ -153,7 +155,7 @@ def post_merge(
     identity_id: IdentityId, order: MergeOrder, store: ReadyStore, request_id: RequestId
 ) -> OperationAnswer:
     """Move all items of other identities to this one, and delete those identities. An undo restores them."""
-    return OperationAnswer.of(merge(store, identity_id, order.source_ids), request_id=request_id)
+    return _told(store, merge(store, identity_id, order.source_ids), request_id)
 
 
 @router.post("/identities/{identity_id}/split", responses=responses(400, 404, 409, 413, 422, 503))
@@ -162,7 +164,7 @@ def post_split(
 ) -> OperationAnswer:
     """Move items of this identity to another identity, by default to a new one."""
     operation = split(store, identity_id, order.item_ids, order.identity_id)
-    return OperationAnswer.of(operation, request_id=request_id)
+    return _told(store, operation, request_id)
 
 
 @router.post("/identities/{identity_id}/reject", responses=responses(400, 404, 413, 422, 503))
@@ -173,7 +175,7 @@ def post_rejection(
 
     The suggestions never pair this identity with an identity that has one of these items.
     """
-    return OperationAnswer.of(reject(store, identity_id, order.item_ids), request_id=request_id)
+    return _told(store, reject(store, identity_id, order.item_ids), request_id)
 
 
 @router.get("/operations", responses=responses(422, 503))
@@ -184,7 +186,7 @@ def get_operations(
     found, last = list_operations(store, page.limit, page.cursor)
     return OperationsAnswer(
         request_id=request_id,
-        operations=[OperationFields.of(operation) for operation in found],
+        operations=[OperationFields.of(told) for told in tell(store, found)],
         next_cursor=last,
     )
 
@@ -192,10 +194,15 @@ def get_operations(
 @router.get("/operations/{operation_id}", responses=responses(404, 422, 503))
 def get_operation(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Show a merge, split, relabel or rejection."""
-    return OperationAnswer.of(find_operation(store, operation_id), request_id=request_id)
+    return _told(store, find_operation(store, operation_id), request_id)
 
 
 @router.post("/operations/{operation_id}/undo", responses=responses(404, 409, 422, 503))
 def post_undo(operation_id: str, store: ReadyStore, request_id: RequestId) -> OperationAnswer:
     """Undo a merge, split, relabel or rejection, unless a later change prevents the undo."""
-    return OperationAnswer.of(undo(store, operation_id), request_id=request_id)
+    return _told(store, undo(store, operation_id), request_id)
+
+
+def _told(store: Store, operation: Operation, request_id: str) -> OperationAnswer:
+    (told,) = tell(store, [operation])
+    return OperationAnswer.of(told, request_id=request_id)

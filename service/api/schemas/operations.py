@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from service.api.schemas.pages import Limit
 from service.api.schemas.strict import StrictModel
 from service.gallery.metadata import Name, OptionalIdentityName, SoughtName
-from service.store.tables import Operation
+from service.people.operations import Told
 
 MAX_ITEMS = 1_000
 ItemIds = Annotated[list[Annotated[Name, Field(max_length=64)]], Field(min_length=1, max_length=MAX_ITEMS)]
@@ -33,23 +33,46 @@ class RejectOrder(StrictModel):
     item_ids: ItemIds
 
 
+class MovedItemFields(BaseModel):
+    """An item that went from one identity to another, which are named as they were then."""
+
+    item_id: str
+    from_id: str | None
+    to_id: str | None
+
+
 class OperationFields(BaseModel):
-    """A correction, which POST /operations/{id}/undo can undo."""
+    """A correction, which POST /operations/{id}/undo can undo.
+
+    `by` and `undone_by` are names of keys, and null without keys. `identities` are those that it made,
+    changed or deleted. Of the `num_items` that it moved and that are still there, `items` has the first 100.
+    """
 
     operation_id: str
     kind: Literal["merge", "split", "relabel", "reject"]
     created_at: datetime
     undone_at: datetime | None
+    by: str | None
+    undone_by: str | None
+    identities: list[str]
+    num_items: int
+    items: list[MovedItemFields]
 
     @classmethod
-    def of(cls, operation: Operation, **more: Any) -> Self:
+    def of(cls, told: Told, **more: Any) -> Self:
         """Return the fields of an operation, and `more` fields of a subclass."""
+        operation = told.row
         return cls.model_validate(
             {
                 "operation_id": operation.id,
                 "kind": operation.kind,
                 "created_at": operation.created_at,
                 "undone_at": operation.undone_at,
+                "by": told.by,
+                "undone_by": told.undone_by,
+                "identities": told.identities,
+                "num_items": told.num_items,
+                "items": [vars(item) for item in told.items],
                 **more,
             }
         )
