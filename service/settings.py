@@ -211,6 +211,14 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(
         default=4096 * MEBIBYTE, ge=1, description="Most bytes of a posted tar or zip, packed and unpacked."
     )
+    min_free_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Bytes that stay free on each disk; by default 256 MiB, or 5 % of a small disk.",
+    )
+    max_gallery_bytes: int | None = Field(
+        default=None, ge=1, description="Most bytes of crops, networks and database together."
+    )
     near_duplicate: Annotated[float | None, BeforeValidator(_none_if_off)] = Field(
         default=0.98,
         ge=0,

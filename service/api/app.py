@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -24,6 +25,7 @@ from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, Re
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
+from service.api.room import RoomForBody
 from service.api.routes import (
     audit as audit_routes,
 )
@@ -143,6 +145,7 @@ def _add_middleware(
 ) -> None:
     """Add the middleware; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
+    app.add_middleware(RoomForBody, room=serving.store.room, folders=_folders(serving.store.settings))
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
     app.add_middleware(FormKind)
     app.add_middleware(Admission, limits=limits)
@@ -189,6 +192,11 @@ def _document() -> dict[str, Any]:
     document_problems(app)
     document_access(app.openapi())
     return app.openapi()
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Return the folder that keeps what is in the bodies of POST requests, for each path that adds to it."""
+    return {"/gallery": settings.crops_dir, "/models": settings.models_dir}
 
 
 def _max_body_bytes(settings: Settings) -> dict[str, int]:

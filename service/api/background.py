@@ -111,6 +111,7 @@ class Background:
             Task("note_uses", self._callers.note_uses, MINUTE_S, stopping),
             Task("audit", self._audit.flush, TICK_S, stopping),
             Task("audit_head", self._audit.say_head, HOUR_S, stopping),
+            Task("room", self._store.room.look, MINUTE_S, stopping),
             Task("expire", self.expire, MINUTE_S, self._store.has_expiry),
             Task("purge", self.purge, HOUR_S, stopping),
         ]

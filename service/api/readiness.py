@@ -7,6 +7,7 @@ import structlog
 
 from service.errors import DatabaseUnavailable, ServiceError
 from service.store.probe import Probe
+from service.store.room import Usage
 from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
@@ -14,7 +15,7 @@ logger = structlog.get_logger(__name__)
 WITHIN_S = 1.8
 """How long /readyz waits for the database, in seconds. Probes wait little longer."""
 
-Answer = tuple[ServiceError, str] | None
+Fault = tuple[ServiceError, str]
 
 
 class Readiness:
@@ -27,11 +28,11 @@ class Readiness:
         self._store = store
         self._probe = Probe(store.sessions.engine)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
-        self._question: asyncio.Future[Answer] | None = None
+        self._question: asyncio.Future[Fault | Usage] | None = None
         self._reason = ""
 
-    async def require(self) -> None:
-        """Return if the database answers.
+    async def require(self) -> Usage:
+        """Return how much room there is, if the database answers.
 
         Raises:
             ServiceError: the database or the data folder cannot be used, or does not answer in time.
@@ -45,22 +46,24 @@ class Readiness:
             self._log(late)
             raise DatabaseUnavailable(late)
         answer = question.result()
-        self._log(answer[1] if answer else "")
-        if answer:
-            raise answer[0]
+        if isinstance(answer, Usage):
+            self._log("")
+            return answer
+        self._log(answer[1])
+        raise answer[0]
 
     def close(self) -> None:
         """Wait for the question in progress, which ends within the time-outs of the probe."""
         self._thread.shutdown()
         self._probe.close()
 
-    def _ask(self) -> Answer:
+    def _ask(self) -> Fault | Usage:
         try:
             self._store.folder.check()
         except (ServiceError, OSError) as error:
             known = error if isinstance(error, ServiceError) else ServiceError(str(error))
             return known, str(error)
-        return self._probe.ask()
+        return self._probe.ask() or self._store.room.usage()
 
     def _log(self, reason: str) -> None:
         """Log a reason once."""

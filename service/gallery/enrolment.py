@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from os import SEEK_END
 from typing import BinaryIO
 
 import numpy as np
@@ -84,7 +85,9 @@ def enroll(
         DecodingBusy: no memory is free to decode the images; nothing is stored.
         DuplicateCrop: an image is in the gallery already and `on_duplicate` is "reject"; nothing is stored.
         NotReady: no model version is in service yet.
+        StorageFull: there is no room for more; nothing is stored.
     """
+    serving.store.room.require()
     needed = peak_bytes(read_headers(uploads, serving.limits))
     while True:
         generation = serving.current()
@@ -107,6 +110,17 @@ def _embed(
 ) -> tuple[NDArray[np.float32], list[ImageInfo]]:
     images = decode_uploads(uploads, serving.limits, check)
     return embed_in_batches(embedder, images, serving.priority.enrolment, check)
+
+
+def _require_room(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
+    """Check that there is room for the crops that are not on the disk yet."""
+    store = serving.store
+    new = {
+        crop.sha256: upload.seek(0, SEEK_END)
+        for upload, crop in zip(uploads, crops, strict=True)
+        if not store.crops.has(crop.sha256)
+    }
+    store.room.require({store.settings.crops_dir: sum(new.values())})
 
 
 def _restore_deleted(serving: Serving, uploads: Sequence[BinaryIO], crops: Sequence[ImageInfo]) -> None:
@@ -162,6 +176,7 @@ def _commit(
     try:
         serving.store.folder.check()
         if serving.store.settings.keep_crops:
+            _require_room(serving, uploads, new.crops)
             serving.store.crops.put_all(partial(read_upload, upload, serving.limits) for upload in uploads)
         with serving.store.change() as change:
             if active_model(change.session) == generation.active_model:

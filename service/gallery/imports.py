@@ -40,6 +40,9 @@ WRITTEN_AT_ONCE = 64
 BYTES_AT_ONCE = 32 * 1024 * 1024
 """Bytes of crops after which a request writes the crops that it holds, even if they are few."""
 
+BYTES_PER_ROW = 1_000
+"""What a crop of a job takes in the database and in its log, in bytes: a little more than was measured."""
+
 MAX_NAME = 1_024
 
 UNKNOWN_ENCODING = (
@@ -62,7 +65,7 @@ class CropWriter:
     def __init__(self, store: Store) -> None:
         self.named: list[tuple[str, str]] = []
         self.sha256s: set[str] = set()
-        self._crops = store.crops
+        self._store = store
         self._page: list[tuple[str, bytes]] = []
 
     def add(self, name: str, data: bytes) -> None:
@@ -72,10 +75,18 @@ class CropWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Store the crops that are not stored yet."""
+        """Store the crops that are not stored yet.
+
+        Raises:
+            StorageFull: there is no room for the crops.
+        """
         named = [(name, sha256(data).hexdigest()) for name, data in self._page]
-        self.sha256s.update(hashed for _, hashed in named)
-        self._crops.put_all(partial(bytes, data) for _, data in self._page)
+        crops = self._store.crops
+        lengths = {hashed: len(data) for (_, data), (_, hashed) in zip(self._page, named, strict=True)}
+        new = sum(length for hashed, length in lengths.items() if not crops.has(hashed))
+        self._store.room.require({self._store.settings.crops_dir: new})
+        self.sha256s.update(lengths)
+        crops.put_all(partial(bytes, data) for _, data in self._page)
         self.named += named
         self._page = []
 
@@ -111,6 +122,7 @@ def accept_images(
 
     Raises:
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
+        StorageFull: there is no room for the crops; nothing is queued.
     """
     with _crop_writer(serving.store) as writer:
         for name, upload in uploads:
@@ -147,6 +159,7 @@ def accept_archive(
         BadArchive: the archive is refused; nothing is stored.
         CameraForbidden: a crop is of none of these cameras; nothing is stored.
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
+        StorageFull: there is no room for the crops; nothing is queued.
     """
     settings = serving.store.settings
     archive = Archive(file, settings.max_archive_bytes, settings.max_upload_bytes)
@@ -217,6 +230,7 @@ def _queue(
     """
     failed = [place for place, crop in enumerate(crops) if crop.error is not None]
     unlisted = set(failed[MAX_LISTED:])
+    store.room.require_in_database(BYTES_PER_ROW * (len(crops) - len(unlisted)))
     with store.change() as change:
         session = change.session
         require_room(session, KIND, len(crops) - len(failed), store.settings.max_jobs)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from model.data.images import Limits
 from model.embedder import Embedder
-from service.errors import NetworkLost, NotReady, ServiceError
+from service.errors import NetworkLost, NotReady, ServiceError, StorageFull
 from service.serving.embedding import load_registered
 from service.serving.generation import Generation
 from service.serving.priority import Priority
@@ -34,6 +34,9 @@ NEWEST = select(Gallery.newest_change, Model.version, Model.stand_in, EVALUATED_
     Model, Model.state == "active"
 )
 """The query before every search; it reads one row of each table."""
+
+BYTES_PER_ITEM = 100
+"""What an item takes in a snapshot besides its embedding, in bytes: its columns, and an ANN index."""
 
 
 class Serving:
@@ -57,6 +60,7 @@ class Serving:
         self._former_embedder: Embedder | None = None
         self._former_replica: Replica | None = None
         self._failure: str | None = None
+        self._lacks_room = False
         store.follow = self.refresh
 
     def current(self) -> Generation:
@@ -205,7 +209,7 @@ class Serving:
         """
         replica = self.current().replica
         is_due = self.snapshots.changes_since(replica) > 0 if is_last else self.snapshots.is_due(replica)
-        if not is_due:
+        if not is_due or not self._has_room(replica):
             return
         try:
             with self.snapshots.locked():
@@ -218,6 +222,21 @@ class Serving:
                 self.snapshots.save(gallery_id, replica)
         except (OSError, SQLAlchemyError) as error:
             logger.warning("no snapshot of the index was written", reason=str(error))
+
+    def _has_room(self, replica: Replica) -> bool:
+        """Return whether the disk has room for a snapshot, and log once if it has none.
+
+        A start without a snapshot builds the index from the database, so the database has the room first.
+        """
+        num_bytes = len(replica.index) * (2 * replica.index.embedding_size + BYTES_PER_ITEM)
+        lacked, self._lacks_room = self._lacks_room, False
+        try:
+            self.store.room.require_free({self.store.settings.snapshots_dir: num_bytes})
+        except StorageFull as error:
+            self._lacks_room = True
+            if not lacked:
+                logger.warning("no snapshot of the index is written", reason=str(error))
+        return not self._lacks_room
 
     def note_failure(self, reason: str) -> bool:
         """Note why no generation could be loaded, and tell whether this reason is new."""

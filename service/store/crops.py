@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
+from threading import Lock
 
 from model.files import open_regular, sync_dir, write_atomically
 from service.errors import CropMissing
@@ -24,6 +25,14 @@ class CropStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lock = Lock()
+        self._growth = 0
+
+    @property
+    def growth(self) -> int:
+        """Return the bytes that this process has written, less those that it has deleted."""
+        with self._lock:
+            return self._growth
 
     def put(self, data: bytes) -> str:
         """Store the bytes of a crop on the disk, synced, and return their SHA-256."""
@@ -31,6 +40,7 @@ class CropStore:
         path = self.path(sha256)
         if not _holds(path, data):
             _write(path, data)
+            self._grow(len(data))
         for directory in (path.parent, path.parent.parent, self._root):
             sync_dir(directory)  # also an old folder: the thread that made it may not have synced it yet
         return sha256
@@ -65,7 +75,10 @@ class CropStore:
         path = self.path(sha256)
         for file in (path, *path.parent.glob(f".{sha256}.*.tmp")):
             with suppress(FileNotFoundError):
+                num_bytes = file.stat().st_size
                 file.unlink()
+                if file is path:
+                    self._grow(-num_bytes)
                 sync_dir(path.parent)
 
     def paths(self) -> Iterator[Path]:
@@ -79,9 +92,21 @@ class CropStore:
                 if time.time() - path.stat().st_mtime > UNFINISHED_S:
                     yield path
 
+    def num_bytes(self) -> int:
+        """Return the bytes of all stored crops, which are looked up one by one."""
+        total = 0
+        for path in self.paths():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
     def path(self, sha256: str) -> Path:
         """Return the path of the crop of this hash, stored or not."""
         return self._root / sha256[:2] / sha256[2:4] / sha256
+
+    def _grow(self, num_bytes: int) -> None:
+        with self._lock:
+            self._growth += num_bytes
 
 
 def _holds(path: Path, data: bytes) -> bool:

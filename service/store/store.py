@@ -19,6 +19,7 @@ from service.store.decoding import DecodingBudget
 from service.store.doomed import needed_crops
 from service.store.folder import DataFolder
 from service.store.reserve import Reserve
+from service.store.room import Room
 from service.store.tables import DoomedCrop
 
 CROPS_AT_ONCE = 500
@@ -41,6 +42,7 @@ class Store:
         crops: the bytes of the crops, by their SHA-256.
         decoding: the memory for decoded images, which all threads of this process share.
         reserve: the room that deletions may use on a full disk.
+        room: the room that what is added to the gallery may take.
         folder: the data folder, which belongs to one gallery.
         clock: the clocks of this process.
         is_open: whether the tables are up to date, so that requests may use them.
@@ -59,6 +61,7 @@ class Store:
         self.folder = DataFolder(settings.data_dir)
         file = file_of(sessions.engine)
         self.reserve = Reserve(None if file is None else file.path)
+        self.room = Room(settings, self.crops, sessions.engine)
         self.clock = clock or Clock()
         self.is_open = False
         self.stopping = Event()

@@ -57,6 +57,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     _warn_of_readers(settings.data_dir)
     migrate(engine)
     claim_folder(serving.store)
+    serving.store.room.look()
     purge_unfinished(settings.models_dir)
     purge_abandoned(settings.data_dir, RESTORING)
     logger.info("database is up to date", data_dir=str(settings.data_dir))

@@ -21,10 +21,14 @@ from service.jobs.jobs import NOT_ENDED, add_job
 from service.store.changes import ActiveModel, Transaction, active_model
 from service.store.store import Store
 from service.store.tables import Item, Job, Model
-from service.versions.backfill import is_embedded
+from service.versions.backfill import count_left, is_embedded
 from service.versions.evaluation import comparison_of, is_worse
 
 KIND = "activation"
+
+BYTES_PER_NUMBER = 2.5
+BYTES_PER_ROW = 120
+"""What an embedding takes in a database: by number, with the unused ends of pages, and besides, in bytes."""
 
 Strategy = Literal["backfill", "compatible"]
 
@@ -56,9 +60,11 @@ def queue_activation(store: Store, version: str, options: ActivationOptions) -> 
         NotCompatible: the strategy is `compatible`, and the card of the version does not say so.
         NotEvaluated: `require_better` is true, and the version was not compared with the active one.
         NotBetter: `require_better` is true, and the version is worse by more than chance explains.
+        StorageFull: there is no room for the embeddings that are to be made.
     """
     if options.require_better:
         _check_better(store, version)
+    _require_room(store, version)
     with store.change() as change:
         row = change.session.get(Model, version)
         if row is None:
@@ -68,6 +74,8 @@ def queue_activation(store: Store, version: str, options: ActivationOptions) -> 
 
 def queue_rollback(store: Store) -> Job:
     """Queue the activation of the previously active version, and return the job.
+
+    Nothing is asked of the disk: most rollbacks embed few items, and a backfill without room fails by itself.
 
     Raises:
         NothingToRollBackTo: no other version was active before.
@@ -103,6 +111,20 @@ def _queue(change: Transaction, row: Model, options: ActivationOptions, *, is_ro
     if is_active:
         job.state, job.finished_at = "succeeded", job.created_at
     return job
+
+
+def _require_room(store: Store, version: str) -> None:
+    """Check that the database has room for the embeddings that an activation has to make.
+
+    Raises:
+        StorageFull: there is none.
+    """
+    with store.read() as session:
+        row = session.get(Model, version)
+        card = salvage_card(row.card, version)[0] if row else None
+        _, num = count_left(session, version)
+    if card and num:
+        store.room.require_in_database(round(num * (BYTES_PER_NUMBER * card.embedding_size + BYTES_PER_ROW)))
 
 
 def _last_activation(session: Session, version: str) -> Job | None:

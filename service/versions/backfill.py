@@ -106,6 +106,7 @@ class Backfill:
 
         Raises:
             Stopped: the process is shutting down.
+            StorageFull: there is no room for more embeddings; the pages before are kept.
             ServiceError: a crop is not an image, or an embedding is not finite.
         """
         num = 0
@@ -117,6 +118,7 @@ class Backfill:
                 break
             if self.store.stopping.is_set():
                 raise Stopped
+            self.store.room.require()
             embeddings = self._embed(page, is_resting=is_resting and num + len(page) > MAX_UNTHROTTLED)
             with self.store.change() as change:
                 add_embeddings(change.session, self.embedder.version, embeddings)

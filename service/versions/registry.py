@@ -67,8 +67,10 @@ def register(store: Store, checkpoint: BinaryIO) -> tuple[KnownModel, bool]:
     Raises:
         UnfitCheckpoint: the service cannot use the checkpoint; nothing is kept.
         TrialsBusy: other networks are being tried; nothing is kept.
+        StorageFull: there is no room for the checkpoint; nothing is kept.
     """
     directory = store.settings.models_dir
+    store.room.require({directory: checkpoint.seek(0, os.SEEK_END)})
     temporary = directory / f".{secrets.token_hex(8)}.safetensors"
     try:
         _copy_durably(checkpoint, temporary)

@@ -18,19 +18,25 @@ MAY_MOUNT = not subprocess.run([*IN_NAMESPACE, "mount -t tmpfs tmpfs /mnt"], cap
 
 
 @contextmanager
-def serve_on_small_disk(folder: Path, settings: Settings, megabytes: int) -> Iterator[httpx.Client]:
+def serve_on_small_disk(
+    folder: Path, settings: Settings, megabytes: int, **variables: str
+) -> Iterator[httpx.Client]:
     """Run a server whose data folder is a disk of its own; `folder/commands` takes shell lines for there.
 
-    What the server logs is in `folder/log`.
+    What the server logs is in `folder/log`. `variables` are more variables of its environment.
     """
     port = find_free_port()
     pipe = folder / "commands"
     os.mkfifo(pipe)
-    environment = os.environ | {
-        "REID_DATA_DIR": str(folder / "disk"),
-        "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    environment = (
+        os.environ
+        | {
+            "REID_DATA_DIR": str(folder / "disk"),
+            "REID_DEFAULT_CHECKPOINT": str(settings.default_checkpoint),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        | variables
+    )
     script = (
         f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}/disk; cp -r {settings.data_dir}/. {folder}/disk"
         f'; "$0" -c "$1" & while :; do sh {pipe}; done'

@@ -125,7 +125,7 @@ def _holds_half_characters(text: str) -> bool:
     responses={
         200: {"model": EnrolmentAnswer, "description": "Every crop was in the gallery already"},
         202: {"model": JobAnswer, "description": "A job enrols the crops"},
-        **responses(400, 409, 413, 415, 422, 503),
+        **responses(400, 409, 413, 415, 422, 503, 507),
     },
 )
 def post_gallery(

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from service.api.about import API_VERSION, program_version, schema_version
 from service.api.problems import responses
 from service.api.routes.dependencies import AnyReadiness, AnyServing, Expiries
-from service.api.schemas.health import HeldExpiry, Status, Versions
+from service.api.schemas.health import HeldExpiry, Status, Storage, Versions
 from service.errors import NotReady
 
 router = APIRouter(tags=["operations"])
@@ -21,12 +21,13 @@ async def livez() -> Status:
 async def readyz(serving: AnyServing, readiness: AnyReadiness, expiry: Expiries) -> Status:
     """Answer 200 if the network and the index are loaded and the database answers, else why not."""
     generation = serving.current()
-    await readiness.require()
+    usage = await readiness.require()
     return Status(
         status="ready",
         model_version=generation.version,
         runtime=generation.embedder.runtime,
         num_items=len(generation.index),
+        storage=Storage.of(usage),
         held_expiry=None if expiry.hold is None else HeldExpiry.of(expiry.hold),
     )
 

@@ -55,7 +55,7 @@ def get_model_file(version: str, store: OpenStore) -> FileResponse:
     status_code=201,
     responses={
         200: {"model": ModelAnswer, "description": "The version was registered already"},
-        **responses(400, 413, 422, 503),
+        **responses(400, 413, 422, 503, 507),
     },
 )
 def post_model(
@@ -83,7 +83,7 @@ def post_rollback(response: Response, store: ReadyStore, request_id: RequestId) 
     return _accepted(queue_rollback(store), response, request_id)
 
 
-@router.post("/{version}/activate", status_code=202, responses=responses(400, 404, 409, 413, 422, 503))
+@router.post("/{version}/activate", status_code=202, responses=responses(400, 404, 409, 413, 422, 503, 507))
 def post_activation(
     version: str,
     response: Response,

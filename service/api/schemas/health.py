@@ -1,11 +1,13 @@
 """The answers of /livez, /readyz and /version."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel
 
 from service.people.expiry import Hold, Reason
+from service.store.room import Usage
 
 
 class HeldExpiry(BaseModel):
@@ -21,13 +23,29 @@ class HeldExpiry(BaseModel):
         return cls(reason=hold.reason, since=hold.since, num_items=hold.num_items)
 
 
+class Storage(BaseModel):
+    """The room on the fullest disk, the size of a gallery that is bounded, and whether items are refused."""
+
+    is_full: bool
+    free_bytes: int
+    min_free_bytes: int
+    gallery_bytes: int | None = None
+    max_gallery_bytes: int | None = None
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        """Show how much room there is."""
+        return cls(**asdict(usage))
+
+
 class Status(BaseModel):
-    """Whether the process is alive or ready; if ready, what it serves, and any expiry that is on hold."""
+    """Whether the process is alive or ready; if ready, what it serves, its room, and any expiry on hold."""
 
     status: Literal["alive", "ready"]
     model_version: str | None = None
     runtime: str | None = None
     num_items: int | None = None
+    storage: Storage | None = None
     held_expiry: HeldExpiry | None = None
 
 

@@ -229,7 +229,7 @@ def test_a_body_that_does_not_say_how_long_it_is_is_cut_off(narrow_client: httpx
 def test_the_api_describes_its_forms_and_its_problems(shared_client: httpx.Client) -> None:
     schema = shared_client.get("/openapi.json").json()
     post = schema["paths"]["/gallery"]["post"]
-    assert set(post["responses"]) == {"200", "201", "202", "400", "409", "413", "415", "422", "503"}
+    assert set(post["responses"]) == {"200", "201", "202", "400", "409", "413", "415", "422", "503", "507"}
     assert list(post["responses"]["415"]["content"]) == ["application/problem+json"]
     form = schema["components"]["schemas"]["Body_post_gallery"]["properties"]
     assert (form["images"]["type"], form["images"]["maxItems"]) == ("array", 64)

@@ -33,7 +33,7 @@ from small_disk import MAY_MOUNT, run_on_disk, serve_on_small_disk
 def test_a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room(
     settings: Settings, tmp_path: Path
 ) -> None:
-    with serve_on_small_disk(tmp_path, settings, 24) as client:
+    with serve_on_small_disk(tmp_path, settings, 24, REID_MIN_FREE_BYTES="0") as client:
         kept = [enroll(client, crop(seed), identity_id=f"p{seed}")[0]["id"] for seed in range(5)]
         run_on_disk(tmp_path, f"dd if=/dev/zero of={tmp_path}/disk/filler bs=1M 2>/dev/null")
         for seed in range(100, 400):
@@ -61,9 +61,9 @@ def test_an_activation_that_finds_the_disk_full_fails_with_the_reason_and_goes_o
         for _ in range(40):
             enroll(client, *people, on_duplicate="store")
         version = upload_model(client, another_checkpoint).json()["version"]
-    with serve_on_small_disk(tmp_path, settings, 24) as client:
+    with serve_on_small_disk(tmp_path, settings, 24, REID_MIN_FREE_BYTES="0") as client:
         filler = tmp_path / "disk" / "filler"
-        fill = f"dd if=/dev/zero of={filler} bs=1K 2>/dev/null; truncate -s -400K {filler}"
+        fill = f"dd if=/dev/zero of={filler} bs=1K 2>/dev/null; truncate -s -700K {filler}"
         run_on_disk(tmp_path, fill)
         answer = client.post(f"/models/{version}/activate", json={})
         assert answer.status_code == 202, answer.text
