@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PINS := $(VENV)/pins.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev serve test test-long lint pins docs bench format clean
+.PHONY: help setup dev serve test test-long lint pins pins-cpu docs bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ lint: dev ## ruff, mypy, import-linter, the audit of dependencies and the Alembi
 pins: dev ## write constraints.txt again for the requirements of pyproject.toml (PINS_FLAGS=--upgrade: newest)
 	UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile pyproject.toml --all-extras --group image --universal \
 		--generate-hashes --no-annotate --output-file constraints.txt --quiet $(PINS_FLAGS)
+
+pins-cpu: dev ## write docker/constraints-cpu.txt, the pins of the images with torch and FAISS for CPUs alone
+	$(BIN)/python docker/requirements.py cpu training > $(VENV)/cpu.txt
+	sed 's/^\(faiss-cpu==[^ ]*\) ;.*/\1/' $(PINS) > $(VENV)/pins-cpu.txt
+	UV_CUSTOM_COMPILE_COMMAND='make pins-cpu' $(BIN)/uv pip compile $(VENV)/cpu.txt --constraint $(VENV)/pins-cpu.txt \
+		--torch-backend cpu --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+		--no-annotate --output-file docker/constraints-cpu.txt --quiet $(PINS_FLAGS)
 
 docs: dev ## build the documentation into docs/site; a broken link is an error
 	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml

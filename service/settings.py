@@ -13,10 +13,16 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from model.data.names import normalise_name
+from model.files import open_regular
 from service.errors import BadSettings
 from service.errors.requests import reason_of
 
 MEBIBYTE = 1024 * 1024
+
+SECRETS = ("database_url",)
+"""Settings that a file may hold: REID_DATABASE_URL_FILE names the file of REID_DATABASE_URL."""
+
+MAX_SECRET_BYTES = 65_536
 
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 URL_HINT = "write sqlite:////folder/gallery.sqlite3 or postgresql+psycopg://user:password@host/name"
@@ -312,6 +318,7 @@ def unknown_variables() -> list[str]:
     Service named reid.
     """
     known = {f"REID_{name.upper()}" for name in Settings.model_fields} | {"REID_URL", "REID_API_KEY"}
+    known |= {f"REID_{name.upper()}_FILE" for name in SECRETS}
     return [
         name
         for name in sorted(os.environ)
@@ -322,15 +329,37 @@ def unknown_variables() -> list[str]:
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, and from the files of secrets that the environment names.
 
     Raises:
         BadSettings: a variable has no usable value; the message names each such variable and the reason.
     """
     try:
-        return Settings()
+        return Settings.model_validate(_read_secrets())
     except ValidationError as error:
         reasons = [
             f"REID_{'_'.join(map(str, e['loc'])).upper()}: {reason_of(e['msg'])}" for e in error.errors()
         ]
         raise BadSettings("; ".join(reasons)) from None
+
+
+def _read_secrets() -> dict[str, str]:
+    """Return the settings that files hold, without the end of the last line.
+
+    Raises:
+        BadSettings: a file cannot be read, or the environment has the setting too.
+    """
+    secrets = {}
+    for name in SECRETS:
+        variable = f"REID_{name.upper()}"
+        if not (path := os.environ.get(f"{variable}_FILE")):
+            continue
+        if os.environ.get(variable):
+            raise BadSettings(f"{variable} and {variable}_FILE are both set; keep one of them")
+        try:
+            with open_regular(Path(path).expanduser()) as file:
+                secrets[name] = file.read(MAX_SECRET_BYTES).decode(errors="replace").rstrip("\r\n")
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadSettings(f"{variable}_FILE: {path} cannot be read: {reason}") from None
+    return secrets

@@ -50,6 +50,36 @@ def test_q_the_port_that_kubernetes_sets_for_a_service_is_explained(monkeypatch:
     assert read_settings().port == 8001
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_q_a_secret_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    url = "postgresql+psycopg://reid:pass word @host/gallery"
+    secret = tmp_path / "database_url"
+    secret.write_bytes(f"{url}{end}".encode())
+    monkeypatch.setenv("REID_DATABASE_URL_FILE", str(secret))
+    monkeypatch.setenv("REID_DATABASE_URL", "")  # empty is not set
+    assert read_settings().database_url == url
+    assert "REID_DATABASE_URL_FILE" not in unknown_variables()
+    monkeypatch.setenv("REID_DATABASE_URL", url)
+    with pytest.raises(BadSettings, match="REID_DATABASE_URL and REID_DATABASE_URL_FILE are both set"):
+        read_settings()
+
+
+def test_q_a_file_of_a_secret_that_cannot_be_used_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REID_DATABASE_URL_FILE", str(tmp_path / "absent"))
+    with pytest.raises(BadSettings, match=r"REID_DATABASE_URL_FILE: .*absent cannot be read: No such file"):
+        read_settings()
+    monkeypatch.setenv("REID_DATABASE_URL_FILE", str(tmp_path))
+    with pytest.raises(BadSettings, match=r"REID_DATABASE_URL_FILE: .* cannot be read: "):
+        read_settings()
+    (tmp_path / "secret").write_text("hunter2\n")
+    monkeypatch.setenv("REID_DATABASE_URL_FILE", str(tmp_path / "secret"))
+    with pytest.raises(BadSettings, match="REID_DATABASE_URL: not a database URL") as told:
+        read_settings()
+    assert "hunter2" not in str(told.value)  # it may be a password
+
+
 def test_q_what_is_no_setting_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     before = unknown_variables()
     for name in (
