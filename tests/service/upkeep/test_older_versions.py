@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytest
 from keep_gallery import answers_of
 from live_server import crop, enroll, search, serve
 from service.settings import Settings
-from service.store.database import make_engine, make_sessions
+from service.store.database import known_schemas, make_engine, make_sessions
 from service.store.store import Store
 from service.upkeep.check import check
 
 KEPT = Path(__file__).parents[2] / "data" / "galleries"
 GALLERIES = sorted(path.name for path in KEPT.iterdir())
+FIRST_KEPT = "0007"
+"""The oldest schema of which a gallery was kept."""
 
 
 def assert_holds(answer: Any, kept: Any, place: str = "") -> None:
@@ -32,6 +36,17 @@ def assert_holds(answer: Any, kept: Any, place: str = "") -> None:
         assert answer == pytest.approx(kept, abs=0.01), place  # the arithmetic of another machine
     else:
         assert answer == kept, place
+
+
+def lacking(schemas: Sequence[str]) -> list[str]:
+    """The replaced schemas from `FIRST_KEPT` on of which no gallery was kept; the newest comes first."""
+    return [older for _, older in pairwise(schemas) if older >= FIRST_KEPT and older not in GALLERIES]
+
+
+def test_a_gallery_of_each_replaced_schema_is_kept() -> None:
+    assert lacking(known_schemas()) == []
+    assert lacking(["9999", "9998", FIRST_KEPT, "0006"]) == ["9998"]
+    assert set(GALLERIES) <= set(known_schemas())
 
 
 @pytest.mark.parametrize("name", GALLERIES)
