@@ -15,6 +15,7 @@ from typing import NamedTuple
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import metrics
 from service.api.problems import service_problem
 from service.errors import Overloaded
 
@@ -69,7 +70,8 @@ class Turns:
         self._num_waiting += 1
         try:
             async with asyncio.timeout(self._limit.wait_s):
-                await self._free.acquire()
+                with metrics.QUEUE_S.time():
+                    await self._free.acquire()
         except TimeoutError:
             raise Overloaded from None
         finally:
@@ -91,6 +93,8 @@ class Admission:
     def __init__(self, app: ASGIApp, limits: Mapping[str, Limit]) -> None:
         self._app = app
         self._turns = {name: Turns(limit) for name, limit in limits.items()}
+        for name in limits:
+            metrics.OVERLOADED.labels(name)  # begins at 0, so that Prometheus sees the first refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -116,6 +120,7 @@ class Admission:
                 has_turn = True
             await self._app(scope, receive_then_take, send)
         except Overloaded as error:
+            metrics.OVERLOADED.labels(name).inc()
             scope["state"]["is_refused"] = True
             await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
         finally:

@@ -26,6 +26,7 @@ from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
 from service.api.room import RoomForBody
+from service.api.request_metrics import RequestMetrics
 from service.api.routes import (
     audit as audit_routes,
 )
@@ -36,6 +37,7 @@ from service.api.routes import (
     health,
     identities,
     jobs,
+    metrics,
     models,
     page,
     retention,
@@ -44,6 +46,7 @@ from service.api.routes import (
     verify,
 )
 from service.api.routes.dependencies import refuse_unknown_fields, require_open
+from service.api.scraping import Scraper
 from service.api.slashes import EncodedSlashes
 from service.audit.log import Audit
 from service.errors import ServiceError
@@ -95,6 +98,7 @@ def create_app(
     store = Store(settings, make_sessions(engine), clock)
     serving = Serving(store)
     readiness = Readiness(store)
+    scraper = Scraper(store, serving.current)
     claims = Claims(store)
     callers = Callers(store)
     audit = Audit(store)
@@ -111,11 +115,13 @@ def create_app(
         await asyncio.to_thread(background.stop)
         await asyncio.to_thread(serving.close)
         await asyncio.to_thread(readiness.close)
+        await asyncio.to_thread(scraper.close)
         engine.dispose()
 
     app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
     app.state.serving = serving
     app.state.readiness = readiness
+    app.state.scraper = scraper
     app.state.expiry = background.expiry
     app.state.audit = audit
     _add_routes(app)
@@ -156,6 +162,7 @@ def _add_middleware(
     app.add_middleware(HeadRequests)
     _add_browser_rules(app, serving.store.settings)
     app.add_middleware(RequestLog)
+    app.add_middleware(RequestMetrics)
     app.add_middleware(RequestId)
 
 
@@ -175,12 +182,12 @@ def _add_browser_rules(app: FastAPI, settings: Settings) -> None:
 
 
 def _add_routes(app: FastAPI) -> None:
-    """Add every endpoint. All endpoints except the health probes and the page refuse unknown fields."""
+    """Add every endpoint. All endpoints except the probes, /metrics and the page refuse unknown fields."""
     strict = [Depends(refuse_unknown_fields)]
     data = (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs)
     for resource in (*data, session, audit_routes):
         app.include_router(resource.router, dependencies=strict, responses=responses(422))
-    for resource in (health, page):
+    for resource in (health, metrics, page):
         app.include_router(resource.router)
 
 

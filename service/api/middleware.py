@@ -30,7 +30,7 @@ RANGE = re.compile(r"(?=\d|-\d)(\d{0,18})-(\d{0,18})")
 HANDLE_IS_CLOSED = "the handler is closed"
 """What uvloop says when a client has closed its connection just before the server writes to it."""
 
-QUIET_PATHS = re.compile(r"/livez|/readyz|/web/.*|/gallery/[^/]+/(image|thumbnail)")
+QUIET_PATHS = re.compile(r"/livez|/readyz|/metrics|/web/.*|/gallery/[^/]+/(image|thumbnail)")
 """Paths that probes ask every few seconds, and a page a hundred times; they are logged at the level debug."""
 
 

@@ -55,6 +55,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/docs/oauth2-redirect"): PUBLIC,
     ("GET", "/openapi.json"): PUBLIC,
     ("GET", "/version"): Rule(Role.reader, "any", None, None),
+    ("GET", "/metrics"): Rule(Role.reader, "none", None, None),  # no turn: an overload has to be seen
     ("POST", "/session"): Rule(None, "any", "change", "sign_in"),
     ("GET", "/session"): READ_ANY,
     ("DELETE", "/session"): Rule(None, "any", "change", None),

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service import metrics
 
 MAX_HEAD_BYTES = 1024 * 1024
 """Counted in whole reads of the socket. The read in which a head begins may also hold a body, but a read has
@@ -61,13 +64,16 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin a connection, in place of an idle one if there are too many."""
         super().connection_made(transport)
+        metrics.CONNECTIONS.inc()
         if len(self.connections) > self.max_connections:
+            metrics.EVICTED.inc()
             self._longest_idle().transport.close()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
         super().connection_lost(exc)
+        metrics.CONNECTIONS.dec()
         self._stop_timer()
 
     def on_message_begin(self) -> None:
@@ -106,7 +112,8 @@ class BoundedConnection(HttpToolsProtocol):
         if self._num_head_bytes > MAX_HEAD_BYTES:
             is_first = not self._is_answering() or not self.cycle.response_started
             detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
-            self._cut_off(_problem(431, "headers_too_large", detail) if is_first else b"", detail)
+            answer = _problem(431, "headers_too_large", detail) if is_first else b""
+            self._cut_off(answer, detail, metrics.LARGE_HEAD)
 
     def shutdown(self) -> None:
         """End the connection: at once, after the answer, or if a body has not come in the time there is."""
@@ -135,6 +142,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_answering():
             self._wait_for_head()
         else:
+            metrics.SLOW_HEAD.inc()
             self.transport.close()
 
     def _is_answering(self) -> bool:
@@ -151,10 +159,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._watch_body()
             return
         detail = f"fewer than {self.min_body_bytes:,} bytes of the body came in {self.body_s:g} s"
-        self._cut_off(b"" if self.cycle.response_started else _problem(408, "body_too_slow", detail), detail)
+        answer = b"" if self.cycle.response_started else _problem(408, "body_too_slow", detail)
+        self._cut_off(answer, detail, metrics.SLOW_BODY)
 
-    def _cut_off(self, answer: bytes, reason: str) -> None:
+    def _cut_off(self, answer: bytes, reason: str, counter: Counter) -> None:
         if not self.transport.is_closing():
+            counter.inc()
             self.logger.warning(reason)
             self.transport.write(answer)
             self.transport.close()

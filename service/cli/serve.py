@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from ipaddress import ip_address
 from threading import Thread
@@ -20,11 +21,14 @@ import structlog
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
+from service import metrics
 from service.cli.connections import ANSWER_S, BoundedConnection
 from service.cli.logs import log_to_terminal
 from service.cli.options import keep_private
 from service.cli.terminal import err, print_line
+from service.cli.worker_metrics import shared_metrics
 from service.errors import BadSettings, ServiceError
 from service.settings import Settings, read_settings, unknown_variables
 
@@ -129,7 +133,8 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
     _say_starting(settings, url)
     listener.listen(BACKLOG)  # clients wait from now on, until a worker is ready and takes them
     supervisor = Workers(_configure("service.cli.serve:make_worker_app", settings), [listener])
-    supervisor.run()
+    with shared_metrics(settings.cache_dir):
+        supervisor.run()
     _say_stopped(settings)
     return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
 
@@ -154,17 +159,30 @@ class Workers(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace each worker that has died or hangs, and say so in the log."""
-        before = list(self.processes)
-        super().keep_subprocess_alive()
-        for worker in before:
-            if worker not in self.processes:
-                logger.error("a worker has died, another one takes its place", pid=worker.pid)
+        with self._forgetting() as gone:
+            super().keep_subprocess_alive()
+        for worker in gone:
+            logger.error("a worker has died, another one takes its place", pid=worker.pid)
+
+    def handle_signals(self) -> None:
+        """Do what a signal asks for, which may replace workers."""
+        with self._forgetting():
+            super().handle_signals()
 
     def terminate_all(self) -> None:
         """End the workers; the port is closed first, so that no client connects and waits in vain."""
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[list[Process]]:
+        """Return the workers that are replaced in this context, once it ends, and drop their gauges."""
+        before, gone = list(self.processes), list[Process]()
+        yield gone
+        gone += [worker for worker in before if worker not in self.processes]
+        for worker in gone:
+            metrics.forget_worker(worker.pid)
 
 
 def make_worker_app() -> "FastAPI":

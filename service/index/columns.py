@@ -153,6 +153,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.slots)
 
+    @property
+    def num_dead(self) -> int:
+        """Return how many rows belong to deleted items."""
+        return len(self) - int(np.count_nonzero(self.is_alive))
+
     def appended(
         self,
         slots: Ints,

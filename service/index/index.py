@@ -72,6 +72,11 @@ class GalleryIndex:
         state = self._state
         return len(state.columns) - state.num_dead
 
+    @property
+    def kind_in_use(self) -> IndexKind:
+        """Return the kind of index that searches without a filter use now; never `auto`."""
+        return self._state.kind
+
     def slots(self) -> Ints:
         """Return the slots of all items, ascending."""
         columns = self._state.columns
@@ -258,7 +263,7 @@ class GalleryIndex:
         if ann is not None and (kind == "exact" or ann.kind != index._maintenance.ann_kind):
             ann = None
         with index._change_lock:
-            index._publish(State(columns, embeddings, _num_dead(columns), ann))
+            index._publish(State(columns, embeddings, columns.num_dead, ann))
         return index
 
     def wait(self) -> None:
@@ -330,7 +335,7 @@ class GalleryIndex:
             added = np.arange(len(state.columns), len(newest.columns))
             columns = newest.columns.kept(np.concatenate([rows, added]))
             embeddings = embeddings.appended(newest.embeddings.rows_ND[added])
-            self._state = State(columns, embeddings, _num_dead(columns), ann, newest.layout_version + 1)
+            self._state = State(columns, embeddings, columns.num_dead, ann, newest.layout_version + 1)
 
     def _checked(self, embeddings_ND: NDArray[np.float16] | Floats, num: int) -> Floats:
         if embeddings_ND.shape != (num, self.embedding_size):
@@ -343,7 +348,3 @@ class GalleryIndex:
 
 def _gap(track_gap_s: float) -> int:
     return round(track_gap_s * 1_000_000)
-
-
-def _num_dead(columns: Columns) -> int:
-    return len(columns) - int(np.count_nonzero(columns.is_alive))

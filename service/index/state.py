@@ -6,10 +6,11 @@ Shape suffixes: D dimensions of an embedding.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from service.index.ann import AnnIndex
+from service.index.ann import AnnIndex, AnnKind
 from service.index.columns import Columns, Grouping, Ints, Mask
 from service.index.vectors import Embeddings, Floats
 
@@ -57,6 +58,11 @@ class State:
     num_dead: int
     ann: AnnIndex | None
     layout_version: int = 0
+
+    @property
+    def kind(self) -> Literal["exact", AnnKind]:
+        """Return the kind of index."""
+        return "exact" if self.ann is None else self.ann.kind
 
     def topk(self, query_1D: Floats, k: int, mask: Mask) -> Hits:
         """Find the k best marked items, and all items that tie with the k-th."""

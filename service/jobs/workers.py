@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import metrics
 from service.errors import DatabaseUnavailable, DecodingBusy, ServiceError
 from service.jobs.jobs import Cancelled, Stopped, Watch, claim_job, end_job, keep_alive, requeue
 from service.store.failures import to_service_error
@@ -17,6 +18,9 @@ logger = structlog.get_logger(__name__)
 
 RETRY_S = 2
 """Pause before a job or the end of a job is tried again, in seconds."""
+
+ENDS = ("succeeded", "failed", "cancelled")
+"""The states of a job that has ended."""
 
 Work = Callable[[Job], dict[str, Any] | None]
 """Does a job, from where an earlier process left it, and returns the result of the job, fit for JSON.
@@ -48,6 +52,8 @@ class Worker:
         self._watch = Watch(store.clock)
         self._thread: Thread | None = None
         self._job_id = ""
+        for state in ENDS:  # a series that begins at 1 hides its first event from Prometheus
+            metrics.JOBS_ENDED.labels(kind, state)
 
     def run_due(self) -> None:
         """Start the next job of this kind that no process does, unless this process does one already."""
@@ -96,6 +102,7 @@ class Worker:
             result = self._work(job)
         except Cancelled:
             log.info("job cancelled")
+            metrics.JOBS_ENDED.labels(job.kind, "cancelled").inc()
         except Stopped:
             requeue(self._store, job.id)
         except (ServiceError, SQLAlchemyError, OSError) as error:
@@ -119,6 +126,7 @@ class Worker:
 
     def _end(self, job: Job, state: str, error: str | None, result: dict[str, Any] | None = None) -> None:
         """Store the end of a job; on a failure, such as a full disk, try again unless the process stops."""
+        metrics.JOBS_ENDED.labels(job.kind, state).inc()
         while True:
             try:
                 return end_job(self._store, job.id, state, error, result)

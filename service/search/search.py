@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, select
 
 from model.data.images import ImageInfo
+from service import metrics
 from service.audit.entries import Person, record
 from service.errors import ImageError
 from service.gallery.conditions import to_filter
@@ -85,13 +86,15 @@ def search(
         NotReady: no network is serving yet.
     """
     generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
-    with serving.store.read() as session:
+    with metrics.DATABASE_S.time(), serving.store.read() as session:
         only = to_filter(session, query.among)
         rejected = frozenset(session.scalars(_rejected_keys(crops)))
     only = replace(only, excluded_identity_keys=only.excluded_identity_keys | rejected)
     for _ in range(MAX_TRIES):
-        hits = _search_index(generation.index, query_D, query, only)
-        rows = _rows(serving, hits)
+        with metrics.SEARCH_S.time():
+            hits = _search_index(generation.index, query_D, query, only)
+        with metrics.DATABASE_S.time():
+            rows = _rows(serving, hits)
         if len(rows) == len(hits.slots):
             break  # otherwise items were deleted during the search, and another try finds others instead
         serving.refresh()
@@ -154,7 +157,8 @@ def embed_people(
                     embeddings_ND, infos = embed_in_batches(generation.embedder, images, check=check)
                 fused.append(fuse(embeddings_ND))
                 crops += infos
-        active = serving.refresh()
+        with metrics.DATABASE_S.time():
+            active = serving.refresh()
         if active.embedder is generation.embedder:
             return active, fused, crops
         generation = active

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service import metrics
 from service.audit.entries import Person, record
 from service.errors import Fault, InvalidRequest
 from service.gallery.conditions import of_cameras
@@ -84,7 +85,7 @@ def verify_identity(
     with serving.store.read() as session:
         find_identity(session, identity_id, cameras)
     generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
-    with serving.store.read() as session:
+    with metrics.DATABASE_S.time(), serving.store.read() as session:
         identity = find_identity(session, identity_id, cameras)
         items_ND = _embeddings(session, identity.key, generation.replica.version, cameras)
     if not len(items_ND):

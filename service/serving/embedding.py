@@ -1,6 +1,6 @@
 """Load networks, and embed crops in batches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from model.embedder import Embedder
 from model.errors import ModelError, RuntimeUnavailable
 from model.interop.trial import try_out
 from model.runtime import require_runtime
+from service import metrics
 from service.errors import BadSettings, NotFinite, UnfitCheckpoint
 from service.settings import Settings
 from service.store.store import Store
@@ -162,16 +163,24 @@ def embed_in_batches(
         if is_full(len(batch), sum(i.width * i.height for i in batch)):
             with turn():
                 check()
-                parts.append(embedder.embed(batch))
+                parts.append(_embed(embedder, batch))
             batch = []
     with turn():
         check()
-        parts.append(embedder.embed(batch))
+        parts.append(_embed(embedder, batch))
     embeddings_ND = np.concatenate(parts)
     is_finite_N = np.isfinite(embeddings_ND).all(axis=1)
     if not is_finite_N.all():
         raise NotFinite(embedder.version, int(np.argmin(is_finite_N)))
     return embeddings_ND, tags
+
+
+def _embed(embedder: Embedder, batch: Sequence[Image.Image]) -> NDArray[np.float32]:
+    if not batch:
+        return embedder.embed(batch)  # of the right size, (0, D)
+    metrics.BATCH_CROPS.observe(len(batch))
+    with metrics.EMBED_S.time():
+        return embedder.embed(batch)
 
 
 def to_half(embeddings_ND: NDArray[np.float32]) -> NDArray[np.float16]:

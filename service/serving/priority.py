@@ -1,8 +1,10 @@
 """The order of work on the cores: searches before enrolments, backfills and comparisons of identities."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Condition, Lock
+
+from service import metrics
 
 BACKFILL_WAITS_S = 0.2
 """A backfill waits at most this long for searches, in seconds, so that it makes progress under any load."""
@@ -40,8 +42,10 @@ class Priority:
 
         Only one enrolment embeds at a time, so that a search shares the cores with at most one enrolment.
         """
-        with self._enrolment:
-            self._wait_for_searches(ENROLMENT_WAITS_S)
+        with ExitStack() as held:
+            with metrics.QUEUE_S.time():
+                held.enter_context(self._enrolment)
+                self._wait_for_searches(ENROLMENT_WAITS_S)
             yield
 
     @contextmanager

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from model.data.images import Limits
 from model.embedder import Embedder
+from service import metrics
 from service.errors import NetworkLost, NotReady, ServiceError, StorageFull
 from service.serving.embedding import load_registered
 from service.serving.generation import Generation
@@ -135,6 +136,7 @@ class Serving:
                     if evaluated_at != generation.thresholds.evaluated_at:
                         generation = self._follow_evaluation(generation, session)
                     generation.replica.catch_up(session, newest)
+                    metrics.note_replica(generation.replica.sequence)
                     return generation
             self._follow_swap(generation)
 

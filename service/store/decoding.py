@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
 
+from service import metrics
 from service.errors import DecodingBusy
 
 CLAIM_WAITS_S = 2.0
@@ -45,7 +46,8 @@ class DecodingBudget:
         Raises:
             DecodingBusy: the bytes did not become free in time, or the machine could not give them.
         """
-        self._take(num_bytes, timeout_s)
+        with metrics.QUEUE_S.time():
+            self._take(num_bytes, timeout_s)
         try:
             yield
         except MemoryError:

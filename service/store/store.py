@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service import metrics
 from service.errors import ServiceError
 from service.settings import Settings
 from service.store.changes import Transaction, transaction
@@ -97,7 +98,7 @@ class Store:
         """
         if makes_room:
             self.reserve.release_if_full()
-        with self._alone() as change:
+        with metrics.DATABASE_S.time(), self._alone() as change:
             yield change
         with suppress(ServiceError, SQLAlchemyError, OSError):
             self.purge_doomed()

@@ -10,6 +10,7 @@ from PIL import Image
 from model.data import images
 from model.errors import ImageError as RefusedImage
 from model.errors import OutOfMemory, OversizedImage, UndersizedImage
+from service import metrics
 from service.errors import CropTooSmall, DecodingBusy, ImageError, ImageTooLarge, UnreadableImage
 
 REFUSALS: dict[type[RefusedImage], type[ImageError]] = {
@@ -62,7 +63,8 @@ def decode(data: bytes, limits: images.Limits, position: int = 0) -> tuple[Image
         UnreadableImage: the bytes are not a whole JPEG, PNG, WebP or BMP image.
     """
     try:
-        return images.decode(data, limits)
+        with metrics.DECODE_S.time():
+            return images.decode(data, limits)
     except RefusedImage as error:
         raise _refusal(error, position) from error
     except OutOfMemory as error:

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
 from model.embedder import Embedder
+from service import metrics
 from service.errors import ImageError, NotFinite, ServiceError
 from service.jobs.jobs import Stopped
 from service.serving.embedding import to_half
@@ -170,6 +171,7 @@ class Backfill:
         for item in items:
             if item.slot not in made and self._is_alive(item.slot):
                 self.missing[item.slot] = item.id
+        metrics.BACKFILLED.inc(len(made))
         return {slot: to_half(made_D) for slot, made_D in made.items()}
 
     def _is_alive(self, slot: int) -> bool:

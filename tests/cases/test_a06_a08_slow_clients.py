@@ -12,6 +12,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from live_server import crop, images, serve, wait_until
+from scraped import scrape
 from service.cli.connections import BoundedConnection
 from service.settings import Settings
 
@@ -94,12 +95,15 @@ def test_a6_a_head_that_does_not_end_is_waited_for_no_longer_than_a_time(
 
 def test_a6_idle_connections_give_way_to_further_ones(settings: Settings, connect: Connect) -> None:
     with serve(settings, protocol=FewConnections) as client:
+        before = scrape(client)
         opened = [connect(client) for _ in range(40)]
         for connection in opened[::2]:
             with contextlib.suppress(ConnectionError):  # some are closed already
                 connection.sendall(b"GET / HTTP/1.1\r\nX: ")
         assert httpx.get(f"{client.base_url}/livez").status_code == 200
         wait_until(lambda: sum(map(is_closed, opened)) >= 32)
+        evicted = 'reid_connections_closed_total{reason="evicted"}'
+        assert scrape(client)[evicted] >= before[evicted] + 32
         assert httpx.get(f"{client.base_url}/livez").status_code == 200
 
 
@@ -120,6 +124,7 @@ def test_a8_a_body_that_stops_is_answered_408_and_nothing_is_kept(
     settings: Settings, connect: Connect
 ) -> None:
     with serve(settings, protocol=Hasty) as client:
+        before = scrape(client)
         for more in (b"", b"Idempotency-Key: a\r\n", b"Expect: 100-continue\r\n"):
             connection = connect(client)
             connection.sendall(
@@ -128,6 +133,8 @@ def test_a8_a_body_that_stops_is_answered_408_and_nothing_is_kept(
             received = read_to_end(connection)
             assert b"HTTP/1.1 408 " in received
             assert b'"code": "body_too_slow"' in received
+        slow = 'reid_connections_closed_total{reason="slow_body"}'
+        assert scrape(client)[slow] == before[slow] + 3
         assert client.get("/gallery").json()["items"] == []
 
 

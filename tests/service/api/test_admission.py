@@ -10,10 +10,12 @@ import httpx
 from starlette.types import ASGIApp
 
 from live_server import TIMEOUT_S, crop, enroll, images, search, serve, wait_until
+from scraped import scrape
 from service.api.admission import LIMITS, Limit
 from service.settings import Settings
 
 LONG_S = 120.0
+REFUSED = 'reid_http_requests_total{method="POST",route="/gallery",status="503"}'
 
 
 @contextmanager
@@ -61,8 +63,12 @@ def raw_post(client: httpx.Client, path: str, seed: int) -> tuple[socket.socket,
 
 def test_what_is_too_much_is_refused_at_once_and_the_rest_is_done(settings: Settings) -> None:
     with held(settings, Limit(2, 3, LONG_S)) as (client, release), ThreadPoolExecutor(12) as threads:
+        before = scrape(client)
         posts = post_each(threads, client, 12)
         wait_until(lambda: sum(post.done() for post in posts) == 12 - 5)
+        counted = scrape(client)
+        for name in (REFUSED, 'reid_overloaded_total{class="enrolment"}'):
+            assert counted[name] == before[name] + 7
         for refused in (post.result() for post in posts if post.done()):
             assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
             assert refused.headers["retry-after"] == "1"

@@ -14,6 +14,7 @@ import pytest
 
 from command_line import MakeEnv, Server, read_until, reid_serve, reid_serve_by_workers
 from live_server import TIMEOUT_S, crop, images, wait_until
+from scraped import Series, scrape
 
 DRAIN_S = 3
 HEAD = (
@@ -21,6 +22,7 @@ HEAD = (
     b"Expect: 100-continue\r\nContent-Length: 100000\r\n\r\n"
 )
 READY = re.compile(r"worker (\d+) ready")
+LIVEZ = 'reid_http_requests_total{method="GET",route="/livez",status="200"}'
 
 Serve = Callable[[dict[str, str], Path], AbstractContextManager[Server]]
 
@@ -72,12 +74,29 @@ def test_a_worker_that_dies_is_told_and_replaced(make_env: MakeEnv, tmp_path: Pa
     with reid_serve_by_workers(make_env(tmp_path / "data"), tmp_path / "log", 2) as running:
         told = running.printed + read_until(running.log, "items in the gallery")
         workers = [int(number) for number in READY.findall(told)]
+        for path in ["/livez"] * 20:  # a connection each: whichever worker takes it
+            httpx.get(f"{running.url}{path}")
+        with (
+            httpx.Client(base_url=running.url, timeout=TIMEOUT_S) as one,
+            httpx.Client(base_url=running.url) as other,
+        ):
+            assert scrape(one)[LIVEZ] == scrape(other)[LIVEZ] == 20
         os.kill(workers[0], signal.SIGKILL)
         told = read_until(running.log, "items in the gallery")
         assert f"a worker has died, another one takes its place pid={workers[0]}" in plain(told)
         assert int(READY.findall(told)[0]) not in workers
         answer = httpx.post(f"{running.url}/search", files=images(crop(1)), timeout=TIMEOUT_S)
         assert answer.status_code == 200
+        answer = httpx.post(f"{running.url}/gallery", files=images(crop(1)), timeout=TIMEOUT_S)
+        assert answer.status_code == 201
+        with httpx.Client(base_url=running.url, timeout=TIMEOUT_S) as client:
+            assert scrape(client)[LIVEZ] == 20
+            wait_until(lambda: follows(scrape(client)))  # the dead worker has seen no item
+
+
+def follows(found: Series) -> bool:
+    """Return whether the worker that is furthest behind has seen the newest change."""
+    return found['reid_replica_newest_change{index="active"}'] == found["reid_newest_change"]
 
 
 def plain(told: str) -> str:

@@ -24,8 +24,11 @@ from live_server import (
     wait_until,
 )
 from model.checkpoint import checkpoint_version
+from scraped import scrape
 from service.settings import Settings
 from service.store.database import make_engine
+
+SUCCEEDED = 'reid_jobs_ended_total{kind="activation",state="succeeded"}'
 
 
 def crop_path(settings: Settings, sha256: str) -> Path:
@@ -41,8 +44,11 @@ def test_a_network_of_another_size_takes_over_and_gives_back(client: httpx.Clien
     path = tmp_path / "next.safetensors"
     version = make_checkpoint(path, seed=7, architecture="mobilenet_v2")
     assert upload_model(client, path).json()["embedding_size"] == 1280
+    before_activation = scrape(client)
     job = activate(client, version)
     assert (job["state"], job["done"], job["total"], job["error"]) == ("succeeded", 12, 12, None)
+    for name, num in (("reid_backfilled_items_total", 12), (SUCCEEDED, 1)):
+        assert scrape(client)[name] == before_activation[name] + num
     assert model_states(client) == {before: "retired", version: "active"}
     answer = search(client, crop(3, 2))
     assert (answer["model_version"], answer["num_searched"]) == (version, 12)
