@@ -48,6 +48,7 @@ from service.api.routes import (
 from service.api.routes.dependencies import refuse_unknown_fields, require_open
 from service.api.scraping import Scraper
 from service.api.slashes import EncodedSlashes
+from service.api.telemetry import NONE, find_spans
 from service.audit.log import Audit
 from service.errors import ServiceError
 from service.gallery import imports
@@ -99,6 +100,7 @@ def create_app(
     serving = Serving(store)
     readiness = Readiness(store)
     scraper = Scraper(store, serving.current)
+    spans = find_spans()
     claims = Claims(store)
     callers = Callers(store)
     audit = Audit(store)
@@ -116,9 +118,12 @@ def create_app(
         await asyncio.to_thread(serving.close)
         await asyncio.to_thread(readiness.close)
         await asyncio.to_thread(scraper.close)
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
         engine.dispose()
 
-    app = FastAPIOffline(redoc_url=None, lifespan=lifespan, **DESCRIPTION)
+    telemetry = NONE if spans is None else spans.config
+    app = FastAPIOffline(redoc_url=None, lifespan=lifespan, telemetry=telemetry, **DESCRIPTION)
     app.state.serving = serving
     app.state.readiness = readiness
     app.state.scraper = scraper
@@ -129,6 +134,9 @@ def create_app(
     app.mount("/web", page.files)
     add_problem_handlers(app)
     _add_middleware(app, serving, claims, callers, audit, limits)
+    if spans is not None:
+        spans.add_details(app)
+    app.add_middleware(RequestId)
     return app
 
 
@@ -149,7 +157,7 @@ def _add_middleware(
     audit: Audit,
     limits: Mapping[str, Limit],
 ) -> None:
-    """Add the middleware; the one that is added last is the outermost."""
+    """Add the middleware within `RequestId`; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     app.add_middleware(RoomForBody, room=serving.store.room, folders=_folders(serving.store.settings))
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
@@ -163,7 +171,6 @@ def _add_middleware(
     _add_browser_rules(app, serving.store.settings)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics)
-    app.add_middleware(RequestId)
 
 
 def _add_browser_rules(app: FastAPI, settings: Settings) -> None:

@@ -91,7 +91,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_and_note)
         except Exception:
-            logger.exception("request failed", method=scope["method"], path=_path_to_log(scope))
+            logger.exception("request failed", method=scope["method"], path=path_to_log(scope))
             if status is not None:
                 raise
             request_id = scope["state"]["request_id"]
@@ -106,7 +106,7 @@ class RequestLog:
             logging.DEBUG if is_quiet else logging.INFO,
             "request",
             method=scope["method"],
-            path=_path_to_log(scope),
+            path=path_to_log(scope),
             status=status,
             took_ms=round((time.monotonic() - started_s) * 1000, 1),
             address=scope["client"][0] if scope.get("client") else None,
@@ -277,7 +277,7 @@ def _key_to_log(scope: Scope) -> dict[str, str]:
     return {} if key_id is None else {"key": key_id}
 
 
-def _path_to_log(scope: Scope) -> str:
+def path_to_log(scope: Scope) -> str:
     """Return the path, or for an identity the template of the route.
 
     The id of an identity is not logged, because it may be a person's name.
