@@ -5,9 +5,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from chromium import find_chromium
+from chromium import run_chromium
 from live_server import crop, wait_until
 from service.settings import Settings
 from set_clock import served_with_a_held_expiry
@@ -16,11 +16,8 @@ from set_clock import served_with_a_held_expiry
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page of Chromium, as the machine has it."""
-    path = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with run_chromium() as browser:
         yield browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="Europe/Vienna")
-        browser.close()
 
 
 @pytest.fixture

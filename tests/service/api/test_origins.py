@@ -1,19 +1,18 @@
 """A page of another site cannot act in an operator's browser: headers, and what Chromium makes of them."""
 
 import http.client
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from pydantic import ValidationError
 
-from chromium import find_chromium
+from chromium import run_chromium
 from command_line import MakeEnv, reid
 from live_server import crop, enroll, images, serve
+from other_site import FORM_POST, in_page, serve_other_site
 from service.settings import Settings
 
 ELSEWHERE = [
@@ -152,38 +151,18 @@ def test_every_answer_says_what_browsers_may_do_with_it(shared_client: httpx.Cli
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-class OtherSite(BaseHTTPRequestHandler):
-    """A site with one page, which the tests fill."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<!doctype html><title>elsewhere</title><body></body>")
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[int]:
     """The port of another site."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherSite)
-    threading.Thread(target=server.serve_forever).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with serve_other_site() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, to which all names of .example are this machine."""
-    path = find_chromium()
-    with sync_playwright() as playwright:
-        rules = "--host-resolver-rules=MAP *.example 127.0.0.1"
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", rules])
+    with run_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["http://evil.example:{}/", "http://127.0.0.1:{}/"], ids=["cross-site", "same-site"])
@@ -196,15 +175,6 @@ def evil_page(browser: Browser, elsewhere: int, request: pytest.FixtureRequest) 
     context.close()
 
 
-FORM_POST = """url => new Promise(resolve => {
-    const form = document.createElement("form");
-    Object.assign(form, {method: "post", action: url, enctype: "multipart/form-data", target: "sink"});
-    const sink = document.createElement("iframe");
-    sink.name = "sink";
-    document.body.append(sink, form);
-    sink.onload = resolve;
-    form.submit();
-})"""
 NO_CORS_POST = """async url => {
     const form = new FormData();
     form.append("images", new Blob([new Uint8Array(CROP)]), "a.jpg");
@@ -216,14 +186,6 @@ SHOWN_WIDTH = """url => new Promise(resolve => {
     image.onerror = () => resolve(0);
     image.src = url;
 })"""
-
-
-def in_page(page: Page, act: Callable[[], object]) -> list[int]:
-    """Return the statuses of the answers to what a page does."""
-    statuses: list[int] = []
-    page.on("response", lambda answer: statuses.append(answer.status))
-    act()
-    return statuses
 
 
 def test_a_page_elsewhere_changes_nothing(shared_client: httpx.Client, evil_page: Page) -> None:

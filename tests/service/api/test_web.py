@@ -3,21 +3,19 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
-from sqlalchemy import create_engine, insert
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
-from chromium import find_chromium
+from chromium import run_chromium
 from draw_people import draw_person
 from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
+from running_job import put_running_job
 from service.settings import Settings
-from service.store.tables import Job, new_id, now
 
 HOSTILE = """<img src=x onerror="alert(1)">/'&amp;?#%2F"""
 NOON = "2026-03-01T12:00:00Z"
@@ -36,11 +34,8 @@ def upload(content: bytes, name: str = "crop.jpg") -> FilePayload:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, as the machine has it."""
-    path = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with run_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -291,26 +286,6 @@ def test_an_activation_that_stands_in_the_way_is_shown_and_can_be_cancelled(
         job.get_by_role("button", name="Cancel").click()
         expect(job).to_contain_text("cancelled")
         assert client.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
-
-
-def put_running_job(settings: Settings, version: str) -> str:
-    """Write down an activation that another process is at, 40 % of it done in 40 s."""
-    moment, engine = now(), create_engine(settings.database_url)
-    row = {
-        "id": new_id(),
-        "kind": "activation",
-        "model_version": version,
-        "state": "running",
-        "done": 400,
-        "total": 1000,
-        "created_at": moment,
-        "started_at": moment - timedelta(seconds=40),
-        "alive_at": moment + timedelta(seconds=9),
-    }
-    with engine.begin() as connection:
-        connection.execute(insert(Job).values(row))
-    engine.dispose()
-    return str(row["id"])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
