@@ -25,8 +25,8 @@ from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, Re
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
-from service.api.room import RoomForBody
 from service.api.request_metrics import RequestMetrics
+from service.api.room import RoomForBody
 from service.api.routes import (
     audit as audit_routes,
 )
