@@ -8,10 +8,13 @@ export class Problem extends Error {
   }
 }
 
-/** Send a request and return the JSON of the answer, or null if the answer has none. Throws Problem. */
+/** Send a request and return the JSON of the answer, or null if the answer has none. Throws Problem.
+ *
+ * The document gets the event `refused` if nobody is signed in, with the problem, and when the request began. */
 export async function send(method, path, { form, json, signal } = {}) {
   const headers = json === undefined ? {} : { "Content-Type": "application/json" };
   const body = json === undefined ? form : JSON.stringify(json);
+  const began = performance.now();
   let answer;
   try {
     answer = await fetch(path, { method, headers, body, signal });
@@ -20,15 +23,18 @@ export async function send(method, path, { form, json, signal } = {}) {
     throw new Problem({ title: "No answer", detail: "the service cannot be reached; is it running?" });
   }
   const type = answer.headers.get("Content-Type") ?? "";
-  const content = type.includes("json") ? await answer.json() : null;
+  const isEmpty = answer.status === 204; // the service calls this JSON too
+  const content = type.includes("json") && !isEmpty ? await answer.json() : null;
   if (answer.ok) return content;
-  throw new Problem({
+  const problem = new Problem({
     title: answer.statusText || `HTTP ${answer.status}`,
     detail: "the service gave no reason",
     status: answer.status,
     request_id: answer.headers.get("X-Request-ID"),
     ...content,
   });
+  if (answer.status === 401) document.dispatchEvent(new CustomEvent("refused", { detail: { problem, began } }));
+  throw problem;
 }
 
 export const get = (path, options) => send("GET", path, options);

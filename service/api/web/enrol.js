@@ -76,6 +76,7 @@ takeFiles(form.querySelector(".drop"), (files) => {
   showFiles(parts.chosen, crops);
   button.disabled = false;
 });
+document.addEventListener("other-caller", () => parts.items.replaceChildren());
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   enrol();

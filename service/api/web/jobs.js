@@ -36,13 +36,18 @@ export async function poll() {
   return running.some(([, panel]) => !panel.runs);
 }
 
+document.addEventListener("other-caller", () => {
+  panels.clear();
+  place.replaceChildren();
+});
+
 function jobPanel(id) {
   const title = make("strong");
   const bar = make("progress", { ariaLabel: "progress" });
   const status = make("p");
   const results = make("div");
   const message = make("div");
-  const cancel = make("button", { type: "button" }, "Cancel");
+  const cancel = make("button", { type: "button", "data-needs": "operator" }, "Cancel");
   const dismiss = make("button", { type: "button", hidden: true }, "Dismiss");
   const element = make("article", {}, title, bar, status, results, message, cancel, dismiss);
   const panel = { element, runs: true, update };

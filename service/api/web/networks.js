@@ -8,6 +8,7 @@ import {
 } from "./dom.js";
 import { findRunning, follow, poll, when } from "./jobs.js";
 import { showHeld } from "./retention.js";
+import { askWho, isSignedOut } from "./session.js";
 
 const TICK_MS = 1000;
 const TICKS_A_REFRESH = 5;
@@ -16,9 +17,10 @@ const status = document.querySelector("#status");
 const parts = partsOf(document.querySelector("#networks"));
 const rows = new Map();
 
-/** Fetch and show the state of the service, its model versions, and the jobs that have not ended. */
+/** Fetch and show who is signed in, the state of the service, its model versions, and the jobs that have not ended. */
 export async function refresh() {
   try {
+    await askWho();
     const { model_version, runtime, num_items, held_expiry } = await get("readyz");
     const rest = ` on ${runtime} · ${count(num_items, "item")}`;
     status.replaceChildren("network ", make("code", {}, model_version), rest);
@@ -54,8 +56,8 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
   const facts = make("p");
   const coverage = make("progress", { max: 1, ariaLabel: "share of the items that are embedded" });
   const message = make("div");
-  const evaluate = make("button", { type: "button" }, "Evaluate");
-  const remove = make("button", { type: "button" }, "Delete");
+  const evaluate = make("button", { type: "button", "data-needs": "admin" }, "Evaluate");
+  const remove = make("button", { type: "button", "data-needs": "admin" }, "Delete");
   const activation = activationForm();
   const size = `${card.height} × ${card.width} pixels, ${embedding_size} dimensions`;
   const element = make("li", {},
@@ -63,7 +65,7 @@ function modelRow({ version, architecture, embedding_size, card, created_at }) {
     make("p", {}, `${architecture}, ${size}, registered `, time(created_at)),
     coverage, facts, message,
     make("div", { className: "actions" }, evaluate, activation, remove,
-      make("a", { href: `${path}/file`, download: `${version}.safetensors` }, "Download"),
+      make("a", { href: `${path}/file`, download: `${version}.safetensors`, "data-needs": "admin" }, "Download"),
       make("details", {}, make("summary", {}, "Card"), make("pre", {}, JSON.stringify(card, null, 2)))));
 
   const begin = (request) => async () => {
@@ -103,7 +105,7 @@ function factsOf({ num_embedded, coverage, num_bytes, failure, evaluation }) {
 
 function activationForm() {
   const choice = (name, text) => make("label", {}, make("input", { type: "checkbox", name }), text);
-  return make("details", {}, make("summary", {}, "Activate…"), make("form", {},
+  return make("details", { "data-needs": "admin" }, make("summary", {}, "Activate…"), make("form", {},
     make("label", {}, "Switch ", make("select", { name: "strategy" },
       make("option", { value: "backfill" }, "after every item is embedded"),
       make("option", { value: "compatible" }, "at once, if trained to be compatible"))),
@@ -139,10 +141,12 @@ takeFiles(document.querySelector("#register-form .drop"), async ([file]) => {
   }
 });
 
+document.addEventListener("signed-in", refresh);
+
 async function tick(number) {
   try {
     const isDue = number % TICKS_A_REFRESH === 0 || status.className !== "ready";
-    if (await poll() || (isDue && !document.hidden)) await refresh();
+    if (!isSignedOut() && (await poll() || (isDue && !document.hidden))) await refresh();
   } catch (problem) {
     showFailure(problem);
   }

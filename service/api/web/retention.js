@@ -11,16 +11,22 @@ let shown = "";
 export async function showHeld(summary) {
   const state = JSON.stringify(summary ?? null);
   if (state === shown) return;
-  const held = summary ? (await get("retention")).held : null;
+  const isAsked = summary && place.checkVisibility(); // a key for some cameras may not ask
+  const held = isAsked ? (await get("retention")).held : null;
   place.replaceChildren(...(held ? [panel(held)] : []));
   shown = state;
 }
 
+document.addEventListener("other-caller", () => {
+  place.replaceChildren();
+  shown = "";
+});
+
 function panel({ as_of, detail, since }) {
   const told = make("div");
-  const button = make("button", { type: "button" }, "Erase these items");
+  const button = make("button", { type: "button", "data-needs": "admin" }, "Erase these items");
   const element = make("article", { className: "job failed", role: "alert" },
-    make("strong", {}, "An expiry waits for you"), make("p", {}, detail),
+    make("strong", {}, "An expiry waits for an admin"), make("p", {}, detail),
     make("p", {}, "Waiting since ", time(since), "."), told, button);
   when(button, async () => {
     if (!confirm(`${detail}.\n\nErase them for good?`)) return;

@@ -39,7 +39,8 @@ async function search() {
 function summary({ num_searched, took_ms, model_version, matches, thresholds }) {
   if (!num_searched) {
     const enrol = make("a", { href: "#enrol" }, "enrol crops");
-    return ["No item passes the filters: ", enrol, ", or remove filters."];
+    const mayEnrol = make("span", { "data-needs": "operator" }, enrol, ", or ");
+    return ["No item passes the filters: ", mayEnrol, "remove filters."];
   }
   const among = `${count(matches.length, "match", "matches")} among ${count(num_searched, "item")}`;
   const facts = [`${among} in ${took_ms.toFixed(0)} ms by network `, make("code", {}, model_version), "."];
@@ -99,6 +100,15 @@ export async function showIdentity(id) {
     showProblem(shown.message, problem);
   }
 }
+
+document.addEventListener("other-caller", () => {
+  running.abort();
+  section.ariaBusy = "false";
+  dialog.dataset.identity = "";
+  dialog.close();
+  parts.message.replaceChildren();
+  parts.matches.replaceChildren();
+});
 
 function visit({ camera_id, first, last, num_items, item_id, gap_s }) {
   const seconds = (new Date(last) - new Date(first)) / 1000;
