@@ -82,6 +82,12 @@ JOBS_ENDED = Counter(
     "reid_jobs_ended_total", "Jobs that have ended, by kind and state.", ["kind", "state"], registry=_registry
 )
 
+AUDIT_QUEUED = Gauge(
+    "reid_audit_queued_rows",
+    "Rows of the audit that wait for the next batch; more than a few hundred if the database does not answer.",
+    registry=_registry,
+    multiprocess_mode="livesum",
+)
 CONNECTIONS = Gauge(
     "reid_connections", "Open connections of clients.", registry=_registry, multiprocess_mode="livesum"
 )

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from service import metrics
 from service.audit.chain import append, expiry_seal, head_of, locked_chain
 from service.audit.entries import Entry, current
 from service.audit.erasing import gone_people
@@ -53,6 +54,7 @@ class Audit:
     def queue(self, entry: Entry) -> None:
         """Queue an entry for the next batch, which is written within a second, without waiting."""
         self._queue.append(entry)
+        metrics.AUDIT_QUEUED.set(len(self._queue))
 
     def add(self, entry: Entry) -> None:
         """Queue an entry for the next batch, and write the batch if it has grown too long."""
@@ -75,6 +77,7 @@ class Audit:
                     erased = gone_people(session, entries) if newest != self._newest_erasure else ()
                     append(session, self._the_secret(), entries, erased)
                 self._newest_erasure = newest
+                metrics.AUDIT_QUEUED.set(len(self._queue))
             except BaseException:
                 self._queue.extendleft(reversed(entries))
                 raise
