@@ -84,7 +84,7 @@ JOBS_ENDED = Counter(
 
 AUDIT_QUEUED = Gauge(
     "reid_audit_queued_rows",
-    "Rows of the audit that wait for the next batch; more than a few hundred if the database does not answer.",
+    "Rows of the audit that wait for the next batch; many if the database does not answer.",
     registry=_registry,
     multiprocess_mode="livesum",
 )

@@ -104,11 +104,11 @@ def login(url: Url = DEFAULT_URL) -> None:
         key = typer.prompt("key", hide_input=True, err=True).strip()
     else:
         key = sys.stdin.readline().strip()
+    if not key:
+        print_line(err, "no key was given")
+        raise typer.Exit(1)
     with errors_as_sentences(), Client(url, key) as client:
         session = client.get_session()
-        if session["is_open"]:
-            print_line(err, "the service has no key yet, so it needs no login; nothing is kept")
-            raise typer.Exit(1)
         path = save_key(url, key)
     cameras = "" if session["cameras"] is None else f", cameras {', '.join(session['cameras'])}"
     print_line(out, f"signed in as {session['name']} ({session['role']}{cameras}); the key is kept in {path}")
