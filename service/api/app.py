@@ -23,6 +23,7 @@ from service.api.background import Background
 from service.api.idempotency import Claims, Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
+from service.api.parts import FormParts, MaxParts
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.readiness import Readiness
 from service.api.request_metrics import RequestMetrics
@@ -69,6 +70,15 @@ DESCRIPTION: dict[str, Any] = {
     "generate_unique_id_function": lambda route: route.name,
 }
 """Arguments of FastAPI that determine the OpenAPI document."""
+
+
+MAX_PARTS = {
+    "/gallery": MaxParts(enrolment.MAX_IMAGES, 16),
+    "/search": MaxParts(search.MAX_IMAGES, 1000),
+    "/verify": MaxParts(2 * search.MAX_IMAGES, 16),
+    "/models": MaxParts(1, 16),
+}
+"""The most parts of the forms. The filters of a search repeat; the other forms have at most 7 fields."""
 
 
 def _ignore(_: object) -> None:
@@ -159,8 +169,10 @@ def _add_middleware(
 ) -> None:
     """Add the middleware within `RequestId`; the one that is added last is the outermost."""
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
-    app.add_middleware(RoomForBody, room=serving.store.room, folders=_folders(serving.store.settings))
-    app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(serving.store.settings))
+    settings = serving.store.settings
+    app.add_middleware(FormParts, max_parts=MAX_PARTS)
+    app.add_middleware(RoomForBody, room=serving.store.room, folders=_folders(settings))
+    app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(settings))
     app.add_middleware(FormKind)
     app.add_middleware(Admission, limits=limits)
     app.add_middleware(Audited, audit=audit, clock=serving.store.clock)
