@@ -120,6 +120,9 @@ def _none_if_off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
 
 
+Rate = Annotated[Annotated[int, Field(ge=1, le=10_000_000)] | None, BeforeValidator(_none_if_off)]
+
+
 def _from_commas(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -256,6 +259,15 @@ class Settings(BaseSettings):
         default=30, description="How long jobs that have ended are kept, with their failed files."
     )
     max_jobs: int = Field(default=100, ge=1, description="Most imports that may wait at a time.")
+    max_jobs_per_key: int = Field(
+        default=20, ge=1, description="Most imports of one key that may wait at a time."
+    )
+    rate_per_address: Rate = Field(
+        default=60_000, description="Most requests a minute from one address, to one process; none or off."
+    )
+    rate_per_key: Rate = Field(
+        default=None, description="Most requests a minute with one key, to one process; none or off."
+    )
     keep_repaired_days: Days = Field(
         default=30, description="How long embeddings are kept that `reid check --repair` has replaced."
     )

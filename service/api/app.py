@@ -25,6 +25,7 @@ from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, Re
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.parts import FormParts, MaxParts
 from service.api.problems import add_problem_handlers, document_problems, responses
+from service.api.rates import RateLimit, address_of, document_rates, key_id_of
 from service.api.readiness import Readiness
 from service.api.request_metrics import RequestMetrics
 from service.api.room import RoomForBody
@@ -176,11 +177,17 @@ def _add_middleware(
     app.add_middleware(FormKind)
     app.add_middleware(Admission, limits=limits)
     app.add_middleware(Audited, audit=audit, clock=serving.store.clock)
+    if settings.rate_per_key is not None:
+        app.add_middleware(RateLimit, name="key", per_minute=settings.rate_per_key, sender_of=key_id_of)
     app.add_middleware(Access, callers=callers, audit=audit, require_open=partial(require_open, serving))
+    if settings.rate_per_address is not None:
+        app.add_middleware(
+            RateLimit, name="address", per_minute=settings.rate_per_address, sender_of=address_of
+        )
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Ranges)
     app.add_middleware(HeadRequests)
-    _add_browser_rules(app, serving.store.settings)
+    _add_browser_rules(app, settings)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestMetrics)
 
@@ -217,6 +224,7 @@ def _document() -> dict[str, Any]:
     _add_routes(app)
     document_problems(app)
     document_access(app.openapi())
+    document_rates(app.openapi())
     return app.openapi()
 
 

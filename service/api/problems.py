@@ -61,7 +61,7 @@ def service_problem(request_id: str, error: ServiceError) -> JSONResponse:
     response = problem(request_id, error.status, error.code, error.title, str(error), **error.members())
     if isinstance(error, AccessError):
         response.headers["WWW-Authenticate"] = error.challenge
-    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from service.client.client import Client
 from service.client.errors import NoAnswer, Refused
 from service.client.requests import CropFile, OnDuplicate
-from service.client.transport import BUSY_STATUSES
 
 IMAGE_STATUSES = frozenset({400, 413, 415, 422})
 """HTTP statuses that blame an image of the request, and not the service."""
@@ -108,7 +108,7 @@ def _enroll_all_but_refused(
     except Refused as refusal:
         if refusal.status in IMAGE_STATUSES or refusal.position is not None:
             _enroll_without_refused(client, crops, on_duplicate, refusal, result)
-        elif refusal.status < 500 and refusal.status not in BUSY_STATUSES:
+        elif refusal.status < 500 and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
             raise
         else:
             result.failures += [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]

@@ -1,8 +1,9 @@
 """HTTP requests to one service, repeated only if the service has not carried them out.
 
-A request is repeated a few times if no connection could be made, or if the service is busy (429, 503). While
-the service starts, a request is repeated for up to two minutes. A request that was sent and not answered is
-not repeated, because the service may have carried it out: crops might be stored twice.
+A request is repeated a few times if no connection could be made, or if the service is busy (503). While the
+service starts, and while more requests come than may come in a minute (429), a request is repeated for up to
+two minutes. A request that was sent and not answered is not repeated, because the service may have carried it
+out: crops might be stored twice.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tenacity import (
     stop_after_delay,
     stop_when_event_set,
     wait_exponential,
+    wait_random,
 )
 
 from service.client.errors import NoAnswer, Refused, ServiceUnreachable
@@ -33,10 +35,13 @@ MAX_ATTEMPTS = 6
 BACKOFF = wait_exponential(multiplier=0.5)
 """Waits 0.5, 1, 2, 4 and 8 seconds between six attempts."""
 
+LIMITED_JITTER = wait_random(0, 0.5)
+"""Added to Retry-After of a 429, so that the threads of a command do not come again all at once."""
+
 READY_WITHIN_S = 120.0
+ALLOWED_WITHIN_S = 120.0
 READY_POLL_S = 0.5
 MAX_RETRY_AFTER_S = 30.0
-BUSY_STATUSES = frozenset({429, 503})
 NOT_READY = "not_ready"
 LASTING = frozenset(
     {"crop_missing", "database_damaged", "database_replaced", "newer_database", "other_gallery"}
@@ -86,6 +91,12 @@ class Transport:
             stop=stop_after_attempt(MAX_ATTEMPTS),
             retry_error_callback=_last_response,
         )
+        self._until_allowed = Retrying(
+            retry=retry_if_result(_is_limited),
+            wait=_wait_while_limited,
+            stop=stop_after_delay(ALLOWED_WITHIN_S),
+            retry_error_callback=_last_response,
+        )
         self._until_ready = Retrying(
             retry=retry_if_result(_is_starting),
             wait=_wait_while_starting,
@@ -125,7 +136,10 @@ class Transport:
             NoAnswer: the connection broke or timed out after the request was sent.
         """
         with self._client_errors():
-            return self._until_ready(self._request_until_accepted, method, path, **body)
+            return self._until_ready(self._request_until_allowed, method, path, **body)
+
+    def _request_until_allowed(self, method: str, path: str, **body: Any) -> httpx.Response:
+        return self._until_allowed(self._request_until_accepted, method, path, **body)
 
     def _request_until_accepted(self, method: str, path: str, **body: Any) -> httpx.Response:
         return self._until_accepted(self._request_until_connected, method, path, **body)
@@ -187,13 +201,23 @@ def _is_starting(response: httpx.Response) -> bool:
 
 def _is_busy(response: httpx.Response) -> bool:
     """Tell whether the service is too busy now; for `LASTING` codes waiting is no use."""
-    return response.status_code in BUSY_STATUSES and (
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and (
         _read_json(response).get("code") not in {NOT_READY, *LASTING}
     )
 
 
+def _is_limited(response: httpx.Response) -> bool:
+    """Tell whether more requests came than may come in a minute."""
+    return response.status_code == httpx.codes.TOO_MANY_REQUESTS
+
+
 def _wait_while_busy(state: RetryCallState) -> float:
     return _retry_after_s(_last_response(state)) or BACKOFF(state)
+
+
+def _wait_while_limited(state: RetryCallState) -> float:
+    seconds = _retry_after_s(_last_response(state))
+    return (BACKOFF(state) if seconds is None else seconds) + LIMITED_JITTER(state)
 
 
 def _wait_while_starting(state: RetryCallState) -> float:

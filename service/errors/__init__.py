@@ -62,6 +62,7 @@ from service.errors.requests import (
     ImageTooLarge,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     UnknownHost,
     UnreadableImage,
 )
@@ -139,6 +140,7 @@ __all__ = [
     "OperationNotFound",
     "OtherGallery",
     "Overloaded",
+    "RateLimited",
     "RoleTooLow",
     "ServiceError",
     "StorageFull",

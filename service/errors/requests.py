@@ -161,6 +161,27 @@ class Overloaded(ServiceError):
         super().__init__("the service has as many requests as it can answer in time; send the request again")
 
 
+class RateLimited(ServiceError):
+    """Too many requests came from one address, or with one key.
+
+    Args:
+        name: "address" or "key".
+        per_minute: how many requests may come a minute.
+        retry_after_s: the seconds after which the next one may come.
+    """
+
+    code = "rate_limited"
+    status = 429
+    title = "Rate limited"
+
+    def __init__(self, name: str, per_minute: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"more than {per_minute:,} requests a minute come from one {name}; send the request again in "
+            f"{retry_after_s} s, or ask the administrator to raise REID_RATE_PER_{name.upper()}"
+        )
+        self.retry_after_s = retry_after_s
+
+
 class DecodingBusy(ServiceError):
     """The process has no memory free to decode the images of this request."""
 

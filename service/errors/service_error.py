@@ -14,8 +14,8 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
-    retry_after_s: ClassVar[int] = 1
-    """The header Retry-After of an answer with status 503."""
+    retry_after_s: int = 1
+    """The header Retry-After of an answer with status 429 or 503."""
 
     def members(self) -> dict[str, Any]:
         """Return the extra members of the problem document, besides those that every error has."""

@@ -230,7 +230,7 @@ def test_the_api_describes_its_forms_and_its_problems(shared_client: httpx.Clien
     schema = shared_client.get("/openapi.json").json()
     post = schema["paths"]["/gallery"]["post"]
     assert set(post["responses"]) == {
-        *("200", "201", "202", "400", "401", "403", "409", "413", "415", "422", "503", "507")
+        *("200", "201", "202", "400", "401", "403", "409", "413", "415", "422", "429", "503", "507")
     }
     assert list(post["responses"]["415"]["content"]) == ["application/problem+json"]
     form = schema["components"]["schemas"]["Body_post_gallery"]["properties"]

@@ -64,6 +64,13 @@ def test_a_request_to_a_busy_service_is_sent_again_with_its_whole_body() -> None
     assert time.monotonic() - started_s >= 0.5 + 1.0  # the first delay, then what Retry-After says
 
 
+def test_a_service_that_limits_the_rate_is_asked_until_its_turn_comes() -> None:
+    limited: Answer = (429, {"Retry-After": "0"}, b'{"code": "rate_limited"}')
+    with answering(*[limited] * 7, OK) as (transport, bodies):  # more often than to a busy service
+        assert transport.request("POST", "/search", json={}).is_success
+    assert len(bodies) == 8
+
+
 def test_a_service_that_starts_is_asked_until_it_is_ready() -> None:
     starting: Answer = (503, {}, b'{"code": "not_ready"}')
     with answering(*[starting] * 7, OK) as (transport, bodies):  # more often than other requests are sent
