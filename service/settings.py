@@ -4,6 +4,7 @@ import json
 import os
 import re
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,6 +147,15 @@ def _plain_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _plain_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in set(networks) - {"*"}:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{error}; write addresses and networks such as 10.0.0.0/8, or *") from None
+    return networks
+
+
 class Settings(BaseSettings):
     """The settings of a service. The variable of a field is REID_ and the name of the field in capitals."""
 
@@ -191,6 +201,17 @@ class Settings(BaseSettings):
     allow_open: bool = Field(
         default=False,
         description="Answer everybody who reaches the port as long as the gallery has no key.",
+    )
+    tls_cert: Folder | None = Field(
+        default=None, description="File of the certificate and its chain, in PEM; the service then has TLS."
+    )
+    tls_key: Folder | None = Field(default=None, description="File of the certificate's private key, in PEM.")
+    trusted_proxies: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_networks)
+    ] = Field(
+        default=(),
+        description="Proxies whose X-Forwarded-For, -Proto and -Prefix hold: addresses, networks or *, "
+        "with commas.",
     )
     port: Annotated[int, BeforeValidator(_whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."

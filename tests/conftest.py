@@ -18,11 +18,13 @@ import structlog
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
+from certificates import Certificate, make_certificate
 from chromium import HOW_TO_GET_CHROMIUM, NO_CHROMIUM
 from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
+from nginx import HOW_TO_GET_NGINX, NO_NGINX
 from own_postgres import OwnPostgres
 from service.settings import Settings
 from service.store.database import make_engine, migrate
@@ -50,11 +52,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how to get Chromium, if the tests of the page were skipped because there is none."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if num := sum(NO_CHROMIUM in str(report.longrepr) for report in skipped):
-        terminalreporter.section("Chromium is missing")
-        terminalreporter.line(f"{num} tests of the page were skipped. To run them: {HOW_TO_GET_CHROMIUM}")
+    """Say how to get Chromium and nginx, if tests were skipped because there is none."""
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for name, why, hint in (
+        ("Chromium", NO_CHROMIUM, HOW_TO_GET_CHROMIUM),
+        ("nginx", NO_NGINX, HOW_TO_GET_NGINX),
+    ):
+        if num := sum(why in one for one in skipped):
+            terminalreporter.section(f"{name} is missing")
+            terminalreporter.line(f"{num} tests were skipped. To run them: {hint}")
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +103,12 @@ def tiny_checkpoint(checkpoints: Path) -> Path:
 def another_checkpoint(checkpoints: Path) -> Path:
     """A tiny network with other weights, 64 dimensions."""
     return checkpoints / "another.safetensors"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for localhost of an authority that no program knows."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="session")

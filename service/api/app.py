@@ -26,6 +26,7 @@ from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.parts import FormParts, MaxParts
 from service.api.problems import add_problem_handlers, document_problems, responses
 from service.api.rates import RateLimit, address_of, document_rates, key_id_of
+from service.api.proxies import Forwarded, Prefixed
 from service.api.readiness import Readiness
 from service.api.request_metrics import RequestMetrics
 from service.api.room import RoomForBody
@@ -148,6 +149,8 @@ def create_app(
     if spans is not None:
         spans.add_details(app)
     app.add_middleware(RequestId)
+    if settings.trusted_proxies:
+        app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
     return app
 
 
@@ -169,6 +172,8 @@ def _add_middleware(
     limits: Mapping[str, Limit],
 ) -> None:
     """Add the middleware within `RequestId`; the one that is added last is the outermost."""
+    if serving.store.settings.trusted_proxies:
+        app.add_middleware(Prefixed)
     app.add_middleware(Idempotency, claims=claims, require_ready=serving.current)
     settings = serving.store.settings
     app.add_middleware(FormParts, max_parts=MAX_PARTS)

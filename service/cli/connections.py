@@ -8,9 +8,9 @@ because each piece is added to the pieces before it. 24 MB of short headers held
 import json
 import resource
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -36,6 +36,27 @@ def _max_connections() -> int:
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors - FREE_DESCRIPTORS))
 
 
+class GivesWay(Protocol):
+    """A connection, or the handshake before it."""
+
+    idle_since_s: float | None
+
+    def give_way(self) -> None:
+        """End the connection at once."""
+
+
+def make_room(connections: Collection[Any], limit: int, newest: GivesWay) -> None:
+    """End the connection that has waited longest for a request if there are too many.
+
+    The newest connection ends if a request has come on all others.
+    """
+    if len(connections) > limit:
+        idle = [(one.idle_since_s, id(one), one) for one in connections if one.idle_since_s is not None]
+        metrics.EVICTED.inc()
+        longest_idle = min(idle)[2] if idle else newest
+        longest_idle.give_way()
+
+
 class BoundedConnection(HttpToolsProtocol):
     """One connection. A client that is too slow is cut off, and a request whose head is too long gets 431.
 
@@ -48,6 +69,8 @@ class BoundedConnection(HttpToolsProtocol):
             network has.
         min_body_bytes: see `body_s`.
         max_connections: how many connections a process has.
+        idle_since_s: since when there is no request, by the clock of the event loop; None if there is one.
+        handshake: what counted as this connection before its TLS was agreed on.
     """
 
     head_s = 20.0
@@ -55,7 +78,9 @@ class BoundedConnection(HttpToolsProtocol):
     min_body_bytes = 20 * 1024
     max_connections = _max_connections()
 
-    _idle_since_s: float | None = None
+    idle_since_s: float | None = None
+    handshake: Any = None
+
     _num_head_bytes = 0
     _num_body_bytes = 0
     _was_paused = False
@@ -63,12 +88,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Begin a connection, in place of an idle one if there are too many."""
+        self.connections.discard(self.handshake)
         super().connection_made(transport)
         metrics.CONNECTIONS.inc()
-        if len(self.connections) > self.max_connections:
-            metrics.EVICTED.inc()
-            self._longest_idle().transport.close()
+        make_room(self.connections, self.max_connections, self)
         self._wait_for_head()
+
+    def give_way(self) -> None:
+        """End the connection at once, without waiting for the client to confirm the end of its TLS."""
+        self.idle_since_s = None
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
@@ -85,7 +114,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin a request, whose body must not stop."""
         super().on_headers_complete()
-        self._idle_since_s = None
+        self.idle_since_s = None
         self._watch_body()
 
     def on_body(self, body: bytes) -> None:
@@ -102,7 +131,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End a request; uvicorn closes the connection if no further one comes within five seconds."""
         super().on_response_complete()
-        self._idle_since_s = self.loop.time()
+        self.idle_since_s = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request."""
@@ -122,19 +151,9 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None and limit_s is not None:
             self._start_timer(max(limit_s - ANSWER_S, 0), self.transport.close)
 
-    def _longest_idle(self) -> "BoundedConnection":
-        """Return the connection that has waited longest for a request; this one, if all others have one."""
-        others = (one for one in self.connections if isinstance(one, BoundedConnection))
-        idle = [
-            (one._idle_since_s, id(one), one)
-            for one in others
-            if one._idle_since_s is not None and not one.transport.is_closing()
-        ]
-        return min(idle)[2] if idle else self
-
     def _wait_for_head(self) -> None:
         if not self._is_answering():
-            self._idle_since_s = self.loop.time()
+            self.idle_since_s = self.loop.time()
         self._start_timer(self.head_s, self._end_without_head)
 
     def _end_without_head(self) -> None:

@@ -25,9 +25,11 @@ from uvicorn.supervisors.multiprocess import Process
 
 from service import metrics
 from service.cli.connections import ANSWER_S, BoundedConnection
+from service.cli.handshakes import Handshake, TlsConfig
 from service.cli.logs import log_to_terminal
 from service.cli.options import keep_private
 from service.cli.terminal import err, print_line
+from service.cli.tls import require_certificate
 from service.cli.worker_metrics import shared_metrics
 from service.errors import BadSettings, ServiceError
 from service.settings import Settings, read_settings, unknown_variables
@@ -63,6 +65,7 @@ def launch(chosen: Mapping[str, str]) -> int:
         keep_private()
         log_to_terminal(settings.log_format, settings.log_level)
         _warn_of_unknown_variables()
+        require_certificate(settings)
         _require_device(settings)
         listener = _listen(settings)
         with listener:
@@ -95,7 +98,7 @@ def _require_device(settings: Settings) -> None:
 
 
 def _run(settings: Settings, listener: socket.socket) -> int:
-    url = _url(settings.host, listener.getsockname()[1])
+    url = _url(settings, listener)
     failures: list[str] = []
 
     def on_ready(generation: "Generation") -> None:
@@ -129,7 +132,7 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
 
     A worker that dies is replaced. A worker that cannot start ends all workers.
     """
-    url = _url(settings.host, listener.getsockname()[1])
+    url = _url(settings, listener)
     _say_starting(settings, url)
     listener.listen(BACKLOG)  # clients wait from now on, until a worker is ready and takes them
     supervisor = Workers(_configure("service.cli.serve:make_worker_app", settings), [listener])
@@ -141,13 +144,18 @@ def _run_workers(settings: Settings, listener: socket.socket) -> int:
 
 def _configure(app: "FastAPI | str", settings: Settings) -> uvicorn.Config:
     """Configure uvicorn for an app, or for the name of a function that makes one in each worker."""
-    return uvicorn.Config(
+    has_tls = settings.tls_cert is not None
+    make_config = TlsConfig if has_tls else uvicorn.Config
+    return make_config(
         app,
         factory=isinstance(app, str),
         workers=settings.workers,
-        http=BoundedConnection,
+        http=Handshake if has_tls else BoundedConnection,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # the app reads them, and by default trusts nobody; uvicorn trusts 127.0.0.1
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         lifespan="on",
         timeout_graceful_shutdown=math.ceil(settings.drain_s) + ANSWER_S,
         timeout_worker_healthcheck=HUNG_S,
@@ -284,14 +292,20 @@ def _print_unless_json(settings: Settings, text: str) -> None:
         print_line(err, text)
 
 
-def _url(host: str, port: int) -> str:
-    """Return the URL at which this machine reaches a server that listens on `host`.
+def _url(settings: Settings, listener: socket.socket) -> str:
+    """Return the URL at which this machine reaches the server."""
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{_reachable(settings.host)}:{listener.getsockname()[1]}"
 
-    >>> _url("0.0.0.0", 8000), _url("::", 8000), _url("cameras.local", 80)
-    ('http://127.0.0.1:8000', 'http://[::1]:8000', 'http://cameras.local:80')
+
+def _reachable(host: str) -> str:
+    """Return the host of a URL at which this machine reaches a server that listens on `host`.
+
+    >>> _reachable("0.0.0.0"), _reachable("::"), _reachable("cameras.local")
+    ('127.0.0.1', '[::1]', 'cameras.local')
     """
     reachable = REACHABLE_AT.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"[{reachable}]" if ":" in reachable else reachable
 
 
 def _first_steps(url: str, generation: "Generation") -> str:

@@ -48,6 +48,15 @@ LASTING = frozenset(
 )
 """Codes of a 503 that no second request mends."""
 
+PROXY_SAYS = {
+    413: "a proxy on the way to the service refuses so large a request; raise its limit, which is "
+    "client_max_body_size in nginx",
+    502: "the proxy on the way gets no answer from the service; look whether the service runs",
+    504: "the service took longer than the proxy waits, and may have carried the request out; raise the "
+    "limit, which is proxy_read_timeout in nginx",
+}
+"""What a status without a problem document means. The service itself sends one with each error."""
+
 NAME_IT = "name the URL of the service itself with --url, such as http://127.0.0.1:8000"
 
 KEEPALIVE_EXPIRY_S = 2.0
@@ -117,6 +126,8 @@ class Transport:
         """
         with self._client_errors():
             response = self._http.request("GET", "/livez")
+        if response.status_code in PROXY_SAYS:
+            raise ServiceUnreachable(f"{self.url}: {PROXY_SAYS[response.status_code]}")
         if not response.is_success or _read_json(response).get("status") != "alive":
             answered = f"{response.status_code} {response.reason_phrase}".strip()
             raise ServiceUnreachable(
@@ -174,7 +185,8 @@ def read_answer(response: httpx.Response) -> dict[str, Any]:
     body = _read_json(response)
     if response.is_success:
         return body
-    detail = body.get("detail") or f"the service answered {response.status_code} {response.reason_phrase}"
+    detail = body.get("detail") or PROXY_SAYS.get(response.status_code)
+    detail = detail or f"the service answered {response.status_code} {response.reason_phrase}"
     position = body.get("position")
     raise Refused(
         response.status_code,

@@ -108,7 +108,7 @@ def _told(process: Process, log_path: Path, until: str) -> Iterator[Server]:
     with log_path.open() as log:
         try:
             printed = read_until(log, until)
-            found = re.search(r'(?:starting .*on |"url": ")(http://[^\s,"]+)', printed)
+            found = re.search(r'(?:starting .*on |"url": ")(https?://[^\s,"]+)', printed)
             assert found, printed
             yield Server(process, log, found[1], printed)
         finally:

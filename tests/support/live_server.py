@@ -17,12 +17,14 @@ from fastapi.dependencies import models
 from PIL import Image
 from starlette.types import ASGIApp
 
+from certificates import Certificate
 from model.architectures import build_network
 from model.card import Card
 from model.checkpoint import save_checkpoint
 from service.api.admission import LIMITS, Limit
 from service.api.app import create_app
 from service.cli.connections import BoundedConnection
+from service.cli.handshakes import Handshake, TlsConfig
 from service.settings import Settings
 from service.store.clock import Clock
 
@@ -75,20 +77,30 @@ def serve(
     wrap: Callable[[ASGIApp], ASGIApp] = as_it_is,
     clock: Clock | None = None,
     limits: Mapping[str, Limit] = LIMITS,
-    protocol: type[BoundedConnection] = BoundedConnection,
+    protocol: type[BoundedConnection] | type[Handshake] = BoundedConnection,
+    certificate: Certificate | None = None,
 ) -> Iterator[httpx.Client]:
-    """Serve the real app on a free port of this machine; `wrap` may put something in front of the app."""
+    """Serve the real app on a free port of this machine; `wrap` may put something in front of the app.
+
+    A certificate goes with the protocol `Handshake`.
+    """
     app = wrap(create_app(settings, clock=clock, limits=limits))
-    config = uvicorn.Config(app, http=protocol, log_level="warning", access_log=False)
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "proxy_headers": False}
+    if certificate is None:
+        config = uvicorn.Config(app, http=protocol, **quiet)
+    else:
+        cert, key = certificate.cert, certificate.key
+        config = TlsConfig(app, http=protocol, ssl_certfile=cert, ssl_keyfile=key, **quiet)
     server = uvicorn.Server(config)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))  # asyncio leaves Nagle on where the protocol is not named
         listener.listen()  # a busy machine may connect before the server has begun
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        scheme = "http" if certificate is None else "https"
+        url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            with httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=False) as client:  # noqa: S501 - no TLS
+            with httpx.Client(base_url=url, timeout=TIMEOUT_S, verify=False) as client:  # noqa: S501
                 if wait:
                     wait_until_ready(client)
                 yield client

@@ -47,8 +47,7 @@ def deploy(path: str | Path, url: str, *, is_activated: bool = True, require_bet
             _evaluate(client, version)
             if is_activated:
                 answer = client.post(f"/models/{version}/activate", json={"require_better": require_better})
-                _checked(answer)
-                job = _wait(client, answer.headers["Location"], "re-embedding the gallery")
+                job = _wait(client, _checked(answer)["id"], "re-embedding the gallery")
                 if job["state"] != "succeeded":
                     raise DeployError(f"the swap {_ending(job)}; the old network stays in service")
                 print(f"network {version} is in service at {url}")
@@ -77,7 +76,11 @@ def _open_http(url: str) -> httpx.Client:
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
             raise DeployError(f"{url!r} is not the URL of a service: write it as http://host:8000")
         return httpx.Client(
-            base_url=url, timeout=60, trust_env=not is_loopback(parsed.host), headers=_key_header()
+            base_url=url,
+            timeout=60,
+            trust_env=not is_loopback(parsed.host),
+            verify=httpx.create_ssl_context() if parsed.scheme == "https" else True,  # by SSL_CERT_FILE
+            headers=_key_header(),
         )
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
         reason = str(error).partition(". ")[0]
@@ -112,8 +115,7 @@ def _key_header() -> dict[str, str]:
 def _evaluate(client: httpx.Client, version: str) -> None:
     """Evaluate a version on the gallery of the service, and print the result."""
     answer = client.post(f"/models/{version}/evaluate")
-    _checked(answer)
-    job = _wait(client, answer.headers["Location"], "evaluating the network on the gallery")
+    job = _wait(client, _checked(answer)["id"], "evaluating the network on the gallery")
     if job["state"] != "succeeded":
         print(f"not evaluated on the gallery: the job {_ending(job)}")
         return
@@ -146,12 +148,12 @@ def download_active(url: str, path: str | Path) -> str:
     return version
 
 
-def _wait(client: httpx.Client, job: str, what: str) -> dict[str, Any]:
+def _wait(client: httpx.Client, job_id: str, what: str) -> dict[str, Any]:
     """Show a progress bar until a job has ended, and return the job."""
     with Progress() as progress:
         task = progress.add_task(what, total=None)
         while True:
-            body = _checked(client.get(job))
+            body = _checked(client.get(f"/jobs/{job_id}"))
             progress.update(task, completed=body["done"], total=body["total"])
             if body["state"] not in ("queued", "running"):
                 return body

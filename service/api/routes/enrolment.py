@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from model.data.names import is_text
 from service.api.idempotency import keep_answer
 from service.api.problems import responses
+from service.api.proxies import url_path
 from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, RequestId
 from service.api.schemas.gallery import EnrolmentAnswer
 from service.api.schemas.jobs import JobAnswer
@@ -158,7 +159,8 @@ def post_gallery(
     """
 
     def answer_job(session: Any, job: Any) -> None:
-        answers.append((202, JobAnswer.queued(job, request_id).model_dump_json(), f"/jobs/{job.id}"))
+        location = url_path(f"/jobs/{job.id}")
+        answers.append((202, JobAnswer.queued(job, request_id).model_dump_json(), location))
         keep_answer(request.scope, session, *answers[-1])
 
     def answer_items(session: Any, enrolment: Any) -> None:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
+from service.api.proxies import url_path
 from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
@@ -50,7 +51,7 @@ def post_identity(
 ) -> IdentityAnswer:
     """Make an identity without items. The identity stays when its last item is deleted."""
     summary = create(store, new.id, new.given())
-    response.headers["Location"] = f"/identities/{quote(summary.row.id, safe='')}"
+    response.headers["Location"] = url_path(f"/identities/{quote(summary.row.id, safe='')}")
     return IdentityAnswer.of(summary, request_id=request_id)
 
 

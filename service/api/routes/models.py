@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, File, Response, UploadFile
 from fastapi.responses import FileResponse
 
 from service.api.problems import responses
+from service.api.proxies import url_path
 from service.api.routes.dependencies import OpenStore, ReadyStore, RequestId
 from service.api.schemas.jobs import JobAnswer
 from service.api.schemas.models import Activation, ModelAnswer, ModelsAnswer, ModelVersion
@@ -67,7 +68,7 @@ def post_model(
     """
     known, is_new = register(store, checkpoint.file)
     response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/models/{known.row.version}"
+    response.headers["Location"] = url_path(f"/models/{known.row.version}")
     return ModelAnswer.of(known, request_id=request_id)
 
 
@@ -107,5 +108,5 @@ def post_evaluation(version: str, response: Response, store: ReadyStore, request
 
 
 def _accepted(job: Job, response: Response, request_id: str) -> JobAnswer:
-    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Location"] = url_path(f"/jobs/{job.id}")
     return JobAnswer.queued(job, request_id)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field
 
+from service.api.proxies import url_path
 from service.api.schemas.pages import Page, cursor_of
 from service.api.schemas.strict import StrictModel
 from service.gallery.ages import Warned, WarningCode
@@ -182,4 +183,4 @@ class CorrectionAnswer(GalleryItem):
 
 def image_url(item: Item) -> str | None:
     """Return the path of an item's image, or None if the crop is not kept."""
-    return f"/gallery/{item.id}/image" if item.has_crop else None
+    return url_path(f"/gallery/{item.id}/image") if item.has_crop else None

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from certificates import Certificate
 from command_line import (
     REID,
     ROOT,
@@ -86,17 +87,21 @@ def test_after_ctrl_c_a_request_that_is_under_way_is_finished(make_env: MakeEnv,
         assert running.process.wait(TIMEOUT_S) == 0
 
 
-def test_workers_on_one_port_answer_alike(make_env: MakeEnv, tmp_path: Path, is_long: bool) -> None:
-    num_workers = 3 if is_long else 2
-    with reid_serve_by_workers(make_env(tmp_path / "data"), tmp_path / "log", num_workers) as running:
+def test_workers_on_one_port_answer_alike_by_tls_too(
+    make_env: MakeEnv, certificate: Certificate, tmp_path: Path, is_long: bool
+) -> None:
+    num_workers, tls = 3 if is_long else 2, certificate.for_clients()
+    env = make_env(tmp_path / "data") | certificate.settings()
+    with reid_serve_by_workers(env, tmp_path / "log", num_workers) as running:
         for _ in range(num_workers - 1):
             read_until(running.log, "items in the gallery")
         ids = []
         for seed in range(12):  # a connection each: whichever worker takes it
-            answer = httpx.post(f"{running.url}/gallery", files={"images": ("a.jpg", crop(seed))}, timeout=60)
+            files = {"images": ("a.jpg", crop(seed))}
+            answer = httpx.post(f"{running.url}/gallery", files=files, verify=tls, timeout=60)
             ids.append(answer.json()["items"][0]["id"])
             form = {"group_by": "item", "top_k": 100}
-            found = httpx.post(f"{running.url}/search", files={"images": ("a.jpg", crop(seed))}, data=form)
+            found = httpx.post(f"{running.url}/search", files=files, data=form, verify=tls)
             assert {match["items"][0]["id"] for match in found.json()["matches"]} == set(ids)
         running.process.send_signal(signal.SIGTERM)
         assert "Traceback" not in read_until(running.log, "stopped")
@@ -112,11 +117,14 @@ def test_workers_that_cannot_start_end_with_the_reason(make_env: MakeEnv, tmp_pa
     assert "absent.safetensors does not exist" in done.stdout + done.stderr
 
 
+FORGED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": "/x"}
+
+
 def test_log_lines_for_programs_are_json_and_say_who_asked_what(make_env: MakeEnv, tmp_path: Path) -> None:
-    env = make_env(tmp_path / "data") | {"REID_LOG_FORMAT": "json"}
+    env = make_env(tmp_path / "data") | {"REID_LOG_FORMAT": "json", "REID_ALLOW_OPEN": "true"}
     with reid_serve(env, tmp_path / "log", until='"event": "ready"') as running:
         for path in ("/livez", "/web/api.js", "/gallery", "/gallery/x/image"):
-            httpx.get(f"{running.url}{path}", headers={"X-Request-ID": "mine"})
+            httpx.get(f"{running.url}{path}", headers=FORGED | {"X-Request-ID": "mine"})
         running.process.send_signal(signal.SIGTERM)
         lines = [
             json.loads(line) for line in (running.printed + read_until(running.log, "stopped")).splitlines()

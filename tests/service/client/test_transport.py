@@ -123,3 +123,14 @@ def test_what_is_no_url_is_told() -> None:
         Transport("http://host:port")
     with pytest.raises(ServiceUnreachable, match="is not the URL of a service"):
         Transport("gallery")
+
+
+@pytest.mark.parametrize(
+    ("status", "meaning"),
+    [(413, "client_max_body_size"), (502, "no answer from the service"), (504, "proxy_read_timeout")],
+)
+def test_an_error_of_a_proxy_is_told_in_a_sentence(status: int, meaning: str) -> None:
+    with answering((status, {"Content-Type": "text/html"}, b"<html>")) as (transport, _):
+        answer = transport.request("POST", "/gallery", content=b"crop")
+        with pytest.raises(Refused, match=meaning):
+            read_answer(answer)
