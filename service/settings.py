@@ -1,22 +1,31 @@
 """The settings of the service, read once from the environment variables REID_*."""
 
-import json
 import os
-import re
 from datetime import timedelta
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
-from model.data.names import normalise_name
 from model.files import open_regular
 from service.errors import BadSettings
 from service.errors.requests import reason_of
+from service.setting_types import (
+    Days,
+    Folder,
+    Rate,
+    from_commas,
+    from_json,
+    in_one_form,
+    none_if_off,
+    plain_hosts,
+    plain_networks,
+    plain_origins,
+    url_of_file,
+    usable_url,
+    whole_port,
+)
 
 MEBIBYTE = 1024 * 1024
 
@@ -24,136 +33,6 @@ SECRETS = ("database_url",)
 """Settings that a file may hold: REID_DATABASE_URL_FILE names the file of REID_DATABASE_URL."""
 
 MAX_SECRET_BYTES = 65_536
-
-DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
-URL_HINT = "write sqlite:////folder/gallery.sqlite3 or postgresql+psycopg://user:password@host/name"
-
-SQLITE_OPTIONS = frozenset({"timeout", "cached_statements"})
-SQLITE_HINT = (
-    f"what follows may only be {' or '.join(sorted(SQLITE_OPTIONS))}; in a path write ? as %3F and % as %25"
-)
-
-ALLOWED_HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*\.?|\[?[0-9a-f.]*:[0-9a-f:.]*:[0-9a-f:.]*\]?")
-ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
-
-Days = Annotated[float, Field(gt=0, le=100_000)]
-
-
-def _from_json(value: object) -> object:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError('expected JSON, such as {"door": 30}') from None
-
-
-def _in_one_form(days: dict[str, float]) -> dict[str, float]:
-    """Normalise the names of cameras, as the gallery does; two spellings of one camera are refused."""
-    composed = {normalise_name(camera_id): value for camera_id, value in days.items()}
-    if len(composed) < len(days):
-        raise ValueError("a camera is named in two spellings that look alike; keep one of them")
-    return composed
-
-
-def _usable_url(url: str) -> str:
-    """Check that a URL names a supported database. Errors do not quote the URL, which may hold a password."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ValueError(f"not a database URL; {URL_HINT}") from None
-    if parsed.drivername not in DRIVERS:
-        raise ValueError(f"{parsed.drivername} is not supported; {URL_HINT}")
-    if parsed.get_backend_name() != "sqlite":
-        try:
-            parsed.get_dialect()().create_connect_args(parsed)
-        except ArgumentError as error:
-            raise ValueError(f"its options cannot be used: {error}") from None
-        return url
-    if parsed.database in (None, "", ":memory:"):
-        raise ValueError(
-            "a gallery in memory would be lost; name a file, such as sqlite:////folder/gallery.sqlite3"
-        )
-    if not parsed.query.keys() <= SQLITE_OPTIONS or ("?" in url and not parsed.query):
-        raise ValueError(f"the path of the file ends at the ?, and {SQLITE_HINT}")
-    return url
-
-
-def _url_of_file(path: Path) -> str:
-    """Return the URL of an SQLite file, in which `make_url` finds the path again.
-
-    >>> _url_of_file(Path("/people/who? 50%/gallery.sqlite3"))
-    'sqlite:////people/who%3F 50%25/gallery.sqlite3'
-    """
-    try:
-        return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    except UnicodeEncodeError:  # a path that is not UTF-8 has no form in a URL
-        return f"sqlite:///{path}"
-
-
-def _from_home(value: object) -> object:
-    """Read ~ as the home folder, because nothing else does so in a file of variables or after `--option=`.
-
-    A path in quotes is refused: no shell has taken the quotes away, and the folder would have another name.
-    """
-    if not isinstance(value, str | Path):
-        return value
-    text = str(value)
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        raise ValueError(f"the path stands in quotes; write it without them: {text[1:-1]}")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{text} begins with ~: {error}") from None
-
-
-Folder = Annotated[Path, BeforeValidator(_from_home)]
-
-
-def _whole_port(value: object) -> object:
-    if isinstance(value, str) and value.startswith("tcp://"):
-        raise ValueError(
-            "Kubernetes has set it for a Service named reid; set enableServiceLinks: false for the pod, or "
-            "set REID_PORT in its env"
-        )
-    return value
-
-
-def _none_if_off(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() in ("none", "off") else value
-
-
-Rate = Annotated[Annotated[int, Field(ge=1, le=10_000_000)] | None, BeforeValidator(_none_if_off)]
-
-
-def _from_commas(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return tuple(one.strip().lower() for one in value.split(",") if one.strip())
-
-
-def _plain_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """Check names and addresses of hosts, and take the brackets off an IPv6 address."""
-    for host in hosts:
-        if not ALLOWED_HOST.fullmatch(host):
-            raise ValueError(
-                f"{host[:100]} is no host; write a name, an address or *.example.org, without a port"
-            )
-    return tuple(host.strip("[]").removesuffix(".") for host in hosts)
-
-
-def _plain_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in origins:
-        if not ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin[:100]} is no origin; write one such as https://example.org:8443")
-    return origins
-
-
-def _plain_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
-    for network in set(networks) - {"*"}:
-        try:
-            ip_network(network)
-        except ValueError as error:
-            raise ValueError(f"{error}; write addresses and networks such as 10.0.0.0/8, or *") from None
-    return networks
 
 
 class Settings(BaseSettings):
@@ -164,8 +43,8 @@ class Settings(BaseSettings):
     data_dir: Folder = Field(
         default=Path("data"), description="Folder of the database, crops, networks, snapshots and cache."
     )
-    database_url: Annotated[str, AfterValidator(_usable_url)] = Field(
-        default_factory=lambda data: _url_of_file(data["data_dir"] / "gallery.sqlite3"),
+    database_url: Annotated[str, AfterValidator(usable_url)] = Field(
+        default_factory=lambda data: url_of_file(data["data_dir"] / "gallery.sqlite3"),
         description="SQLAlchemy URL of the database; by default an SQLite file in the data folder.",
     )
     models_dir: Folder = Field(
@@ -190,13 +69,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     allowed_hosts: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_hosts)
+        tuple[str, ...], NoDecode, BeforeValidator(from_commas), AfterValidator(plain_hosts)
     ] = Field(
         default=(),
         description="Hosts that clients may write, besides REID_HOST and names of this machine, with commas.",
     )
     cors_origins: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_origins)
+        tuple[str, ...], NoDecode, BeforeValidator(from_commas), AfterValidator(plain_origins)
     ] = Field(default=(), description="Other origins whose pages may use the API, with commas.")
     allow_open: bool = Field(
         default=False,
@@ -207,13 +86,13 @@ class Settings(BaseSettings):
     )
     tls_key: Folder | None = Field(default=None, description="File of the certificate's private key, in PEM.")
     trusted_proxies: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_from_commas), AfterValidator(_plain_networks)
+        tuple[str, ...], NoDecode, BeforeValidator(from_commas), AfterValidator(plain_networks)
     ] = Field(
         default=(),
         description="Proxies whose X-Forwarded-For, -Proto and -Prefix hold: addresses, networks or *, "
         "with commas.",
     )
-    port: Annotated[int, BeforeValidator(_whole_port)] = Field(
+    port: Annotated[int, BeforeValidator(whole_port)] = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
     drain_s: float = Field(
@@ -249,7 +128,7 @@ class Settings(BaseSettings):
     max_gallery_bytes: int | None = Field(
         default=None, ge=1, description="Most bytes of crops, networks and database together."
     )
-    near_duplicate: Annotated[float | None, BeforeValidator(_none_if_off)] = Field(
+    near_duplicate: Annotated[float | None, BeforeValidator(none_if_off)] = Field(
         default=0.98,
         ge=0,
         le=1,
@@ -306,7 +185,7 @@ class Settings(BaseSettings):
         default=None, description="Age in days from which items are erased; by default no item is erased."
     )
     retention_days_by_camera: Annotated[
-        dict[str, Days], NoDecode, BeforeValidator(_from_json), AfterValidator(_in_one_form)
+        dict[str, Days], NoDecode, BeforeValidator(from_json), AfterValidator(in_one_form)
     ] = Field(
         default={}, description='retention_days of single cameras, as a JSON object such as {"door": 30}.'
     )

@@ -25,8 +25,8 @@ from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, Re
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.parts import FormParts, MaxParts
 from service.api.problems import add_problem_handlers, document_problems, responses
-from service.api.rates import RateLimit, address_of, document_rates, key_id_of
 from service.api.proxies import Forwarded, Prefixed
+from service.api.rates import RateLimit, address_of, document_rates, key_id_of
 from service.api.readiness import Readiness
 from service.api.request_metrics import RequestMetrics
 from service.api.room import RoomForBody
