@@ -77,7 +77,7 @@ def _create_audit() -> None:
         sa.Column("relation", sa.String(16)),
         sa.Column("identity_id", sa.String(255)),
         sa.Column("item_id", sa.String(32)),
-        sa.Column("score", sa.Float()),
+        sa.Column("score", sa.Double()),
         sa.Column("salt", sa.String(32)),
         sa.Column("erased_as", sa.String(64)),
         sa.Column("erasure_mac", sa.String(64)),
