@@ -26,15 +26,21 @@ class JobEnded(ServiceError):
 
 
 class TooManyJobs(ServiceError):
-    """Too many imports wait already."""
+    """Too many imports wait already: of the whole service, or of one key.
+
+    Args:
+        num_jobs: how many wait.
+        num_files: how many crops they still have to do.
+        whose: whose imports they are.
+    """
 
     code = "too_many_jobs"
     status = 503
     title = "Too many jobs"
     retry_after_s = 10
 
-    def __init__(self, num_jobs: int, num_files: int) -> None:
+    def __init__(self, num_jobs: int, num_files: int, whose: str) -> None:
         super().__init__(
-            f"{num_jobs:,} imports with {num_files:,} crops wait already; nothing was stored, so send the "
-            "request again later"
+            f"{num_jobs:,} imports of {whose} with {num_files:,} crops wait already, and no more may wait; "
+            "nothing was stored, so send the request again later"
         )

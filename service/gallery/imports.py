@@ -233,7 +233,7 @@ def _queue(
     store.room.require_in_database(BYTES_PER_ROW * (len(crops) - len(unlisted)))
     with store.change() as change:
         session = change.session
-        require_room(session, KIND, len(crops) - len(failed), store.settings.max_jobs)
+        require_room(session, KIND, len(crops) - len(failed), store.settings)
         job = add_job(
             change,
             KIND,

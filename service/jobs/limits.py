@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 from service.errors import TooManyJobs
 from service.jobs.jobs import NOT_ENDED
+from service.keys.callers import acting_key_id
+from service.settings import Settings
 from service.store.store import Store
 from service.store.tables import Job
 
@@ -14,18 +16,23 @@ MAX_PENDING_FILES = 1_000_000
 """Files that all jobs together may still have to do."""
 
 
-def require_room(session: Session, kind: str, num_files: int, max_jobs: int) -> None:
-    """Check that one more job of a kind may wait.
+def require_room(session: Session, kind: str, num_files: int, settings: Settings) -> None:
+    """Check that one more job of a kind may wait, by the key of the caller.
 
     Raises:
-        TooManyJobs: too many jobs of the kind have not ended, or too many files wait in them.
+        TooManyJobs: too many jobs of the kind have not ended, or too many of this key, or too many files wait
+            in them.
     """
-    waiting = select(func.count(), func.sum(Job.total - Job.done)).where(
+    waiting = select(func.count(), func.coalesce(func.sum(Job.total - Job.done), 0)).where(
         Job.kind == kind, Job.state.in_(NOT_ENDED)
     )
     num_jobs, num_pending = session.execute(waiting).one()
-    if num_jobs >= max_jobs or (num_jobs and (num_pending or 0) + num_files > MAX_PENDING_FILES):
-        raise TooManyJobs(num_jobs, num_pending or 0)
+    if num_jobs >= settings.max_jobs or (num_jobs and num_pending + num_files > MAX_PENDING_FILES):
+        raise TooManyJobs(num_jobs, num_pending, "this service")
+    if (key_id := acting_key_id()) is not None:
+        num_jobs, num_pending = session.execute(waiting.where(Job.key_id == key_id)).one()
+        if num_jobs >= settings.max_jobs_per_key:
+            raise TooManyJobs(num_jobs, num_pending, "this key")
 
 
 def delete_old_jobs(store: Store, moment: datetime) -> None:

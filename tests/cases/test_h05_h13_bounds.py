@@ -8,7 +8,10 @@ from sqlalchemy import select
 
 from archives import tar_of
 from live_server import crop, images, serve, wait_for_job
-from service.jobs.limits import delete_old_jobs
+from service.errors import TooManyJobs
+from service.jobs.jobs import add_job
+from service.jobs.limits import delete_old_jobs, require_room
+from service.keys.callers import ANYBODY, Caller, Role, acting
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate
 from service.store.store import Store
@@ -48,6 +51,26 @@ def test_h13_many_small_jobs_follow_each_other_and_are_bounded(settings: Setting
             else:
                 assert (answer.json()["code"], answer.headers["retry-after"]) == ("too_many_jobs", "10")
         assert client.get("/readyz").json()["num_items"] == statuses.count(202)
+
+
+def test_h13_imports_of_one_key_leave_room_for_those_of_others(settings: Settings) -> None:
+    bounded = settings.model_copy(update={"max_jobs": 4, "max_jobs_per_key": 2})
+    anna, ben = (Caller(name, name, Role.operator) for name in ("anna", "ben"))
+    engine = make_engine(settings.database_url)
+    migrate(engine)
+    store = Store(bounded, make_sessions(engine))
+    refusals = []
+    for caller in (anna, anna, anna, ANYBODY, ben, ben):
+        with acting(caller), store.change() as change:
+            try:
+                require_room(change.session, "import", 1, bounded)
+                add_job(change, "import", total=1)
+            except TooManyJobs as error:
+                refusals.append(str(error))
+    engine.dispose()
+    assert len(refusals) == 2
+    assert refusals[0].startswith("2 imports of this key with 2 crops wait already")
+    assert refusals[1].startswith("4 imports of this service with 4 crops wait already")
 
 
 def test_h13_an_activation_of_the_active_version_adds_no_job(client: httpx.Client) -> None:
