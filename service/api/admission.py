@@ -9,7 +9,8 @@ event loop, and holds none of the threads in which work is done.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
@@ -108,24 +109,35 @@ class Admission:
             nonlocal has_turn
             message = await receive()
             if not has_turn and message["type"] == "http.request" and not message.get("more_body", False):
-                await turns.take()
+                with _refusals_noted(name, scope):  # whoever reads the body may answer the refusal
+                    await turns.take()
                 has_turn = True
             return message
 
         try:
-            if _has_body(scope):
-                turns.require_room()  # else the body need not be read
-            else:
-                await turns.take()
-                has_turn = True
+            with _refusals_noted(name, scope):
+                if _has_body(scope):
+                    turns.require_room()  # else the body need not be read
+                else:
+                    await turns.take()
+                    has_turn = True
             await self._app(scope, receive_then_take, send)
         except Overloaded as error:
-            metrics.OVERLOADED.labels(name).inc()
-            scope["state"]["is_refused"] = True
             await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
         finally:
             if has_turn:
                 turns.give_back()
+
+
+@contextmanager
+def _refusals_noted(name: str, scope: Scope) -> Iterator[None]:
+    """Count a request that is refused, and note in its scope that it was."""
+    try:
+        yield
+    except Overloaded:
+        metrics.OVERLOADED.labels(name).inc()
+        scope["state"]["is_refused"] = True
+        raise
 
 
 def _has_body(scope: Scope) -> bool:

@@ -44,7 +44,7 @@ class _Walk:
         if chain.expired == 0:
             if chain.expired_mac != GENESIS:
                 self.faults.append("the beginning of the chain was changed")
-            return Head(0, GENESIS)
+            return self._met(Head(0, GENESIS))
         seals = {expiry_seal(one, chain.expired, chain.expired_mac) for one in self._secrets.values()}
         if chain.expired_seal not in seals:
             self.faults.append(f"rows before {chain.expired + 1} are gone, and no retention has removed them")

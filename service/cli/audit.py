@@ -48,7 +48,8 @@ def verify(
         from service.audit.secret import read_secret, secret_file
         from service.audit.verification import verify as verify_chain
 
-        paths = [secret_file(store.settings), *(key_file or [])]
+        own = secret_file(store.settings)
+        paths = [*([own] if own.exists() else []), *(key_file or [])]
         secrets = {one.name: one for one in map(read_secret, paths)}
         with store.read() as session:
             found = verify_chain(session, secrets, expected)

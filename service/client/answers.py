@@ -226,6 +226,8 @@ class Erased(TypedDict):
     rejections: int
     kept_answers: int
     job_files: int
+    audit_rows: int
+    audit_hashes: list[str]
     snapshots: int
     cleaned: bool
 

@@ -96,13 +96,13 @@ def test_login_keeps_the_key_for_one_service_in_a_private_file(
         assert "signed in as Maria (admin)" in run("login", typed=f"{key}\n")
         assert json.loads(kept.read_text()) == {url: key}
         assert kept.stat().st_mode & 0o777 == 0o600
-        assert run("erasures") == ""
+        assert run("erasures") == "[]\n"
         kept.chmod(0o644)
         assert "chmod 600" in run("erasures")
         kept.chmod(0o600)
         assert "no key for" in run("logout")
         assert "asks for a key" in run("erasures")
-        assert run("erasures", key=key) == ""
+        assert run("erasures", key=key) == "[]\n"
 
 
 def test_a_server_for_others_does_not_start_without_a_key(make_env: MakeEnv, tmp_path: Path) -> None:
