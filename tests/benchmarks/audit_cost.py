@@ -2,8 +2,8 @@
 
 ``PYTHONPATH=.:tests:tests/support python tests/benchmarks/audit_cost.py [--rounds 6] [--seconds 10]``. Two
 servers with the shipped network have the same people. One of them has no audit: this script starts it with
-the middleware taken out, as no setting does so. Four clients search one server and then the other, in turn, so
-that other work on the machine meets both. Each search finds ten people, each of whom is a row of the audit.
+the middleware taken out, as no setting does so. Four clients search one server and then the other, in turn,
+so that other work on the machine meets both. Each search finds ten people, who all stand in its row.
 """
 
 import argparse
