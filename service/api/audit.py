@@ -82,10 +82,12 @@ class Audited:
             outcome = "replayed" if is_replayed else outcome_of(status)
             if not scope["state"].get("is_refused") and (outcome != DONE or not entry.is_written):
                 entry.outcome = outcome
-                await run_in_threadpool(self._add, entry)
+                self._audit.queue(entry)
+                if self._audit.is_full:
+                    await run_in_threadpool(self._flush)
 
-    def _add(self, entry: Entry) -> None:
+    def _flush(self) -> None:
         try:
-            self._audit.add(entry)
+            self._audit.flush()
         except (ServiceError, SQLAlchemyError, OSError) as error:
             logger.warning("rows of the audit wait for the database", reason=str(error))

@@ -25,6 +25,9 @@ from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
 
 GENESIS = "0" * 64
 THE_CHAIN = 1
+ROWS = AuditRow.metadata.tables[AuditRow.__tablename__]
+NAMES = tuple(column.name for column in ROWS.columns)
+PEOPLE = AuditRow.metadata.tables[AuditPerson.__tablename__]
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,12 @@ class Head:
         return f"{self.sequence}:{self.mac}"
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """Return JSON of a value in the one form that is sealed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _canonical.encode(value)
 
 
 def commitment(person: Person, salt: str) -> str:
@@ -105,9 +111,10 @@ def append(
         erased: people of the entries who were erased meanwhile; no word about them is written.
     """
     chain = locked_chain(session)
+    rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
     for entry in entries:
-        salts = [secrets.token_hex(16) for _ in entry.people]
+        salts = _new_salts(len(entry.people))
         row = AuditRow(
             sequence=chain.newest + 1,
             at=entry.at,
@@ -124,16 +131,24 @@ def append(
         )
         row.mac = seal_of(secret, chain.mac, row)
         chain.newest, chain.mac = row.sequence, row.mac
-        session.add(row)
+        rows.append({name: getattr(row, name) for name in NAMES})
         for place, (person, salt) in enumerate(zip(entry.people, salts, strict=True)):
             words = _words(person, salt)
             if person in erased:
                 words = erased_words(secret, row, place, person.identity_id)
             people.append({"sequence": row.sequence, "place": place, **words})
     session.flush()
+    if rows:  # many rows at once, without an object of the session for each
+        session.execute(insert(ROWS), rows)
     if people:
-        session.execute(insert(AuditPerson), people)
+        session.execute(insert(PEOPLE), people)
     return Head(chain.newest, chain.mac)
+
+
+def _new_salts(num: int) -> list[str]:
+    """Return so many random salts of 16 bytes, in hex."""
+    drawn = secrets.token_hex(16 * num)
+    return [drawn[start : start + 32] for start in range(0, 32 * num, 32)]
 
 
 def _words(person: Person, salt: str) -> dict[str, Any]:

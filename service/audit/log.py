@@ -40,6 +40,11 @@ class Audit:
         store.before_commit = self.write_with
 
     @property
+    def is_full(self) -> bool:
+        """Return whether a request had better write the batch itself."""
+        return len(self._queue) > MAX_QUEUED
+
+    @property
     def num_queued(self) -> int:
         """Return how many rows wait to be written."""
         return len(self._queue)
@@ -55,12 +60,6 @@ class Audit:
         """Queue an entry for the next batch, which is written within a second, without waiting."""
         self._queue.append(entry)
         metrics.AUDIT_QUEUED.set(len(self._queue))
-
-    def add(self, entry: Entry) -> None:
-        """Queue an entry for the next batch, and write the batch if it has grown too long."""
-        self.queue(entry)
-        if len(self._queue) > MAX_QUEUED:
-            self.flush()
 
     def flush(self) -> None:
         """Write the entries that are queued.
