@@ -16,6 +16,9 @@ from service.store.clock import Clock
 
 logger = structlog.get_logger(__name__)
 
+MAX_ADDRESS = 64
+"""Characters of an address. A proxy that is trusted may hand on any text as one."""
+
 
 def entry_of(scope: Scope, clock: Clock) -> Entry:
     """Return the entry of a request, before anything was done for it."""
@@ -26,7 +29,7 @@ def entry_of(scope: Scope, clock: Clock) -> Entry:
         name=caller.name,
         role=caller.role,
         key_id=caller.key_id,
-        address=scope["client"][0] if scope.get("client") else None,
+        address=scope["client"][0][:MAX_ADDRESS] if scope.get("client") else None,
         request_id=scope["state"]["request_id"],
     )
 

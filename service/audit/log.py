@@ -1,10 +1,12 @@
 """The audit of one process: rows of changes go with their transaction, rows of searches in batches."""
 
 from collections import deque
+from collections.abc import Sequence
 from threading import Lock
 
 import structlog
 from sqlalchemy import delete, func, select
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from service import metrics
@@ -71,15 +73,29 @@ class Audit:
             if not entries:
                 return
             try:
-                with self._store.write() as session:
-                    newest = session.scalar(select(func.max(Erasure.sequence))) or 0
-                    erased = gone_people(session, entries) if newest != self._newest_erasure else ()
-                    append(session, self._the_secret(), entries, erased)
-                self._newest_erasure = newest
-                metrics.AUDIT_QUEUED.set(len(self._queue))
+                self._write(entries)
+            except DataError:
+                self._write_each(entries)
             except BaseException:
                 self._queue.extendleft(reversed(entries))
                 raise
+            metrics.AUDIT_QUEUED.set(len(self._queue))
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        with self._store.write() as session:
+            newest = session.scalar(select(func.max(Erasure.sequence))) or 0
+            erased = gone_people(session, entries) if newest != self._newest_erasure else ()
+            append(session, self._the_secret(), entries, erased)
+        self._newest_erasure = newest
+
+    def _write_each(self, entries: Sequence[Entry]) -> None:
+        """Write the entries one by one, so that one which the database refuses holds back no other."""
+        for entry in entries:
+            try:
+                self._write([entry])
+            except DataError as error:
+                reason, request_id = str(error.orig), entry.request_id
+                logger.error("a row of the audit is lost", request_id=request_id, reason=reason)  # noqa: TRY400
 
     def say_head(self) -> None:
         """Log the head of the chain, so that an end that is cut off later is found."""

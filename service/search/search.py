@@ -14,6 +14,7 @@ from service import metrics
 from service.audit.entries import Person, record
 from service.errors import ImageError
 from service.gallery.conditions import to_filter
+from service.gallery.metadata import MAX_NAME, stored_form
 from service.gallery.selection import Selection, filters_of
 from service.index import Filter, GalleryIndex, Hits
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
@@ -110,7 +111,8 @@ def _record(
     query: Query, crops: Sequence[ImageInfo], matches: Sequence[Match], version: str, num_searched: int
 ) -> None:
     """Record for the audit who was looked for, among whom, and who was found."""
-    named = [Person("filter", name) for name in (*query.among.identity_id, *query.among.exclude_identity_id)]
+    asked = (*query.among.identity_id, *query.among.exclude_identity_id)
+    named = [Person("filter", stored_form(name)[:MAX_NAME]) for name in asked]
     found = [
         Person("returned", match.identity_id, match.items[0].item_id, round(match.score, 6))
         for match in matches

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from audited import rows_of, verified
-from keyed import as_key, make_key
+from keyed import as_key, make_key, store_of
 from live_server import crop, enroll, images, search, serve, wait_until
+from service.audit.entries import Entry
 from service.audit.log import Audit
 from service.settings import Settings
 
@@ -187,3 +188,24 @@ def test_no_word_is_written_of_who_was_erased_before_the_batch(
     assert [one["identity_id"] for one in row["people"]].count("kept") == 1
     assert row["people"][0]["identity_id"] is None
     assert verified(audited.settings).faults == []
+
+
+def test_no_text_of_a_caller_is_too_long_for_a_row(either_settings: Settings) -> None:
+    with serve(either_settings) as client:
+        enroll(client, crop(1), identity_id="anna")
+        longest = "e\u0301" * 255  # 510 code points, and 255 letters in the form that is stored
+        search(client, crop(1), exclude_identity_id=longest)
+        wait_until(lambda: rows_of(client, action="search"))
+        (row,) = rows_of(client, action="search")
+        assert mentioned(row, "filter") == ["\u00e9" * 255]
+
+
+def test_an_entry_that_the_database_refuses_holds_back_no_other(either_settings: Settings) -> None:
+    with serve(either_settings) as client, store_of(either_settings) as store:
+        audit, at = Audit(store), store.clock.now()
+        for name in ("anna", "b" * 300, "carl"):
+            audit.queue(Entry(at=at, action="search", name=name, role="reader"))
+        audit.flush()
+        assert {"anna", "carl"} <= {row["name"] for row in rows_of(client)}
+        assert audit.num_queued == 0
+    assert verified(either_settings).faults == []
