@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
+from service.keys.keys import has_keys
 from service.people.erasure import purge_traces
 from service.serving.embedding import require_device
 from service.serving.generation import Generation
@@ -66,6 +67,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     engine.dispose()  # else SQLite would answer from the pages that were just read, even of a damaged file
     _finish_erasures(serving.store)
     _activate_first(serving)
+    _say_if_open(serving.store)
     serving.store.is_open = True
     logger.info("loading the network")
     try:
@@ -92,6 +94,17 @@ def _warn_of_readers(data_dir: Path) -> None:
     if data_dir.exists() and data_dir.stat().st_mode & S_IRWXO:
         close = f"chmod -R o= {quote(str(data_dir.absolute()))}"
         logger.warning(f"every user of this machine can read the crops; run {close}")
+
+
+def _say_if_open(store: Store) -> None:
+    """Say who may use the gallery as long as it has no key."""
+    with store.read() as session:
+        if has_keys(session):
+            return
+    who = "who reaches the port" if store.settings.allow_open else "on this machine"
+    logger.warning(
+        f"no key was made yet, so everybody {who} may do everything; see `reid keys create --help`"
+    )
 
 
 def _finish_erasures(store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audited import verified
-from command_line import MakeEnv, reid
+from command_line import MakeEnv, reid, reid_serve
 from keyed import store_of
 from live_server import serve
 from service.cli.main import app
@@ -111,3 +111,14 @@ def test_a_server_for_others_does_not_start_without_a_key(make_env: MakeEnv, tmp
     assert "no key was made yet" in refused.stderr
     assert "reid keys create --role admin --name NAME" in refused.stderr
     assert "REID_ALLOW_OPEN=true" in refused.stderr
+
+
+def test_a_server_says_that_it_is_open_until_there_is_a_key(make_env: MakeEnv, tmp_path: Path) -> None:
+    env, said = make_env(tmp_path / "data"), "no key was made yet, so everybody"
+    with reid_serve(env, tmp_path / "log") as running:
+        assert f"{said} on this machine may do everything" in running.printed
+    with reid_serve(env | {"REID_ALLOW_OPEN": "true"}, tmp_path / "open") as running:
+        assert f"{said} who reaches the port" in running.printed
+    made(tmp_path / "data", "--name", "Maria", "--role", "admin")
+    with reid_serve(env, tmp_path / "closed") as running:
+        assert said not in running.printed
