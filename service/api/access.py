@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.audit import entry_of, outcome_of
 from service.api.origins import LOOPBACK, is_known
-from service.api.problems import failure_problem, responses, service_problem
+from service.api.problems import failure_problem, http_problem, responses, service_problem
 from service.api.rules import RULES, rule_of
 from service.audit.log import Audit
 from service.errors import KeyInvalid, KeyRequired, ServiceError
@@ -123,6 +123,12 @@ class Access:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] and not scope["path"].startswith(
+            "/"
+        ):  # `*` behind a prefix would become another path than the rule's
+            refused = http_problem(scope["state"]["request_id"], 400, "the path does not begin with /")
+            await refused(scope, receive, send)
             return
         rule, caller = rule_of(scope["method"], scope["path"]), ANYBODY
         scope["state"]["rule"] = rule

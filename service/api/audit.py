@@ -83,7 +83,9 @@ class Audited:
                 await self._app(scope, receive, send_and_note)
         finally:
             outcome = "replayed" if is_replayed else outcome_of(status)
-            if not scope["state"].get("is_refused") and (outcome != DONE or not entry.is_written):
+            is_nobody = scope["state"]["rule"].role is None and outcome != DONE  # the log has a line
+            is_unwritten = outcome != DONE or not entry.is_written
+            if is_unwritten and not is_nobody and not scope["state"].get("is_refused"):
                 entry.outcome = outcome
                 self._audit.queue(entry)
                 if self._audit.is_full:

@@ -199,7 +199,10 @@ def _is_open(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 
 class Idempotency:
-    """Answers a repeated POST with the kept answer. A request without an Idempotency-Key passes through."""
+    """Answers a repeated POST with the kept answer. A request without an Idempotency-Key passes through.
+
+    So does a sign-in, which has no caller yet: its key could be that of a caller, and its answer must be new.
+    """
 
     def __init__(self, app: ASGIApp, claims: Claims, require_ready: Callable[[], object]) -> None:
         self._app = app
@@ -209,7 +212,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
-        if key is None or scope["method"] != "POST":
+        if key is None or scope["method"] != "POST" or scope["state"]["rule"].role is None:
             await self._app(scope, receive, send)
             return
         request_id = str(scope["state"]["request_id"])

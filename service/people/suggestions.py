@@ -15,6 +15,7 @@ from service.errors import SuggestionsBusy, TooManyIdentities
 from service.gallery.conditions import to_filter
 from service.gallery.items import find_identity
 from service.gallery.selection import Selection
+from service.keys.callers import Cameras
 from service.people.comparison import People, best_rows, impossible_pairs, topk_pairs
 from service.serving.serving import Serving
 from service.store.store import Store
@@ -78,6 +79,7 @@ def suggest(
     min_score: float,
     identity_id: str | None,
     check: Callable[[], None] = go_on,
+    cameras: Cameras = None,
 ) -> tuple[str, list[Suggestion]]:
     """Return the pairs of identities that are most likely one person, best first.
 
@@ -88,6 +90,7 @@ def suggest(
         min_score: least cosine of a pair, from -1 to 1.
         identity_id: one identity of every pair; None for pairs of all identities.
         check: called before each step of the comparison; raises an error if nobody waits for the answer.
+        cameras: the cameras that the caller is limited to; `among` must be within them.
 
     Returns:
         The model version of the compared embeddings, and the pairs.
@@ -105,7 +108,7 @@ def suggest(
     with turn():
         generation = serving.refresh()
         with serving.store.read() as session:
-            key = None if identity_id is None else find_identity(session, identity_id).key
+            key = None if identity_id is None else find_identity(session, identity_id, cameras).key
             only = to_filter(session, among)
             rejected = session.execute(
                 select(Rejection.identity_key, Item.identity_key).join(Item, Item.slot == Rejection.slot)

@@ -84,7 +84,9 @@ def get_suggestions(
     Two identities that one camera saw at the same moment are never suggested, nor are rejected pairs.
     """
     among = fields.within(caller.cameras)
-    version, found = suggest(serving, among, fields.limit, fields.min_score, fields.of, check_client)
+    version, found = suggest(
+        serving, among, fields.limit, fields.min_score, fields.of, check_client, caller.cameras
+    )
     return SuggestionsAnswer(
         request_id=request_id,
         model_version=version,

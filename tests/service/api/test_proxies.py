@@ -1,5 +1,6 @@
 """What a trusted proxy says of a request, and that nobody else says it."""
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,14 @@ def test_what_is_no_address_cannot_be_trusted(
 def test_any_address_may_be_trusted(tmp_path: Path, make_settings: Callable[..., Settings]) -> None:
     with serve(make_settings(tmp_path / "data", trusted_proxies="*", allow_open=True)) as service:
         assert logged(service, "/gallery", SAID, OTHER)["address"] == "203.0.113.7"
+
+
+def test_no_prefix_makes_a_path_of_a_target_that_is_none(service: httpx.Client) -> None:
+    ask(service, "/identities", {}, method="POST", json={"id": "vip*"})
+    host = f"127.0.0.1:{service.base_url.port}"
+    head = f"DELETE * HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Prefix: /identities/vip\r\n"
+    with socket.create_connection((OTHER, service.base_url.port or 80), source_address=(PROXY, 0)) as peer:
+        peer.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: peer.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert ask(service, "/identities/vip*", {}).status_code == 200

@@ -84,6 +84,7 @@ def test_a_search_ranks_what_the_camera_has_seen(world: World) -> None:
         assert found["num_searched"] == 2
         assert {item["camera_id"] for match in found["matches"] for item in match["items"]} == {"door"}
     assert search(world.admin, crop(3, 1))["matches"][0]["identity_id"] == "bert"
+    assert world.door.get("/identities/suggestions", params={"of": "bert"}).status_code == 404
     suggested = world.door.get("/identities/suggestions", params={"min_score": -1}).json()["suggestions"]
     assert {side["identity_id"] for pair in suggested for side in pair["identities"]} == {"anna", "carl"}
 

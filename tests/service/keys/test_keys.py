@@ -166,6 +166,9 @@ def test_a_browser_signs_in_and_out(settings: Settings) -> None:
     with serve(settings) as client:
         key = make_key(settings, "operator", "anna")
         assert code_of(client.post("/session", json={"key": key + "x"})) == "key_invalid"
+        for _ in range(2):
+            again = client.post("/session", json={"key": key}, headers={"Idempotency-Key": "a"})
+            assert "set-cookie" in again.headers
         answer = client.post("/session", json={"key": key})
         assert answer.json()["name"] == "anna"
         cookie = answer.headers["set-cookie"]
