@@ -124,13 +124,12 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] and not scope["path"].startswith(
-            "/"
-        ):  # `*` behind a prefix would become another path than the rule's
+        path: str = scope["path"]
+        if path and not path.startswith("/"):  # behind a prefix, `*` would end another path than the rule's
             refused = http_problem(scope["state"]["request_id"], 400, "the path does not begin with /")
             await refused(scope, receive, send)
             return
-        rule, caller = rule_of(scope["method"], scope["path"]), ANYBODY
+        rule, caller = rule_of(scope["method"], path), ANYBODY
         scope["state"]["rule"] = rule
         try:
             if rule.role is not None:
