@@ -8,9 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.idempotency import REPLAYED
-from service.audit.entries import DONE, Entry, audited
+from service.api.problems import service_problem
+from service.audit.entries import DONE, Entry, audited, current
 from service.audit.log import Audit
-from service.errors import ServiceError
+from service.errors import DatabaseUnavailable, ServiceError
 from service.keys.callers import ANYBODY, Caller
 from service.store.clock import Clock
 
@@ -18,6 +19,9 @@ logger = structlog.get_logger(__name__)
 
 MAX_ADDRESS = 64
 """Characters of an address. A proxy that is trusted may hand on any text as one."""
+
+
+FULL = "too many rows of the audit wait for the database, and no search or change goes without its row"
 
 
 def entry_of(scope: Scope, clock: Clock) -> Entry:
@@ -32,6 +36,13 @@ def entry_of(scope: Scope, clock: Clock) -> Entry:
         address=scope["client"][0][:MAX_ADDRESS] if scope.get("client") else None,
         request_id=scope["state"]["request_id"],
     )
+
+
+def name_caller(caller: Caller) -> None:
+    """Let the entry of this request name a caller who was not known when it came, as at a sign-in."""
+    entry = current()
+    if entry is not None:
+        entry.key_id, entry.name, entry.role = caller.key_id, caller.name, caller.role
 
 
 def outcome_of(status: int | None) -> str:
@@ -51,7 +62,8 @@ class Audited:
     """Gives each audited request an entry.
 
     The transaction of a change has written the entry when the answer is sent. The entries of searches, and of
-    requests that were refused or have failed, are queued.
+    requests that were refused or have failed, are queued. If the queue is full and the database takes none,
+    the request is refused, because it would leave no row.
 
     Args:
         app: the wrapped app.
@@ -78,9 +90,15 @@ class Audited:
                 is_replayed = any(name.lower() == REPLAYED.lower().encode() for name, _ in message["headers"])
             await send(message)
 
+        if self._audit.is_full and not await run_in_threadpool(self._has_flushed):
+            await service_problem(entry.request_id or "", DatabaseUnavailable(FULL))(scope, receive, send)
+            return
         try:
             with audited(entry):
                 await self._app(scope, receive, send_and_note)
+        except Exception:
+            status = status or HTTPStatus.INTERNAL_SERVER_ERROR  # as `RequestLog` will answer
+            raise
         finally:
             outcome = "replayed" if is_replayed else outcome_of(status)
             is_nobody = scope["state"]["rule"].role is None and outcome != DONE  # the log has a line
@@ -88,11 +106,11 @@ class Audited:
             if is_unwritten and not is_nobody and not scope["state"].get("is_refused"):
                 entry.outcome = outcome
                 self._audit.queue(entry)
-                if self._audit.is_full:
-                    await run_in_threadpool(self._flush)
 
-    def _flush(self) -> None:
+    def _has_flushed(self) -> bool:
         try:
             self._audit.flush()
         except (ServiceError, SQLAlchemyError, OSError) as error:
             logger.warning("rows of the audit wait for the database", reason=str(error))
+            return False
+        return True

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-Relation = Literal["target", "returned", "filter", "from", "to"]
+Relation = Literal["target", "returned", "filter", "to"]
 
 DONE = "done"
 MAX_PEOPLE = 10_000
@@ -83,6 +83,13 @@ def audited(entry: Entry) -> Iterator[None]:
 def current() -> Entry | None:
     """Return the entry of this context, or None where nothing is audited, as in most background tasks."""
     return _entry.get()
+
+
+def forget() -> None:
+    """Forget what was recorded in this context, because its transaction is rolled back."""
+    entry = _entry.get()
+    if entry is not None and not entry.is_written:
+        entry.people, entry.details, entry.is_recorded = [], {}, False
 
 
 def record(people: Iterable[Person] = (), **details: Any) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
-from service.audit.chain import erased_words
+from service.audit.chain import erased_words, keyed_hash
 from service.audit.entries import Entry, Person
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditPerson, AuditRow
 from service.store.database import pages
-from service.store.tables import Identity, Item
+from service.store.tables import Erasure, Identity
 
 
 def erase_people(
@@ -25,9 +25,9 @@ def erase_people(
         item_ids: the erased items.
 
     Returns:
-        How many mentions were cleared, and the keyed hashes that are left in their place.
+        How many mentions were cleared, and the keyed hashes of the names, which take their place.
     """
-    hashes: set[str] = set()
+    hashes = {keyed_hash(secret, name) for name in identity_ids}
     num = 0
     mentions = select(AuditPerson, AuditRow).join(AuditRow, AuditRow.sequence == AuditPerson.sequence)
     for condition in _conditions(identity_ids, item_ids):
@@ -40,23 +40,25 @@ def erase_people(
     return num, sorted(hashes)
 
 
-def gone_people(session: Session, entries: Sequence[Entry]) -> set[Person]:
-    """Return the people of entries whose identity, or whose item, is not there any more."""
-    people = {person for entry in entries for person in entry.people}
-    identity_ids = _known(session, Identity.id, {person.identity_id for person in people} - {None})
-    item_ids = _known(session, Item.id, {person.item_id for person in people} - {None})
-    return {
-        person
-        for person in people
-        if (person.identity_id is not None and person.identity_id not in identity_ids)
-        or (person.item_id is not None and person.item_id not in item_ids)
-    }
+def erased_people(session: Session, secret: Secret, entries: Sequence[Entry]) -> set[Person]:
+    """Return the people of entries who are not there any more because they were erased.
 
-
-def _known(session: Session, column: InstrumentedAttribute[str], values: Collection[str | None]) -> set[str]:
-    return {
-        found for page in pages(values) for found in session.scalars(select(column).where(column.in_(page)))
+    Their keyed hash is in a receipt. People who were deleted or merged since are not among them: the audit
+    has to go on naming them.
+    """
+    people = {person for entry in entries for person in entry.people if person.identity_id is not None}
+    named = {str(person.identity_id) for person in people}
+    gone = named - {
+        found
+        for page in pages(sorted(named))
+        for found in session.scalars(select(Identity.id).where(Identity.id.in_(page)))
     }
+    if not gone:
+        return set()
+    receipts = session.scalars(select(Erasure.erased))
+    hashes = {one for erased in receipts for one in erased.get("audit_hashes", ())}
+    erased = {name for name in gone if keyed_hash(secret, name) in hashes}
+    return {person for person in people if person.identity_id in erased}
 
 
 def _conditions(identity_ids: Collection[str], item_ids: Collection[str]) -> Iterator[ColumnElement[bool]]:

@@ -1,27 +1,27 @@
 """The audit of one process: rows of changes go with their transaction, rows of searches in batches."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from service import metrics
 from service.audit.chain import append, expiry_seal, head_of, locked_chain
-from service.audit.entries import Entry, current
-from service.audit.erasing import gone_people
+from service.audit.entries import Entry, current, forget
+from service.audit.erasing import erased_people
 from service.audit.secret import Secret, open_secret
 from service.store.audit_tables import AuditPerson, AuditRow
 from service.store.store import Store
-from service.store.tables import Erasure
 
 logger = structlog.get_logger(__name__)
 
 MAX_QUEUED = 5_000
-"""Rows that may wait for the next batch. A request that finds more writes them itself."""
+"""Rows that may wait for the next batch. A request that finds more writes them first, or is refused."""
 
 EXPIRED_AT_ONCE = 5_000
 
@@ -36,14 +36,13 @@ class Audit:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._secret: Secret | None = None
-        self._newest_erasure = 0
         self._queue: deque[Entry] = deque()
         self._lock = Lock()
-        store.before_commit = self.write_with
+        store.sealing = self.seal
 
     @property
     def is_full(self) -> bool:
-        """Return whether a request had better write the batch itself."""
+        """Return whether so many rows wait that a request has to write them before it begins."""
         return len(self._queue) > MAX_QUEUED
 
     @property
@@ -51,12 +50,21 @@ class Audit:
         """Return how many rows wait to be written."""
         return len(self._queue)
 
-    def write_with(self, session: Session) -> None:
-        """Write the entry of this context in a transaction, once, if something was recorded in it."""
-        entry = current()
-        if entry is not None and entry.is_recorded and not entry.is_written:
-            append(session, self._the_secret(), [entry])
-            entry.is_written = True
+    @contextmanager
+    def seal(self, session: Session) -> Iterator[None]:
+        """Write the entry of this context at the end of a transaction, once, if something was recorded in it.
+
+        What was recorded by a transaction that fails is forgotten, so no later one of the request writes it.
+        """
+        try:
+            yield
+            entry = current()
+            if entry is not None and entry.is_recorded and not entry.is_written:
+                self._append(session, [entry])
+                entry.is_written = True
+        except BaseException:
+            forget()
+            raise
 
     def queue(self, entry: Entry) -> None:
         """Queue an entry for the next batch, which is written within a second, without waiting."""
@@ -66,7 +74,7 @@ class Audit:
     def flush(self) -> None:
         """Write the entries that are queued.
 
-        If somebody was erased since the last batch, no word is written about people who are not there now.
+        No word is written about people who were erased since.
         """
         with self._lock:
             entries = [self._queue.popleft() for _ in range(len(self._queue))]
@@ -75,27 +83,36 @@ class Audit:
             try:
                 self._write(entries)
             except DataError:
-                self._write_each(entries)
+                self._write_each(deque(entries))
             except BaseException:
-                self._queue.extendleft(reversed(entries))
+                self._put_back(entries)
                 raise
             metrics.AUDIT_QUEUED.set(len(self._queue))
 
     def _write(self, entries: Sequence[Entry]) -> None:
         with self._store.write() as session:
-            newest = session.scalar(select(func.max(Erasure.sequence))) or 0
-            erased = gone_people(session, entries) if newest != self._newest_erasure else ()
-            append(session, self._the_secret(), entries, erased)
-        self._newest_erasure = newest
+            self._append(session, entries)
 
-    def _write_each(self, entries: Sequence[Entry]) -> None:
-        """Write the entries one by one, so that one which the database refuses holds back no other."""
-        for entry in entries:
-            try:
-                self._write([entry])
-            except DataError as error:
-                reason, request_id = str(error.orig), entry.request_id
-                logger.error("a row of the audit is lost", request_id=request_id, reason=reason)  # noqa: TRY400
+    def _append(self, session: Session, entries: Sequence[Entry]) -> None:
+        secret = self._the_secret()
+        append(session, secret, entries, erased_people(session, secret, entries))
+
+    def _write_each(self, left: deque[Entry]) -> None:
+        """Write entries one by one, so that one which the database refuses holds back no other."""
+        try:
+            while left:
+                try:
+                    self._write([left[0]])
+                except DataError as error:
+                    reason, request_id = str(error.orig), left[0].request_id
+                    logger.error("a row of the audit is lost", request_id=request_id, reason=reason)  # noqa: TRY400
+                left.popleft()
+        except BaseException:
+            self._put_back(left)
+            raise
+
+    def _put_back(self, entries: Iterable[Entry]) -> None:
+        self._queue.extendleft(reversed([*entries]))
 
     def say_head(self) -> None:
         """Log the head of the chain, so that an end that is cut off later is found."""

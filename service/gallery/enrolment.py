@@ -26,8 +26,9 @@ from service.audit.entries import Person, record
 from service.errors import DuplicateCrop, ServiceError
 from service.gallery.ages import enrolled_at
 from service.gallery.duplicates import OnDuplicate, exact_duplicate, items_with_bytes, near_duplicates
-from service.gallery.items import identity_named
+from service.gallery.items import identity_named, require_seen
 from service.gallery.metadata import ItemMetadata
+from service.keys.callers import Cameras, require_cameras
 from service.serving.embedding import embed_in_batches, peak_bytes, to_half
 from service.serving.generation import Generation
 from service.serving.serving import Serving
@@ -62,6 +63,7 @@ def enroll(
     check: Callable[[], None] = go_on,
     *,
     are_imported: bool = False,
+    cameras: Cameras = None,
 ) -> Enrolment:
     """Add one item for each upload, or none at all; searches find the items once this returns.
 
@@ -76,6 +78,7 @@ def enroll(
         check: called before each image and each batch; raises an error if nobody waits for the answer.
         are_imported: whether the crops are of an archive. An archive may hold one picture of two identities,
             as an export does if the gallery has such items.
+        cameras: the cameras that the caller is limited to.
 
     Returns:
         The items, after the commit.
@@ -83,11 +86,13 @@ def enroll(
     Raises:
         ImageError: one of the images is refused; nothing is stored.
         DecodingBusy: no memory is free to decode the images; nothing is stored.
+        CameraForbidden: the caller is limited, and names a camera or a person of others; nothing is stored.
         DuplicateCrop: an image is in the gallery already and `on_duplicate` is "reject"; nothing is stored.
         NotReady: no model version is in service yet.
         StorageFull: there is no room for more; nothing is stored.
     """
     serving.store.room.require()
+    require_cameras(cameras, (known.camera_id for known in metadata))
     needed = peak_bytes(read_headers(uploads, serving.limits))
     while True:
         generation = serving.current()
@@ -98,7 +103,9 @@ def enroll(
                 made[generation.version] = to_half(_embed(serving, generation.embedder, uploads, check)[0])
         with serving.priority.enrolment():
             near = _near(serving, generation, embeddings_ND, metadata)
-            new = NewItems(crops, metadata, made, near, serving.store.settings.keep_crops, are_imported)
+            new = NewItems(
+                crops, metadata, made, near, serving.store.settings.keep_crops, are_imported, cameras
+            )
             enrolment = _commit(serving, generation, uploads, new, on_duplicate, before_commit)
         if enrolment is not None:
             return enrolment
@@ -141,6 +148,7 @@ class NewItems:
         near: the near-duplicate of each crop, as `near_duplicates` returns it.
         are_kept: whether the bytes of the crops are kept.
         are_imported: whether the crops are of an archive, as in `enroll`.
+        cameras: the cameras that the caller is limited to.
     """
 
     crops: Sequence[ImageInfo]
@@ -149,6 +157,7 @@ class NewItems:
     near: Sequence[int | None]
     are_kept: bool
     are_imported: bool
+    cameras: Cameras
 
 
 def _near(
@@ -201,6 +210,7 @@ def _add_items(
     change: Transaction, version: str, new: NewItems, on_duplicate: OnDuplicate, moment: datetime
 ) -> Enrolment:
     session = change.session
+    require_seen(session, new.cameras, (known.identity_id for known in new.metadata))
     old = items_with_bytes(session, {crop.sha256 for crop in new.crops})
     identities: dict[str, Identity] = {}
     items: list[Item] = []

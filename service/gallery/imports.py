@@ -20,6 +20,7 @@ from model.data.folders import is_manifest_name
 from service.audit.entries import record
 from service.errors import BadArchive, CropMissing, ServiceError
 from service.gallery.duplicates import OnDuplicate
+from service.gallery.items import require_seen
 from service.gallery.metadata import ItemMetadata
 from service.gallery.pending import PendingCrop, crops_of_manifest, crops_of_names
 from service.jobs.jobs import MAX_LISTED, add_job
@@ -110,6 +111,7 @@ def accept_images(
     metadata: Sequence[ItemMetadata],
     on_duplicate: OnDuplicate,
     before_commit: BeforeAnswer,
+    cameras: Cameras = None,
 ) -> Job:
     """Store the images of a request, and queue and return the job that enrols them.
 
@@ -119,8 +121,10 @@ def accept_images(
         metadata: the metadata of each image.
         on_duplicate: as for `enroll`.
         before_commit: called within the transaction.
+        cameras: the cameras that the caller is limited to.
 
     Raises:
+        CameraForbidden: the caller is limited, and names a camera or a person of others; nothing is queued.
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
         StorageFull: there is no room for the crops; nothing is queued.
     """
@@ -132,7 +136,7 @@ def accept_images(
             PendingCrop(name, hashed, known)
             for (name, hashed), known in zip(writer.named, metadata, strict=True)
         ]
-        return _queue(serving.store, crops, on_duplicate, {}, before_commit)
+        return _queue(serving.store, crops, on_duplicate, {}, before_commit, cameras)
 
 
 def accept_archive(
@@ -157,7 +161,7 @@ def accept_archive(
 
     Raises:
         BadArchive: the archive is refused; nothing is stored.
-        CameraForbidden: a crop is of none of these cameras; nothing is stored.
+        CameraForbidden: the caller is limited, and names a camera or a person of others; nothing is stored.
         CropMissing: a crop was deleted while the request was stored; nothing is queued.
         StorageFull: there is no room for the crops; nothing is queued.
     """
@@ -178,7 +182,6 @@ def accept_archive(
         sha256_of |= {name: sha256_of[target] for name, target in hard_links if target in sha256_of}
         crops = _crops_of(manifests, sha256_of, layout)
         crops = [replace(crop, metadata=_filled(crop.metadata, common)) for crop in crops]
-        require_cameras(cameras, (crop.metadata.camera_id for crop in crops if crop.error is None))
         crops += [PendingCrop(name, None, common, reason) for name, reason in archive.failures]
         guessed = set(archive.guessed_names)
         warnings = [
@@ -192,7 +195,7 @@ def accept_archive(
             "num_warnings": len(warnings),
             "warnings": warnings[:MAX_LISTED],
         }
-        return _queue(serving.store, crops, on_duplicate, report, before_commit)
+        return _queue(serving.store, crops, on_duplicate, report, before_commit, cameras)
 
 
 def _outermost(manifests: Sequence[Member]) -> list[Member]:
@@ -222,6 +225,7 @@ def _queue(
     on_duplicate: OnDuplicate,
     report: Mapping[str, object],
     before_commit: BeforeAnswer,
+    cameras: Cameras,
 ) -> Job:
     """Add the job and a row for each crop; crops with an error are doomed.
 
@@ -230,9 +234,11 @@ def _queue(
     """
     failed = [place for place, crop in enumerate(crops) if crop.error is not None]
     unlisted = set(failed[MAX_LISTED:])
+    require_cameras(cameras, (crop.metadata.camera_id for crop in crops if crop.error is None))
     store.room.require_in_database(BYTES_PER_ROW * (len(crops) - len(unlisted)))
     with store.change() as change:
         session = change.session
+        require_seen(session, cameras, (crop.metadata.identity_id for crop in crops))
         require_room(session, KIND, len(crops) - len(failed), store.settings)
         job = add_job(
             change,

@@ -4,17 +4,17 @@ The deletion of an item also deletes its embeddings, its crop if nothing else ne
 if the identity has no other item and is not kept on purpose.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from model.data.names import unicode_forms
 from service.audit.entries import Person, record
-from service.errors import CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
-from service.gallery.conditions import conditions, of_cameras
+from service.errors import CameraForbidden, CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
+from service.gallery.conditions import conditions, of_cameras, spellings
 from service.gallery.metadata import MAX_SPELLING
 from service.gallery.selection import Selection, filters_of
 from service.keys.callers import Cameras, sees
@@ -196,6 +196,27 @@ def identity_named(session: Session, name: str, *options: ORMOption) -> Identity
     statement = select(Identity).options(*options).where(Identity.id.in_(set(forms)))
     found = {identity.id: identity for identity in session.scalars(statement)}
     return next((found[form] for form in forms if form in found), None)
+
+
+def require_seen(session: Session, cameras: Cameras, identity_ids: Iterable[str | None]) -> None:
+    """Check that a caller who is limited to some cameras adds crops to nobody whom these have not seen.
+
+    Such a caller would see the name and the notes of the person then.
+
+    Raises:
+        CameraForbidden: an identity exists, and none of these cameras has seen it.
+    """
+    if cameras is None:
+        return
+    for page in pages(sorted(spellings(name for name in identity_ids if name is not None))):
+        named = dict(session.execute(_named(page)).all())
+        of_these = select(Item.identity_key).where(Item.identity_key.in_(named), *of_cameras(cameras))
+        for key in named.keys() - set(session.scalars(of_these.distinct())):
+            raise CameraForbidden(cameras, f"{named[key]!r}, whom none of these cameras has seen")
+
+
+def _named(names: Collection[str]) -> Select[int, str]:
+    return select(Identity.key, Identity.id).where(Identity.id.in_(names))
 
 
 def find_identity(session: Session, identity_id: str, cameras: Cameras = None) -> Identity:

@@ -16,6 +16,9 @@ from service.store.key_tables import Key, SignIn
 from service.store.store import Store
 
 LASTS = timedelta(hours=12)
+MAX_OF_A_KEY = 100
+"""Browsers that are signed in with one key; one more signs the oldest out."""
+
 ENDED = "nobody is signed in here any more; sign in with a key"
 
 
@@ -32,6 +35,9 @@ def sign_in(store: Store, key: str) -> tuple[Caller, str]:
     moment = store.clock.now()
     with store.write() as session:
         session.execute(delete(SignIn).where(SignIn.expires_at <= moment))
+        own = select(SignIn).where(SignIn.key_id == caller.key_id).order_by(SignIn.expires_at.desc())
+        for oldest in session.scalars(own.offset(MAX_OF_A_KEY - 1)).all():
+            session.delete(oldest)
         session.add(SignIn(sha256=hash_of(token), key_id=caller.key_id, expires_at=moment + LASTS))
     return caller, token
 
@@ -53,5 +59,8 @@ def find_signed_in(store: Store, token: str) -> Caller:
 
 def sign_out(store: Store, token: str) -> None:
     """End the sign-in of a browser, if there is one."""
+    with store.read() as session:
+        if session.get(SignIn, hash_of(token)) is None:
+            return  # anybody may send a cookie, and nobody without a sign-in writes
     with store.write() as session:
         session.execute(delete(SignIn).where(SignIn.sha256 == hash_of(token)))

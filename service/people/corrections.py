@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.audit.entries import Person, record
 from service.errors import Fault, GalleryItemNotFound, InvalidRequest, ItemElsewhere
-from service.gallery.items import find_identity, identity_named
+from service.gallery.items import find_identity, identity_named, require_seen
 from service.keys.callers import Cameras, require_cameras, sees
 from service.people.identities import set_attributes
 from service.people.operations import Recording
@@ -116,7 +116,7 @@ def correct_item(
 
     Raises:
         GalleryItemNotFound: there is no such item, or none of these cameras.
-        CameraForbidden: the camera of the correction is none of these.
+        CameraForbidden: the camera of the correction is none of these, or none of them has seen its identity.
     """
     if "camera_id" in corrections:
         require_cameras(cameras, [corrections["camera_id"]])
@@ -129,6 +129,7 @@ def correct_item(
         change.note("updated", item.slot)
         record([Person("target", item.identity.id, item.id)], fields=sorted(corrections))
         operation = None
+        require_seen(change.session, cameras, [corrections.get("identity_id")])
         if "identity_id" in corrections and corrections["identity_id"] != item.identity.id:
             recording = Recording(change, "relabel")
             recording.move([item.slot], _find_or_make(recording, corrections["identity_id"]).key)

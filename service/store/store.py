@@ -1,7 +1,7 @@
 """The database and the crops of one gallery, and the transaction by which both change."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from threading import Event, Lock
 
 from sqlalchemy import select
@@ -30,8 +30,9 @@ def _no_index() -> None:
     """Do nothing, because this process keeps no index."""
 
 
-def _no_audit(_session: Session) -> None:
+def _no_audit(_session: Session) -> AbstractContextManager[None]:
     """Write nothing, because this process audits nothing."""
+    return nullcontext()
 
 
 class Store:
@@ -50,7 +51,7 @@ class Store:
         stopping: set when the process shuts down; long work then raises `Stopped` or returns.
         has_job: set when a job has been queued, so that the job begins at once.
         has_expiry: set when an expiry was confirmed, so that the expiry begins at once.
-        before_commit: called with the session of each transaction before it commits; `Audit` sets it.
+        sealing: a context around what each transaction does, up to its commit; `Audit` sets it.
         follow: brings the index of this process up to date; `Serving` sets it.
     """
 
@@ -69,7 +70,7 @@ class Store:
         self.has_job = Event()
         self.has_expiry = Event()
         self.follow: Callable[[], object] = _no_index
-        self.before_commit: Callable[[Session], None] = _no_audit
+        self.sealing: Callable[[Session], AbstractContextManager[None]] = _no_audit
         self._turn = Lock()
 
     def read(self) -> Session:
@@ -79,9 +80,8 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a transaction on tables that no index follows, such as jobs; leaving it commits."""
-        with self.sessions.write.begin() as session:
+        with self.sessions.write.begin() as session, self.sealing(session):
             yield session
-            self.before_commit(session)
 
     @contextmanager
     def change(self, *, makes_room: bool = False) -> Iterator[Transaction]:
@@ -132,6 +132,5 @@ class Store:
     def _alone(self) -> Iterator[Transaction]:
         with self._turn:
             self.folder.check()
-            with transaction(self.sessions) as change:
+            with transaction(self.sessions) as change, self.sealing(change.session):
                 yield change
-                self.before_commit(change.session)

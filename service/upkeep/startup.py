@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from model.checkpoint import DEFAULT_CHECKPOINT
+from service.audit.secret import open_secret
 from service.errors import DatabaseUnavailable, NetworkLost, ServiceError
 from service.keys.keys import has_keys
 from service.people.erasure import purge_traces
@@ -58,6 +59,7 @@ def _start(serving: Serving, engine: Engine) -> Generation | None:
     _warn_of_readers(settings.data_dir)
     migrate(engine)
     claim_folder(serving.store)
+    open_secret(settings)
     serving.store.room.look()
     purge_unfinished(settings.models_dir)
     purge_abandoned(settings.data_dir, RESTORING)

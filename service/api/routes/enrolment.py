@@ -20,7 +20,6 @@ from service.gallery.duplicates import OnDuplicate
 from service.gallery.enrolment import enroll
 from service.gallery.imports import accept_archive, accept_images
 from service.gallery.metadata import ItemMetadata, OptionalIdentityName, OptionalName, OptionalTime
-from service.keys.callers import require_cameras
 from service.uploads.layouts import Layout
 
 router = APIRouter(prefix="/gallery", tags=["gallery"])
@@ -170,7 +169,6 @@ def post_gallery(
         keep_answer(request.scope, session, *answers[-1])
 
     answers: list[tuple[int, str, str | None]] = []
-    require_cameras(caller.cameras, (known.camera_id for known in form.metadata))
     names = [image.filename or f"images[{place}]" for place, image in enumerate(form.images)]
     if form.archive is not None:
         accept_archive(
@@ -178,10 +176,11 @@ def post_gallery(
         )
     elif "respond-async" in prefer.lower():
         named = list(zip(names, (image.file for image in form.images), strict=True))
-        accept_images(serving, named, form.metadata, on_duplicate, answer_job)
+        accept_images(serving, named, form.metadata, on_duplicate, answer_job, caller.cameras)
     else:
         files = [image.file for image in form.images]
-        enroll(serving, files, form.metadata, on_duplicate, answer_items, check_client)
+        cameras = caller.cameras
+        enroll(serving, files, form.metadata, on_duplicate, answer_items, check_client, cameras=cameras)
     status, body, location = answers[-1]
     headers = {} if location is None else {"Location": location}
     return Response(body, status, headers, media_type="application/json")

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api.access import COOKIE, token_of
+from service.api.audit import name_caller
 from service.api.problems import responses
 from service.api.routes.dependencies import AnyCaller, OpenStore, RequestId
 from service.api.schemas.session import SessionAnswer, SignInOrder
@@ -17,6 +18,7 @@ def post_session(
 ) -> SessionAnswer:
     """Sign this browser in with a key, for 12 hours, by a cookie that no script can read."""
     caller, token = sign_in(store, order.key.strip())
+    name_caller(caller)
     response.set_cookie(
         COOKIE,
         token,

@@ -34,7 +34,7 @@ class Erased(BaseModel):
     audit_rows: int = 0
     """The number of times that the audit mentioned what was erased."""
     audit_hashes: list[str] = []
-    """The keyed hashes that stand in the audit in the place of the erased identities."""
+    """The keyed hashes of the erased identities, which stand in the audit in their place."""
     snapshots: int
     cleaned: bool
 

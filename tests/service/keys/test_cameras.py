@@ -120,6 +120,19 @@ def test_crops_are_enrolled_for_the_camera_alone(world: World) -> None:
     assert world.door.get(f"/gallery/{item['id']}").status_code == 404
 
 
+def test_nobody_whom_the_camera_has_not_seen_gets_its_crops(world: World) -> None:
+    named = {"camera_id": "door", "identity_id": "bert"}
+    item = world.items["carl", "door"]["id"]
+    answers = [
+        world.door.post("/gallery", files=images(crop(9)), data=named),
+        world.door.post("/gallery", files=images(crop(9)), data=named, headers={"Prefer": "respond-async"}),
+        world.door.post("/gallery", files={"archive": ("a.tar", _archive(("door",), "bert"))}),
+        world.door.patch(f"/gallery/{item}", json={"identity_id": "bert"}),
+    ]
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(403, "camera_forbidden")}
+    assert world.door.get("/identities/bert").status_code == 404
+
+
 def test_an_archive_is_refused_whole_if_a_crop_is_of_another_camera(world: World) -> None:
     jobs = len(world.admin.get("/jobs").json()["jobs"])
     for cameras, status in ((("door", "hall"), 403), (("door", ""), 403), (("door", "door"), 202)):
@@ -129,8 +142,8 @@ def test_an_archive_is_refused_whole_if_a_crop_is_of_another_camera(world: World
     assert len(world.admin.get("/jobs").json()["jobs"]) == jobs + 1
 
 
-def _archive(cameras: tuple[str, ...]) -> bytes:
-    rows = [f"{place}.jpg,frank,{camera}" for place, camera in enumerate(cameras)]
+def _archive(cameras: tuple[str, ...], name: str = "frank") -> bytes:
+    rows = [f"{place}.jpg,{name},{camera}" for place, camera in enumerate(cameras)]
     files = {"gallery.csv": "\n".join(["path,identity_id,camera_id", *rows]).encode()}
     files |= {f"{place}.jpg": crop(20 + place) for place in range(len(cameras))}
     buffer = io.BytesIO()
@@ -143,7 +156,7 @@ def _archive(cameras: tuple[str, ...]) -> bytes:
 
 
 def test_jobs_of_others_are_not_found(world: World) -> None:
-    answer = world.admin.post("/gallery", files={"archive": ("a.tar", _archive(("hall", "door")))})
+    answer = world.admin.post("/gallery", files={"archive": ("a.tar", _archive(("hall", "door"), "frank"))})
     job = wait_for_job(world.admin, answer.headers["location"])
     assert world.door.get(f"/jobs/{job['id']}").status_code == 404
     assert world.door.delete(f"/jobs/{job['id']}").status_code == 404
