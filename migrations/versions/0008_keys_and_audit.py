@@ -91,7 +91,7 @@ def _create_audit() -> None:
     )
     for column in ("identity_id", "item_id"):
         op.create_index(op.f(f"ix_audit_people_{column}"), "audit_people", [column], unique=False)
-    op.create_table(
+    chains = op.create_table(
         "audit_chains",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("newest", NUMBER, nullable=False),
@@ -101,6 +101,8 @@ def _create_audit() -> None:
         sa.Column("expired_seal", sa.String(64)),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_chains")),
     )
+    genesis = "0" * 64
+    op.bulk_insert(chains, [{"id": 1, "newest": 0, "mac": genesis, "expired": 0, "expired_mac": genesis}])
 
 
 def downgrade() -> None:

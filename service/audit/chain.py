@@ -24,7 +24,6 @@ from service.audit.secret import Secret
 from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
 
 GENESIS = "0" * 64
-THE_CHAIN = 1
 ROWS = AuditRow.metadata.tables[AuditRow.__tablename__]
 NAMES = tuple(column.name for column in ROWS.columns)
 PEOPLE = AuditRow.metadata.tables[AuditPerson.__tablename__]
@@ -86,12 +85,7 @@ def expiry_seal(secret: Secret, sequence: int, mac: str) -> str:
 
 def locked_chain(session: Session) -> AuditChain:
     """Return the row of the chain, locked, so that no two transactions add rows at a time."""
-    chain = session.scalar(select(AuditChain).where(AuditChain.id == THE_CHAIN).with_for_update())
-    if chain is None:
-        chain = AuditChain(id=THE_CHAIN, newest=0, mac=GENESIS, expired=0, expired_mac=GENESIS)
-        session.add(chain)
-        session.flush()
-    return chain
+    return session.scalars(select(AuditChain).with_for_update()).one()
 
 
 def keyed_hash(secret: Secret, identity_id: str) -> str:
@@ -165,5 +159,5 @@ def erased_words(secret: Secret, row: AuditRow, place: int, identity_id: str | N
 
 def head_of(session: Session) -> Head:
     """Return the head of the chain."""
-    found = session.execute(select(AuditChain.newest, AuditChain.mac)).one_or_none()
-    return Head(0, GENESIS) if found is None else Head(found.newest, found.mac)
+    found = session.execute(select(AuditChain.newest, AuditChain.mac)).one()
+    return Head(found.newest, found.mac)

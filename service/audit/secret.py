@@ -66,10 +66,10 @@ def open_secret(settings: Settings) -> Secret:
 
 def _make(path: Path) -> None:
     """Write a new secret to the disk whole, unless another process was first."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(NUM_HEX // 2) + "\n")
             file.flush()

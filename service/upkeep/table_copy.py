@@ -14,11 +14,15 @@ from sqlalchemy import Connection, Engine, func, or_, select, text, update
 
 from service.jobs.jobs import NOT_ENDED
 from service.store.all_tables import METADATA
+from service.store.audit_tables import AuditChain
 from service.store.key_tables import SignIn
 from service.store.tables import DoomedCrop, Gallery, Job, JobFile, KeptAnswer, Retention
 
 ROWS_PER_PAGE = 1_000
 LEFT_OUT = frozenset(table.__tablename__ for table in (KeptAnswer, DoomedCrop, Retention, SignIn))
+
+SINGLE = frozenset(table.__tablename__ for table in (Gallery, AuditChain))
+"""Tables of one row, which every database has from the beginning."""
 
 
 @contextmanager
@@ -31,11 +35,11 @@ def one_moment(engine: Engine) -> Iterator[Connection]:
 
 
 def copy_tables(source: Connection, target: Connection) -> None:
-    """Copy all rows into a new database; the row of `Gallery` that the new database has is overwritten."""
+    """Copy all rows into a new database; the one row that a table of `SINGLE` has there is overwritten."""
     copies = sa.MetaData()
     for original in METADATA.sorted_tables:
         table = _with_plain_nulls(original, copies)
-        if table.name == Gallery.__tablename__:
+        if table.name in SINGLE:
             target.execute(update(table).values(**source.execute(select(table)).mappings().one()))
         elif table.name not in LEFT_OUT:
             rows = source.execute(_wanted(table), execution_options={"yield_per": ROWS_PER_PAGE})

@@ -3,15 +3,20 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from audited import verified
 from command_line import reid
 from keyed import store_of
-from live_server import crop, enroll, search, serve
+from live_server import TIMEOUT_S, crop, enroll, search, serve
 from service.audit.chain import Head, head_of
+from service.audit.entries import Entry
 from service.audit.log import Audit
 from service.settings import Settings
 from service.store.audit_tables import AuditRow
@@ -59,6 +64,7 @@ FORGERIES = {
         UPDATE audit_chains SET newest = 9""",
     "the last row removed": "DELETE FROM audit_rows WHERE sequence = 8",
     "the last seal": "UPDATE audit_chains SET mac = '00'",
+    "the chain": "DELETE FROM audit_chains",
 }
 
 
@@ -156,3 +162,19 @@ def test_old_rows_expire_and_the_chain_still_verifies(
         with sqlite3.connect(tmp_path / DATABASE) as connection:
             connection.execute("UPDATE audit_chains SET expired = 2")
         assert verified(chosen).faults
+
+
+def test_the_first_rows_of_all_processes_are_one_chain(either_settings: Settings) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        audits = [Audit(stack.enter_context(store_of(either_settings))) for _ in range(8)]
+        for number, audit in enumerate(audits):
+            audit.queue(Entry(datetime.now(UTC), "search", f"process {number}", "reader"))
+        together = Barrier(8)
+
+        def flush(audit: Audit) -> None:
+            together.wait(TIMEOUT_S)
+            audit.flush()
+
+        list(threads.map(flush, audits))
+    checked = verified(either_settings)
+    assert (checked.num_rows, checked.faults) == (8, [])
