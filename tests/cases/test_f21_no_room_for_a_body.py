@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from killed_server import ROOT, wait_for
 from live_server import TIMEOUT_S, crop, enroll, find_free_port, images, serve
 from service.api.idempotency import Claim, Claims, Idempotency
+from service.api.rules import RULES
 from service.errors import StorageFull, StorageUnavailable, TooManyOpenFiles
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions, migrate
@@ -126,14 +127,14 @@ def test_h16_a_table_that_is_gone_is_503_and_not_500(settings: Settings) -> None
 
 
 class Failing(Claims):
-    """Claims that cannot be settled, as when the database dies while the request is carried out."""
+    """Claims that cannot be released, as when the database dies while the request is carried out."""
 
-    def settle(self, claim: Claim) -> None:
+    def release(self, claim: Claim) -> None:
         raise OperationalError("update", {"key": claim.key}, sqlite3.OperationalError("gone"))
 
 
 @pytest.mark.parametrize("status", [201, 503])
-def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_settled(settings: Settings, status: int) -> None:
+def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_released(settings: Settings, status: int) -> None:
     engine = make_engine(settings.database_url)
     migrate(engine)
 
@@ -155,7 +156,7 @@ def test_h16_a_true_answer_is_sent_though_its_key_cannot_be_settled(settings: Se
             "path": "/search",
             "query_string": b"",
             "headers": [(b"idempotency-key", b"a")],
-            "state": {"request_id": "b"},
+            "state": {"request_id": "b", "rule": RULES["POST", "/search"]},
         }
         claims = Failing(Store(settings, make_sessions(engine)))
         await Idempotency(app, claims, require_ready=lambda: None)(scope, receive, send)
