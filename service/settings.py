@@ -195,6 +195,9 @@ class Settings(BaseSettings):
         description="File of the secret that seals the audit; by default audit.key in the data folder.",
     )
     audit_days: Days = Field(default=730, description="How long rows of the audit are kept.")
+    audit_keep_queries: bool = Field(
+        default=False, description="Whether the crops that were searched for are kept with the audit."
+    )
     retention_max_share: float = Field(
         default=0.2,
         ge=0,

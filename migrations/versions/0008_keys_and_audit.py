@@ -91,6 +91,19 @@ def _create_audit() -> None:
     )
     for column in ("identity_id", "item_id"):
         op.create_index(op.f(f"ix_audit_people_{column}"), "audit_people", [column], unique=False)
+    op.create_table(
+        "audit_queries",
+        sa.Column("sequence", NUMBER, autoincrement=False, nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["sequence"],
+            ["audit_rows.sequence"],
+            name=op.f("fk_audit_queries_sequence_audit_rows"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("sequence", "sha256", name=op.f("pk_audit_queries")),
+    )
+    op.create_index(op.f("ix_audit_queries_sha256"), "audit_queries", ["sha256"], unique=False)
     chains = op.create_table(
         "audit_chains",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -110,7 +123,7 @@ def downgrade() -> None:
     op.drop_column("operations", "key_id")
     op.drop_index(op.f("ix_jobs_key_id"), "jobs")
     op.drop_column("jobs", "key_id")
-    for table in ("audit_chains", "audit_people", "audit_rows"):
+    for table in ("audit_chains", "audit_queries", "audit_people", "audit_rows"):
         op.drop_table(table)
     op.drop_table("sign_ins")
     op.drop_table("keys")

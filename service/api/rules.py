@@ -85,6 +85,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/operations/{operation_id}/undo"): _corrects("undo"),
     ("GET", "/erasures"): Rule(Role.admin, "none", "reading", None),
     ("GET", "/audit"): Rule(Role.admin, "none", "reading", None),
+    ("GET", "/audit/queries/{sha256}"): Rule(Role.admin, "none", "reading", None),
     ("GET", "/retention"): Rule(Role.reader, "none", "reading", None),
     ("POST", "/retention/confirm"): _only_admin("confirm_expiry"),
     ("GET", "/models"): READ_ANY,

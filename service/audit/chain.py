@@ -21,12 +21,13 @@ from sqlalchemy.orm import Session
 
 from service.audit.entries import Entry, Person
 from service.audit.secret import Secret
-from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
+from service.store.audit_tables import AuditChain, AuditPerson, AuditQuery, AuditRow
 
 GENESIS = "0" * 64
 ROWS = AuditRow.metadata.tables[AuditRow.__tablename__]
 NAMES = tuple(column.name for column in ROWS.columns)
 PEOPLE = AuditRow.metadata.tables[AuditPerson.__tablename__]
+QUERIES = AuditRow.metadata.tables[AuditQuery.__tablename__]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def append(
     chain = locked_chain(session)
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
+    queries: list[dict[str, Any]] = []
     for entry in entries:
         salts = _new_salts(len(entry.people))
         row = AuditRow(
@@ -131,11 +133,11 @@ def append(
             if person in erased:
                 words = erased_words(secret, row, place, person.identity_id)
             people.append({"sequence": row.sequence, "place": place, **words})
+        queries += [{"sequence": row.sequence, "sha256": sha256} for sha256 in set(entry.kept_queries)]
     session.flush()
-    if rows:  # many rows at once, without an object of the session for each
-        session.execute(insert(ROWS), rows)
-    if people:
-        session.execute(insert(PEOPLE), people)
+    for table, values in ((ROWS, rows), (PEOPLE, people), (QUERIES, queries)):
+        if values:  # many rows at once, without an object of the session for each
+            session.execute(insert(table), values)
     return Head(chain.newest, chain.mac)
 
 

@@ -49,6 +49,7 @@ class Entry:
         outcome: how it ended.
         details: facts that name no person, fit for JSON.
         people: the people whom it concerns.
+        kept_queries: hashes of the query crops that are kept on the disk.
         is_recorded: whether the next commit may write the entry.
         is_written: whether a commit has written it.
     """
@@ -63,6 +64,7 @@ class Entry:
     outcome: str = DONE
     details: dict[str, Any] = field(default_factory=dict)
     people: list[Person] = field(default_factory=list)
+    kept_queries: list[str] = field(default_factory=list)
     is_recorded: bool = False
     is_written: bool = False
 

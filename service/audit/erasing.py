@@ -1,43 +1,67 @@
 """Erasure in the audit: the words about a person go, and a keyed hash takes their place."""
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from service.audit.chain import erased_words, keyed_hash
 from service.audit.entries import Entry, Person
 from service.audit.secret import Secret
-from service.store.audit_tables import AuditPerson, AuditRow
+from service.store.audit_tables import AuditPerson, AuditQuery, AuditRow
 from service.store.database import pages
+from service.store.doomed import mark_doomed
 from service.store.tables import Erasure, Identity
+
+
+class Cleared(NamedTuple):
+    """What an erasure has cleared in the audit.
+
+    Attributes:
+        num_mentions: mentions of people.
+        hashes: the keyed hashes of the names, which take their place.
+        num_queries: kept crops of queries that had to do with these people.
+    """
+
+    num_mentions: int
+    hashes: list[str]
+    num_queries: int
 
 
 def erase_people(
     session: Session, secret: Secret, identity_ids: Collection[str], item_ids: Collection[str]
-) -> tuple[int, list[str]]:
-    """Clear what the audit says of identities and of items.
+) -> Cleared:
+    """Clear what the audit says of identities and of items, and the crops of the queries that found them.
 
     Args:
         session: the transaction of the erasure.
         secret: the secret of the audit.
         identity_ids: every name of the erased identities.
         item_ids: the erased items.
-
-    Returns:
-        How many mentions were cleared, and the keyed hashes of the names, which take their place.
     """
     hashes = {keyed_hash(secret, name) for name in identity_ids}
-    num = 0
+    num, sequences = 0, set[int]()
     mentions = select(AuditPerson, AuditRow).join(AuditRow, AuditRow.sequence == AuditPerson.sequence)
     for condition in _conditions(identity_ids, item_ids):
         for person, row in session.execute(mentions.where(condition)).all():
             for name, value in erased_words(secret, row, person.place, person.identity_id).items():
                 setattr(person, name, value)
             hashes.add(person.erased_as or "")
+            sequences.add(row.sequence)
             num += 1
         session.flush()
-    return num, sorted(hashes)
+    return Cleared(num, sorted(hashes), _erase_queries(session, sequences))
+
+
+def _erase_queries(session: Session, sequences: Collection[int]) -> int:
+    num = 0
+    for page in pages(sequences):
+        kept = session.scalars(select(AuditQuery.sha256).where(AuditQuery.sequence.in_(page))).all()
+        mark_doomed(session, set(kept))
+        session.execute(delete(AuditQuery).where(AuditQuery.sequence.in_(page)))
+        num += len(kept)
+    return num
 
 
 def erased_people(session: Session, secret: Secret, entries: Sequence[Entry]) -> set[Person]:

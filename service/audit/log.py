@@ -15,7 +15,8 @@ from service.audit.chain import append, expiry_seal, head_of, locked_chain
 from service.audit.entries import Entry, current, forget
 from service.audit.erasing import erased_people
 from service.audit.secret import Secret, open_secret
-from service.store.audit_tables import AuditPerson, AuditRow
+from service.store.audit_tables import AuditPerson, AuditQuery, AuditRow
+from service.store.doomed import mark_doomed
 from service.store.store import Store
 
 logger = structlog.get_logger(__name__)
@@ -95,7 +96,12 @@ class Audit:
 
     def _append(self, session: Session, entries: Sequence[Entry]) -> None:
         secret = self._the_secret()
-        append(session, secret, entries, erased_people(session, secret, entries))
+        erased = erased_people(session, secret, entries)
+        for entry in entries:
+            if not erased.isdisjoint(entry.people):
+                mark_doomed(session, entry.kept_queries)
+                entry.kept_queries = []
+        append(session, secret, entries, erased)
 
     def _write_each(self, left: deque[Entry]) -> None:
         """Write entries one by one, so that one which the database refuses holds back no other."""
@@ -139,8 +145,11 @@ class Audit:
                 chain.expired_mac = row.mac
             chain.expired = last
             chain.expired_seal = expiry_seal(self._the_secret(), chain.expired, chain.expired_mac)
-            for table in (AuditPerson, AuditRow):
+            queries = select(AuditQuery.sha256).where(AuditQuery.sequence <= last)
+            mark_doomed(session, set(session.scalars(queries)))
+            for table in (AuditQuery, AuditPerson, AuditRow):
                 session.execute(delete(table).where(table.sequence <= last))
+        self._store.purge_doomed()
 
     def _the_secret(self) -> Secret:
         if self._secret is None:

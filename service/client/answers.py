@@ -228,6 +228,7 @@ class Erased(TypedDict):
     job_files: int
     audit_rows: int
     audit_hashes: list[str]
+    audit_queries: int
     snapshots: int
     cleaned: bool
 

@@ -15,6 +15,7 @@ from service.errors.gallery import (
     CropNotKept,
     DuplicateCrop,
     GalleryItemNotFound,
+    QueryNotKept,
 )
 from service.errors.jobs import (
     JobEnded,
@@ -140,6 +141,7 @@ __all__ = [
     "OperationNotFound",
     "OtherGallery",
     "Overloaded",
+    "QueryNotKept",
     "RateLimited",
     "RoleTooLow",
     "ServiceError",

@@ -17,6 +17,20 @@ class GalleryItemNotFound(ServiceError):
         super().__init__(f"the gallery has no item {item_id[:64]!r}")
 
 
+class QueryNotKept(ServiceError):
+    """The audit keeps no query crop of this hash."""
+
+    code = "query_not_kept"
+    status = 404
+    title = "Query not kept"
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(
+            f"the audit keeps no query crop {sha256[:64]!r}: REID_AUDIT_KEEP_QUERIES was off, its row has "
+            "expired, or a person whom the search found was erased"
+        )
+
+
 class DuplicateCrop(CropRefused):
     """A posted crop is in the gallery already.
 

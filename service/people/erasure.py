@@ -69,7 +69,8 @@ class _Counts:
     """How much was erased; `embeddings` counts by model version, `cleaned` is true after the purge.
 
     `replaced_embeddings` are embeddings that `reid check --repair` had replaced and still kept. The
-    `audit_hashes` stand in the audit in the place of the erased identities.
+    `audit_hashes` stand in the audit in the place of the erased identities; `audit_queries` are kept crops of
+    searches that found the erased person.
     """
 
     items: int = 0
@@ -83,6 +84,7 @@ class _Counts:
     job_files: int = 0
     audit_rows: int = 0
     audit_hashes: list[str] = field(default_factory=list)
+    audit_queries: int = 0
     snapshots: int = 0
     cleaned: bool = False
 
@@ -122,12 +124,14 @@ def erase_identity(store: Store, identity_id: str) -> Erasure:
 
 
 def _forget_in_audit(store: Store, identity_id: str) -> None:
-    """Clear what the audit says of an identity that was deleted before, and not erased."""
-    secret = open_secret(store.settings)
+    """Clear what the audit says of an identity that was deleted before, and not erased, and add a receipt."""
+    secret, counts = open_secret(store.settings), _Counts()
     with store.change() as change:
-        num, hashes = erase_people(change.session, secret, set(unicode_forms(identity_id)), ())
-        if num:
-            record(erased_as=hashes)
+        names = set(unicode_forms(identity_id))
+        cleared = erase_people(change.session, secret, names, ())
+        if cleared.num_mentions:
+            counts.audit_rows, counts.audit_hashes, counts.audit_queries = cleared
+            _add_receipt(change, "requested", hash_of_name(identity_id), [], counts)
 
 
 def erase_items(change: Transaction, secret: Secret, slots: Sequence[int], reason: Reason) -> Erasure:
@@ -245,18 +249,26 @@ def erase_rows(
     counts.job_files = erase_job_files(session, names, item_ids, crops)
     counts.kept_answers = erase_answers(session, names, item_ids)
     gone = names | {known[key] for key in gone_keys(session, touched) if key in known}
-    counts.audit_rows, counts.audit_hashes = erase_people(session, secret, gone, item_ids)
+    cleared = erase_people(session, secret, gone, item_ids)
+    counts.audit_rows, counts.audit_hashes, counts.audit_queries = cleared
     needed = needed_crops(session, sorted(crops))
     counts.crops, counts.crops_kept_for_others = len(crops - needed), len(crops & needed)
+    name = hash_of_name(*identities.values()) if len(identities) == 1 else None
+    return _add_receipt(change, reason, name, item_ids, counts)
+
+
+def _add_receipt(
+    change: Transaction, reason: Reason, name: str | None, item_ids: list[str], counts: _Counts
+) -> Erasure:
     erasure = Erasure(
         sequence=change.note("erased"),
         reason=reason,
-        identity_sha256=hash_of_name(*identities.values()) if len(identities) == 1 else None,
+        identity_sha256=name,
         item_ids=item_ids,
         erased=asdict(counts) | {"embeddings": dict(counts.embeddings)},
         at=now(),
     )
-    session.add(erasure)
+    change.session.add(erasure)
     record(erasure=erasure.sequence, erased_as=counts.audit_hashes, num_items=counts.items)
     return erasure
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from sqlalchemy import Select, select
 from model.data.images import ImageInfo
 from service import metrics
 from service.audit.entries import Person, record
+from service.audit.queries import keep_queries
 from service.errors import ImageError
 from service.gallery.conditions import to_filter
 from service.gallery.metadata import MAX_NAME, stored_form
@@ -146,6 +148,7 @@ def embed_people(
         DecodingBusy: no memory is free to decode the images.
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
+        StorageFull: the audit has no room to keep the crops.
     """
     generation = serving.current()
     needed = max(_needed_bytes(serving, field, uploads) for field, uploads in people.items())
@@ -162,6 +165,7 @@ def embed_people(
         with metrics.DATABASE_S.time():
             active = serving.refresh()
         if active.embedder is generation.embedder:
+            keep_queries(serving.store, chain.from_iterable(people.values()))
             return active, fused, crops
         generation = active
 

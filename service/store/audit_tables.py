@@ -56,6 +56,17 @@ class AuditPerson(Table):
     erasure_mac: Mapped[str | None] = mapped_column(String(64))
 
 
+class AuditQuery(Table):
+    """The crop of a query that a row is about, kept on the disk; only REID_AUDIT_KEEP_QUERIES writes any."""
+
+    __tablename__ = "audit_queries"
+
+    sequence: Mapped[int] = mapped_column(
+        Number, ForeignKey("audit_rows.sequence", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
 class AuditChain(Table):
     """The one row about the chain: its newest row, and the newest of the rows whose retention is over."""
 

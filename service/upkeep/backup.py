@@ -22,6 +22,7 @@ from model.files import sync_dir
 from service.errors import BadBackup, CropMissing
 from service.gallery.items import delete_empty_identities
 from service.settings import Settings
+from service.store.audit_tables import AuditQuery
 from service.store.database import (
     known_schemas,
     make_engine,
@@ -127,7 +128,7 @@ def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Con
                 if not allow_missing:
                     raise CropMissing(f"{error}; {MISSING_HINT}") from error
                 num_missing += 1
-        _delete_items(session, gone)
+        _delete_gone(session, gone)
         session.commit()
         if gone:
             rewrite(engine, patience_s=0)  # the items may have been erased, so the file must not keep traces
@@ -154,27 +155,30 @@ def _write(store: Store, copy: Path, writer: Writer, allow_missing: bool) -> Con
 
 
 def crops_of(session: Session) -> Sequence[str]:
-    """Return the hashes of the crops that items keep, in order."""
-    return session.scalars(select(Item.sha256).where(Item.has_crop).distinct().order_by(Item.sha256)).all()
+    """Return the hashes of the crops that items and the audit keep, in order."""
+    of_items = select(Item.sha256).where(Item.has_crop)
+    return sorted(session.scalars(of_items.union(select(AuditQuery.sha256))))
 
 
 def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> bool:
     """Write a crop and return True, or return False if the crop is no longer needed.
 
-    A crop is no longer needed if all its items were deleted since the tables were copied.
+    A crop is no longer needed if all its items and kept queries were deleted since the tables were copied.
 
     Raises:
-        CropMissing: the crop is gone, although an item of the copy still needs the crop.
+        CropMissing: the crop is gone, although an item or a row of the copy still needs the crop.
     """
     slots = select(Item.slot).where(Item.sha256 == sha256, Item.has_crop)
+    rows = select(-AuditQuery.sequence).where(AuditQuery.sha256 == sha256)
+    users = slots.union_all(rows)
     # A crop that was not found is tried again, because a new item may have brought it back.
     for is_last in (False, False, True):
         try:
             writer.add(f"crops/{sha256}", store.crops.get(sha256))
         except CropMissing:
             with store.read() as session:
-                alive = set(session.scalars(slots))
-            if alive.isdisjoint(copy.scalars(slots)):
+                alive = set(session.scalars(users))
+            if alive.isdisjoint(copy.scalars(users)):
                 return False
             if is_last:
                 raise
@@ -183,9 +187,10 @@ def _write_crop(store: Store, writer: Writer, copy: Session, sha256: str) -> boo
     raise AssertionError("the last try returns or raises")
 
 
-def _delete_items(session: Session, sha256s: Iterable[str]) -> None:
-    """Delete the items of crops that have gone since the tables were copied."""
+def _delete_gone(session: Session, sha256s: Iterable[str]) -> None:
+    """Delete the items and kept queries whose crops have gone since the tables were copied."""
     for sha256 in sha256s:
+        session.execute(delete(AuditQuery).where(AuditQuery.sha256 == sha256))
         shown = Item.sha256 == sha256, Item.has_crop
         rows = session.execute(select(Item.id, Item.identity_key).where(*shown)).all()
         ids = [row.id for row in rows]

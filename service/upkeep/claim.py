@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from service.errors import OtherGallery
 from service.settings import Settings
+from service.store.audit_tables import AuditQuery
 from service.store.crops import CropStore
 from service.store.database import sqlite_file
 from service.store.folder import HINT, MARK, DataFolder
@@ -68,6 +69,7 @@ def _fits(store: Store) -> bool:
         select(Item.sha256).where(Item.has_crop),
         select(JobFile.sha256).where(JobFile.sha256.is_not(None)),
         select(DoomedCrop.sha256),
+        select(AuditQuery.sha256),
     )
     with store.read() as session:
         for statement in statements:

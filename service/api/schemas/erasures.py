@@ -35,6 +35,8 @@ class Erased(BaseModel):
     """The number of times that the audit mentioned what was erased."""
     audit_hashes: list[str] = []
     """The keyed hashes of the erased identities, which stand in the audit in their place."""
+    audit_queries: int = 0
+    """The number of kept query crops whose searches had found or named them."""
     snapshots: int
     cleaned: bool
 

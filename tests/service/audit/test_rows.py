@@ -195,6 +195,12 @@ def test_a_person_who_was_deleted_first_can_be_erased_from_the_audit(audited: Au
     assert len(rows_of(audited.admin, identity_id="gone")) == 2
     assert audited.admin.delete("/identities/gone", params={"mode": "erase"}).status_code == 404
     assert rows_of(audited.admin, identity_id="gone") == []
+    (receipt,) = audited.admin.get("/erasures").json()["erasures"]
+    assert (receipt["erased"]["items"], receipt["erased"]["audit_rows"]) == (0, 2)
+    assert receipt["erased"]["cleaned"]
+    search(audited.admin, crop(1), exclude_identity_id="gone")
+    wait_until(lambda: rows_of(audited.admin, action="search"))
+    assert rows_of(audited.admin, identity_id="gone") == []
     assert verified(audited.settings).faults == []
 
 
