@@ -20,7 +20,8 @@ from service.api.access import Access, Callers, document_access
 from service.api.admission import LIMITS, Admission, Limit
 from service.api.audit import Audited
 from service.api.background import Background
-from service.api.idempotency import Claims, Idempotency
+from service.api.claims import Claims
+from service.api.idempotency import Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
 from service.api.parts import FormParts, MaxParts

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.access import Callers
-from service.api.idempotency import Claims
+from service.api.claims import Claims
 from service.audit.log import Audit
 from service.errors import ServiceError
 from service.jobs.limits import delete_old_jobs

@@ -18,7 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from killed_server import ROOT, wait_for
 from live_server import TIMEOUT_S, crop, enroll, find_free_port, images, serve
-from service.api.idempotency import Claim, Claims, Idempotency
+from service.api.claims import Claim, Claims
+from service.api.idempotency import Idempotency
 from service.api.rules import RULES
 from service.errors import StorageFull, StorageUnavailable, TooManyOpenFiles
 from service.settings import Settings

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, update
 
-from service.api.idempotency import Claim, Claims
+from service.api.claims import Claim, Claims
 from service.errors import IdempotencyInProgress
 from service.jobs.jobs import SECOND_LOOK_S, Watch, add_job, claim_job
 from service.settings import Settings

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, File, Form, Header, Request, Response, U
 from pydantic import TypeAdapter, ValidationError
 
 from model.data.names import is_text
-from service.api.idempotency import keep_answer
+from service.api.claims import keep_answer
 from service.api.problems import responses
 from service.api.proxies import url_path
 from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, RequestId

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from service.api.access import Callers
 from service.api.background import Background, Task
-from service.api.idempotency import Claims
+from service.api.claims import Claims
 from service.audit.log import Audit
 from service.errors import DatabaseUnavailable
 from service.serving.serving import Serving

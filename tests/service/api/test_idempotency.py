@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from killed_server import start_process, wait_for
 from live_server import crop, find_free_port, images, search, serve
-from service.api.idempotency import Claim, Claims, _HashedCopy, keep_answer
+from service.api.claims import Claim, Claims, keep_answer
+from service.api.idempotency import _HashedCopy
 from service.errors import IdempotencyInProgress
 from service.jobs.jobs import LEASE
 from service.settings import Settings
@@ -241,3 +242,20 @@ def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -
     assert kept is not None
     assert kept.body == b"in time"
     engine.dispose()
+
+
+def test_no_answer_is_kept_that_may_name_a_person_who_was_erased_meanwhile(either_settings: Settings) -> None:
+    with serve(either_settings) as client:
+        post(client, "before", crop(1), identity_id="gone")
+        engine = make_engine(either_settings.database_url)
+        claims = Claims(Store(either_settings, make_sessions(engine)))
+        searching, other = Claim("a", "a"), Claim("b", "b")
+        assert claims.take(searching) is None
+        assert client.delete("/identities/gone", params={"mode": "erase"}).status_code == 200
+        assert claims.take(other) is None
+        for claim in (searching, other):
+            claim.answer = (200, None, b'{"identity_id": "gone"}')
+            claims.release(claim)
+        engine.dispose()
+    with kept_answers(either_settings) as session:
+        assert [kept.key for kept in session.query(KeptAnswer)] == ["b"]
