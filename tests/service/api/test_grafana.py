@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from live_server import crop, enroll, images, search, serve, wait_for_job
 from scraped import samples
@@ -90,7 +90,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 
 def alert_queries() -> Iterator[tuple[str, str]]:
     """Return the query of each alert, and the texts that its labels fill."""
-    (group,) = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    (group,) = YAML(typ="safe").load(FOLDER / "alerts.yml")["groups"]
     for rule in group["rules"]:
         yield rule["expr"], " ".join(rule["annotations"].values())
 
