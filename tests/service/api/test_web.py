@@ -14,7 +14,7 @@ from chromium import run_chromium
 from draw_people import draw_person
 from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
-from running_job import put_running_job
+from running_job import put_failed_files, put_running_job
 from service.settings import Settings
 
 HOSTILE = """<img src=x onerror="alert(1)">/'&amp;?#%2F"""
@@ -286,6 +286,19 @@ def test_an_activation_that_stands_in_the_way_is_shown_and_can_be_cancelled(
         job.get_by_role("button", name="Cancel").click()
         expect(job).to_contain_text("cancelled")
         assert client.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+
+
+def test_an_import_is_counted_by_what_became_of_its_files(
+    settings: Settings, open_page: Callable[..., Page]
+) -> None:
+    with serve(settings) as client:
+        options = {"skipped": {"hidden files": 3}}
+        job_id = put_running_job(settings, None, kind="import", options=options, num_existing=7)
+        put_failed_files(settings, job_id, 2)
+        job = open_page(client, "networks").locator(".job", has_text="Importing")
+        expect(job).to_contain_text(
+            "400 of 1,000 items · 391 enrolled · 7 there already · 2 failed · 3 skipped, hidden files"
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
