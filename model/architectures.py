@@ -8,10 +8,13 @@ There is one exception: ``tiny`` has RGA-SC, and ``plain_tiny`` has no attention
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from model import osnet
 from model.attention import RelationAwareGlobalAttention
@@ -172,6 +175,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """The options of RelationAwareGlobalAttention for the paper's modules and its ablations (section 4.3)."""
 
 NUM_STAGES = {"resnet50": 4, "mobilenet_v2": 4, "osnet": 3, "tiny": 4}
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build networks on the meta device in this context: they have shapes, and take no memory."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Draws no first weights: on the meta device a draw would import `torch._dynamo`, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _stages_of(trunk: str, suffix: str) -> tuple[int, ...]:

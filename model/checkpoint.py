@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from model.architectures import build_network
+from model.architectures import build_network, without_weights
 from model.card import FOREIGN, Card, FieldTwice, no_field_twice, parse_card, salvage_card
 from model.errors import CheckpointError, UnknownArchitecture
 from model.files import write_atomically
@@ -281,7 +281,7 @@ def make_network(card: Card, tensors: dict[str, Tensor], source: str) -> ReidNet
             weight is not finite.
     """
     try:
-        with torch.device("meta"):  # shapes without memory, because a hostile card may ask for any size
+        with without_weights():  # no memory, because a hostile card may ask for any size
             network = build_network(
                 card.architecture,
                 height=card.height,

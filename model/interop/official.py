@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.architectures import build_network
+from model.architectures import build_network, without_weights
 from model.card import Card, to_text
 from model.checkpoint import make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
@@ -84,7 +84,7 @@ def import_official(path: str | Path, out: str | Path, *, branch: str, feature: 
 
 def _state(branch: str, num_identities: int) -> dict[str, Tensor]:
     """Return the state dict of our network on the device meta: shapes without memory."""
-    with torch.device("meta"):
+    with without_weights():
         network = build_network(BRANCHES[branch], height=HEIGHT, width=WIDTH, num_identities=num_identities)
     return network.state_dict()
 
