@@ -36,6 +36,7 @@ def ids(shared_client: httpx.Client) -> dict[str, str]:
         "version": version,
         "job_id": "x",
         "operation_id": "x",
+        "sha256": "0" * 64,
     }
 
 
