@@ -304,6 +304,9 @@ def _split_attention(module: nn.Module) -> nn.Module:
 def convert(module: nn.Module, shape: Sequence[int]) -> openvino.Model:
     """Convert a module of torch to a graph of OpenVINO.
 
+    The module is traced here, because OpenVINO would trace it twice to compare the traces, which took longer
+    than all the rest.
+
     Args:
         module: any module with one input and one output.
         shape: of the input, without the batch size, which is 1.
@@ -312,5 +315,5 @@ def convert(module: nn.Module, shape: Sequence[int]) -> openvino.Model:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the converter uses torch.jit
         warnings.simplefilter("ignore", TracerWarning)  # warns of fixed shapes, which are wanted
-        traced = _split_attention(module.eval())
+        traced = torch.jit.trace(_split_attention(module.eval()), example, strict=False, check_trace=False)
         return openvino.convert_model(traced, example_input=example, input=[1, *shape])
