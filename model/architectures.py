@@ -23,6 +23,8 @@ from model.layers import FEATURES, POOLINGS, GeneralisedMean, ReidNetwork, Strid
 
 Builder = Callable[[int, int, int], ReidNetwork]
 
+DRAWS = (torch.Tensor.normal_, nn.init.normal_)
+
 
 class Stage(NamedTuple):
     """A part of a trunk.
@@ -194,7 +196,7 @@ class _NothingDrawn(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+        return None if func in DRAWS else func(*args, **(kwargs or {}))
 
 
 def _stages_of(trunk: str, suffix: str) -> tuple[int, ...]:
