@@ -103,7 +103,8 @@ def append(
         session: a transaction that writes.
         secret: seals the rows.
         entries: the entries.
-        erased: people of the entries who were erased meanwhile; no word about them is written.
+        erased: people of the entries who were erased meanwhile. No word about them is written, and no query
+            is kept that found or named one of them.
     """
     chain = locked_chain(session)
     rows: list[dict[str, Any]] = []
@@ -133,7 +134,8 @@ def append(
             if person in erased:
                 words = erased_words(secret, row, place, person.identity_id)
             people.append({"sequence": row.sequence, "place": place, **words})
-        queries += [{"sequence": row.sequence, "sha256": sha256} for sha256 in set(entry.kept_queries)]
+        if not any(person in erased for person in entry.people):
+            queries += [{"sequence": row.sequence, "sha256": sha256} for sha256 in set(entry.kept_queries)]
     session.flush()
     for table, values in ((ROWS, rows), (PEOPLE, people), (QUERIES, queries)):
         if values:  # many rows at once, without an object of the session for each

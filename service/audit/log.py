@@ -100,7 +100,6 @@ class Audit:
         for entry in entries:
             if not erased.isdisjoint(entry.people):
                 mark_doomed(session, entry.kept_queries)
-                entry.kept_queries = []
         append(session, secret, entries, erased)
 
     def _write_each(self, left: deque[Entry]) -> None:
