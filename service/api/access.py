@@ -85,7 +85,7 @@ class Callers:
         return self._store.clock
 
     def note_uses(self) -> None:
-        """Store when keys were used last; a background task calls this once a minute."""
+        """Store when keys were used last; called once a minute, and when the process stops."""
         with self._lock:
             used, self._used = self._used, {}
         note_uses(self._store, used)

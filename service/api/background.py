@@ -133,6 +133,7 @@ class Background:
         for worker in self._workers:
             worker.wait()
         self._write_last_rows()
+        self._write_last_uses()
 
     def _write_last_rows(self) -> None:
         """Write the rows of the audit that are still queued."""
@@ -141,6 +142,13 @@ class Background:
         except (ServiceError, SQLAlchemyError, OSError) as error:
             num = self._audit.num_queued
             logger.error("the last rows of the audit are lost", rows=num, reason=str(error))  # noqa: TRY400
+
+    def _write_last_uses(self) -> None:
+        """Write when keys were used last."""
+        try:
+            self._callers.note_uses()
+        except (ServiceError, SQLAlchemyError, OSError) as error:
+            logger.warning("the last uses of keys are not known", reason=str(error))
 
     def keep_alive(self) -> None:
         """Renew `alive_at` of this process's jobs and claims, so that no other process takes them over."""
