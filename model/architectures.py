@@ -24,6 +24,7 @@ from model.layers import FEATURES, POOLINGS, GeneralisedMean, ReidNetwork, Strid
 Builder = Callable[[int, int, int], ReidNetwork]
 
 DRAWS = (torch.Tensor.normal_, nn.init.normal_)
+"""What draws first weights in a way that is slow on the meta device."""
 
 
 class Stage(NamedTuple):

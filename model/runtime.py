@@ -304,8 +304,8 @@ def _split_attention(module: nn.Module) -> nn.Module:
 def convert(module: nn.Module, shape: Sequence[int]) -> openvino.Model:
     """Convert a module of torch to a graph of OpenVINO.
 
-    The module is traced here, because OpenVINO would trace it twice to compare the traces, which took longer
-    than all the rest.
+    The module is traced here, because OpenVINO would trace it twice to compare the traces, which took nearly
+    as long as all the rest.
 
     Args:
         module: any module with one input and one output.
