@@ -1,4 +1,4 @@
-"""The versions that are installed: pinned with hashes, audited, and checked in the container images."""
+"""Row H15, the versions that are installed: pinned with hashes, audited, and checked in the images."""
 
 import re
 import shutil
@@ -46,7 +46,7 @@ def pinned(name: str) -> Version:
     return Version(dict(PIN.findall((ROOT / "constraints.txt").read_text()))[name])
 
 
-def test_no_pinned_or_lowest_version_has_a_known_hole(project: Path) -> None:
+def test_h15_no_pinned_or_lowest_version_has_a_known_hole(project: Path) -> None:
     answer = audit(project)
     assert answer.returncode == 0, answer.stderr
     assert "No pinned and no lowest version has a hole" in answer.stdout
@@ -89,7 +89,7 @@ def test_a_requirement_without_a_lowest_version_is_named(project: Path) -> None:
     assert "rich has no lowest version" in answer.stderr
 
 
-def test_every_pinned_version_has_hashes_and_every_requirement_a_pin() -> None:
+def test_h15_every_pinned_version_has_hashes_and_every_requirement_a_pin() -> None:
     text = (ROOT / "constraints.txt").read_text()
     pins = {name for name, _version in PIN.findall(text)}
     assert len(PIN.findall(text)) == sum(line[:1].isalnum() for line in text.splitlines())

@@ -102,6 +102,19 @@ def test_f6_names_that_are_not_utf_8_are_refused_in_a_sentence(
         assert "M\\xfcller/1.jpg: its path is not UTF-8" in done.stderr.replace("\n", "")
 
 
+def test_f22_any_number_of_digits_names_a_person_and_a_camera(tmp_path: Path) -> None:
+    names = ("0001_c10s12_000101_00.jpg", "1_c1s1_000102_00.JPG", "01501_c2s1_000103_00.jfif")
+    for name in names:
+        put(tmp_path / "gallery" / name, crop(1))
+        for folder in ("bounding_box_train", "query", "bounding_box_test"):
+            put(tmp_path / "data" / folder / name, crop(1))
+    found = find_crops([tmp_path / "gallery"], Layout.market1501)
+    right = {("0001", "10"), ("1", "1"), ("01501", "2")}
+    assert {(crop.identity_id, crop.camera_id) for crop in found.crops} == right
+    dataset = read_dataset([f"market1501:{tmp_path / 'data'}"])
+    assert sorted((sample.pid, sample.camid) for sample in dataset.query) == [(1, 1), (1, 10), (1501, 2)]
+
+
 @pytest.mark.parametrize("name", SYSTEM_FILES)
 def test_f23_files_of_systems_are_skipped_and_counted(tmp_path: Path, name: str) -> None:
     put(tmp_path / name, b"1")
