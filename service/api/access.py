@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.audit import entry_of, outcome_of
 from service.api.origins import LOOPBACK, is_known
 from service.api.problems import failure_problem, http_problem, responses, service_problem
-from service.api.rules import RULES, rule_of
+from service.api.rules import RULES, Rule
 from service.audit.log import Audit
 from service.errors import KeyInvalid, KeyRequired, ServiceError
 from service.keys.callers import ANYBODY, Caller, acting
@@ -101,7 +101,7 @@ class Callers:
 class Access:
     """Answers 401 or 403 to a caller who may not send this request, before its body is read.
 
-    The scope gets the `rule` of the request, and its `caller` if the rule asks for one.
+    The scope gets the `caller` of the request if its rule asks for one.
 
     Args:
         app: the wrapped app.
@@ -129,8 +129,8 @@ class Access:
             refused = http_problem(scope["state"]["request_id"], 400, "the path does not begin with /")
             await refused(scope, receive, send)
             return
-        rule, caller = rule_of(scope["method"], path), ANYBODY
-        scope["state"]["rule"] = rule
+        rule: Rule = scope["state"]["rule"]
+        caller = ANYBODY
         try:
             if rule.role is not None:
                 caller = scope["state"]["caller"] = await self._find(scope)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.api.problems import service_problem
+from service.api.rules import rule_of
 from service.errors import Overloaded
 
 
@@ -83,19 +84,53 @@ class Turns:
         self._free.release()
 
 
+def make_turns(limits: Mapping[str, Limit]) -> dict[str, Turns]:
+    """Return the turns of each class of requests."""
+    for name in limits:
+        metrics.OVERLOADED.labels(name)  # begins at 0, so that Prometheus sees the first refusal
+    return {name: Turns(limit) for name, limit in limits.items()}
+
+
+class FullQueues:
+    """Answers 503 `overloaded` to a request that would find its queue full.
+
+    It stands before the caller is looked up and the body is read, because in an overload there are more
+    refusals than answers. The scope gets the `rule` of the request.
+
+    Args:
+        app: the wrapped app.
+        turns: the turns of each class.
+    """
+
+    def __init__(self, app: ASGIApp, turns: Mapping[str, Turns]) -> None:
+        self._app = app
+        self._turns = turns
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http":
+            rule = scope["state"]["rule"] = rule_of(scope["method"], scope["path"])
+            try:
+                if rule.turns is not None:
+                    with _refusals_noted(rule.turns, scope):
+                        self._turns[rule.turns].require_room()
+            except Overloaded as error:
+                await service_problem(scope["state"]["request_id"], error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class Admission:
     """Gives each request a turn of the class that its rule names, or answers 503 `overloaded`.
 
     Args:
         app: the wrapped app.
-        limits: the limit of each class.
+        turns: the turns of each class.
     """
 
-    def __init__(self, app: ASGIApp, limits: Mapping[str, Limit]) -> None:
+    def __init__(self, app: ASGIApp, turns: Mapping[str, Turns]) -> None:
         self._app = app
-        self._turns = {name: Turns(limit) for name, limit in limits.items()}
-        for name in limits:
-            metrics.OVERLOADED.labels(name)  # begins at 0, so that Prometheus sees the first refusal
+        self._turns = turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -115,12 +150,10 @@ class Admission:
             return message
 
         try:
-            with _refusals_noted(name, scope):
-                if _has_body(scope):
-                    turns.require_room()  # else the body need not be read
-                else:
+            if not _has_body(scope):
+                with _refusals_noted(name, scope):
                     await turns.take()
-                    has_turn = True
+                has_turn = True
             await self._app(scope, receive_then_take, send)
         except Overloaded as error:
             await service_problem(scope["state"]["request_id"], error)(scope, receive, send)

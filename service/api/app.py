@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 
 from service.api.about import API_VERSION
 from service.api.access import Access, Callers, document_access
-from service.api.admission import LIMITS, Admission, Limit
+from service.api.admission import LIMITS, Admission, FullQueues, Limit, Turns, make_turns
 from service.api.audit import Audited
 from service.api.background import Background
 from service.api.claims import Claims
@@ -146,7 +146,7 @@ def create_app(
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)
     add_problem_handlers(app)
-    _add_middleware(app, serving, claims, callers, audit, limits)
+    _add_middleware(app, serving, claims, callers, audit, make_turns(limits))
     if spans is not None:
         spans.add_details(app)
     app.add_middleware(RequestId)
@@ -170,7 +170,7 @@ def _add_middleware(
     claims: Claims,
     callers: Callers,
     audit: Audit,
-    limits: Mapping[str, Limit],
+    turns: Mapping[str, Turns],
 ) -> None:
     """Add the middleware within `RequestId`; the one that is added last is the outermost."""
     if serving.store.settings.trusted_proxies:
@@ -181,11 +181,12 @@ def _add_middleware(
     app.add_middleware(RoomForBody, room=serving.store.room, folders=_folders(settings))
     app.add_middleware(BodyLimit, max_body_bytes=_max_body_bytes(settings))
     app.add_middleware(FormKind)
-    app.add_middleware(Admission, limits=limits)
+    app.add_middleware(Admission, turns=turns)
     app.add_middleware(Audited, audit=audit, clock=serving.store.clock)
     if settings.rate_per_key is not None:
         app.add_middleware(RateLimit, name="key", per_minute=settings.rate_per_key, sender_of=key_id_of)
     app.add_middleware(Access, callers=callers, audit=audit, require_open=partial(require_open, serving))
+    app.add_middleware(FullQueues, turns=turns)
     if settings.rate_per_address is not None:
         app.add_middleware(
             RateLimit, name="address", per_minute=settings.rate_per_address, sender_of=address_of

@@ -88,6 +88,17 @@ def test_nobody_waits_longer_than_the_time_of_its_class(settings: Settings) -> N
         assert sorted(post.result().status_code for post in posts) == [201, 503, 503]
 
 
+def test_a_full_queue_is_told_before_the_caller_is_looked_up(settings: Settings) -> None:
+    with held(settings, Limit(1, 1, LONG_S)) as (client, release), ThreadPoolExecutor(3) as threads:
+        posts = post_each(threads, client, 3)
+        wait_until(lambda: any(post.done() for post in posts))
+        key = {"Authorization": "Bearer of nobody"}
+        assert client.post("/gallery", headers=key, files=images(crop(9))).status_code == 503
+        release()
+        assert sorted(post.result().status_code for post in posts) == [201, 201, 503]
+        assert client.post("/gallery", headers=key, files=images(crop(9))).status_code == 401
+
+
 def test_an_upload_that_is_not_complete_takes_no_turn(settings: Settings) -> None:
     with serve(settings, limits={**LIMITS, "search": Limit(1, 1, 20.0)}) as client:
         connection, body = raw_post(client, "/search", 1)
