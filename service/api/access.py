@@ -52,6 +52,20 @@ class Callers:
         self._is_closed = False
         self._used: dict[str, datetime] = {}
         self._lock = Lock()
+        self._threads: CapacityLimiter | None = None
+
+    async def of(self, scope: Scope) -> Caller:
+        """Return the caller of a request.
+
+        Raises:
+            KeyRequired: it has neither a key nor a cookie, and not everybody may send it.
+            KeyInvalid: its key, or its cookie, is not valid.
+        """
+        headers = Headers(scope=scope)
+        key, token = key_of(headers), token_of(headers)
+        self._threads = self._threads or CapacityLimiter(MAX_LOOKING)
+        is_here = comes_from_here(scope, headers)
+        return await to_thread.run_sync(lambda: self.find(key, token, is_here=is_here), limiter=self._threads)
 
     def find(self, key: str | None, token: str | None, *, is_here: bool) -> Caller:
         """Return the caller who sends a key, or the token of a cookie, or neither.
@@ -117,7 +131,6 @@ class Access:
         self._audit = audit
         self._callers = callers
         self._require_open = require_open
-        self._threads: CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -133,7 +146,8 @@ class Access:
         caller = ANYBODY
         try:
             if rule.role is not None:
-                caller = scope["state"]["caller"] = await self._find(scope)
+                self._require_open()
+                caller = scope["state"]["caller"] = await self._callers.of(scope)
                 caller.require(rule.role)
                 if rule.cameras == "none":
                     caller.require_all_cameras()
@@ -148,16 +162,6 @@ class Access:
         else:
             with acting(caller):
                 await self._app(scope, receive, send)
-
-    async def _find(self, scope: Scope) -> Caller:
-        self._require_open()
-        headers = Headers(scope=scope)
-        key, token = key_of(headers), token_of(headers)
-        self._threads = self._threads or CapacityLimiter(MAX_LOOKING)
-        is_here = comes_from_here(scope, headers)
-        return await to_thread.run_sync(
-            lambda: self._callers.find(key, token, is_here=is_here), limiter=self._threads
-        )
 
 
 def document_access(document: dict[str, Any]) -> None:

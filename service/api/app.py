@@ -142,6 +142,7 @@ def create_app(
     app.state.scraper = scraper
     app.state.expiry = background.expiry
     app.state.audit = audit
+    app.state.callers = callers
     app.router.routes.extend(_routes())
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.mount("/web", page.files)

@@ -35,6 +35,7 @@ PUBLIC = Rule(None, "any", None, None)
 
 READ_OWN = Rule(Role.reader, "own", "reading", None)
 READ_ANY = Rule(Role.reader, "any", "reading", None)
+READ_ALL = Rule(Role.reader, "none", "reading", None)
 UNLISTED = READ_ANY
 """The rule of a request that no endpoint answers: it is 404 or 405 to whoever has a key, else 401."""
 
@@ -80,17 +81,17 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/identities/{identity_id}/merge"): _corrects("merge"),
     ("POST", "/identities/{identity_id}/split"): _corrects("split"),
     ("POST", "/identities/{identity_id}/reject"): _corrects("reject"),
-    ("GET", "/operations"): Rule(Role.reader, "none", "reading", None),
-    ("GET", "/operations/{operation_id}"): Rule(Role.reader, "none", "reading", None),
+    ("GET", "/operations"): READ_ALL,
+    ("GET", "/operations/{operation_id}"): READ_ALL,
     ("POST", "/operations/{operation_id}/undo"): _corrects("undo"),
     ("GET", "/erasures"): Rule(Role.admin, "none", "reading", None),
     ("GET", "/audit"): Rule(Role.admin, "none", "reading", None),
     ("GET", "/audit/queries/{sha256}"): Rule(Role.admin, "none", "reading", None),
-    ("GET", "/retention"): Rule(Role.reader, "none", "reading", None),
+    ("GET", "/retention"): READ_ALL,
     ("POST", "/retention/confirm"): _only_admin("confirm_expiry"),
-    ("GET", "/models"): READ_ANY,
-    ("GET", "/models/active"): READ_ANY,
-    ("GET", "/models/{version}"): READ_ANY,
+    ("GET", "/models"): READ_ALL,
+    ("GET", "/models/active"): READ_ALL,
+    ("GET", "/models/{version}"): READ_ALL,
     ("GET", "/models/{version}/file"): Rule(Role.admin, "any", "reading", None),
     ("POST", "/models"): _only_admin("register_model"),
     ("DELETE", "/models/{version}"): _only_admin("delete_model"),

@@ -39,7 +39,7 @@ class Storage(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the process is alive or ready; if ready, what it serves, its room, and any expiry on hold."""
+    """Whether the process is alive or ready; and what of the gallery the caller may know."""
 
     status: Literal["alive", "ready"]
     model_version: str | None = None

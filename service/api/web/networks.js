@@ -20,12 +20,12 @@ const rows = new Map();
 /** Fetch and show who is signed in, the state of the service, its model versions, and the jobs that have not ended. */
 export async function refresh() {
   try {
-    await askWho();
+    const { cameras } = await askWho();
     const { model_version, runtime, num_items, held_expiry } = await get("readyz");
-    const rest = ` on ${runtime} · ${count(num_items, "item")}`;
+    const rest = cameras ? ` on ${runtime}` : ` on ${runtime} · ${count(num_items, "item")}`;
     status.replaceChildren("network ", make("code", {}, model_version), rest);
     status.className = "ready";
-    showModels((await get("models")).models.toReversed());
+    if (!cameras) showModels((await get("models")).models.toReversed());
     await showHeld(held_expiry);
     await findRunning();
   } catch (problem) {

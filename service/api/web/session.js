@@ -22,9 +22,11 @@ let signedInAt = 0;
 /** Return whether the page waits for a key. */
 export const isSignedOut = () => dialog.open;
 
-/** Ask who is signed in, and show what this caller may see. Throws Problem. */
+/** Ask who is signed in, show what this caller may see, and return the caller. Throws Problem. */
 export async function askWho() {
-  show(await get("session"));
+  const caller = await get("session");
+  show(caller);
+  return caller;
 }
 
 function show({ is_open, name, role, cameras }) {

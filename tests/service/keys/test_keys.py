@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from keyed import as_key, make_key, store_of
-from live_server import crop, images, serve
+from live_server import crop, enroll, images, serve
 from service.errors import InvalidRequest, KeyExists
 from service.keys.callers import Role
 from service.keys.keys import create_key, list_keys, revoke_key, rotate_key
@@ -43,6 +43,22 @@ def test_the_first_key_closes_a_running_gallery(settings: Settings) -> None:
         )  # a gallery that had a key is never open again
         for probe in ("/livez", "/readyz"):
             assert client.get(probe, headers={"Host": "10.0.0.9"}).status_code == 200
+
+
+def test_a_probe_without_a_key_learns_nothing_of_the_gallery(settings: Settings) -> None:
+    with serve(settings) as client:
+        enroll(client, crop(1), camera_id="door")
+        shown = client.get("/readyz").json()
+        assert (shown["status"], shown["num_items"]) == ("ready", 1)
+        loaded = {name: shown[name] for name in ("status", "model_version", "runtime")}
+        reader, limited = make_key(settings, "reader"), make_key(settings, "operator", cameras=["hall"])
+        for refused in ({}, {"X-API-Key": "x"}, {"Cookie": "reid_session=x"}):
+            assert client.get("/readyz", headers=refused).json() == {"status": "ready"}
+        assert client.get("/readyz", headers={"X-API-Key": limited}).json() == loaded
+        assert client.get("/readyz", headers={"X-API-Key": reader}).json().keys() == shown.keys()
+        for path in ("/models", "/models/active", f"/models/{shown['model_version']}"):
+            assert code_of(client.get(path, headers={"X-API-Key": reader})) is None
+            assert code_of(client.get(path, headers={"X-API-Key": limited})) == "camera_forbidden"
 
 
 @pytest.fixture
