@@ -15,11 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 import structlog
+from playwright.sync_api import Browser
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
 from certificates import Certificate, make_certificate
-from chromium import HOW_TO_GET_CHROMIUM, NO_CHROMIUM
+from chromium import HOW_TO_GET_CHROMIUM, NO_CHROMIUM, run_chromium
 from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
@@ -115,6 +116,13 @@ def another_checkpoint(checkpoints: Path) -> Path:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     """A certificate for localhost of an authority that no program knows."""
     return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, as the machine has it; all names of .example are this machine to it."""
+    with run_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

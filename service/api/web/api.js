@@ -8,7 +8,8 @@ export class Problem extends Error {
   }
 }
 
-/** Send a request and return the JSON of the answer, or null if the answer has none. Throws Problem.
+/** Send a request and return the JSON of the answer, or null if the answer has none. Throws Problem, or the reason
+ * for which `signal` was aborted.
  *
  * The document gets the event `refused` if nobody is signed in, with the problem, and when the request began. */
 export async function send(method, path, { form, json, signal } = {}) {
@@ -19,7 +20,7 @@ export async function send(method, path, { form, json, signal } = {}) {
   try {
     answer = await fetch(path, { method, headers, body, signal });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (signal?.aborted) throw error;
     throw new Problem({ title: "No answer", detail: "the service cannot be reached; is it running?" });
   }
   const type = answer.headers.get("Content-Type") ?? "";

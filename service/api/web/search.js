@@ -1,11 +1,12 @@
 // The search: crops of one person, the matches as cards, and the timeline of the identity on a card.
 
-import { fieldsOf, get, identityPath, post } from "./api.js";
+import { fieldsOf, get, identityPath, post, Problem } from "./api.js";
 import {
   count, duration, make, partsOf, percent, picture, showFiles, showMessage, showProblem, takeFiles, time,
 } from "./dom.js";
 
 const MOST_UNTIMED = 60;
+const PATIENCE_S = 20;
 
 const section = document.querySelector("#search");
 const form = document.querySelector("#search-form");
@@ -16,24 +17,46 @@ const shown = partsOf(dialog);
 let crops = [];
 let running = new AbortController();
 
+/** Search for the chosen crops. What was found before goes at once, since it shows another person. */
 async function search() {
+  forget();
   if (!crops.length) return showMessage(parts.message, "Choose a crop first.");
-  running.abort();
-  running = new AbortController();
-  const { signal } = running;
+  const own = running;
+  const late = `the service has not answered within ${PATIENCE_S} seconds`;
+  const timer = setTimeout(() => own.abort(new Problem({ title: "No answer", detail: late })), PATIENCE_S * 1000);
   const fields = fieldsOf(form);
   for (const crop of crops) fields.append("images", crop);
   section.ariaBusy = "true";
+  showMessage(parts.message, "Searching.");
   try {
-    const answer = await post("search", { form: fields, signal });
+    const answer = await post("search", { form: fields, signal: own.signal });
+    if (own !== running) return;
     showMessage(parts.message, ...summary(answer));
     parts.matches.replaceChildren(...answer.matches.map(card));
   } catch (problem) {
-    if (problem.name === "AbortError") return;
-    parts.matches.replaceChildren();
-    showProblem(parts.message, problem);
+    if (own !== running) return;
+    showProblem(parts.message, problem, isWorthAnother(problem) ? again() : null);
+  } finally {
+    clearTimeout(timer);
   }
   section.ariaBusy = "false";
+}
+
+/** Take away what was found, and let no answer come that is still awaited. */
+function forget() {
+  running.abort();
+  running = new AbortController();
+  section.ariaBusy = "false";
+  parts.message.replaceChildren();
+  parts.matches.replaceChildren();
+}
+
+const isWorthAnother = ({ status }) => status === undefined || status === 429 || status >= 500;
+
+function again() {
+  const button = make("button", { type: "button" }, "Try again");
+  button.addEventListener("click", search);
+  return button;
 }
 
 function summary({ num_searched, took_ms, model_version, matches, thresholds }) {
@@ -97,17 +120,14 @@ export async function showIdentity(id) {
     const title = num_untimed ? [make("p", {}, `${count(num_untimed, "item")} without a time`)] : [];
     shown.untimed.replaceChildren(...title, ...untimed.map((item) => picture(item.id, item.camera_id ?? "")));
   } catch (problem) {
-    showProblem(shown.message, problem);
+    if (dialog.dataset.identity === id) showProblem(shown.message, problem);
   }
 }
 
 document.addEventListener("other-caller", () => {
-  running.abort();
-  section.ariaBusy = "false";
+  forget();
   dialog.dataset.identity = "";
   dialog.close();
-  parts.message.replaceChildren();
-  parts.matches.replaceChildren();
 });
 
 function visit({ camera_id, first, last, num_items, item_id, gap_s }) {

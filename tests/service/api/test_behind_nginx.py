@@ -9,12 +9,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from certificates import Certificate
-from chromium import find_chromium
 from command_line import put
 from keyed import make_key
 from live_server import crop, encode, enroll, serve
@@ -50,16 +49,6 @@ def behind(
     ):
         service.headers.update(headers)
         yield Behind(key, url, service, client)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium, as the machine has it."""
-    path = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from pydantic import ValidationError
 
-from chromium import run_chromium
 from command_line import MakeEnv, reid
 from live_server import crop, enroll, images, serve
 from other_site import FORM_POST, in_page, serve_other_site
@@ -156,13 +155,6 @@ def elsewhere() -> Iterator[int]:
     """The port of another site."""
     with serve_other_site() as port:
         yield port
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium, to which all names of .example are this machine."""
-    with run_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(params=["http://evil.example:{}/", "http://127.0.0.1:{}/"], ids=["cross-site", "same-site"])

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
-from chromium import run_chromium
 from draw_people import draw_person
 from live_server import activate, encode, enroll, search, serve, upload_model
 from model.checkpoint import checkpoint_version
@@ -29,13 +28,6 @@ def drawn(person: int, camera: int) -> bytes:
 def upload(content: bytes, name: str = "crop.jpg") -> FilePayload:
     """Return a file as a browser is given it."""
     return {"name": name, "mimeType": "image/jpeg", "buffer": content}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium, as the machine has it."""
-    with run_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

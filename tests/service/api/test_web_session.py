@@ -11,7 +11,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Request, expect
 
-from chromium import run_chromium
 from keyed import as_key, make_key, store_of
 from live_server import crop, serve, upload_model
 from other_site import FORM_POST, in_page, serve_other_site
@@ -72,12 +71,6 @@ def gallery(
         keys = {role: make_key(settings, role) for role in ("reader", "operator", "admin")}
         keys["limited"] = make_key(settings, "operator", "the limited", CAMERAS)
         yield Gallery(str(client.base_url), settings, keys)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with run_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
