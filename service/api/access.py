@@ -10,7 +10,7 @@ from anyio import CapacityLimiter, to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.audit import entry_of, outcome_of
 from service.api.origins import LOOPBACK, is_known
@@ -27,6 +27,9 @@ from service.store.store import Store
 COOKIE = "reid_session"
 MAX_LOOKING = 4
 """Threads that look keys up at a time. They are apart from the threads of the endpoints."""
+
+KNOWN_S = 1.0
+"""A caller who sends the rest of a body so many seconds after its head, or later, is looked up again."""
 
 BY_PROXY = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """Headers of a request that a proxy has handed on, perhaps from elsewhere."""
@@ -115,6 +118,9 @@ class Callers:
 class Access:
     """Answers 401 or 403 to a caller who may not send this request, before its body is read.
 
+    A body may take long. When its end has come, the caller is looked up once more, so that nothing is done
+    with a key that was revoked or rotated meanwhile.
+
     The scope gets the `caller` of the request if its rule asks for one.
 
     Args:
@@ -161,7 +167,20 @@ class Access:
             await failure_problem(scope["state"]["request_id"], error)(scope, receive, send)
         else:
             with acting(caller):
-                await self._app(scope, receive, send)
+                await self._app(scope, receive if rule.role is None else self._again(scope, receive), send)
+
+    def _again(self, scope: Scope, receive: Receive) -> Receive:
+        """Return a `receive` that looks the caller up again with the last piece of a body that took long."""
+        found_s = self._callers.clock.steady_s()
+
+        async def receive_and_look() -> Message:
+            message = await receive()
+            is_whole = message["type"] == "http.request" and not message.get("more_body", False)
+            if is_whole and self._callers.clock.steady_s() - found_s >= KNOWN_S:
+                await self._callers.of(scope)  # whoever reads the body may answer the refusal
+            return message
+
+        return receive_and_look
 
 
 def document_access(document: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class Idempotency:
     """Answers a repeated POST with the kept answer. A request without an Idempotency-Key passes through.
 
     So does a sign-in, which has no caller yet: its key could be that of a caller, and its answer must be new.
+    So does a search, which changes nothing: its answers are long, and to keep them would fill a disk.
     """
 
     def __init__(self, app: ASGIApp, claims: Claims, require_ready: Callable[[], object]) -> None:
@@ -48,7 +49,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
-        if key is None or scope["method"] != "POST" or scope["state"]["rule"].role is None:
+        if key is None or scope["method"] != "POST" or not scope["state"]["rule"].is_done_once:
             await self._app(scope, receive, send)
             return
         request_id = str(scope["state"]["request_id"])

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from service.api.rules import RULES
 from service.api.schemas.problems import Problem
 from service.api.slashes import restore_slashes
 from service.errors import AccessError, Fault, InvalidRequest, ServiceError
@@ -147,14 +148,17 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Add the problem schema to the OpenAPI document, and the Idempotency-Key with its errors to each POST.
+    """Add the problem schema to the OpenAPI document, and the Idempotency-Key to each POST that takes it.
 
     Call this after all routes have been added.
     """
     document = app.openapi()
     document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-    for path in document["paths"].values():
+    for template, path in document["paths"].items():
         if "post" in path:
-            path["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
-            for status, description in responses(409, 413, 422, 503).items():
+            statuses = [413, 422, 503]
+            if RULES["POST", template].is_done_once:
+                path["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+                statuses.insert(0, 409)
+            for status, description in responses(*statuses).items():
                 path["post"]["responses"].setdefault(str(status), description)

@@ -29,6 +29,11 @@ class Rule(NamedTuple):
     turns: Literal["search", "enrolment", "change", "reading"] | None
     action: str | None
 
+    @property
+    def is_done_once(self) -> bool:
+        """Whether a POST that is sent again with its Idempotency-Key is not done again."""
+        return self.role is not None and self.turns != "search"
+
 
 PUBLIC = Rule(None, "any", None, None)
 """The rule of the probes, and of files that are the same for everybody."""

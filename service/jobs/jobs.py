@@ -195,7 +195,7 @@ def list_jobs(store: Store, states: Sequence[str], limit: int, caller: Caller = 
     if caller.cameras is not None:
         statement = statement.where(Job.key_id == caller.key_id)
     with store.read() as session:
-        return [_progress(session, job_id) for job_id in session.scalars(statement).all()]
+        return [_progress(session, job_id, caller) for job_id in session.scalars(statement).all()]
 
 
 def claim_job(store: Store, kind: str, watch: Watch | None = None) -> Job | None:
@@ -321,6 +321,8 @@ def _progress(session: Session, job_id: str, caller: Caller = ANYBODY) -> Progre
         .where(JobFile.job_id == job_id)
         .order_by(JobFile.position)
     )
+    if caller.cameras is not None:  # an item may have been moved to another camera since
+        existing = existing.where(Item.camera_id.in_(caller.cameras))
     warnings = [FileWarning(**warning) for warning in options.get("warnings", [])]
     warnings += [FileWarning(file.position, file.name, **(file.warning or {})) for file in warned]
     return Progress(

@@ -130,13 +130,28 @@ def find_caller(store: Store, presented: str) -> Caller:
     Raises:
         KeyInvalid: the key is wrong, was revoked or has expired.
     """
-    form = FORM.fullmatch(presented)
     with store.read() as session:
-        row = None if form is None else session.get(Key, form["id"])
+        return caller_in(session, presented, store.clock.now())
+
+
+def caller_in(session: Session, presented: str, moment: datetime, *, until_commit: bool = False) -> Caller:
+    """Return the caller who presents a key.
+
+    Args:
+        session: reads the key.
+        presented: the key.
+        moment: the time for which the key must be valid.
+        until_commit: whether nobody may rotate or revoke the key before this transaction ends.
+
+    Raises:
+        KeyInvalid: the key is wrong, was revoked or has expired.
+    """
+    form = FORM.fullmatch(presented)
+    row = None if form is None else session.get(Key, form["id"], with_for_update=until_commit)
     is_right = hmac.compare_digest(NOBODY_HAS_IT if row is None else row.sha256, hash_of(presented))
     if row is None or not is_right:
         raise KeyInvalid("the key is not one of this service, or was rotated")
-    return caller_of(row, store.clock.now())
+    return caller_of(row, moment)
 
 
 def caller_of(row: Key, moment: datetime) -> Caller:

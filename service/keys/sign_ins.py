@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from service.errors import KeyInvalid
 from service.keys.callers import Caller
-from service.keys.keys import caller_of, find_caller, hash_of
+from service.keys.keys import caller_in, caller_of, find_caller, hash_of
 from service.store.key_tables import Key, SignIn
 from service.store.store import Store
 
@@ -31,9 +31,11 @@ def sign_in(store: Store, key: str) -> tuple[Caller, str]:
     Raises:
         KeyInvalid: the key is wrong, was revoked or has expired.
     """
-    caller, token = find_caller(store, key), secrets.token_urlsafe(32)
-    moment = store.clock.now()
+    find_caller(store, key)  # nobody without a key writes
+    token, moment = secrets.token_urlsafe(32), store.clock.now()
     with store.write() as session:
+        # A key that was rotated since signs nobody in, and one that is rotated later finds this row.
+        caller = caller_in(session, key, moment, until_commit=True)
         session.execute(delete(SignIn).where(SignIn.expires_at <= moment))
         own = select(SignIn).where(SignIn.key_id == caller.key_id).order_by(SignIn.expires_at.desc())
         for oldest in session.scalars(own.offset(MAX_OF_A_KEY - 1)).all():

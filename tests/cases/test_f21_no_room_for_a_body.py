@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -84,7 +84,9 @@ def test_f21_few_descriptors_are_503_with_a_code(settings: Settings, tmp_path: P
         answer = client.get("/livez")
         while answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
             one = httpx.Client(base_url=client.base_url, timeout=TIMEOUT_S)
-            connections.enter_context(one).get("/livez")  # each connection takes a descriptor
+            connections.enter_context(one)
+            with suppress(httpx.TransportError):  # the files of the last request may not be closed yet
+                one.get("/livez")  # each connection takes a descriptor
             answer = client.post("/gallery", files=images(*[LARGE[:1_200_000]] * 8))
         assert answer.json()["code"] == "too_many_open_files"
         assert "Traceback" not in log.read_text()
@@ -117,14 +119,13 @@ def test_h16_a_table_that_is_gone_is_503_and_not_500(settings: Settings) -> None
         enroll(client, crop(1), identity_id="anna")
         with sqlite3.connect(path) as other:
             other.execute("ALTER TABLE kept_answers RENAME TO gone")
-        answer = client.post("/search", files=images(crop(1)), headers={"Idempotency-Key": "a"})
+        answer = client.post("/gallery", files=images(crop(1)), headers={"Idempotency-Key": "a"})
         assert (answer.status_code, answer.json()["code"]) == (503, "database_damaged")
         other.execute("ALTER TABLE gone RENAME TO kept_answers")
         other.commit()
         other.close()
-        assert (
-            client.post("/search", files=images(crop(1)), headers={"Idempotency-Key": "a"}).status_code == 200
-        )
+        again = client.post("/gallery", files=images(crop(1)), headers={"Idempotency-Key": "a"})
+        assert again.status_code == 201
 
 
 class Failing(Claims):

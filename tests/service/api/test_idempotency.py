@@ -244,6 +244,19 @@ def test_who_was_wrongly_thought_dead_cannot_commit(either_settings: Settings) -
     engine.dispose()
 
 
+def test_no_answer_of_a_search_is_kept(settings: Settings) -> None:
+    with serve(settings) as client:
+        post(client, "enrolment", crop(1), identity_id="anna")
+        for path, fields in (("/search", {}), ("/verify", {"identity_id": "anna"})):
+            for _ in range(2):
+                sent = {"Idempotency-Key": "search"}
+                answer = client.post(path, files=images(crop(1)), data=fields, headers=sent)
+                assert answer.status_code == 200
+                assert "idempotency-replayed" not in answer.headers
+    with kept_answers(settings) as session:
+        assert [kept.key for kept in session.query(KeptAnswer)] == ["enrolment"]
+
+
 def test_no_answer_is_kept_that_may_name_a_person_who_was_erased_meanwhile(either_settings: Settings) -> None:
     with serve(either_settings) as client:
         post(client, "before", crop(1), identity_id="gone")

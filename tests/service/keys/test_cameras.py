@@ -175,3 +175,18 @@ def test_what_concerns_all_cameras_is_forbidden(world: World) -> None:
         world.door.get("/retention"),
     ]
     assert {answer.json()["code"] for answer in answers} == {"camera_forbidden"}
+
+
+def test_a_job_names_no_item_that_was_moved_to_another_camera(world: World) -> None:
+    for num_existing in (0, 1):
+        answer = world.door.post("/gallery", files={"archive": ("a.tar", _archive(("door",), "witness"))})
+        job = wait_for_job(world.door, answer.headers["location"])
+        assert len(job["existing"]) == num_existing
+    item = job["existing"][0]["item_id"]
+    moved = world.admin.patch(f"/gallery/{item}", json={"camera_id": "vault", "identity_id": "secret"})
+    assert moved.status_code == 200
+    listed = {one["id"]: one for one in world.door.get("/jobs").json()["jobs"]}
+    for seen in (world.door.get(f"/jobs/{job['id']}").json(), listed[job["id"]]):
+        assert (seen["num_existing"], seen["existing"]) == (1, [])
+    assert len(world.admin.get(f"/jobs/{job['id']}").json()["existing"]) == 1
+    assert world.admin.delete(f"/gallery/{item}").status_code == 204

@@ -1,19 +1,26 @@
 """Keys: the first one closes the gallery, and a key that was revoked, rotated or has expired is refused."""
 
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 
 from keyed import as_key, make_key, store_of
-from live_server import crop, enroll, images, serve
-from service.errors import InvalidRequest, KeyExists
+from live_server import crop, enroll, images, serve, wait_until
+from service.errors import InvalidRequest, KeyExists, KeyInvalid
 from service.keys.callers import Role
 from service.keys.keys import create_key, list_keys, revoke_key, rotate_key
+from service.keys.sign_ins import find_signed_in, sign_in
 from service.settings import Settings
+from service.store.key_tables import SignIn
+from service.store.store import Store
+from set_clock import SetClock
 
 CAPTURED = {"files": images(crop(1)), "data": {"identity_id": "anna"}}
 
@@ -129,6 +136,74 @@ def test_a_key_is_refused_at_once_when_it_is_rotated_revoked_or_expired(settings
         revoke_key(store, row.id)
         with as_key(client, new) as keyed:
             assert "was revoked" in keyed.get("/gallery").json()["detail"]
+
+
+@pytest.mark.parametrize("ended", ["first key", "revoked", "rotated", ""])
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_nothing_is_done_with_a_key_that_ended_while_the_body_came(
+    settings: Settings, ended: str, idempotent: bool
+) -> None:
+    set_clock, body = SetClock(), b'{"filter": {}, "expected_count": 1}'
+    with serve(settings, clock=set_clock.clock) as client, store_of(settings) as store:
+        enroll(client, crop(1))
+        headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+        headers["Expect"] = "100-continue"
+        if idempotent:
+            headers["Idempotency-Key"] = "a"
+        if ended != "first key":
+            headers["X-API-Key"] = make_key(settings, "admin", "first")
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80), 30) as slow:
+            sent = client.build_request("POST", "/gallery/delete", headers=headers).headers
+            head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+            slow.sendall(f"POST /gallery/delete HTTP/1.1\r\n{head}\r\n".encode())
+            assert slow.recv(1000).startswith(b"HTTP/1.1 100")  # so the caller has been looked up
+            set_clock.go_on(seconds=1)
+            end_key(settings, store, ended)
+            slow.sendall(body)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 401" if ended else b"HTTP/1.1 200")
+        with as_key(client, make_key(settings, "reader")) as reader:
+            assert len(reader.get("/gallery").json()["items"]) == bool(ended)
+
+
+def end_key(settings: Settings, store: Store, how: str) -> None:
+    """Revoke or rotate the key "first", or make the first key."""
+    if how == "revoked":
+        revoke_key(store, "first")
+    elif how == "rotated":
+        rotate_key(store, "first")
+    elif how == "first key":
+        make_key(settings, "admin", "first")
+
+
+def num_signed_in(store: Store) -> int:
+    with store.read() as session:
+        return session.scalar(select(func.count()).select_from(SignIn)) or 0
+
+
+def test_a_sign_in_with_a_key_that_is_rotated_meanwhile_counts_for_nothing(either_settings: Settings) -> None:
+    key = make_key(either_settings, "reader", "anna")
+    with (
+        store_of(either_settings) as store,
+        store_of(either_settings) as other,
+        ThreadPoolExecutor(4) as threads,
+    ):
+
+        def keep_signing_in() -> list[str]:
+            tokens: list[str] = []
+            try:
+                while True:
+                    tokens.append(sign_in(store, key)[1])
+            except KeyInvalid:
+                return tokens
+
+        signing = [threads.submit(keep_signing_in) for _ in range(3)]
+        wait_until(lambda: num_signed_in(other) > 1)
+        rotate_key(other, "anna")
+        tokens = [token for one in signing for token in one.result()]
+        assert tokens
+        for token in tokens:
+            with pytest.raises(KeyInvalid):
+                find_signed_in(store, token)
 
 
 def test_only_a_hash_is_stored_and_the_last_use(

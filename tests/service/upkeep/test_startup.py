@@ -38,7 +38,7 @@ def test_a_start_that_fails_says_why_and_keeps_saying_it(tmp_path: Path) -> None
         assert "absent.safetensors" in answer.json()["detail"]
         assert client.get("/livez").status_code == 200
         assert client.get("/models").json()["code"] == "not_ready"
-        keyed = client.post("/search", headers={"Idempotency-Key": "a"})
+        keyed = client.post("/gallery", headers={"Idempotency-Key": "a"})
         assert (keyed.status_code, keyed.json()["code"]) == (503, "not_ready")
         assert client.post("/search", files={"images": b"x"}).status_code == 503
 
