@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import http_problem, service_problem
+from service.api.rules import PUBLIC_FOLDERS
 from service.errors import ForeignOrigin, UnknownHost
 from service.settings import Settings
 
@@ -35,7 +36,10 @@ DOCS_PAGE = (
 
 
 class SafeHeaders:
-    """Adds to every answer what keeps pages of other sites from framing, embedding and guessing it."""
+    """Adds to every answer what keeps pages of other sites from framing, embedding and guessing it.
+
+    Answers also stay in no cache, because they name people. The files of the page are the same for everybody.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,6 +55,8 @@ class SafeHeaders:
                 headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
                 is_page = headers.get("content-type", "").startswith("text/html")
                 headers.setdefault("Content-Security-Policy", DOCS_PAGE if is_page else NO_PAGE)
+                if not scope["path"].startswith(PUBLIC_FOLDERS):
+                    headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         await self._app(scope, receive, send_safely)

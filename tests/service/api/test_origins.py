@@ -150,6 +150,19 @@ def test_every_answer_says_what_browsers_may_do_with_it(shared_client: httpx.Cli
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/gallery", "no-store"),
+        ("/session", "no-store"),
+        ("/nothing", "no-store"),
+        ("/web/api.js", "no-cache"),
+    ],
+)
+def test_answers_that_name_people_stay_in_no_cache(shared_client: httpx.Client, path: str, kept: str) -> None:
+    assert shared_client.get(path).headers["cache-control"] == kept
+
+
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[int]:
     """The port of another site."""
