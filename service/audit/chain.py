@@ -11,7 +11,7 @@ erasure deletes the words and the salt. The commitment stays, and nobody can tel
 import hashlib
 import json
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -74,6 +74,14 @@ def seal_of(secret: Secret, before: str, row: AuditRow) -> str:
     return secret.mac(f"{before}\n{canonical(fields)}")
 
 
+def is_sealed(secret: Secret, before: str, row: AuditRow) -> bool:
+    """Return whether the seal of a row holds, which it does not over values that no row is sealed with."""
+    try:
+        return seal_of(secret, before, row) == row.mac
+    except (TypeError, ValueError):
+        return False
+
+
 def erasure_seal(secret: Secret, sequence: int, place: int, committed: str, erased_as: str) -> str:
     """Return the seal of an erasure, without which cleared words count as tampered with."""
     return secret.mac(f"erased {sequence} {place} {committed} {erased_as}")
@@ -82,6 +90,13 @@ def erasure_seal(secret: Secret, sequence: int, place: int, committed: str, eras
 def expiry_seal(secret: Secret, sequence: int, mac: str) -> str:
     """Return the seal of the newest row whose retention is over, where the kept chain begins."""
     return secret.mac(f"expired {sequence} {mac}")
+
+
+def begins_whole(secrets: Iterable[Secret], chain: AuditChain) -> bool:
+    """Return whether the kept chain begins where it always began, or where an expiry has sealed it."""
+    if chain.expired == 0:
+        return chain.expired_mac == GENESIS
+    return chain.expired_seal in {expiry_seal(one, chain.expired, chain.expired_mac) for one in secrets}
 
 
 def locked_chain(session: Session) -> AuditChain:

@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from threading import Lock
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from service import metrics
-from service.audit.chain import append, expiry_seal, head_of, locked_chain
+from service.audit.chain import append, head_of
 from service.audit.entries import Entry, current, forget
 from service.audit.erasing import erased_people
+from service.audit.expiry import delete_expired
 from service.audit.secret import Secret, open_secret
-from service.store.audit_tables import AuditPerson, AuditQuery, AuditRow
+from service.errors import AuditBroken
+from service.store.audit_tables import AuditRow
 from service.store.doomed import mark_doomed
 from service.store.store import Store
 
@@ -23,8 +25,6 @@ logger = structlog.get_logger(__name__)
 
 MAX_QUEUED = 5_000
 """Rows that may wait for the next batch. A request that finds more writes them first, or is refused."""
-
-EXPIRED_AT_ONCE = 5_000
 
 
 class Audit:
@@ -39,6 +39,7 @@ class Audit:
         self._secret: Secret | None = None
         self._queue: deque[Entry] = deque()
         self._lock = Lock()
+        self._fault = ""
         store.sealing = self.seal
 
     @property
@@ -126,28 +127,24 @@ class Audit:
         logger.info("audit", head=str(head))
 
     def expire(self) -> None:
-        """Delete the rows that are older than REID_AUDIT_DAYS, and seal where the chain begins now."""
+        """Delete the rows that are older than REID_AUDIT_DAYS, and seal where the chain begins now.
+
+        No row goes if one of them is not as it was sealed. The same fault in successive runs is logged once.
+        """
         oldest = self._store.clock.now() - self._store.settings.audit_keep
         with self._store.read() as session:
             first = session.scalar(select(AuditRow.at).order_by(AuditRow.sequence).limit(1))
         if first is None or first >= oldest:
             return
-        with self._store.write() as session:
-            chain = locked_chain(session)
-            old = select(AuditRow).where(AuditRow.at < oldest).order_by(AuditRow.sequence)
-            rows = session.scalars(old.limit(EXPIRED_AT_ONCE)).all()
-            last = chain.expired
-            for row in rows:
-                if row.sequence != last + 1:
-                    break  # a clock was set back; the row waits for those before it
-                last = row.sequence
-                chain.expired_mac = row.mac
-            chain.expired = last
-            chain.expired_seal = expiry_seal(self._the_secret(), chain.expired, chain.expired_mac)
-            queries = select(AuditQuery.sha256).where(AuditQuery.sequence <= last)
-            mark_doomed(session, set(session.scalars(queries)))
-            for table in (AuditQuery, AuditPerson, AuditRow):
-                session.execute(delete(table).where(table.sequence <= last))
+        try:
+            with self._store.write() as session:
+                delete_expired(session, self._the_secret(), oldest)
+        except AuditBroken as error:
+            if self._fault != (fault := str(error)):
+                logger.error("no row of the audit expires; run `reid audit verify`", reason=fault)  # noqa: TRY400
+            self._fault = fault
+            return
+        self._fault = ""
         self._store.purge_doomed()
 
     def _the_secret(self) -> Secret:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.audit.chain import GENESIS, Head, commitment, erasure_seal, expiry_seal, seal_of
+from service.audit.chain import GENESIS, Head, begins_whole, commitment, erasure_seal, is_sealed
 from service.audit.entries import Person
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
@@ -41,12 +41,12 @@ class _Walk:
 
     def start(self, chain: AuditChain) -> Head:
         """Return the row before the first one that is kept."""
+        is_whole = begins_whole(self._secrets.values(), chain)
         if chain.expired == 0:
-            if chain.expired_mac != GENESIS:
+            if not is_whole:
                 self.faults.append("the beginning of the chain was changed")
             return self._met(Head(0, GENESIS))
-        seals = {expiry_seal(one, chain.expired, chain.expired_mac) for one in self._secrets.values()}
-        if chain.expired_seal not in seals:
+        if not is_whole:
             self.faults.append(f"rows before {chain.expired + 1} are gone, and no retention has removed them")
         elif self._expected is not None and self._expected.sequence < chain.expired:
             self._has_met_head = True  # its row is gone, and the secret has sealed a later one since
@@ -63,7 +63,7 @@ class _Walk:
             self.faults.append(
                 f"row {row.sequence}: its secret, {row.sealed_by}, is not here; give --key-file"
             )
-        elif row.sequence == before.sequence + 1 and seal_of(secret, before.mac, row) != row.mac:
+        elif row.sequence == before.sequence + 1 and not is_sealed(secret, before.mac, row):
             self.faults.append(f"row {row.sequence} was changed, or is not where it was")
         self._take_people(row, people)
         return self._met(Head(row.sequence, row.mac))

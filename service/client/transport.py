@@ -44,7 +44,14 @@ READY_POLL_S = 0.5
 MAX_RETRY_AFTER_S = 30.0
 NOT_READY = "not_ready"
 LASTING = frozenset(
-    {"crop_missing", "database_damaged", "database_replaced", "newer_database", "other_gallery"}
+    {
+        "audit_broken",
+        "crop_missing",
+        "database_damaged",
+        "database_replaced",
+        "newer_database",
+        "other_gallery",
+    }
 )
 """Codes of a 503 that no second request mends."""
 

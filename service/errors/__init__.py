@@ -75,6 +75,7 @@ from service.errors.startup import (
     NotReady,
 )
 from service.errors.storage import (
+    AuditBroken,
     BadBackup,
     DatabaseDamaged,
     DatabaseReplaced,
@@ -90,6 +91,7 @@ from service.errors.storage import (
 __all__ = [
     "AccessError",
     "ActivationRunning",
+    "AuditBroken",
     "BadArchive",
     "BadBackup",
     "BadSettings",

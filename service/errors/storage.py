@@ -35,6 +35,14 @@ class DatabaseDamaged(ServiceError):
     title = "Database damaged"
 
 
+class AuditBroken(ServiceError):
+    """The audit was changed outside the service, so no row is added or expires; the message says where."""
+
+    code = "audit_broken"
+    status = 503
+    title = "Audit broken"
+
+
 class BadBackup(ServiceError):
     """The file is not a complete backup of a gallery; the message says why."""
 
