@@ -10,6 +10,7 @@ erasure deletes the words and the salt. The commitment stays, and nobody can tel
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,14 @@ from sqlalchemy.orm import Session
 
 from service.audit.entries import Entry, Person
 from service.audit.secret import Secret
+from service.errors import AuditBroken
 from service.store.audit_tables import AuditChain, AuditPerson, AuditQuery, AuditRow
 
 GENESIS = "0" * 64
+BROKEN_HEAD = (
+    "the audit takes no rows, because the seal of its newest row was changed in the database; "
+    "`reid audit verify` says what else was"
+)
 ROWS = AuditRow.metadata.tables[AuditRow.__tablename__]
 NAMES = tuple(column.name for column in ROWS.columns)
 PEOPLE = AuditRow.metadata.tables[AuditPerson.__tablename__]
@@ -43,6 +49,18 @@ class Head:
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+_MAC = re.compile("[0-9a-f]{64}")
+
+
+def is_mac(value: object) -> bool:
+    """Return whether a value from the database has the form of a seal.
+
+    No other value may enter a seal. The sealed text of a row begins with the seal before it, so with 64 hex
+    digits. All other sealed texts begin with a word that is not hex. So no seal is of two kinds.
+    """
+    return isinstance(value, str) and _MAC.fullmatch(value) is not None
 
 
 def canonical(value: Any) -> str:
@@ -96,6 +114,8 @@ def begins_whole(secrets: Iterable[Secret], chain: AuditChain) -> bool:
     """Return whether the kept chain begins where it always began, or where an expiry has sealed it."""
     if chain.expired == 0:
         return chain.expired_mac == GENESIS
+    if not is_mac(chain.expired_mac):
+        return False
     return chain.expired_seal in {expiry_seal(one, chain.expired, chain.expired_mac) for one in secrets}
 
 
@@ -120,8 +140,13 @@ def append(
         entries: the entries.
         erased: people of the entries who were erased meanwhile. No word about them is written, and no query
             is kept that found or named one of them.
+
+    Raises:
+        AuditBroken: the seal of the newest row has not the form of a seal.
     """
     chain = locked_chain(session)
+    if not is_mac(chain.mac):
+        raise AuditBroken(BROKEN_HEAD)
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
     queries: list[dict[str, Any]] = []

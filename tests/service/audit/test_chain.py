@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import update
 
 from audited import verified
 from command_line import reid
@@ -18,8 +19,10 @@ from live_server import TIMEOUT_S, crop, enroll, search, serve
 from service.audit.chain import Head, head_of
 from service.audit.entries import Entry
 from service.audit.log import Audit
+from service.audit.secret import open_secret
+from service.errors import AuditBroken
 from service.settings import Settings
-from service.store.audit_tables import AuditRow
+from service.store.audit_tables import AuditChain, AuditRow
 
 DATABASE = "gallery.sqlite3"
 
@@ -162,6 +165,48 @@ def test_old_rows_expire_and_the_chain_still_verifies(
         with sqlite3.connect(tmp_path / DATABASE) as connection:
             connection.execute("UPDATE audit_chains SET expired = 2")
         assert verified(chosen).faults
+
+
+NO_SEALS = ("", "00", "expired 100 x", "A" * 64, "0" * 63 + "\n", "0" * 65, "erased 1 0 " + "0" * 64)
+
+
+@pytest.mark.parametrize("text", NO_SEALS)
+def test_nothing_is_sealed_after_what_is_no_seal(settings: Settings, text: str) -> None:
+    """Such a seal of a row could be taken for the seal of an expiry or of an erasure."""
+    with store_of(settings) as store:
+        audit = Audit(store)
+        audit.queue(Entry(datetime.now(UTC), "search", "anna", "reader"))
+        with store.write() as session:
+            before = head_of(session).mac
+            session.execute(update(AuditChain).values(mac=text))
+        with pytest.raises(AuditBroken):
+            audit.flush()
+        assert audit.num_queued == 1
+        assert verified(settings).faults
+        with store.write() as session:
+            session.execute(update(AuditChain).values(mac=before))
+        audit.flush()
+    checked = verified(settings)
+    assert (checked.num_rows, checked.faults) == (1, [])
+
+
+def test_no_change_is_made_whose_row_cannot_be_sealed(either_settings: Settings) -> None:
+    with serve(either_settings) as client:
+        with store_of(either_settings) as store, store.write() as session:
+            session.execute(update(AuditChain).values(mac="expired 1 x"))
+        answer = client.post("/identities", json={"id": "anna"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "audit_broken")
+        assert client.get("/identities/anna").status_code == 404
+
+
+def test_the_seal_of_a_row_is_no_seal_of_an_expiry(settings: Settings) -> None:
+    """An older version sealed a row after anything. So such a seal may be in a database already."""
+    secret = open_secret(settings)
+    with store_of(settings) as store, store.write() as session:
+        sealed = secret.mac("expired 100 x\n[1]")
+        session.execute(update(AuditChain).values(newest=100, mac="x\n[1]"))
+        session.execute(update(AuditChain).values(expired=100, expired_mac="x\n[1]", expired_seal=sealed))
+    assert verified(settings).faults
 
 
 def test_the_first_rows_of_all_processes_are_one_chain(either_settings: Settings) -> None:
