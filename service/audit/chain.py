@@ -74,6 +74,17 @@ def commitment(person: Person, salt: str) -> str:
     return hashlib.sha256(canonical(words).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def commitment_of(person: AuditPerson) -> str | None:
+    """Return the commitment to the words that are in the database, or None if no row can have had them."""
+    if person.salt is None or person.relation is None:
+        return None
+    known = Person(person.relation, person.identity_id, person.item_id, person.score)  # type: ignore[arg-type]
+    try:
+        return commitment(known, person.salt)
+    except (TypeError, ValueError):
+        return None
+
+
 def seal_of(secret: Secret, before: str, row: AuditRow) -> str:
     """Return the seal of a row, given the seal of the row before."""
     fields = [
@@ -195,10 +206,15 @@ def _words(person: Person, salt: str) -> dict[str, Any]:
 
 def erased_words(secret: Secret, row: AuditRow, place: int, identity_id: str | None) -> dict[str, Any]:
     """Return what is left of the words about a person after an erasure: a keyed hash, and its seal."""
-    erased_as = keyed_hash(secret, identity_id or "")
-    sealed = erasure_seal(secret, row.sequence, place, row.commitments[place], erased_as)
-    cleared = dict.fromkeys(("relation", "identity_id", "item_id", "score", "salt"))
-    return {**cleared, "erased_as": erased_as, "erasure_mac": sealed}
+    left = cleared_words(secret, identity_id)
+    sealed = erasure_seal(secret, row.sequence, place, row.commitments[place], left["erased_as"])
+    return {**left, "erasure_mac": sealed}
+
+
+def cleared_words(secret: Secret, identity_id: str | None) -> dict[str, Any]:
+    """Return the same without the seal, so that `reid audit verify` goes on naming the row."""
+    cleared = dict.fromkeys(("relation", "identity_id", "item_id", "score", "salt", "erasure_mac"))
+    return {**cleared, "erased_as": keyed_hash(secret, identity_id or "")}
 
 
 def head_of(session: Session) -> Head:

@@ -3,16 +3,25 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+import structlog
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from service.audit.chain import erased_words, keyed_hash
+from service.audit.chain import cleared_words, commitment_of, erased_words, keyed_hash
 from service.audit.entries import Entry, Person
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditPerson, AuditQuery, AuditRow
 from service.store.database import pages
 from service.store.doomed import mark_doomed
 from service.store.tables import Erasure, Identity
+
+logger = structlog.get_logger(__name__)
+
+MOST_NAMED = 20
+UNFIT = (
+    "an erasure has cleared words of the audit that were changed in the database before; "
+    "`reid audit verify` goes on naming the rows"
+)
 
 
 class Cleared(NamedTuple):
@@ -34,6 +43,9 @@ def erase_people(
 ) -> Cleared:
     """Clear what the audit says of identities and of items, and the crops of the queries that found them.
 
+    Words that were changed outside the service are cleared too, because they name the person. They get no
+    seal, because it would hide that somebody has changed what the row said.
+
     Args:
         session: the transaction of the erasure.
         secret: the secret of the audit.
@@ -41,17 +53,31 @@ def erase_people(
         item_ids: the erased items.
     """
     hashes = {keyed_hash(secret, name) for name in identity_ids}
-    num, sequences = 0, set[int]()
+    num, sequences, unfit = 0, set[int](), set[int]()
     mentions = select(AuditPerson, AuditRow).join(AuditRow, AuditRow.sequence == AuditPerson.sequence)
     for condition in _conditions(identity_ids, item_ids):
         for person, row in session.execute(mentions.where(condition)).all():
-            for name, value in erased_words(secret, row, person.place, person.identity_id).items():
-                setattr(person, name, value)
+            if not _clear(secret, person, row):
+                unfit.add(row.sequence)
             hashes.add(person.erased_as or "")
             sequences.add(row.sequence)
             num += 1
         session.flush()
+    if unfit:
+        logger.error(UNFIT, num_rows=len(unfit), rows=sorted(unfit)[:MOST_NAMED])
     return Cleared(num, sorted(hashes), _erase_queries(session, sequences))
+
+
+def _clear(secret: Secret, person: AuditPerson, row: AuditRow) -> bool:
+    """Clear the words about a person, and return whether they were the words of the row."""
+    committed = dict(enumerate(row.commitments)).get(person.place)
+    is_fit = committed is not None and commitment_of(person) == committed
+    words = cleared_words(secret, person.identity_id)
+    if is_fit:
+        words = erased_words(secret, row, person.place, person.identity_id)
+    for name, value in words.items():
+        setattr(person, name, value)
+    return is_fit
 
 
 def _erase_queries(session: Session, sequences: Collection[int]) -> int:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.audit.chain import GENESIS, Head, begins_whole, commitment, erasure_seal, is_sealed
-from service.audit.entries import Person
+from service.audit.chain import GENESIS, Head, begins_whole, commitment_of, erasure_seal, is_sealed
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
 
@@ -92,8 +91,8 @@ class _Walk:
                 erased = (row.sequence, place, committed, person.erased_as)
                 seals = {erasure_seal(secret, *erased) for secret in self._secrets.values()}
                 if person.erasure_mac not in seals or person.salt is not None:
-                    self.faults.append(f"row {row.sequence}: a person, {place}, was cleared by no erasure")
-            elif _commitment(person) != committed:
+                    self.faults.append(f"row {row.sequence}: a person, {place}, is cleared without a seal")
+            elif commitment_of(person) != committed:
                 self.faults.append(f"row {row.sequence}: what it says of a person, {place}, was changed")
         if found:
             self.faults.append(f"row {row.sequence} has people who were added: {sorted(found)}")
@@ -116,13 +115,6 @@ def verify(session: Session, secrets: Mapping[str, Secret], expected: Head | Non
         before = walk.take(before, row, people)
     walk.end(chain, before)
     return Verified(walk.num_rows, walk.num_erased, before, walk.faults)
-
-
-def _commitment(person: AuditPerson) -> str | None:
-    if person.salt is None or person.relation is None:
-        return None
-    known = Person(person.relation, person.identity_id, person.item_id, person.score)  # type: ignore[arg-type]
-    return commitment(known, person.salt)
 
 
 def _rows(session: Session) -> Iterator[tuple[AuditRow, list[AuditPerson]]]:
