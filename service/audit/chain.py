@@ -26,6 +26,9 @@ from service.errors import AuditBroken
 from service.store.audit_tables import AuditChain, AuditPerson, AuditQuery, AuditRow
 
 GENESIS = "0" * 64
+WORDS = ("relation", "identity_id", "item_id", "score", "salt")
+"""The columns of what a row says of a person, all of which an erasure clears."""
+
 BROKEN_HEAD = (
     "the audit takes no rows, because the seal of its newest row was changed in the database; "
     "`reid audit verify` says what else was"
@@ -213,7 +216,7 @@ def erased_words(secret: Secret, row: AuditRow, place: int, identity_id: str | N
 
 def cleared_words(secret: Secret, identity_id: str | None) -> dict[str, Any]:
     """Return the same without the seal, so that `reid audit verify` goes on naming the row."""
-    cleared = dict.fromkeys(("relation", "identity_id", "item_id", "score", "salt", "erasure_mac"))
+    cleared = dict.fromkeys((*WORDS, "erasure_mac"))
     return {**cleared, "erased_as": keyed_hash(secret, identity_id or "")}
 
 

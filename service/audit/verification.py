@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.audit.chain import GENESIS, Head, begins_whole, commitment_of, erasure_seal, is_sealed
+from service.audit.chain import GENESIS, WORDS, Head, begins_whole, commitment_of, erasure_seal, is_sealed
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
 
@@ -54,6 +54,9 @@ class _Walk:
     def take(self, before: Head, row: AuditRow, people: list[AuditPerson]) -> Head:
         """Check one row against the one before, and return it as the next one before."""
         self.num_rows += 1
+        if row.sequence <= before.sequence:
+            self.faults.append(f"row {row.sequence} was added before the beginning of the chain")
+            return before
         if row.sequence != before.sequence + 1:
             gap = f"rows {before.sequence + 1} to {row.sequence - 1}"
             self.faults.append(f"{gap} were removed")
@@ -90,8 +93,12 @@ class _Walk:
                 self.num_erased += 1
                 erased = (row.sequence, place, committed, person.erased_as)
                 seals = {erasure_seal(secret, *erased) for secret in self._secrets.values()}
-                if person.erasure_mac not in seals or person.salt is not None:
+                if person.erasure_mac not in seals:
                     self.faults.append(f"row {row.sequence}: a person, {place}, is cleared without a seal")
+                if any(getattr(person, word) is not None for word in WORDS):
+                    self.faults.append(
+                        f"row {row.sequence}: a person, {place}, was erased, and has words again"
+                    )
             elif commitment_of(person) != committed:
                 self.faults.append(f"row {row.sequence}: what it says of a person, {place}, was changed")
         if found:
@@ -119,9 +126,10 @@ def verify(session: Session, secrets: Mapping[str, Secret], expected: Head | Non
 
 def _rows(session: Session) -> Iterator[tuple[AuditRow, list[AuditPerson]]]:
     """Return each row with its people, in the order of the chain."""
-    after = -1
+    after: int | None = None  # a row may have any number, if somebody has added it
     while True:
-        statement = select(AuditRow).where(AuditRow.sequence > after).order_by(AuditRow.sequence)
+        later = () if after is None else (AuditRow.sequence > after,)
+        statement = select(AuditRow).where(*later).order_by(AuditRow.sequence)
         rows = session.scalars(statement.limit(ROWS_AT_ONCE)).all()
         if not rows:
             return

@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.store.audit_tables import AuditPerson
 from service.store.store import Store
 
-WORDS = ("relation", "identity_id", "item_id", "score", "salt")
+WORDS = {"relation": "target", "identity_id": "anna", "item_id": "0", "score": 0.5, "salt": "00"}
 
 
 class Mentioning(NamedTuple):
@@ -89,3 +89,19 @@ def test_an_erasure_hides_no_change(mentioning: Mentioning, change: str) -> None
     mentioning.erase("junk", "victim", items=("junk", "item 0"))  # nor does a later one
     assert mentioning.words(1) == {None}
     assert verified(mentioning.settings).faults
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_word_is_added_to_an_erased_person(mentioning: Mentioning, word: str) -> None:
+    mentioning.erase("victim")
+    assert verified(mentioning.settings).faults == []
+    mentioning.run(f"UPDATE audit_people SET {word} = '{WORDS[word]}' WHERE sequence = 1")  # noqa: S608
+    assert verified(mentioning.settings).faults == ["row 1: a person, 0, was erased, and has words again"]
+
+
+@pytest.mark.parametrize("sequence", [-(2**63), -1, 0])
+def test_a_row_that_was_added_before_the_first_is_found(mentioning: Mentioning, sequence: int) -> None:
+    mentioning.run(f"""INSERT INTO audit_rows SELECT {sequence}, at, key_id, name, role, address, request_id,
+        action, outcome, details, commitments, sealed_by, mac FROM audit_rows WHERE sequence = 1""")  # noqa: S608
+    (fault,) = verified(mentioning.settings).faults
+    assert fault == f"row {sequence} was added before the beginning of the chain"

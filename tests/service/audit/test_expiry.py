@@ -77,6 +77,13 @@ CHANGES = {
         "row 2 ",
         ["""UPDATE audit_rows SET details = '{"n": 1e999}' WHERE sequence = 2"""],
     ),
+    "a row added before": (
+        "row -1 was added",
+        [
+            """INSERT INTO audit_rows SELECT -1, at, key_id, name, role, address, request_id, action,
+            outcome, details, commitments, sealed_by, mac FROM audit_rows WHERE sequence = 1"""
+        ],
+    ),
     "the beginning": (
         "after row 2, is not sealed",
         [
