@@ -175,8 +175,8 @@ class Background:
         self._claims.delete_old()
         purge_replaced(self._store, self._store.clock.now())
         delete_old_jobs(self._store, self._store.clock.now())
-        self._audit.expire()
         self.expiry.run()
+        self._audit.expire()  # last, because what somebody has written into the audit may stop it
 
     def purge(self) -> None:
         """Delete the crops that killed requests have left, and the converted networks of deleted versions."""
