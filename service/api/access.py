@@ -9,7 +9,6 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.audit import entry_of, outcome_of
@@ -219,8 +218,13 @@ def key_of(headers: Headers) -> str | None:
 
 
 def token_of(headers: Headers) -> str | None:
-    """Return the token in the cookie of the page, or None."""
-    return cookie_parser(headers.get("cookie", "")).get(COOKIE) or None
+    """Return the token in the cookie of the page, or None.
+
+    Of several cookies of this name the first counts: browsers send the cookie of the longest path first, so
+    another service of the same host cannot put its own before that of the page below a prefix.
+    """
+    pairs = (one.partition("=") for one in headers.get("cookie", "").split(";"))
+    return next((value.strip() for name, _, value in pairs if name.strip() == COOKIE), None) or None
 
 
 def comes_from_here(scope: Scope, headers: Headers) -> bool:

@@ -280,6 +280,18 @@ def test_a_browser_signs_in_and_out(settings: Settings) -> None:
         assert code_of(client.get("/gallery")) == "key_invalid"
 
 
+def test_the_first_of_two_cookies_counts(settings: Settings) -> None:
+    with serve(settings) as client:
+        client.post("/session", json={"key": make_key(settings, "reader", "anna")})
+        own = f"reid_session={client.cookies['reid_session']}"
+        client.cookies.clear()
+        for sent, expected in (
+            (f"a=b; {own}; reid_session=x", None),
+            (f"reid_session=x; {own}", "key_invalid"),
+        ):
+            assert code_of(client.get("/gallery", headers={"Cookie": sent})) == expected
+
+
 def test_revoking_a_key_signs_its_browsers_out(settings: Settings) -> None:
     with serve(settings) as client, store_of(settings) as store:
         client.post("/session", json={"key": make_key(settings, "admin", "anna")})
