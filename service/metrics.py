@@ -93,13 +93,13 @@ CONNECTIONS = Gauge(
 )
 _closed = Counter(
     "reid_connections_closed_total",
-    "Connections that the service has closed. evicted: an idle one, for a new one. slow_head, slow_body, "
-    "large_head: its request broke a limit.",
+    "Connections that the service has closed. evicted: one that waited for its client, for a new one. "
+    "slow_head, slow_body, large_head: its request broke a limit. slow_answer: its client took no answer.",
     ["reason"],
     registry=_registry,
 )
-EVICTED, SLOW_HEAD, SLOW_BODY, LARGE_HEAD = map(
-    _closed.labels, ("evicted", "slow_head", "slow_body", "large_head")
+EVICTED, SLOW_HEAD, SLOW_BODY, LARGE_HEAD, SLOW_ANSWER = map(
+    _closed.labels, ("evicted", "slow_head", "slow_body", "large_head", "slow_answer")
 )
 
 _replica_change = Gauge(

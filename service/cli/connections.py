@@ -2,18 +2,22 @@
 
 uvicorn limits only the URL. A header or a trailer of 100 MB held all other requests back for 4 s and more,
 because each piece is added to the pieces before it. 24 MB of short headers held them back for 1.5 s, and took
-500 MB. A connection on which no request comes, or whose body stops half-way, stayed open for ever.
+500 MB. A connection on which no request comes, whose body stops half-way, or whose answer is not taken,
+stayed open for ever.
 """
 
 import json
 import resource
+import socket
+import struct
+import sys
 from asyncio import TimerHandle
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from prometheus_client import Counter
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
 
@@ -29,6 +33,12 @@ FREE_DESCRIPTORS = 256
 
 MIN_CONNECTIONS, MAX_CONNECTIONS = 64, 4_096
 
+BYTES_ACKED_OFFSET = 120
+"""Where Linux writes the number of confirmed bytes, of 64 bits, in its `struct tcp_info`."""
+
+RESET = struct.pack("ii", 1, 0)
+"""The value of SO_LINGER by which the system throws away what it has not sent."""
+
 
 def _max_connections() -> int:
     """Return how many connections a process has at most, by the file descriptors that it may open."""
@@ -39,52 +49,69 @@ def _max_connections() -> int:
 class GivesWay(Protocol):
     """A connection, or the handshake before it."""
 
-    idle_since_s: float | None
+    waits_since_s: float | None
 
     def give_way(self) -> None:
         """End the connection at once."""
 
 
 def make_room(connections: Collection[Any], limit: int, newest: GivesWay) -> None:
-    """End the connection that has waited longest for a request if there are too many.
+    """End the connection that has waited longest for its client if there are too many.
 
-    The newest connection ends if a request has come on all others.
+    The newest connection ends if all others wait for the service.
     """
     if len(connections) > limit:
-        idle = [(one.idle_since_s, id(one), one) for one in connections if one.idle_since_s is not None]
+        waiting = [(one.waits_since_s, id(one), one) for one in connections if one.waits_since_s is not None]
         metrics.EVICTED.inc()
-        longest_idle = min(idle)[2] if idle else newest
-        longest_idle.give_way()
+        longest_waiting = min(waiting)[2] if waiting else newest
+        longest_waiting.give_way()
+
+
+def _count_taken(connection: socket.socket) -> int:
+    """Return how many bytes the system of a client has confirmed, or 0 if this system does not count them."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED_OFFSET + 8)
+    return int.from_bytes(info[BYTES_ACKED_OFFSET:], sys.byteorder)
 
 
 class BoundedConnection(HttpToolsProtocol):
     """One connection. A client that is too slow is cut off, and a request whose head is too long gets 431.
 
-    A process has `max_connections` connections. If a further one comes, the one that has waited longest
-    without a request is closed, so that a probe is answered whoever else has connected.
+    A process has `max_connections` connections. If a further one comes, the one that has waited longest for
+    its client is closed, so that a probe is answered whoever else has connected.
 
     Attributes:
         head_s: seconds from the first byte of a head, or from the beginning of a connection, to its end.
         body_s: seconds in which at least `min_body_bytes` of a body must come: 1 KiB a second, which any
             network has.
         min_body_bytes: see `body_s`.
+        answer_s: seconds in which the client must take `min_answer_bytes` of an answer, or all if less waits.
+        min_answer_bytes: see `answer_s`.
         max_connections: how many connections a process has.
-        idle_since_s: since when there is no request, by the clock of the event loop; None if there is one.
+        waits_since_s: since when the service waits for a request, or for the client to take an answer, by the
+            clock of the event loop; None if the client waits for the service.
         handshake: what counted as this connection before its TLS was agreed on.
     """
 
     head_s = 20.0
     body_s = 20.0
     min_body_bytes = 20 * 1024
+    answer_s = 20.0
+    min_answer_bytes = 20 * 1024
     max_connections = _max_connections()
 
-    idle_since_s: float | None = None
+    waits_since_s: float | None = None
     handshake: Any = None
 
+    _under_way: RequestResponseCycle | None = None
     _num_head_bytes = 0
     _num_body_bytes = 0
     _was_paused = False
     _timer: TimerHandle | None = None
+    _num_taken = 0
+    _num_untaken = 0
+    _answer_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin a connection, in place of an idle one if there are too many."""
@@ -93,17 +120,25 @@ class BoundedConnection(HttpToolsProtocol):
         metrics.CONNECTIONS.inc()
         make_room(self.connections, self.max_connections, self)
         self._wait_for_head()
+        self._watch_answers()
 
     def give_way(self) -> None:
         """End the connection at once, without waiting for the client to confirm the end of its TLS."""
-        self.idle_since_s = None
-        self.transport.abort()
+        self.waits_since_s = None
+        if self.flow.write_paused:
+            self._reset()
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
+        """End a connection, and the answer under way: uvicorn would end that to the newest request only."""
+        if self._under_way is not None:
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
         super().connection_lost(exc)
         metrics.CONNECTIONS.dec()
         self._stop_timer()
+        self._stop_watching_answers()
 
     def on_message_begin(self) -> None:
         """Begin to count the bytes of a head."""
@@ -114,7 +149,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin a request, whose body must not stop."""
         super().on_headers_complete()
-        self.idle_since_s = None
+        self._note_wait(None)
         self._watch_body()
 
     def on_body(self, body: bytes) -> None:
@@ -131,7 +166,18 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End a request; uvicorn closes the connection if no further one comes within five seconds."""
         super().on_response_complete()
-        self.idle_since_s = self.loop.time()
+        self._note_wait(self.loop.time())
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take a part of its answer."""
+        super().pause_writing()
+        self.waits_since_s = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Go on with an answer, of which the client has taken tens of kilobytes."""
+        super().resume_writing()
+        self._num_untaken = 0
+        self._note_wait(None if self._is_answering() else self.loop.time())
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request."""
@@ -153,7 +199,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         if not self._is_answering():
-            self.idle_since_s = self.loop.time()
+            self._note_wait(self.loop.time())
         self._start_timer(self.head_s, self._end_without_head)
 
     def _end_without_head(self) -> None:
@@ -164,8 +210,49 @@ class BoundedConnection(HttpToolsProtocol):
             metrics.SLOW_HEAD.inc()
             self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _note_wait(self, since_s: float | None) -> None:
+        """Note since when the client is waited for, unless it has left an answer for longer."""
+        if not self.flow.write_paused:
+            self.waits_since_s = since_s
+
+    def _watch_answers(self) -> None:
+        self._num_untaken = self.transport.get_write_buffer_size()
+        self._num_taken = _count_taken(self.transport.get_extra_info("socket"))
+        self._answer_timer = self.loop.call_later(self.answer_s, self._end_if_untaken)
+
+    def _end_if_untaken(self) -> None:
+        """End the connection if its client has hardly taken anything of what has waited for it all the time.
+
+        The buffer falls late, because the system has a buffer of its own, and only after all of a record of
+        TLS. So the bytes count that the client has confirmed, or the buffer where the system does not tell.
+        """
+        num_confirmed = _count_taken(self.transport.get_extra_info("socket")) - self._num_taken
+        num_written = self._num_untaken - self.transport.get_write_buffer_size()
+        if max(num_confirmed, num_written) >= min(self._num_untaken, self.min_answer_bytes):
+            self._watch_answers()
+        else:
+            metrics.SLOW_ANSWER.inc()
+            self.logger.warning(
+                "fewer than %d bytes of an answer were taken in %g s", self.min_answer_bytes, self.answer_s
+            )
+            self._reset()
+
+    def _reset(self) -> None:
+        """End the connection, and throw away what the client has not taken, also in the system's buffer."""
+        self._stop_watching_answers()
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.transport.abort()
+
+    def _stop_watching_answers(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
 
     def _watch_body(self) -> None:
         self._num_body_bytes, self._was_paused = 0, self.flow.read_paused

@@ -33,11 +33,11 @@ class Handshake(asyncio.Protocol):
 
     Attributes:
         kind: the class of the connection.
-        idle_since_s: since when there is no request, by the clock of the event loop; None if it gives way.
+        waits_since_s: since when there is no request, by the clock of the event loop; None if it gives way.
     """
 
     kind = BoundedConnection
-    idle_since_s: float | None = None
+    waits_since_s: float | None = None
 
     _accepted: socket.socket
     _task: "asyncio.Task[object]"
@@ -57,7 +57,7 @@ class Handshake(asyncio.Protocol):
         loop = self._connection.loop
         self._task = loop.create_task(self._shake_hands(loop))
         self._task.add_done_callback(self._end)
-        self.idle_since_s = loop.time()
+        self.waits_since_s = loop.time()
         self._connections.add(self)
         make_room(self._connections, self.kind.max_connections, self)
 
@@ -81,7 +81,7 @@ class Handshake(asyncio.Protocol):
 
     def give_way(self) -> None:
         """End the connection, on which no request has come."""
-        self.idle_since_s = None
+        self.waits_since_s = None
         self._task.cancel()
 
     shutdown = give_way
