@@ -94,12 +94,12 @@ CONNECTIONS = Gauge(
 _closed = Counter(
     "reid_connections_closed_total",
     "Connections that the service has closed. evicted: one that waited for its client, for a new one. "
-    "slow_head, slow_body, large_head: its request broke a limit. slow_answer: its client took no answer.",
+    "slow_head, slow_body, large_head, in_line: its requests broke a limit. slow_answer: it was not taken.",
     ["reason"],
     registry=_registry,
 )
-EVICTED, SLOW_HEAD, SLOW_BODY, LARGE_HEAD, SLOW_ANSWER = map(
-    _closed.labels, ("evicted", "slow_head", "slow_body", "large_head", "slow_answer")
+EVICTED, SLOW_HEAD, SLOW_BODY, LARGE_HEAD, SLOW_ANSWER, IN_LINE = map(
+    _closed.labels, ("evicted", "slow_head", "slow_body", "large_head", "slow_answer", "in_line")
 )
 
 _replica_change = Gauge(

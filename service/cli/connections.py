@@ -3,7 +3,8 @@
 uvicorn limits only the URL. A header or a trailer of 100 MB held all other requests back for 4 s and more,
 because each piece is added to the pieces before it. 24 MB of short headers held them back for 1.5 s, and took
 500 MB. A connection on which no request comes, whose body stops half-way, or whose answer is not taken,
-stayed open for ever.
+stayed open for ever. Where requests come before the answers to those before them, all that one read of
+256 KiB held were taken: 14,000 requests, and 29 MB.
 """
 
 import json
@@ -44,6 +45,10 @@ def _max_connections() -> int:
     """Return how many connections a process has at most, by the file descriptors that it may open."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors - FREE_DESCRIPTORS))
+
+
+class TooManyInLine(Exception):
+    """More requests wait on a connection than it may have."""
 
 
 class GivesWay(Protocol):
@@ -88,6 +93,7 @@ class BoundedConnection(HttpToolsProtocol):
         min_body_bytes: see `body_s`.
         answer_s: seconds in which the client must take `min_answer_bytes` of an answer, or all if less waits.
         min_answer_bytes: see `answer_s`.
+        max_in_line: how many requests may wait for the answers to those before them.
         max_connections: how many connections a process has.
         waits_since_s: since when the service waits for a request, or for the client to take an answer, by the
             clock of the event loop; None if the client waits for the service.
@@ -99,6 +105,7 @@ class BoundedConnection(HttpToolsProtocol):
     min_body_bytes = 20 * 1024
     answer_s = 20.0
     min_answer_bytes = 20 * 1024
+    max_in_line = 16
     max_connections = _max_connections()
 
     waits_since_s: float | None = None
@@ -148,6 +155,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, whose body must not stop."""
+        if len(self.pipeline) >= self.max_in_line:
+            raise TooManyInLine  # which ends the parsing of what has been read
         super().on_headers_complete()
         self._note_wait(None)
         self._watch_body()
@@ -165,8 +174,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """End a request; uvicorn closes the connection if no further one comes within five seconds."""
+        if not self.pipeline:
+            self._note_wait(self.loop.time())
         super().on_response_complete()
-        self._note_wait(self.loop.time())
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; too many requests in line get no answer, in the midst of another one."""
+        if len(self.pipeline) < self.max_in_line:
+            super().send_400_response(msg)
+        else:
+            self._cut_off(b"", f"more than {self.max_in_line} requests wait in line", metrics.IN_LINE)
 
     def pause_writing(self) -> None:
         """Wait for the client to take a part of its answer."""
