@@ -5,6 +5,7 @@ and a request that needs them gets a 503 problem.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -14,7 +15,9 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from service.api.about import API_VERSION
 from service.api.access import Access, Callers, document_access
@@ -145,6 +148,7 @@ def create_app(
     app.state.callers = callers
     app.router.routes.extend(_routes())
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
+    app.router.routes.insert(0, Route("/openapi.json", _send_document))  # before FastAPI's own
     app.mount("/web", page.files)
     add_problem_handlers(app)
     _add_middleware(app, serving, claims, callers, audit, make_turns(limits))
@@ -241,6 +245,23 @@ def _document() -> dict[str, Any]:
     document_access(app.openapi())
     document_rates(app.openapi())
     return app.openapi()
+
+
+@cache
+def _render_document() -> bytes:
+    return bytes(JSONResponse(_document()).body)
+
+
+async def _send_document(request: Request) -> Response:
+    """Answer with the OpenAPI document as FastAPI does, which writes all of it anew for each request.
+
+    Everybody may ask for it, and the event loop does nothing else in the meantime.
+    """
+    content, prefix = _render_document(), request.scope.get("root_path", "")
+    if prefix:
+        servers = json.dumps({"servers": [{"url": prefix}]}, separators=(",", ":")).encode()
+        content = content.removesuffix(b"}") + b"," + servers.removeprefix(b"{")
+    return Response(content, media_type="application/json")
 
 
 def _folders(settings: Settings) -> dict[str, Path]:
