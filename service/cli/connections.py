@@ -12,6 +12,7 @@ import resource
 import socket
 import struct
 import sys
+import time
 from asyncio import TimerHandle
 from collections.abc import Callable, Collection
 from http import HTTPStatus
@@ -95,8 +96,9 @@ class BoundedConnection(HttpToolsProtocol):
         min_answer_bytes: see `answer_s`.
         max_in_line: how many requests may wait for the answers to those before them.
         max_connections: how many connections a process has.
-        waits_since_s: since when the service waits for a request, or for the client to take an answer, by the
-            clock of the event loop; None if the client waits for the service.
+        waits_since_s: since when the service waits for a request, or for the client to take an answer; None
+            if the client waits for the service. The clock of the event loop is the same for all that come in
+            one turn, so it would not tell which has waited longest.
         handshake: what counted as this connection before its TLS was agreed on.
     """
 
@@ -175,7 +177,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End a request; uvicorn closes the connection if no further one comes within five seconds."""
         if not self.pipeline:
-            self._note_wait(self.loop.time())
+            self._note_wait(time.monotonic())
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -188,13 +190,13 @@ class BoundedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for the client to take a part of its answer."""
         super().pause_writing()
-        self.waits_since_s = self.loop.time()
+        self.waits_since_s = time.monotonic()
 
     def resume_writing(self) -> None:
         """Go on with an answer, of which the client has taken tens of kilobytes."""
         super().resume_writing()
         self._num_untaken = 0
-        self._note_wait(None if self._is_answering() else self.loop.time())
+        self._note_wait(None if self._is_answering() else time.monotonic())
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request."""
@@ -216,7 +218,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         if not self._is_answering():
-            self._note_wait(self.loop.time())
+            self._note_wait(time.monotonic())
         self._start_timer(self.head_s, self._end_without_head)
 
     def _end_without_head(self) -> None:

@@ -7,6 +7,7 @@ none would then take every file descriptor for a minute, and no probe would be a
 import asyncio
 import os
 import socket
+import time
 from typing import Any
 
 import uvicorn
@@ -33,7 +34,7 @@ class Handshake(asyncio.Protocol):
 
     Attributes:
         kind: the class of the connection.
-        waits_since_s: since when there is no request, by the clock of the event loop; None if it gives way.
+        waits_since_s: since when there is no request; None if it gives way.
     """
 
     kind = BoundedConnection
@@ -57,7 +58,7 @@ class Handshake(asyncio.Protocol):
         loop = self._connection.loop
         self._task = loop.create_task(self._shake_hands(loop))
         self._task.add_done_callback(self._end)
-        self.waits_since_s = loop.time()
+        self.waits_since_s = time.monotonic()
         self._connections.add(self)
         make_room(self._connections, self.kind.max_connections, self)
 
