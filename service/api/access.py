@@ -21,6 +21,7 @@ from service.keys.callers import ANYBODY, Caller, acting
 from service.keys.keys import find_caller, has_keys, note_uses
 from service.keys.sign_ins import find_signed_in
 from service.store.clock import Clock
+from service.store.failures import to_service_error
 from service.store.store import Store
 
 COOKIE = "reid_session"
@@ -176,7 +177,10 @@ class Access:
             message = await receive()
             is_whole = message["type"] == "http.request" and not message.get("more_body", False)
             if is_whole and self._callers.clock.steady_s() - found_s >= KNOWN_S:
-                await self._callers.of(scope)  # whoever reads the body may answer the refusal
+                try:
+                    await self._callers.of(scope)  # whoever reads the body may answer the refusal
+                except SQLAlchemyError as error:
+                    raise to_service_error(error) or error from error
             return message
 
         return receive_and_look
