@@ -172,7 +172,7 @@ def test_f4_an_export_that_was_packed_again_is_imported_alike(
 ) -> None:
     folder, expected = exported
 
-    @hypothesis_settings(max_examples=300 if is_long else 12, deadline=None, phases=[Phase.generate])
+    @hypothesis_settings(max_examples=300 if is_long else 8, deadline=None, phases=[Phase.generate])
     @given(packing=PACKINGS)
     def is_imported_alike(packing: Packing) -> None:
         for item in items_of(importer):
