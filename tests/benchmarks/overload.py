@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import uvloop
 from market1501_folder import machine
 from reid_program import RunningServer, running_server, say
 from rich.console import Console
@@ -206,7 +207,7 @@ def main() -> None:
         with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
             for start in range(0, 500, 50):
                 enroll(client, *(crop(seed) for seed in range(start, start + 50)))
-        done = asyncio.run(phases(server, chosen.seconds, chosen.enrol))
+        done = uvloop.run(phases(server, chosen.seconds, chosen.enrol))
     Console(width=150).print(table_of(done))
 
 
