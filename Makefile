@@ -55,8 +55,8 @@ docs: dev ## build the documentation into docs/site; a broken link is an error
 	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml
 
 # The hundreds of processes that tests start do not compile the code anew, whatever the environment says.
-# Two processes more than there are cores, because tests also wait: for servers to start, and for files to reach the disk.
-PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 2))')
+# One process more than there are cores, because tests also wait: for servers to start, and for files to reach the disk.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 10
 
 test: lint docs ## everything that must pass; the last lines are the slowest ten tests

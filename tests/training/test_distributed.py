@@ -25,7 +25,7 @@ from training.engine.trainer import Trainer
 from training.recipes.named import tiny
 
 ROOT = Path(__file__).parents[2]
-NUM_EPOCHS, NUM_EPOCHS_LONG = 8, 20
+NUM_EPOCHS, NUM_EPOCHS_LONG = 16, 20
 RECIPE = replace(
     tiny(),
     precision="fp32",
