@@ -12,6 +12,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from live_server import crop, images, serve, wait_until
+from raw_requests import is_closed
 from scraped import scrape
 from service.cli.connections import BoundedConnection
 from service.settings import Settings
@@ -68,17 +69,6 @@ def raw_search(client: httpx.Client, content: bytes) -> tuple[bytes, bytes]:
     request = client.build_request("POST", "/search", files=images(content))
     head = [f"{name}: {value}" for name, value in request.headers.items()]
     return "\r\n".join(["POST /search HTTP/1.1", *head, "", ""]).encode(), request.read()
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Return whether the service has closed a connection on which it owes no answer."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
 
 
 @pytest.mark.parametrize(

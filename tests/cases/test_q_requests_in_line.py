@@ -7,6 +7,7 @@ import socket
 import httpx
 
 from live_server import crop, images, serve, wait_until
+from raw_requests import is_closed
 from scraped import scrape
 from service.cli.connections import BoundedConnection
 from service.settings import Settings
@@ -25,17 +26,6 @@ class TwoConnections(BoundedConnection):
 def connect(client: httpx.Client) -> socket.socket:
     """Open a connection to a service."""
     return socket.create_connection((client.base_url.host, client.base_url.port), timeout=60)
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Return whether the service has closed a connection on which nothing was asked."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
 
 
 def read_statuses(connection: socket.socket) -> list[bytes]:

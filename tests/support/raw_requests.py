@@ -132,3 +132,14 @@ def bombard(host: str, port: int, seeds: range, go_on: Callable[[], bool]) -> tu
             if any(status >= 500 and status != httpx.codes.SERVICE_UNAVAILABLE for status in statuses):
                 bad.append(seed)
     return counts, bad
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Return whether the service has closed a connection on which it owes no answer."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from certificates import Certificate, make_certificate, openssl
 from command_line import MakeEnv, put, reid, reid_serve, run
 from live_server import crop, enroll, serve, wait_until
+from raw_requests import is_closed
 from service.cli.connections import BoundedConnection
 from service.cli.handshakes import Handshake
 from service.cli.tls import require_certificate
@@ -54,17 +55,6 @@ def connect() -> Iterator[Connect]:
         yield lambda client: opened.enter_context(
             socket.create_connection((client.base_url.host, client.base_url.port), timeout=30)
         )
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Return whether the service has closed a connection."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
 
 
 def test_a_server_with_a_certificate_says_https_and_answers_a_client_that_trusts_it(
