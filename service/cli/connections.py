@@ -181,11 +181,15 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; too many requests in line get no answer, in the midst of another one."""
-        if len(self.pipeline) < self.max_in_line:
-            super().send_400_response(msg)
-        else:
+        """Refuse what is no HTTP; if earlier requests wait for their answers, end the connection after these."""
+        if len(self.pipeline) >= self.max_in_line:
             self._cut_off(b"", f"more than {self.max_in_line} requests wait in line", metrics.IN_LINE)
+        elif self._may_refuse():
+            super().send_400_response(msg)
+        elif self.cycle.more_body:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """Wait for the client to take a part of its answer."""
@@ -204,9 +208,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._num_head_bytes += len(data)
         self._was_paused = self._was_paused or self.flow.read_paused
         if self._num_head_bytes > MAX_HEAD_BYTES:
-            is_first = not self._is_answering() or not self.cycle.response_started
             detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
-            answer = _problem(431, "headers_too_large", detail) if is_first else b""
+            answer = _problem(431, "headers_too_large", detail) if self._may_refuse() else b""
             self._cut_off(answer, detail, metrics.LARGE_HEAD)
 
     def shutdown(self) -> None:
@@ -235,6 +238,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _may_refuse(self) -> bool:
+        """Return whether a refusal of what is being read comes after all earlier answers, and within none.
+
+        A client takes the answers in the order of its requests. So a refusal that is written before the
+        answer to an earlier request would count as that answer.
+        """
+        if not self._is_answering():
+            return True
+        is_read = not self.cycle.more_body
+        return not (is_read or self.pipeline or self.cycle.response_started)
 
     def _note_wait(self, since_s: float | None) -> None:
         """Note since when the client is waited for, unless it has left an answer for longer."""

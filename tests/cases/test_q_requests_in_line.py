@@ -14,6 +14,7 @@ from service.settings import Settings
 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = PROBE.replace(b"Host", b"Connection: close\r\nHost")
+BROKEN_BODY = b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
 IN_LINE = 'reid_connections_closed_total{reason="in_line"}'
 
 
@@ -52,6 +53,20 @@ def test_many_requests_in_line_end_the_connection(settings: Settings) -> None:
         assert len(statuses) < 1000
         assert set(statuses) <= {b"200"}
         assert scrape(client)[IN_LINE] == before[IN_LINE] + 1
+
+
+def test_what_is_no_http_is_refused_after_the_requests_before_it_or_not_at_all(settings: Settings) -> None:
+    with serve(settings) as client:
+        for sent, statuses in (
+            (b"no HTTP\r\n\r\n", [b"400"]),
+            (PROBE + b"no HTTP\r\n\r\n", [b"200"]),
+            (PROBE * 3 + b"no HTTP\r\n\r\n", [b"200"] * 3),
+            (BROKEN_BODY, [b"400"]),
+            (PROBE + BROKEN_BODY, []),  # a refusal would count as the answer to the probe
+        ):
+            with connect(client) as connection:
+                connection.sendall(sent)
+                assert read_statuses(connection) == statuses
 
 
 def test_a_request_that_has_waited_in_line_does_not_give_way(settings: Settings) -> None:
