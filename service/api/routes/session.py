@@ -39,11 +39,15 @@ async def get_session(caller: AnyCaller, request_id: RequestId) -> SessionAnswer
 
 @router.delete("", status_code=204, responses=responses(503))
 def delete_session(request: Request, response: Response, store: OpenStore) -> None:
-    """Sign this browser out; its cookie stands for nothing any more."""
+    """Sign this browser out; its cookie stands for nothing any more.
+
+    The browser also deletes the pictures of this service that it has kept, where it obeys Clear-Site-Data.
+    """
     token = token_of(request.headers)
     if token is not None:
         sign_out(store, token)
     response.delete_cookie(COOKIE, path=_path(request), httponly=True, samesite="strict")
+    response.headers["Clear-Site-Data"] = '"cache"'
 
 
 def _path(request: Request) -> str:

@@ -202,6 +202,22 @@ def test_signing_out_ends_the_sign_in(page: Page, gallery: Gallery) -> None:
     assert httpx.get(f"{gallery.url}/gallery", headers=sent).status_code == 401
 
 
+KEPT = "url => fetch(url, {cache: 'only-if-cached', mode: 'same-origin'}).then(() => true, () => false)"
+"""Whether the browser has kept the answer to a URL."""
+
+
+def test_signing_out_deletes_the_pictures_that_the_browser_has_kept(page: Page, gallery: Gallery) -> None:
+    open_signed_in(page, gallery, gallery.keys["reader"])
+    page.locator("#search .drop input").set_input_files(upload(1))
+    shown = page.locator("#search .card img").first
+    expect(shown).to_be_visible()
+    picture = shown.evaluate("async image => { await image.decode(); return image.src }")
+    assert page.evaluate(KEPT, picture)
+    page.get_by_role("button", name="Sign out").click()
+    expect(form(page)).to_be_visible()
+    assert not page.evaluate(KEPT, picture)
+
+
 def test_a_key_that_is_revoked_loses_nothing_that_was_typed_or_chosen(page: Page, gallery: Gallery) -> None:
     anna, bert = (make_key(gallery.settings, "operator", name) for name in ("anna", "bert"))
     open_signed_in(page, gallery, anna)
