@@ -25,6 +25,7 @@ from service.api.admission import LIMITS, Admission, FullQueues, Limit, Turns, m
 from service.api.audit import Audited
 from service.api.background import Background
 from service.api.claims import Claims
+from service.api.cursors import Cursors
 from service.api.idempotency import Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
@@ -146,6 +147,7 @@ def create_app(
     app.state.expiry = background.expiry
     app.state.audit = audit
     app.state.callers = callers
+    app.state.cursors = Cursors(settings)
     app.router.routes.extend(_routes())
     app.openapi = _document  # type: ignore[method-assign]  # FastAPI documents this assignment
     app.router.routes.insert(0, Route("/openapi.json", _send_document))  # before FastAPI's own

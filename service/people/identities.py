@@ -19,9 +19,20 @@ from service.store.tables import Attribute, Identity, Item, new_id, now
 
 @dataclass(frozen=True)
 class IdentitySummary:
-    """An identity with its attributes, and a summary of its items."""
+    """An identity with its attributes, and a summary of the items that the caller sees.
+
+    Attributes:
+        row: the identity.
+        created_at: when the identity was made, or for a caller who is limited to some cameras, when the first
+            item of these was enrolled: the caller does not learn that another camera was earlier.
+        num_items: number of items.
+        first_seen: the earliest time of an item.
+        last_seen: the latest time of an item.
+        cameras: the cameras of the items.
+    """
 
     row: Identity
+    created_at: datetime
     num_items: int = 0
     first_seen: datetime | None = None
     last_seen: datetime | None = None
@@ -33,6 +44,7 @@ class IdentitySummary:
         """Return a summary that includes the items of one more camera."""
         return IdentitySummary(
             self.row,
+            self.created_at,
             self.num_items + num_items,
             min((time for time in (self.first_seen, first) if time), default=None),
             max((time for time in (self.last_seen, last) if time), default=None),
@@ -79,7 +91,7 @@ def create(store: Store, identity_id: str | None, description: Mapping[str, Any]
         _describe(identity, description)
         change.session.add(identity)
         record([Person("target", identity.id)], fields=sorted(description))
-    return IdentitySummary(identity)
+    return IdentitySummary(identity, identity.created_at)
 
 
 def find(store: Store, identity_id: str, cameras: Cameras = None) -> IdentitySummary:
@@ -226,6 +238,7 @@ def visits(seen: Iterable[tuple[str | None, datetime, str]], visit_gap_s: float)
 
 
 def _summaries(session: Session, rows: Sequence[Identity], cameras: Cameras = None) -> list[IdentitySummary]:
+    seen = (Item.identity_key.in_([row.key for row in rows]), *of_cameras(cameras))
     statement = (
         select(
             Item.identity_key,
@@ -234,10 +247,14 @@ def _summaries(session: Session, rows: Sequence[Identity], cameras: Cameras = No
             func.min(Item.captured_at),
             func.max(Item.captured_at),
         )
-        .where(Item.identity_key.in_([row.key for row in rows]), *of_cameras(cameras))
+        .where(*seen)
         .group_by(Item.identity_key, Item.camera_id)
     )
-    summaries = {row.key: IdentitySummary(row) for row in rows}
+    known_since = {row.key: row.created_at for row in rows}
+    if cameras is not None:
+        first = select(Item.identity_key, func.min(Item.created_at)).where(*seen)
+        known_since |= {key: at for key, at in session.execute(first.group_by(Item.identity_key))}
+    summaries = {row.key: IdentitySummary(row, known_since[row.key]) for row in rows}
     for key, camera_id, num_items, first, last in session.execute(statement):
         summaries[key] = summaries[key].with_sightings(camera_id, num_items, first, last)
     return list(summaries.values())

@@ -7,6 +7,7 @@ from typing import Annotated
 from anyio import from_thread
 from fastapi import Depends, Request
 
+from service.api.cursors import Cursors
 from service.api.readiness import Readiness
 from service.errors import ClientGone, Fault, InvalidRequest
 from service.errors.requests import NUM_SUMMARISED
@@ -88,6 +89,12 @@ async def expiry_of(request: Request) -> Expiry:
     return expiry
 
 
+async def cursors_of(request: Request) -> Cursors:
+    """Return what writes and reads the cursors of this gallery."""
+    cursors: Cursors = request.app.state.cursors
+    return cursors
+
+
 async def caller_of(request: Request) -> Caller:
     """Return who sends this request; `Access` has found out."""
     caller: Caller = request.state.caller
@@ -166,5 +173,6 @@ ReadyStore = Annotated[Store, Depends(ready_store_of)]
 OpenStore = Annotated[Store, Depends(open_store_of)]
 AnyCaller = Annotated[Caller, Depends(caller_of)]
 CheckClient = Annotated[Callable[[], None], Depends(client_check_of)]
+AnyCursors = Annotated[Cursors, Depends(cursors_of)]
 Expiries = Annotated[Expiry, Depends(expiry_of)]
 RequestId = Annotated[str, Depends(request_id_of)]

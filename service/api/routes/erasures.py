@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
-from service.api.routes.dependencies import ReadyStore, RequestId
+from service.api.routes.dependencies import AnyCursors, ReadyStore, RequestId
 from service.api.schemas.erasures import ErasureAnswer, ErasureReceipt, ErasuresAnswer
-from service.api.schemas.pages import Page, cursor_of
+from service.api.schemas.pages import Page
 from service.api.slashes import IdentityId
 from service.people.erasure import delete_identity as delete_with_items
 from service.people.erasure import erase_identity, list_erasures
@@ -49,11 +49,13 @@ def delete_identity(
 
 
 @router.get("/erasures", responses=responses(422, 503))
-def get_erasures(page: Annotated[Page, Query()], store: ReadyStore, request_id: RequestId) -> ErasuresAnswer:
+def get_erasures(
+    page: Annotated[Page, Query()], store: ReadyStore, cursors: AnyCursors, request_id: RequestId
+) -> ErasuresAnswer:
     """List the receipts of all erasures, a page at a time."""
-    erasures, last = list_erasures(store, page.limit, page.after())
+    erasures, last = list_erasures(store, page.limit, cursors.after(page.cursor))
     return ErasuresAnswer(
         request_id=request_id,
         erasures=[ErasureReceipt.of(erasure) for erasure in erasures],
-        next_cursor=cursor_of(last),
+        next_cursor=cursors.of(last),
     )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from model.data.images import decoded_bytes
 from service.api.problems import responses
-from service.api.routes.dependencies import AnyCaller, ReadyServing, ReadyStore, RequestId
+from service.api.routes.dependencies import AnyCaller, AnyCursors, ReadyServing, ReadyStore, RequestId
 from service.api.schemas.gallery import (
     Correction,
     CorrectionAnswer,
@@ -36,13 +36,18 @@ UNCHANGED: dict[int | str, dict[str, Any]] = {
 
 @router.get("", response_model_exclude_unset=True, responses=responses(422, 503))
 def get_items(
-    page: Annotated[ItemPage, Query()], serving: ReadyServing, request_id: RequestId, caller: AnyCaller
+    page: Annotated[ItemPage, Query()],
+    serving: ReadyServing,
+    request_id: RequestId,
+    caller: AnyCaller,
+    cursors: AnyCursors,
 ) -> ItemsAnswer:
     """List the items that pass the filters in the order of enrolment, a page at a time."""
-    items, last = list_items(serving.store, page.within(caller.cameras), page.limit, page.after())
+    among, after = page.within(caller.cameras), cursors.after(page.cursor)
+    items, last = list_items(serving.store, among, page.limit, after)
     version = serving.current().replica.version
     embeddings = find_embeddings(serving.store, items, version) if page.embeddings else None
-    return ItemsAnswer.of(items, last, version, request_id, embeddings)
+    return ItemsAnswer.of(items, cursors.of(last), version, request_id, embeddings)
 
 
 @router.post("/delete", responses=responses(400, 409, 413, 422, 503))

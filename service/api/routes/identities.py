@@ -7,7 +7,14 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.problems import responses
 from service.api.proxies import url_path
-from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing, ReadyStore, RequestId
+from service.api.routes.dependencies import (
+    AnyCaller,
+    AnyCursors,
+    CheckClient,
+    ReadyServing,
+    ReadyStore,
+    RequestId,
+)
 from service.api.schemas.gallery import ItemsAnswer
 from service.api.schemas.identities import (
     IdentitiesAnswer,
@@ -29,7 +36,7 @@ from service.api.schemas.operations import (
     RejectOrder,
     SplitOrder,
 )
-from service.api.schemas.pages import Page, cursor_of, cursor_of_moment, moment_of_cursor
+from service.api.schemas.pages import Page
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
 from service.gallery.items import list_items
@@ -57,17 +64,21 @@ def post_identity(
 
 @router.get("/identities", responses=responses(422, 503))
 def get_identities(
-    page: Annotated[IdentityPage, Query()], store: ReadyStore, request_id: RequestId, caller: AnyCaller
+    page: Annotated[IdentityPage, Query()],
+    store: ReadyStore,
+    request_id: RequestId,
+    caller: AnyCaller,
+    cursors: AnyCursors,
 ) -> IdentitiesAnswer:
     """List identities in the order in which they were made, a page at a time."""
     attributes = parse_attributes(page.attribute)
     summaries, last = list_identities(
-        store, page.limit, page.after(), page.name or "", attributes, caller.cameras
+        store, page.limit, cursors.after(page.cursor), page.name or "", attributes, caller.cameras
     )
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in summaries],
-        next_cursor=cursor_of(last),
+        next_cursor=cursors.of(last),
     )
 
 
@@ -124,13 +135,14 @@ def get_identity_items(
     serving: ReadyServing,
     request_id: RequestId,
     caller: AnyCaller,
+    cursors: AnyCursors,
 ) -> ItemsAnswer:
     """List the items of one identity in the order of enrolment."""
     among = Selection().within(caller.cameras)
     items, last = list_items(
-        serving.store, among, page.limit, page.after(), identity_id, cameras=caller.cameras
+        serving.store, among, page.limit, cursors.after(page.cursor), identity_id, cameras=caller.cameras
     )
-    return ItemsAnswer.of(items, last, serving.current().version, request_id)
+    return ItemsAnswer.of(items, cursors.of(last), serving.current().version, request_id)
 
 
 @router.get("/identities/{identity_id}/timeline", responses=responses(404, 422, 503))
@@ -140,16 +152,17 @@ def get_timeline(
     store: ReadyStore,
     request_id: RequestId,
     caller: AnyCaller,
+    cursors: AnyCursors,
 ) -> TimelineAnswer:
     """List the visits of a person, a page at a time: which camera saw the person, and from when to when."""
-    after = moment_of_cursor(page.cursor)
+    after = cursors.after_place(page.cursor)
     found = timeline(store, identity_id, page.visit_gap_s, page.limit, after, caller.cameras)
     return TimelineAnswer(
         request_id=request_id,
         identity_id=found.identity_id,
         visits=[TimelineVisit.of(visit) for visit in found.visits],
         num_untimed=found.num_untimed,
-        next_cursor=cursor_of_moment(found.last),
+        next_cursor=cursors.of_place(found.last),
     )
 
 

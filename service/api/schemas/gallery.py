@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field
 
 from service.api.proxies import url_path
-from service.api.schemas.pages import Page, cursor_of
+from service.api.schemas.pages import Page
 from service.api.schemas.strict import StrictModel
 from service.gallery.ages import Warned, WarningCode
 from service.gallery.enrolment import Enrolment
@@ -151,7 +151,7 @@ class ItemsAnswer(BaseModel):
     def of(
         cls,
         items: Sequence[Item],
-        last: int | None,
+        next_cursor: str | None,
         model_version: str,
         request_id: str,
         embeddings: Mapping[int, bytes] | None = None,
@@ -160,7 +160,7 @@ class ItemsAnswer(BaseModel):
 
         Args:
             items: the items of the page.
-            last: slot of the last item, or None on the last page.
+            next_cursor: the cursor of the next page, or None on the last page.
             model_version: the active model version.
             request_id: the id of the request.
             embeddings: the float16 values of the embeddings by slot, or None if they were not asked for.
@@ -170,7 +170,7 @@ class ItemsAnswer(BaseModel):
             for one, item in zip(shown, items, strict=True):
                 values = embeddings.get(item.slot)
                 one.embedding = None if values is None else b64encode(values).decode()
-        return cls(request_id=request_id, items=shown, next_cursor=cursor_of(last))
+        return cls(request_id=request_id, items=shown, next_cursor=next_cursor)
 
 
 class CorrectionAnswer(GalleryItem):

@@ -84,7 +84,7 @@ class IdentityFields(BaseModel):
             name=summary.row.name,
             notes=summary.row.notes,
             attributes={row.name: row.value for row in summary.row.attributes},
-            created_at=summary.row.created_at,
+            created_at=summary.created_at,
             num_items=summary.num_items,
             first_seen=summary.first_seen,
             last_seen=summary.last_seen,

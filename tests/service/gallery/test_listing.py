@@ -1,7 +1,7 @@
 """Listing items page by page and deleting many at once, over HTTP."""
 
 import json
-from base64 import b64decode
+from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +58,18 @@ def test_pages_hold_every_item_once_in_the_order_of_enrolment(client: httpx.Clie
         assert [item["id"] for item in listed] == [item["id"] for item in items]
     assert listed[-1]["identity_id"] == "x"
     assert set(items[0]) - {"is_new"} == set(listed[0])
+
+
+def test_a_cursor_tells_no_number_and_serves_another_process(settings: Settings) -> None:
+    with serve(settings) as client:
+        ids = [enroll(client, crop(seed))[0]["id"] for seed in range(3)]
+        cursors = [page(client, limit=limit)["next_cursor"] for limit in (1, 2)]
+    first, second = (urlsafe_b64decode(cursor) for cursor in cursors)
+    assert sum(one != other for one, other in zip(first, second, strict=True)) > len(first) // 2
+    with serve(settings) as client:
+        assert [one["id"] for one in page(client, cursor=cursors[1])["items"]] == ids[2:]
+        for changed in (cursors[1][:-2], cursors[1][::-1], cursors[1].swapcase()):
+            assert client.get("/gallery", params={"cursor": changed}).status_code == 422
 
 
 def test_a_cursor_stays_right_while_items_come_and_go(client: httpx.Client) -> None:

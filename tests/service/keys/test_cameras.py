@@ -14,7 +14,7 @@ from live_server import crop, enroll, images, search, serve, wait_for_job
 from service.settings import Settings
 
 SEEN: dict[str, list[tuple[str | None, int]]] = {
-    "anna": [("door", 1), ("hall", 2)],
+    "anna": [("hall", 2), ("door", 1)],
     "bert": [("hall", 3)],
     "carl": [("door", 4)],
     "dora": [(None, 5)],
@@ -58,6 +58,7 @@ def test_lists_have_what_the_camera_has_seen(world: World) -> None:
         ("carl", 1, ["door"]),
     ]
     assert people[0]["first_seen"] == people[0]["last_seen"] == "2026-03-01T08:01:00Z"
+    assert people[0]["created_at"] == world.items["anna", "door"]["created_at"]
 
 
 @pytest.mark.parametrize("what", ["", "/image", "/thumbnail"])
