@@ -18,6 +18,7 @@ from datetime import UTC
 from typing import Any
 
 from sqlalchemy import insert, select
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from service.audit.entries import Entry, Person
@@ -30,11 +31,14 @@ WORDS = ("relation", "identity_id", "item_id", "score", "salt")
 """The columns of what a row says of a person, all of which an erasure clears."""
 
 BROKEN_HEAD = (
-    "the audit takes no rows, because the seal of its newest row was changed in the database; "
+    "the audit takes no rows, because the number or the seal of its newest row was changed in the database; "
     "`reid audit verify` says what else was"
 )
 ROWS = AuditRow.metadata.tables[AuditRow.__tablename__]
 NAMES = tuple(column.name for column in ROWS.columns)
+UNREADABLE = (DataError, ValueError, TypeError, OverflowError)
+"""Errors at a value that its column cannot have, because somebody has changed the row."""
+
 PEOPLE = AuditRow.metadata.tables[AuditPerson.__tablename__]
 QUERIES = AuditRow.metadata.tables[AuditQuery.__tablename__]
 
@@ -64,6 +68,11 @@ def is_mac(value: object) -> bool:
     digits. All other sealed texts begin with a word that is not hex. So no seal is of two kinds.
     """
     return isinstance(value, str) and _MAC.fullmatch(value) is not None
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value from the database is a number of a row; SQLite keeps text in any column."""
+    return isinstance(value, int)
 
 
 def canonical(value: Any) -> str:
@@ -128,7 +137,7 @@ def begins_whole(secrets: Iterable[Secret], chain: AuditChain) -> bool:
     """Return whether the kept chain begins where it always began, or where an expiry has sealed it."""
     if chain.expired == 0:
         return chain.expired_mac == GENESIS
-    if not is_mac(chain.expired_mac):
+    if not (is_mac(chain.expired_mac) and is_number(chain.expired)):
         return False
     return chain.expired_seal in {expiry_seal(one, chain.expired, chain.expired_mac) for one in secrets}
 
@@ -156,10 +165,10 @@ def append(
             is kept that found or named one of them.
 
     Raises:
-        AuditBroken: the seal of the newest row has not the form of a seal.
+        AuditBroken: the number or the seal of the newest row has not the form of one.
     """
     chain = locked_chain(session)
-    if not is_mac(chain.mac):
+    if not (is_mac(chain.mac) and is_number(chain.newest)):
         raise AuditBroken(BROKEN_HEAD)
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from threading import Lock
 
 import structlog
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from service import metrics
-from service.audit.chain import append, head_of
+from service.audit.chain import UNREADABLE, append, head_of
 from service.audit.entries import Entry, current, forget
 from service.audit.erasing import erased_people
 from service.audit.expiry import delete_expired
@@ -132,11 +133,9 @@ class Audit:
         No row goes if one of them is not as it was sealed. The same fault in successive runs is logged once.
         """
         oldest = self._store.clock.now() - self._store.settings.audit_keep
-        with self._store.read() as session:
-            first = session.scalar(select(AuditRow.at).order_by(AuditRow.sequence).limit(1))
-        if first is None or first >= oldest:
-            return
         try:
+            if not self._has_older(oldest):
+                return
             with self._store.write() as session:
                 delete_expired(session, self._the_secret(), oldest)
         except AuditBroken as error:
@@ -146,6 +145,41 @@ class Audit:
             return
         self._fault = ""
         self._store.purge_doomed()
+
+    def expire_lost(self, name: str) -> int:
+        """Delete the rows that are older than REID_AUDIT_DAYS, also those that a lost secret has sealed.
+
+        Args:
+            name: the name of the secret, as rows and faults have it.
+
+        Returns:
+            How many rows were deleted.
+
+        Raises:
+            AuditBroken: a row that can be checked is not as it was sealed, or rows are missing.
+        """
+        oldest, num_deleted = self._store.clock.now() - self._store.settings.audit_keep, 0
+        while True:
+            with self._store.write() as session:
+                num = delete_expired(session, self._the_secret(), oldest, {name})
+            num_deleted += num
+            if not num:
+                break
+        self._store.purge_doomed()
+        return num_deleted
+
+    def _has_older(self, oldest: datetime) -> bool:
+        """Return whether the first row is older than a time.
+
+        Raises:
+            AuditBroken: the row has a value that cannot be read.
+        """
+        try:
+            with self._store.read() as session:
+                first = session.scalar(select(AuditRow.at).order_by(AuditRow.sequence).limit(1))
+        except UNREADABLE as error:
+            raise AuditBroken("the first row was changed: its time cannot be read") from error
+        return first is not None and first < oldest
 
     def _the_secret(self) -> Secret:
         if self._secret is None:

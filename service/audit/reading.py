@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.audit.chain import UNREADABLE
+from service.errors import AuditBroken
 from service.store.audit_tables import AuditPerson, AuditRow
 
 ROWS_AT_ONCE = 500
@@ -41,9 +43,18 @@ def read_rows(
 
     Returns:
         The rows, and the number after which the next page begins, or None on the last page.
+
+    Raises:
+        AuditBroken: a row was changed in the database, and cannot be read.
     """
     statement = select(AuditRow).where(AuditRow.sequence > after, *_conditions(wanted))
-    rows = session.scalars(statement.order_by(AuditRow.sequence).limit(limit + 1)).all()
+    try:
+        rows = session.scalars(statement.order_by(AuditRow.sequence).limit(limit + 1)).all()
+    except UNREADABLE as error:
+        raise AuditBroken(
+            f"a row after row {after} was changed in the database, and has a value that cannot be read; "
+            "`reid audit verify` says which"
+        ) from error
     shown = rows[:limit]
     people: dict[int, list[AuditPerson]] = {row.sequence: [] for row in shown}
     mentioned = select(AuditPerson).where(AuditPerson.sequence.in_(people))

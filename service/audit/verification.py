@@ -1,12 +1,22 @@
 """`reid audit verify`: walks the whole chain, and names each row that was changed, removed or moved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from service.audit.chain import GENESIS, WORDS, Head, begins_whole, commitment_of, erasure_seal, is_sealed
+from service.audit.chain import (
+    GENESIS,
+    UNREADABLE,
+    WORDS,
+    Head,
+    begins_whole,
+    commitment_of,
+    erasure_seal,
+    is_number,
+    is_sealed,
+)
 from service.audit.secret import Secret
 from service.store.audit_tables import AuditChain, AuditPerson, AuditRow
 
@@ -41,6 +51,9 @@ class _Walk:
     def start(self, chain: AuditChain) -> Head:
         """Return the row before the first one that is kept."""
         is_whole = begins_whole(self._secrets.values(), chain)
+        if not is_number(chain.expired):
+            self.faults.append("the beginning of the chain is no number")
+            return self._met(Head(0, GENESIS))
         if chain.expired == 0:
             if not is_whole:
                 self.faults.append("the beginning of the chain was changed")
@@ -83,9 +96,15 @@ class _Walk:
         self._has_met_head = self._has_met_head or head == self._expected
         return head
 
+    def take_unreadable(self, row: Head) -> Head:
+        """Note a row with a value that its column cannot have, and return the row as the next one before."""
+        self.num_rows += 1
+        self.faults.append(f"row {row.sequence} was changed: it has a value that cannot be read")
+        return self._met(row)
+
     def _take_people(self, row: AuditRow, people: list[AuditPerson]) -> None:
         found = {person.place: person for person in people}
-        for place, committed in enumerate(row.commitments):
+        for place, committed in enumerate(_listed(row.commitments)):
             person = found.pop(place, None)
             if person is None:
                 self.faults.append(f"row {row.sequence} lacks a person, {place}, who was not erased")
@@ -119,18 +138,16 @@ def verify(session: Session, secrets: Mapping[str, Secret], expected: Head | Non
         return Verified(0, 0, Head(0, GENESIS), ["the row of the chain was deleted"])
     before = walk.start(chain)
     for row, people in _rows(session):
-        before = walk.take(before, row, people)
+        before = walk.take_unreadable(row) if isinstance(row, Head) else walk.take(before, row, people)
     walk.end(chain, before)
     return Verified(walk.num_rows, walk.num_erased, before, walk.faults)
 
 
-def _rows(session: Session) -> Iterator[tuple[AuditRow, list[AuditPerson]]]:
-    """Return each row with its people, in the order of the chain."""
+def _rows(session: Session) -> Iterator[tuple[AuditRow | Head, list[AuditPerson]]]:
+    """Return each row with its people, in the order of the chain; of a row that is unreadable, its `Head`."""
     after: int | None = None  # a row may have any number, if somebody has added it
     while True:
-        later = () if after is None else (AuditRow.sequence > after,)
-        statement = select(AuditRow).where(*later).order_by(AuditRow.sequence)
-        rows = session.scalars(statement.limit(ROWS_AT_ONCE)).all()
+        rows = _page(session, () if after is None else (AuditRow.sequence > after,))
         if not rows:
             return
         people: dict[int, list[AuditPerson]] = {}
@@ -141,3 +158,24 @@ def _rows(session: Session) -> Iterator[tuple[AuditRow, list[AuditPerson]]]:
             yield row, people.get(row.sequence, [])
         after = rows[-1].sequence
         session.expunge_all()
+
+
+def _page(session: Session, later: tuple[ColumnElement[bool], ...]) -> Sequence[AuditRow | Head]:
+    statement = select(AuditRow).where(*later).order_by(AuditRow.sequence).limit(ROWS_AT_ONCE)
+    try:
+        return session.scalars(statement).all()
+    except UNREADABLE:
+        heads = session.execute(statement.with_only_columns(AuditRow.sequence, AuditRow.mac)).all()
+        return [_row_of(session, Head(sequence, mac)) for sequence, mac in heads]
+
+
+def _row_of(session: Session, head: Head) -> AuditRow | Head:
+    try:
+        return session.get(AuditRow, head.sequence) or head
+    except UNREADABLE:
+        return head
+
+
+def _listed(value: object) -> list[str]:
+    """Return a list of the database; anything else was changed, so the seal of its row does not hold."""
+    return value if isinstance(value, list) else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.offline import errors_of_gallery_as_sentences, prepare
+from service.cli.offline import audited_here, errors_of_gallery_as_sentences, opened_here, prepare
 from service.cli.options import DataDir
 from service.cli.terminal import err, out, print_line
 
@@ -85,6 +85,26 @@ def export(
             for row in all_rows(session, Wanted(action=action, since=times[0], until=times[1])):
                 typer.echo(json.dumps(row, default=_text, ensure_ascii=False))
     print_line(err, f"head {head}")
+
+
+@app.command()
+def expire(
+    sealed_by: Annotated[
+        str, typer.Option(help="The name of the lost secret, as `reid audit verify` gives it.")
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Delete the rows older than REID_AUDIT_DAYS that a lost secret has sealed, as nobody can check them.
+
+    The service deletes expired rows by itself, but only rows that it can check. Put the old audit.key back
+    instead if you still have it.
+    """
+    with (
+        opened_here(data_dir, "nothing expired") as store,
+        audited_here(store, "expire_audit", sealed_by=sealed_by) as audit,
+    ):
+        num = audit.expire_lost(sealed_by)
+    print_line(out, f"{num} rows deleted")
 
 
 def _text(value: object) -> str:

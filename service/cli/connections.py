@@ -181,7 +181,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; if earlier requests wait for their answers, end the connection after these."""
+        """Refuse what is no HTTP; if earlier requests wait for answers, end the connection after these."""
         if len(self.pipeline) >= self.max_in_line:
             self._cut_off(b"", f"more than {self.max_in_line} requests wait in line", metrics.IN_LINE)
         elif self._may_refuse():

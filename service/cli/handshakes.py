@@ -15,8 +15,8 @@ import uvicorn
 from service.cli.connections import BoundedConnection, make_room
 
 GOODBYE_S = 20.0
-"""Seconds that a client has to take the end of an answer and to confirm the end of its TLS. Up to some 128 KiB
-wait then, and a client that is not cut off as too slow has this long for 20 KiB."""
+"""Seconds that a client has to take the end of an answer, of which some 128 KiB may wait, and to confirm the
+end of its TLS."""
 
 
 class TlsConfig(uvicorn.Config):

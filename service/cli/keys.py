@@ -1,16 +1,12 @@
 """`reid keys`: make, list, rotate and revoke keys in the data folder; `reid login` and `reid logout`."""
 
-import getpass
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.offline import errors_of_gallery_as_sentences, prepare
+from service.cli.offline import audited_here, opened_here
 from service.cli.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
 from service.cli.terminal import err, new_table, out, print_line
 from service.client import Client, save_key
@@ -18,7 +14,6 @@ from service.keys.callers import Role
 
 if TYPE_CHECKING:
     from service.store.key_tables import Key
-    from service.store.store import Store
 
 app = typer.Typer(
     help="Keys of the API: make, list, rotate and revoke them, in the data folder and without a server.",
@@ -53,9 +48,9 @@ def create(
     from service.keys.keys import create_key, expiry_after
 
     named = None if cameras is None else [one for one in map(str.strip, cameras.split(",")) if one]
-    with _opened(data_dir, "no key made", may_be_new=True) as store:
+    with opened_here(data_dir, "no key made", may_be_new=True) as store:
         until = None if expires is None else expiry_after(expires, store.clock.now())
-        with _audited(store, "create_key", key=name, role=role):
+        with audited_here(store, "create_key", key=name, role=role):
             row, secret = create_key(store, name, role, named, until)
     _print_secret(row, secret)
 
@@ -65,7 +60,7 @@ def list_all(data_dir: DataDir = None) -> None:
     """List the keys: id, name, role, cameras, when made, last used, and until when they are valid."""
     from service.keys.keys import list_keys
 
-    with _opened(data_dir, "no list") as store:
+    with opened_here(data_dir, "no list") as store:
         rows, moment = list_keys(store), store.clock.now()
     if not rows:
         print_line(err, "there is no key yet, so the service answers everybody on its machine")
@@ -83,7 +78,7 @@ def revoke(named: Named, data_dir: DataDir = None) -> None:
     """Refuse a key from now on, in a running service too, and sign its browsers out."""
     from service.keys.keys import revoke_key
 
-    with _opened(data_dir, "not revoked") as store, _audited(store, "revoke_key", key=named):
+    with opened_here(data_dir, "not revoked") as store, audited_here(store, "revoke_key", key=named):
         row = revoke_key(store, named)
     print_line(out, f"the key {row.name!r} ({row.id}) is revoked")
 
@@ -93,7 +88,7 @@ def rotate(named: Named, data_dir: DataDir = None) -> None:
     """Give a key a new secret, and print it. The old secret is refused from now on."""
     from service.keys.keys import rotate_key
 
-    with _opened(data_dir, "not rotated") as store, _audited(store, "rotate_key", key=named):
+    with opened_here(data_dir, "not rotated") as store, audited_here(store, "rotate_key", key=named):
         row, secret = rotate_key(store, named)
     _print_secret(row, secret)
 
@@ -119,32 +114,6 @@ def logout(url: Url = DEFAULT_URL) -> None:
     with errors_as_sentences():
         path = save_key(url, None)
     print_line(out, f"no key for {url} is kept in {path} any more")
-
-
-@contextmanager
-def _opened(data_dir: Path | None, failure: str, *, may_be_new: bool = False) -> Iterator["Store"]:
-    prepare(data_dir)
-    from service.settings import read_settings
-    from service.upkeep.opening import opened_to_change
-
-    with (
-        errors_of_gallery_as_sentences(failure),
-        opened_to_change(read_settings(), may_be_new=may_be_new) as store,
-    ):
-        yield store
-
-
-@contextmanager
-def _audited(store: "Store", action: str, key: str, role: str | None = None) -> Iterator[None]:
-    """Let the audit say that somebody on this machine changes a key."""
-    from service.audit.entries import Entry, audited, record
-    from service.audit.log import Audit
-
-    Audit(store)
-    name = f"{getpass.getuser()} on the machine of the service"
-    with audited(Entry(at=store.clock.now(), action=action, name=name, role=Role.admin)):
-        record(key=key, role=role)
-        yield
 
 
 def _print_secret(row: "Key", secret: str) -> None:

@@ -4,6 +4,7 @@ The commands need no server, and `check` and `backup` can run while a server run
 service inside its function, so that the other commands of `reid` start at once.
 """
 
+import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from service.cli.options import DataDir, keep_private
 from service.cli.terminal import out, print_line
 
 if TYPE_CHECKING:
+    from service.audit.log import Audit
+    from service.store.store import Store
     from service.upkeep.backup import Contents
     from service.upkeep.check import Report
 
@@ -119,6 +122,33 @@ def prepare(data_dir: Path | None) -> None:
         os.environ["REID_DATA_DIR"] = str(data_dir)
     keep_private()
     log_to_terminal()
+
+
+@contextmanager
+def opened_here(data_dir: Path | None, failure: str, *, may_be_new: bool = False) -> Iterator["Store"]:
+    """Open a gallery to change it, without a server; an error ends the command with one line and status 1."""
+    prepare(data_dir)
+    from service.settings import read_settings
+    from service.upkeep.opening import opened_to_change
+
+    with (
+        errors_of_gallery_as_sentences(failure),
+        opened_to_change(read_settings(), may_be_new=may_be_new) as store,
+    ):
+        yield store
+
+
+@contextmanager
+def audited_here(store: "Store", action: str, **details: str | None) -> Iterator["Audit"]:
+    """Let the audit say what somebody on this machine does, in the first transaction that commits."""
+    from service.audit.entries import Entry, audited, record
+    from service.audit.log import Audit
+
+    audit = Audit(store)
+    name = f"{getpass.getuser()} on the machine of the service"
+    with audited(Entry(at=store.clock.now(), action=action, name=name, role="admin")):
+        record((), **details)
+        yield audit
 
 
 @contextmanager

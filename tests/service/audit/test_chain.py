@@ -54,6 +54,12 @@ FORGERIES = {
     "another person": "INSERT INTO audit_people (sequence, place, relation) VALUES (1, 9, 'target')",
     "an erasure": """UPDATE audit_people SET relation = NULL, identity_id = NULL, item_id = NULL, salt = NULL,
         erased_as = '00', erasure_mac = '00' WHERE sequence = 1""",
+    "a time that is none": "UPDATE audit_rows SET at = 'noon' WHERE sequence = 3",
+    "a number as a time": "UPDATE audit_rows SET at = 7 WHERE sequence = 3",
+    "details that are no JSON": "UPDATE audit_rows SET details = '{' WHERE sequence = 3",
+    "no list of people": "UPDATE audit_rows SET commitments = '7' WHERE sequence = 3",
+    "a beginning that is no number": "UPDATE audit_chains SET expired = 'first'",
+    "an end that is no number": "UPDATE audit_chains SET newest = 'last'",
     "a row removed": "DELETE FROM audit_rows WHERE sequence = 4",
     "the first rows removed": "DELETE FROM audit_rows WHERE sequence < 4",
     "the first rows expired": """UPDATE audit_chains SET expired = 3, expired_seal = '00',
@@ -112,6 +118,16 @@ def test_the_command_verifies_and_exports(written: tuple[Settings, Head], tmp_pa
     forged = reid("audit", "verify", "--data-dir", tmp_path)
     assert "rows 4 to 4 were removed" in forged.stdout
     assert forged.returncode == 1
+
+
+def test_one_row_that_cannot_be_read_is_named_alone(written: tuple[Settings, Head], tmp_path: Path) -> None:
+    settings = _copy(written[0], tmp_path)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.executescript(FORGERIES["a time that is none"])
+    assert verified(settings, written[1]).faults == ["row 3 was changed: it has a value that cannot be read"]
+    exported = reid("audit", "export", "--data-dir", tmp_path)
+    assert "has a value that cannot be read" in exported.stdout
+    assert exported.returncode == 1
 
 
 def test_another_secret_does_not_verify(written: tuple[Settings, Head], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rows expire only as they were sealed: what was changed before an expiry is not hidden by it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -9,9 +10,12 @@ from sqlalchemy import func, select, text
 from structlog.testing import capture_logs
 
 from audited import verified
+from command_line import reid
 from keyed import store_of
 from service.audit.entries import Entry, Person
 from service.audit.log import Audit
+from service.audit.secret import open_secret, secret_file
+from service.errors import AuditBroken
 from service.settings import Settings
 from service.store.audit_tables import AuditRow
 from service.store.store import Store
@@ -49,13 +53,19 @@ class Aged(NamedTuple):
 
 @pytest.fixture
 def aged(either_settings: Settings) -> Iterator[Aged]:
-    with store_of(either_settings) as store:
+    with _aged(either_settings) as aged:
+        yield aged
+
+
+@contextmanager
+def _aged(settings: Settings) -> Iterator[Aged]:
+    with store_of(settings) as store:
         audit = Audit(store)
         for at in [OLD] * NUM_OLD + [store.clock.now()] * NUM_NEW:
             people = [Person("returned", f"person {at.year}", "item", 0.5)]
             audit.queue(Entry(at, "search", "anna", "reader", people=people))
         audit.flush()
-        yield Aged(either_settings, store, audit)
+        yield Aged(settings, store, audit)
 
 
 def test_rows_as_they_were_sealed_expire(aged: Aged) -> None:
@@ -93,6 +103,50 @@ CHANGES = {
         ],
     ),
 }
+
+
+UNREADABLE = {"sqlite": "noon", "postgresql": "infinity"}
+
+
+@pytest.mark.parametrize("sequence", [1, 3])
+def test_a_time_that_cannot_be_read_stops_the_expiry(aged: Aged, sequence: int) -> None:
+    with aged.store.read() as session:
+        at = UNREADABLE[session.get_bind().dialect.name]
+    aged.run(f"UPDATE audit_rows SET at = '{at}' WHERE sequence = {sequence}")  # noqa: S608
+    assert aged.num_kept() == NUM_OLD + NUM_NEW
+    assert len(aged.logged(times=3)) == 1
+    assert any("cannot be read" in fault for fault in verified(aged.settings).faults)
+
+
+def test_rows_of_a_lost_secret_expire_when_somebody_says_that_it_is_lost(aged: Aged) -> None:
+    lost = open_secret(aged.settings).name
+    secret_file(aged.settings).unlink()
+    audit = Audit(aged.store)
+    audit.queue(Entry(aged.store.clock.now(), "search", "anna", "reader"))
+    audit.flush()
+    with capture_logs() as lines:
+        audit.expire()
+    assert lost in lines[0]["reason"]
+    aged.run("UPDATE audit_rows SET name = 'bert' WHERE sequence = 2")  # which nobody can tell any more
+    with pytest.raises(AuditBroken, match=lost):
+        audit.expire_lost("another")
+    assert audit.expire_lost(lost) == NUM_OLD
+    found = verified(aged.settings)
+    assert found.num_rows == NUM_NEW + 1
+    assert [fault for fault in found.faults if f"its secret, {lost}" not in fault] == []
+    assert audit.expire_lost(lost) == 0
+
+
+def test_the_command_expires_rows_of_a_lost_secret_and_leaves_a_row(settings: Settings) -> None:
+    with _aged(settings) as aged:
+        lost = open_secret(settings).name
+        secret_file(settings).unlink()
+        told = reid("audit", "expire", "--sealed-by", lost, "--data-dir", settings.data_dir)
+        assert (told.returncode, told.stdout) == (0, f"{NUM_OLD} rows deleted\n")
+        assert aged.num_kept() == NUM_NEW + 1
+        with aged.store.read() as session:
+            newest = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc()).limit(1)).one()
+            assert (newest.action, newest.details) == ("expire_audit", {"sealed_by": lost})
 
 
 @pytest.mark.parametrize("change", CHANGES)
