@@ -1,7 +1,7 @@
 """The cursors of lists: where the next page begins, in a form that only this gallery can read.
 
-A list is ordered by numbers, such as the slots of items. All cameras share these numbers. If callers could read
-them, a key that is limited to some cameras would tell how much the others have enrolled between two pages.
+A list is ordered by numbers, such as the slots of items. All cameras share these numbers. If callers could
+read them, a key that is limited to some cameras would tell how much the others have enrolled.
 """
 
 import struct
