@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-Relation = Literal["target", "returned", "filter", "to"]
+Relation = Literal["target", "returned", "filter", "to", "query", "unlike"]
 
 DONE = "done"
 MAX_PEOPLE = 10_000

@@ -38,6 +38,7 @@ from service.errors.models import (
     TooFewLabels,
     TrialsBusy,
     UnfitCheckpoint,
+    VersionDiffers,
 )
 from service.errors.people import (
     CannotUndo,
@@ -158,4 +159,5 @@ __all__ = [
     "UnfitCheckpoint",
     "UnknownHost",
     "UnreadableImage",
+    "VersionDiffers",
 ]

@@ -209,3 +209,17 @@ class TooFewLabels(ServiceError):
     code = "too_few_labels"
     status = 500
     title = "Too few labels"
+
+
+class VersionDiffers(ServiceError):
+    """The embeddings of a search were made by a model version that the gallery is not searched by."""
+
+    code = "version_differs"
+    status = 409
+    title = "Another model version"
+
+    def __init__(self, given: str, searched: str) -> None:
+        super().__init__(
+            f"the embeddings are of version {given[:64]!r}, and the gallery is searched by {searched}; embed "
+            "the crop again, or search by its item_id"
+        )

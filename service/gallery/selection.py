@@ -18,7 +18,7 @@ MAX_SECONDS = 1e9
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
     """Return a list for a single value, and leave out empty values."""
     if isinstance(value, str):
         value = [value]
@@ -32,11 +32,11 @@ def _is_pair(value: str) -> str:
     return value
 
 
-Names = Annotated[list[SoughtName], Field(max_length=MAX_NAMES), BeforeValidator(_as_list)]
+Names = Annotated[list[SoughtName], Field(max_length=MAX_NAMES), BeforeValidator(as_list)]
 AttributePairs = Annotated[
     list[Annotated[SoughtName, AfterValidator(_is_pair)]],
     Field(max_length=MAX_NAMES),
-    BeforeValidator(_as_list),
+    BeforeValidator(as_list),
 ]
 
 

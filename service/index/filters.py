@@ -72,6 +72,7 @@ class Filter:
         excluded_track_ids: pass no items with these track ids, of any camera.
         excluded_tracks: pass no items on these tracks.
         excluded_sighting: pass no items near this sighting.
+        excluded_slots: pass none of the items with these slots.
     """
 
     camera_ids: frozenset[str] = frozenset()
@@ -84,6 +85,7 @@ class Filter:
     excluded_track_ids: frozenset[str] = frozenset()
     excluded_tracks: CameraTracks | None = None
     excluded_sighting: Sighting | None = None
+    excluded_slots: frozenset[int] = frozenset()
 
 
 def row_mask(columns: Columns, only: Filter) -> Mask:
@@ -103,6 +105,9 @@ def row_mask(columns: Columns, only: Filter) -> Mask:
             mask[rows] &= test(rows)
     if only.excluded_tracks is not None:
         mask[_rows_on(columns, only.excluded_tracks)] = False
+    if only.excluded_slots:
+        found, is_there = columns.rows_of(sorted(only.excluded_slots))
+        mask[found[is_there]] = False
     return mask
 
 

@@ -1,10 +1,11 @@
 """Search: embed the query crops, search the index, read the items of the hits, and rank them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,14 @@ from model.data.images import ImageInfo
 from service import metrics
 from service.audit.entries import Person, record
 from service.audit.queries import keep_queries
-from service.errors import ImageError
+from service.errors import Fault, ImageError, InvalidRequest
 from service.gallery.conditions import to_filter
 from service.gallery.metadata import MAX_NAME, stored_form
 from service.gallery.selection import Selection, filters_of
 from service.index import Filter, GalleryIndex, Hits
+from service.keys.callers import Cameras
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
+from service.search.sought import NOBODY, WEIGHTS, Part, Sought, find_stored, mix
 from service.serving.embedding import embed_in_batches, peak_bytes
 from service.serving.generation import Generation
 from service.serving.serving import Serving
@@ -43,12 +46,16 @@ class Query:
         group_by: what to rank: identities, tracks, cameras or items.
         among: the items to search.
         min_score: the lowest score of a match.
+        sought: who is looked for, beside uploaded crops.
+        cameras: the cameras that the caller is limited to; `among` must be within them.
     """
 
     top_k: int
     group_by: Literal["identity", "track", "camera", "item"]
     among: Selection
     min_score: float
+    sought: Sought = NOBODY
+    cameras: Cameras = None
 
 
 @dataclass(frozen=True)
@@ -75,24 +82,34 @@ class Answer:
 def search(
     serving: Serving, uploads: Sequence[BinaryIO], query: Query, check: Callable[[], None] = go_on
 ) -> Answer:
-    """Find the best matches for uploaded crops of one person.
+    """Find the best matches for uploaded crops of one person, and for what `query.sought` adds to these.
 
     Args:
         serving: the generation that this process serves.
-        uploads: the crops.
+        uploads: the crops; none if the query has stored parts or embeddings alone.
         query: how to search.
         check: called before each step that takes long; raises an error if nobody waits for the answer.
 
     Raises:
         DecodingBusy: no memory is free to decode the images.
+        GalleryItemNotFound: an item of `query.sought` does not exist.
+        IdentityNotFound: the identity of `query.sought` does not exist.
         ImageError: one of the images is refused.
+        InvalidRequest: nobody is looked for, or `query.sought` cannot be searched by.
         NotReady: no network is serving yet.
+        VersionDiffers: the embeddings of `query.sought` are of a version that is not searched.
     """
-    generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
+    generation, parts, crops = _embed_images(serving, uploads, query.sought, check)
     with metrics.DATABASE_S.time(), serving.store.read() as session:
+        stored = find_stored(session, generation, query.sought, query.cameras)
         only = to_filter(session, query.among)
-        rejected = frozenset(session.scalars(_rejected_keys(crops)))
-    only = replace(only, excluded_identity_keys=only.excluded_identity_keys | rejected)
+        rejected = frozenset(session.scalars(_rejected_keys(stored.sha256s.union(c.sha256 for c in crops))))
+    only = replace(
+        only,
+        excluded_identity_keys=only.excluded_identity_keys | rejected,
+        excluded_slots=stored.slots,
+    )
+    query_D = mix([*parts, *stored.parts])
     for _ in range(MAX_TRIES):
         with metrics.SEARCH_S.time():
             hits = _search_index(generation.index, query_D, query, only)
@@ -105,12 +122,30 @@ def search(
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     version, searched = generation.version, generation.replica.version
-    _record(query, crops, matches, version, hits.num_searched)
+    _record(query, crops, stored.people, matches, version, hits.num_searched)
     return Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
 
 
+def _embed_images(
+    serving: Serving, uploads: Sequence[BinaryIO], sought: Sought, check: Callable[[], None]
+) -> tuple[Generation, list[Part], list[ImageInfo]]:
+    """Return the generation to search in, the uploaded part of the query, and the details of its crops."""
+    if uploads:
+        generation, (images_D,), crops = embed_people(serving, {"images": uploads}, check)
+        return generation, [Part(images_D, sought.images_weight)], crops
+    if not sought.has_any:
+        reason = "give images, item_id, query_identity_id or embedding, or several of them"
+        raise InvalidRequest(Fault(("body", "images"), reason, "missing"), detail=reason)
+    return serving.refresh(), [], []
+
+
 def _record(
-    query: Query, crops: Sequence[ImageInfo], matches: Sequence[Match], version: str, num_searched: int
+    query: Query,
+    crops: Sequence[ImageInfo],
+    sought: Sequence[Person],
+    matches: Sequence[Match],
+    version: str,
+    num_searched: int,
 ) -> None:
     """Record for the audit who was looked for, among whom, and who was found."""
     asked = (*query.among.identity_id, *query.among.exclude_identity_id)
@@ -120,15 +155,23 @@ def _record(
         for match in matches
     ]
     record(
-        [*named, *found],
+        [*sought, *named, *found],
         query_sha256=[crop.sha256 for crop in crops],
         filters=filters_of(query.among),
         top_k=query.top_k,
         group_by=query.group_by,
         min_score=query.min_score,
+        **_parts_of(query.sought),
         model_version=version,
         num_searched=num_searched,
     )
+
+
+def _parts_of(sought: Sought) -> dict[str, Any]:
+    """Return what the audit says of a query beside its crops and people."""
+    embeddings = [hashlib.sha256(text.encode()).hexdigest() for text in sought.embedding]
+    weights = sought.model_dump(exclude_defaults=True, include=set(WEIGHTS))
+    return weights | ({"embedding_sha256": embeddings} if embeddings else {})
 
 
 def embed_people(
@@ -185,12 +228,10 @@ def _naming(field: str) -> Iterator[None]:
         raise
 
 
-def _rejected_keys(crops: Sequence[ImageInfo]) -> Select[int]:
+def _rejected_keys(sha256s: Collection[str]) -> Select[int]:
     """Select the keys of identities that crops with the same bytes were rejected from."""
     return (
-        select(Rejection.identity_key)
-        .join(Item, Item.slot == Rejection.slot)
-        .where(Item.sha256.in_({crop.sha256 for crop in crops}))
+        select(Rejection.identity_key).join(Item, Item.slot == Rejection.slot).where(Item.sha256.in_(sha256s))
     )
 
 

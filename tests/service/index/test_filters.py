@@ -66,6 +66,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "excluded_track_ids": some("xyzw"),
     "excluded_tracks": st.builds(CameraTracks, CAMERAS, some("xyz"), MAYBE_TIMES),
     "excluded_sighting": SIGHTINGS,
+    "excluded_slots": st.frozensets(st.integers(0, 40), max_size=5),
 }
 
 
@@ -216,6 +217,7 @@ def brute_force(
     if only.identity_keys is not None:
         found = found.where(Item.identity_key.in_(only.identity_keys))
     found = found.where(Item.identity_key.not_in(only.excluded_identity_keys))
+    found = found.where(Item.slot.not_in(only.excluded_slots))
     if only.captured_after:
         found = found.where(Item.captured_at >= only.captured_after)
     if only.captured_before:
