@@ -40,6 +40,7 @@ from service.api.routes import (
     audit as audit_routes,
 )
 from service.api.routes import (
+    batch,
     enrolment,
     erasures,
     gallery,
@@ -82,6 +83,7 @@ DESCRIPTION: dict[str, Any] = {
 MAX_PARTS = {
     "/gallery": MaxParts(enrolment.MAX_IMAGES, 16),
     "/search": MaxParts(search.MAX_IMAGES, 1000),
+    "/search/batch": MaxParts(batch.MAX_IMAGES, 1),
     "/verify": MaxParts(2 * search.MAX_IMAGES, 16),
     "/models": MaxParts(1, 16),
 }
@@ -230,7 +232,7 @@ def _routes() -> list[BaseRoute]:
     """
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     strict = [Depends(refuse_unknown_fields)]
-    data = (enrolment, gallery, search, verify, identities, erasures, retention, models, jobs)
+    data = (enrolment, gallery, search, batch, verify, identities, erasures, retention, models, jobs)
     for resource in (*data, session, audit_routes):
         router.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, metrics, page):
@@ -246,6 +248,7 @@ def _document() -> dict[str, Any]:
     document_problems(app)
     document_access(app.openapi())
     document_rates(app.openapi())
+    batch.document_json(app.openapi())
     return app.openapi()
 
 
@@ -281,6 +284,7 @@ def _max_body_bytes(settings: Settings) -> dict[str, int]:
         "/gallery": max(enrolment.MAX_IMAGES * settings.max_upload_bytes, settings.max_archive_bytes)
         + 2 * MEBIBYTE,
         "/search": search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
+        "/search/batch": batch.MAX_IMAGES * settings.max_upload_bytes + 2 * MEBIBYTE,
         "/verify": 2 * search.MAX_IMAGES * settings.max_upload_bytes + MEBIBYTE,
         "/models": settings.max_checkpoint_bytes + MEBIBYTE,
     }

@@ -66,6 +66,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/session"): READ_ANY,
     ("DELETE", "/session"): Rule(None, "any", "change", None),
     ("POST", "/search"): Rule(Role.reader, "own", "search", "search"),
+    ("POST", "/search/batch"): Rule(Role.reader, "own", "search", "search"),
     ("POST", "/verify"): Rule(Role.reader, "own", "search", "verify"),
     ("POST", "/gallery"): Rule(Role.operator, "own", "enrolment", "enrol"),
     ("GET", "/gallery"): READ_OWN,

@@ -99,11 +99,59 @@ def search(
         NotReady: no network is serving yet.
         VersionDiffers: the embeddings of `query.sought` are of a version that is not searched.
     """
-    generation, parts, crops = _embed_images(serving, uploads, query.sought, check)
+    require_anybody(query.sought, has_images=bool(uploads))
+    generation, (images_ND,), crops = embed_images(serving, {"images": uploads}, check)
+    answer, told = answer_query(serving, generation, query, images_ND, [crop.sha256 for crop in crops])
+    record(told.people, **told.details)
+    return answer
+
+
+def require_anybody(sought: Sought, *, has_images: bool) -> None:
+    """Check that somebody is looked for.
+
+    Raises:
+        InvalidRequest: nobody is.
+    """
+    if not (has_images or sought.has_any):
+        reason = "give images, item_id, query_identity_id or embedding, or several of them"
+        raise InvalidRequest(Fault(("body", "images"), reason, "missing"), detail=reason)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the audit says of a search."""
+
+    people: list[Person]
+    details: dict[str, Any]
+
+
+def answer_query(
+    serving: Serving,
+    generation: Generation,
+    query: Query,
+    images_ND: NDArray[np.float32],
+    sha256s: Sequence[str],
+) -> tuple[Answer, Told]:
+    """Answer a query whose images were embedded.
+
+    Args:
+        serving: the generation that this process serves.
+        generation: the generation that has embedded the images.
+        query: how to search.
+        images_ND: the embeddings of the images, (N, D); none if the query has no image.
+        sha256s: the hashes of the images.
+
+    Returns:
+        The answer, and what the audit is to say of it.
+
+    Raises:
+        ServiceError: as for `search`.
+    """
+    parts = [Part(fuse(images_ND), query.sought.images_weight)] if len(images_ND) else []
     with metrics.DATABASE_S.time(), serving.store.read() as session:
         stored = find_stored(session, generation, query.sought, query.cameras)
         only = to_filter(session, query.among)
-        rejected = frozenset(session.scalars(_rejected_keys(stored.sha256s.union(c.sha256 for c in crops))))
+        rejected = frozenset(session.scalars(_rejected_keys(stored.sha256s.union(sha256s))))
     only = replace(
         only,
         excluded_identity_keys=only.excluded_identity_keys | rejected,
@@ -122,49 +170,29 @@ def search(
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     version, searched = generation.version, generation.replica.version
-    _record(query, crops, stored.people, matches, version, hits.num_searched)
-    return Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
+    answer = Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
+    return answer, _tell(query, sha256s, stored.people, answer)
 
 
-def _embed_images(
-    serving: Serving, uploads: Sequence[BinaryIO], sought: Sought, check: Callable[[], None]
-) -> tuple[Generation, list[Part], list[ImageInfo]]:
-    """Return the generation to search in, the uploaded part of the query, and the details of its crops."""
-    if uploads:
-        generation, (images_D,), crops = embed_people(serving, {"images": uploads}, check)
-        return generation, [Part(images_D, sought.images_weight)], crops
-    if not sought.has_any:
-        reason = "give images, item_id, query_identity_id or embedding, or several of them"
-        raise InvalidRequest(Fault(("body", "images"), reason, "missing"), detail=reason)
-    return serving.refresh(), [], []
-
-
-def _record(
-    query: Query,
-    crops: Sequence[ImageInfo],
-    sought: Sequence[Person],
-    matches: Sequence[Match],
-    version: str,
-    num_searched: int,
-) -> None:
-    """Record for the audit who was looked for, among whom, and who was found."""
+def _tell(query: Query, sha256s: Sequence[str], sought: Sequence[Person], answer: Answer) -> Told:
+    """Return for the audit who was looked for, among whom, and who was found."""
     asked = (*query.among.identity_id, *query.among.exclude_identity_id)
     named = [Person("filter", stored_form(name)[:MAX_NAME]) for name in asked]
     found = [
         Person("returned", match.identity_id, match.items[0].item_id, round(match.score, 6))
-        for match in matches
+        for match in answer.matches
     ]
-    record(
-        [*sought, *named, *found],
-        query_sha256=[crop.sha256 for crop in crops],
-        filters=filters_of(query.among),
-        top_k=query.top_k,
-        group_by=query.group_by,
-        min_score=query.min_score,
+    details = {
+        "query_sha256": list(sha256s),
+        "filters": filters_of(query.among),
+        "top_k": query.top_k,
+        "group_by": query.group_by,
+        "min_score": query.min_score,
         **_parts_of(query.sought),
-        model_version=version,
-        num_searched=num_searched,
-    )
+        "model_version": answer.model_version,
+        "num_searched": answer.num_searched,
+    }
+    return Told([*sought, *named, *found], details)
 
 
 def _parts_of(sought: Sought) -> dict[str, Any]:
@@ -174,18 +202,18 @@ def _parts_of(sought: Sought) -> dict[str, Any]:
     return weights | ({"embedding_sha256": embeddings} if embeddings else {})
 
 
-def embed_people(
-    serving: Serving, people: Mapping[str, Sequence[BinaryIO]], check: Callable[[], None] = go_on
+def embed_images(
+    serving: Serving, uploads: Mapping[str, Sequence[BinaryIO]], check: Callable[[], None] = go_on
 ) -> tuple[Generation, list[NDArray[np.float32]], list[ImageInfo]]:
     """Embed uploaded crops with the active network, and bring the index up to date.
 
     Args:
         serving: the generation that this process serves.
-        people: the form fields, each with the crops of one person.
+        uploads: the form fields, each with its crops, perhaps none.
         check: called before each step that takes long; raises an error if nobody waits for the answer.
 
     Returns:
-        The generation to search in, one mean embedding (D,) for each person, and the details of each crop.
+        The generation to search in, the embeddings (N, D) of each field, and the details of each crop.
 
     Raises:
         DecodingBusy: no memory is free to decode the images.
@@ -194,22 +222,22 @@ def embed_people(
         StorageFull: the audit has no room to keep the crops.
     """
     generation = serving.current()
-    needed = max(_needed_bytes(serving, field, uploads) for field, uploads in people.items())
+    needed = max(_needed_bytes(serving, field, crops) for field, crops in uploads.items())
     while True:
-        crops: list[ImageInfo] = []
-        fused = []
+        infos: list[ImageInfo] = []
+        embedded = []
         with serving.store.decoding.claim(needed):
-            for field, uploads in people.items():
+            for field, crops in uploads.items():
                 with _naming(field), serving.priority.search():
-                    images = decode_uploads(uploads, serving.limits, check)
-                    embeddings_ND, infos = embed_in_batches(generation.embedder, images, check=check)
-                fused.append(fuse(embeddings_ND))
-                crops += infos
+                    images = decode_uploads(crops, serving.limits, check)
+                    embeddings_ND, found = embed_in_batches(generation.embedder, images, check=check)
+                embedded.append(embeddings_ND)
+                infos += found
         with metrics.DATABASE_S.time():
             active = serving.refresh()
         if active.embedder is generation.embedder:
-            keep_queries(serving.store, chain.from_iterable(people.values()))
-            return active, fused, crops
+            keep_queries(serving.store, chain.from_iterable(uploads.values()))
+            return active, embedded, infos
         generation = active
 
 

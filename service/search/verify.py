@@ -16,7 +16,7 @@ from service.gallery.conditions import of_cameras
 from service.gallery.items import find_identity
 from service.keys.callers import Cameras
 from service.search.ranking import fuse
-from service.search.search import embed_people
+from service.search.search import embed_images
 from service.serving.serving import Serving
 from service.serving.thresholds import Thresholds
 from service.store.tables import Embedding, Item
@@ -50,11 +50,11 @@ def verify_crops(
         ImageError: one of the images is refused.
         NotReady: no network is serving yet.
     """
-    generation, (one_D, other_D), crops = embed_people(
+    generation, (one_ND, other_ND), crops = embed_images(
         serving, {"images": uploads, "other_images": others}, check
     )
     record(query_sha256=[crop.sha256 for crop in crops], model_version=generation.version)
-    return Verified(generation.version, _cosine(one_D, other_D), generation.thresholds)
+    return Verified(generation.version, _cosine(fuse(one_ND), fuse(other_ND)), generation.thresholds)
 
 
 def verify_identity(
@@ -84,14 +84,14 @@ def verify_identity(
     """
     with serving.store.read() as session:
         find_identity(session, identity_id, cameras)
-    generation, (query_D,), crops = embed_people(serving, {"images": uploads}, check)
+    generation, (images_ND,), crops = embed_images(serving, {"images": uploads}, check)
     with metrics.DATABASE_S.time(), serving.store.read() as session:
         identity = find_identity(session, identity_id, cameras)
         items_ND = _embeddings(session, identity.key, generation.replica.version, cameras)
     if not len(items_ND):
         fault = Fault(("body", "identity_id"), "has no items")
         raise InvalidRequest(fault, detail=f"identity {identity_id[:64]!r} has no items to compare with")
-    score = _cosine(query_D, fuse(items_ND))
+    score = _cosine(fuse(images_ND), fuse(items_ND))
     record(
         [Person("returned", identity.id, None, round(score, 6))],
         query_sha256=[crop.sha256 for crop in crops],

@@ -121,22 +121,28 @@ async def refuse_unknown_fields(request: Request) -> None:
     operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
     parameters = [one["name"] for one in operation.get("parameters", []) if one["in"] == "query"]
     faults = _unknown("query", request.query_params, parameters)
-    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
-    if form is not None:
+    content = operation.get("requestBody", {}).get("content", {})
+    form = content.get("multipart/form-data")
+    is_of_other_kind = kind_of(request) in content.keys() - {"multipart/form-data"}
+    if form is not None and not is_of_other_kind:
         schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
         fields, known = await request.form(), schema["properties"]
-        _require_form(request.headers.get("content-type", ""), has_known=not known.keys().isdisjoint(fields))
+        _require_form(kind_of(request), has_known=not known.keys().isdisjoint(fields))
         faults += _unknown("body", fields, known)
     if faults:
         raise InvalidRequest(*faults, detail="; ".join(fault.msg for fault in faults[:NUM_SUMMARISED]))
 
 
-def _require_form(content_type: str, *, has_known: bool) -> None:
+def kind_of(request: Request) -> str:
+    """Return the type of the body of a request, without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _require_form(kind: str, *, has_known: bool) -> None:
     """Refuse a body that has another type than a form, because its fields would all count as missing.
 
     `curl --data-binary @crop.jpg` calls an image a urlencoded form, whose one field no endpoint knows.
     """
-    kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("", "multipart/form-data") and not has_known:
         reason = f"the body is {kind[:MAX_SHOWN]}; send its fields as a form, multipart/form-data"
         raise InvalidRequest(Fault(("header", "content-type"), reason), detail=reason)
