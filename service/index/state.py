@@ -6,6 +6,7 @@ Shape suffixes: D dimensions of an embedding.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -33,12 +34,14 @@ class Hits:
             items makes each item a group of its own.
         scores: (H,) inner products with the query, descending.
         num_searched: how many items passed the filter.
+        num_identities: how many identities these items are of.
     """
 
     slots: Ints
     group_keys: Ints
     scores: Floats
     num_searched: int
+    num_identities: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class State:
     def kind(self) -> Literal["exact", AnnKind]:
         """Return the kind of index."""
         return "exact" if self.ann is None else self.ann.kind
+
+    @cached_property
+    def num_identities(self) -> int:
+        """Return how many identities the items that are not deleted are of; counted once in each state."""
+        return self._count_identities(self.columns.is_alive)
 
     def topk(self, query_1D: Floats, k: int, mask: Mask) -> Hits:
         """Find the k best marked items, and all items that tie with the k-th."""
@@ -136,7 +144,16 @@ class State:
         return rows, scores, groups
 
     def _hits(self, rows: Ints, scores: Floats, groups: Ints, mask: Mask) -> Hits:
-        return Hits(self.columns.slots[rows], groups, scores, int(np.count_nonzero(mask)))
+        num = int(np.count_nonzero(mask))
+        has_all = num == len(self.columns) - self.num_dead
+        num_identities = self.num_identities if has_all else self._count_identities(mask)
+        return Hits(self.columns.slots[rows], groups, scores, num, num_identities)
+
+    def _count_identities(self, mask: Mask) -> int:
+        identities = self.columns.identities
+        is_there = np.zeros(len(identities.values), np.bool_)
+        is_there[identities.codes[mask]] = True
+        return int(np.count_nonzero(is_there))
 
 
 def _topk_of_each_group(groups: Ints, scores: Floats, k: int) -> Mask:

@@ -290,11 +290,12 @@ def test_every_filter_and_grouping_answers_as_brute_force_over_sql(
     assert sorted(items.slots.tolist()) == sorted(row[1] for row in twin)
     assert items.scores == pytest.approx([row[0] for row in twin], abs=1e-5)
     assert items.num_searched == len(twin)
+    assert items.num_identities == len({row[2] for row in twin})
     groupings: tuple[Grouping, ...] = ("identity", "track", "camera")
     for by in groupings:
         hits = index.search_groups(query_D, k, items_each, only, by)
         assert by_group(hits) == expected_groups(twin, by, k, items_each)
-        assert hits.num_searched == len(twin)
+        assert (hits.num_searched, hits.num_identities) == (len(twin), items.num_identities)
 
 
 def is_meant(entry: Entry, among: Selection) -> bool:
