@@ -119,7 +119,7 @@ class PairScores:
     def verification(self) -> dict[str, Any]:
         """Return thresholds with their hit rates, and the calibration, as a card or an evaluation holds them.
 
-        ``model.card.Verification`` describes the fields. Its field ``data`` is left to the caller.
+        ``model.verification.Verification`` describes the fields. Its field ``data`` is left to the caller.
         """
         calibration = self.calibrate()
         found = [(rate, self.threshold(rate)) for rate in KEPT_RATES]

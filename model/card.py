@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -19,11 +19,12 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
 
+from model.card_text import STRICT, Name, Text
 from model.errors import CheckpointError
 from model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Color
+from model.verification import MAX_IDENTITIES, Verification
 
 FOREIGN = "openvino"
 """The architecture of a foreign network, which OpenVINO runs and torch does not."""
@@ -31,21 +32,15 @@ FOREIGN = "openvino"
 MAX_CARD_LENGTH = 1 << 18
 """Characters. A longer card is not parsed, because a card of 700,000 unknown fields took 3.4 s and 650 MB."""
 
-MAX_TEXT = 1_000
-"""Characters of a description, such as the recipe."""
-
-MAX_NAME = 64
 MAX_METRICS = 100
 MAX_METRIC = 1e9
 MAX_SCALE = 1e6
 """The largest mean or standard deviation; the reciprocal of the smallest standard deviation."""
 
 MAX_SIDE = 1024
-MAX_IDENTITIES = 1 << 30
 MAX_DIMENSIONS = 1 << 26
 NUM_PROBLEMS_TOLD = 3
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
 _WORDS = {
     "json_invalid": "is no JSON that can be read",
     "missing": "is missing",
@@ -55,79 +50,9 @@ _WORDS = {
 _OPENING = re.compile("^((Dictionary|Input|List|String|Tuple) should|Value error, must) ")
 """How pydantic begins a message."""
 
-
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and halves of surrogate pairs, which neither a database nor an answer can hold."""
-
-
-def _check_text(text: str) -> str:
-    if _UNFIT.search(text):
-        raise ValueError("must be text without control characters and lone surrogates")
-    return text
-
-
-def to_text(text: str) -> str:
-    """Return a text, such as the name of a file, as a card can hold it.
-
-    >>> to_text("network" + chr(10) + ".onnx")
-    'network?.onnx'
-    """
-    return _UNFIT.sub("?", text)[:MAX_TEXT]
-
-
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
-Name = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_check_text)]
 Metric = Annotated[float, Field(ge=-MAX_METRIC, le=MAX_METRIC, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-
-
-class ThresholdRow(BaseModel):
-    """A threshold on the cosine, and the error rates that were measured for it.
-
-    Args:
-        fmr: fraction of the pairs of different people at or above the threshold (false-match rate).
-        cosine: the threshold.
-        hit_rate: fraction of the pairs of one person at or above the threshold.
-    """
-
-    model_config = _STRICT
-
-    fmr: Annotated[float, Field(ge=1e-12, le=1)]
-    cosine: Annotated[float, Field(ge=-1, le=1.01)]
-    hit_rate: Annotated[float, Field(ge=0, le=1)]
-
-
-class LogisticCurve(BaseModel):
-    """The probability that a pair shows one person, 1 / (1 + exp(-(slope * cosine + intercept)))."""
-
-    model_config = _STRICT
-
-    slope: Annotated[float, Field(ge=0, le=1e6)]
-    intercept: Annotated[float, Field(ge=-1e6, le=1e6)]
-
-
-class Verification(BaseModel):
-    """Thresholds and calibration, as ``PairScores.verification`` returns them.
-
-    Args:
-        thresholds: 1 to 100 rows; the cosine rises as ``fmr`` falls.
-        calibration: from a cosine to a probability.
-        data: the images that all this was measured on, in words.
-    """
-
-    model_config = _STRICT
-
-    thresholds: Annotated[list[ThresholdRow], Field(min_length=1, max_length=100)]
-    calibration: LogisticCurve
-    data: Text
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        cosines = [row.cosine for row in sorted(self.thresholds, key=lambda row: -row.fmr)]
-        if cosines != sorted(cosines) or len({row.fmr for row in self.thresholds}) < len(self.thresholds):
-            raise ValueError("must have thresholds that rise as fmr falls, and no fmr twice")
-        return self
 
 
 class Compatibility(BaseModel):
@@ -142,7 +67,7 @@ class Compatibility(BaseModel):
         is_strict: both results of the new network are better than those of the old version.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
 
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     rank1_cross: Percent
@@ -210,7 +135,7 @@ class Card:
         created: date and time in UTC, RFC 3339.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     architecture: Name
     height: Side

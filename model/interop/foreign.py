@@ -8,7 +8,8 @@ import openvino
 from openvino import Layout, PartialShape, opset8
 from openvino.preprocess import PrePostProcessor
 
-from model.card import FOREIGN, Card, to_text
+from model.card import FOREIGN, Card
+from model.card_text import to_text
 from model.checkpoint import MAX_CHECKPOINT_BYTES, load_checkpoint, save_foreign
 from model.embedder import Embedder
 from model.errors import CheckpointError

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from model.architectures import build_network, without_weights
-from model.card import Card, to_text
+from model.card import Card
+from model.card_text import to_text
 from model.checkpoint import make_network, save_checkpoint, shape_problems
 from model.errors import CheckpointError
 from model.files import describe_file

@@ -29,7 +29,18 @@ from model.errors import CheckpointError
 from model.layers import ReidNetwork
 
 ROW = {"fmr": 1e-2, "cosine": 0.4, "hit_rate": 0.9}
-VERIFICATION = {"thresholds": [ROW], "calibration": {"slope": 9.5, "intercept": -4}, "data": "made up"}
+VERIFICATION: dict[str, Any] = {
+    "thresholds": [ROW],
+    "calibration": {"slope": 9.5, "intercept": -4},
+    "data": "made up",
+}
+STRANGERS: dict[str, Any] = {
+    "num_identities": 60,
+    "num_pairs": 20_000,
+    "rates": [{"rate": rate, "cosine": 0.4 - rate} for rate in (0.3, 0.1, 0.03)],
+    "data": "made up",
+}
+FALLING = [{**row, "cosine": row["rate"]} for row in STRANGERS["rates"]]
 CARD = Card(
     architecture="tiny",
     height=64,
@@ -191,6 +202,15 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         (
             {"verification": {**VERIFICATION, "calibration": {"slope": True, "intercept": 0}}},
             "slope must be a valid number",
+        ),
+        ({"verification": {**VERIFICATION, "strangers": {}}}, "strangers.num_identities is missing"),
+        (
+            {"verification": {**VERIFICATION, "strangers": {**STRANGERS, "rates": STRANGERS["rates"][:2]}}},
+            "rates must have at least 3 items",
+        ),
+        (
+            {"verification": {**VERIFICATION, "strangers": {**STRANGERS, "rates": FALLING}}},
+            "cosines that never fall as rate falls",
         ),
         ({"height": 128}, "does not fit its card"),
         ({"architecture": "resnet50", "embedding_size": 2048}, "is missing.*and .* more"),

@@ -8,15 +8,17 @@ import numpy as np
 
 from model.calibration import QUANTILES, PairScores
 from model.embedder import Embedder, normalise_rows
+from model.strangers import StrangerRates
 from training.data.datasets import ReidDataset, Sample
 from training.engine.embedding import embed_samples
 from training.metrics.ranking import Ints, evaluate_embeddings, evaluate_rows
 from training.metrics.reranking import rerank_embeddings
-from training.metrics.verification import FALSE_MATCH_RATES, score_pairs
+from training.metrics.verification import FALSE_MATCH_RATES, count_strangers, score_pairs
 from training.weights.foreign import Floats
 
 Pairs = dict[str, list[dict[str, float]]]
-"""The keys are ``thresholds``, one for each of FALSE_MATCH_RATES, and ``quantiles`` of the cosines."""
+"""The keys are ``thresholds``, one for each of FALSE_MATCH_RATES, ``quantiles`` of the cosines, and the rates
+of ``strangers``, unless there are too few people."""
 
 
 class EmbeddedSplits(NamedTuple):
@@ -102,6 +104,8 @@ def evaluate_splits(
 def evaluate_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
     """Return false matches and misses by threshold on the cosine, as fractions, and quantiles of the cosines.
 
+    Beside them are the rates of strangers, if there are enough people.
+
     Raises:
         ValueError: as for `score_test_pairs`.
     """
@@ -112,7 +116,9 @@ def evaluate_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> Pairs:
         {"quantile": quantile, "same": same, "different": different}
         for quantile, same, different in zip(QUANTILES, *columns.values(), strict=True)
     ]
-    return {"thresholds": thresholds, "quantiles": quantiles}
+    strangers = count_test_strangers(embeddings, dataset)
+    counted = {"strangers": strangers.to_dict()["rates"]} if strangers else {}
+    return {"thresholds": thresholds, "quantiles": quantiles, **counted}
 
 
 def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairScores:
@@ -123,6 +129,12 @@ def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairSc
     """
     (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
     return score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
+
+
+def count_test_strangers(embeddings: EmbeddedSplits, dataset: ReidDataset) -> StrangerRates | None:
+    """Count how often a stranger of the gallery scores as high, by `count_strangers`."""
+    (q_pids, _), (g_pids, _) = _labels(dataset.query), _labels(dataset.gallery)
+    return count_strangers(*embeddings, q_pids, g_pids)
 
 
 def _labels(samples: tuple[Sample, ...]) -> tuple[Ints, Ints]:

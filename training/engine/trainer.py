@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch.utils.data import DataLoader
 
 from model.architectures import build_network
-from model.card import Card, to_text
+from model.card import Card
+from model.card_text import to_text
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.embedder import Embedder
 from model.files import write_atomically
