@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from model.calibration import BINS_A_UNIT, NUM_BINS, Ints, cosine_bins
 
-RATES = (0.99, 0.9, 0.7, 0.5, *(digit / 10**power for power in range(1, 8) for digit in (3, 1)))
+STEPS = (10, 5.6, 3.2, 1.8)
+"""Four steps to each power of ten."""
+
+RATES = (0.99, 0.9, 0.7, 0.5, 0.3, *(float(f"{step}e-{power}") for power in range(2, 9) for step in STEPS))
 """The rates whose cosines are kept, as far as pairs were counted."""
 
 MIN_PAIRS = 100
@@ -29,7 +32,7 @@ MIN_IDENTITIES = 50
 MAX_LOWEST_RATE = 1e-2
 """Rates must be counted down to this one, because the line beyond them follows the tail, not the bulk."""
 
-ROWS_OF_SLOPE = 3
+ROWS_OF_SLOPE = 5
 """The line beyond the counted rates goes through the last of so many rows: one power of ten."""
 
 
@@ -38,8 +41,8 @@ class StrangerRates:
     """The stranger rate of each cosine, from the cosines of some rates.
 
     Between two kept rates the logarithm of the rate is linear in the cosine. Beyond the lowest kept rate it
-    goes on along a line with the slope of the last power of ten, because the tail is an exponential one: see
-    docs/decisions/089-expected-strangers.md.
+    goes on along a line with the slope of the last power of ten, because the tail is an exponential one: the
+    decision about strangers in docs/decisions/ compares this with fits of a generalised Pareto tail.
 
     Args:
         rates: three or more, falling, each above 0 and at most 1.
@@ -108,9 +111,9 @@ class StrangerRates:
         logs, cosines = np.log(self.rates), np.array(self.cosines)
         places_B = np.arange(NUM_BINS) / BINS_A_UNIT - 1
         logs_B = np.interp(places_B, cosines, logs)
-        rise = cosines[-1] - cosines[-ROWS_OF_SLOPE]
+        rise = cosines[-1] - cosines[-ROWS_OF_SLOPE:][0]
         if rise > 0:
-            slope = (logs[-1] - logs[-ROWS_OF_SLOPE]) / rise
+            slope = (logs[-1] - logs[-ROWS_OF_SLOPE:][0]) / rise
             logs_B += slope * np.maximum(places_B - cosines[-1], 0)
         rates_B: NDArray[np.float64] = np.minimum.accumulate(np.exp(logs_B))
         return rates_B

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -24,6 +24,18 @@ ALLOWED_HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*\.?|\[?[0-9a-f.]*:[0-9a-f
 ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 Days = Annotated[float, Field(gt=0, le=100_000)]
+ExpectedStrangers = Annotated[float, Field(gt=0, le=1_000)]
+
+
+def at_least(other: str) -> AfterValidator:
+    """Check that a setting is not below another one, which stands before it."""
+
+    def check(value: float, info: ValidationInfo) -> float:
+        if value < info.data.get(other, value):
+            raise ValueError(f"must be at least REID_{other.upper()}, which is {info.data[other]:g}")
+        return value
+
+    return AfterValidator(check)
 
 
 def from_json(value: object) -> object:

@@ -13,8 +13,10 @@ from service.errors import BadSettings
 from service.errors.requests import reason_of
 from service.setting_types import (
     Days,
+    ExpectedStrangers,
     Folder,
     Rate,
+    at_least,
     from_commas,
     from_json,
     in_one_form,
@@ -138,7 +140,14 @@ class Settings(BaseSettings):
         default=1e-3,
         ge=1e-4,
         le=1e-1,
-        description="Share of pairs of different people that may count as a match.",
+        description="Share of pairs of different people that /verify may call a match.",
+    )
+    match_strangers: ExpectedStrangers = Field(
+        default=0.05,
+        description="A search calls a score a match if fewer strangers than this are expected.",
+    )
+    unsure_strangers: Annotated[ExpectedStrangers, at_least("match_strangers")] = Field(
+        default=1.0, description="A search calls a score unsure if fewer strangers than this are expected."
     )
     max_checkpoint_bytes: int = Field(
         default=512 * MEBIBYTE, ge=1, description="Most bytes of a posted checkpoint."

@@ -21,6 +21,13 @@ SECONDS_BETWEEN_LINES = 5.0
 TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of a text. One in a name could make a line look different."""
 
+CALIBRATIONS = {
+    "evaluation": "strangers expected by chance, counted on people of this gallery",
+    "card": "strangers expected by chance, by the network's card",
+    "none": "no decisions: the network is not calibrated for searches; evaluate it with reid models evaluate",
+}
+"""What the decisions of a search go by."""
+
 OnProgress = Callable[[int, int], None]
 """Shows progress; called with how many items or crops are done, and how many there are."""
 
@@ -145,34 +152,38 @@ def print_more(num: int) -> None:
 
 
 def print_matches(answer: SearchAnswer) -> None:
-    """Print the answer of a search as a table; the camera and time of a match are those of its best item."""
+    """Print the answer of a search as a table; the camera and time of a match are those of its best item.
+
+    The column `strangers` has how many other people of those searched would score as high by chance.
+    """
     if not answer["matches"]:
         print_line(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
         return
-    table = new_table("rank", "identity", "score", "decision", "camera", "time", "items")
+    table = new_table("rank", "identity", "decision", "strangers", "score", "camera", "time", "items")
     for match in answer["matches"]:
         best = match["items"][0]
         seen = (best["camera_id"] or "", best["captured_at"] or "")
         table.add_row(
             str(match["rank"]),
             match["identity_id"],
-            f"{match['score']:.4f}",
             match["decision"] or "",
+            "" if match["expected_strangers"] is None else f"{match['expected_strangers']:.2g}",
+            f"{match['score']:.4f}",
             *seen,
             str(len(match["items"])),
         )
     out.print(table)
-    print_line(
-        out,
-        f"{answer['num_searched']} searched in {answer['took_ms']:.1f} ms, model {answer['model_version']}",
-    )
+    among = f"{answer['num_searched']} items of {answer['num_identities']} people"
+    print_line(out, f"{among} searched in {answer['took_ms']:.1f} ms, model {answer['model_version']}")
+    print_line(out, CALIBRATIONS[answer["calibration"]["source"]])
 
 
 def print_verification(answer: VerifyAnswer) -> None:
     """Print the answer of a verification as one line."""
     decision = answer["decision"] or "no decision, the model version has no thresholds"
-    chance = "" if answer["probability"] is None else f", probability {answer['probability']:.4f}"
-    print_line(out, f"{decision}: score {answer['score']:.4f}{chance}, model {answer['model_version']}")
+    chance = answer["probability_even_prior"]
+    likely = "" if chance is None else f", probability {chance:.4f} at even odds"
+    print_line(out, f"{decision}: score {answer['score']:.4f}{likely}, model {answer['model_version']}")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:

@@ -56,6 +56,18 @@ class Thresholds(TypedDict):
     source: str
 
 
+class SearchCalibration(TypedDict):
+    """What the expected strangers were counted on, and the numbers of them that decide.
+
+    `source` is "evaluation" (`num_people` people of this gallery), "card" of the network, or "none".
+    """
+
+    source: str
+    num_people: int | None
+    match_below: float
+    unsure_below: float
+
+
 class MatchedItem(TypedDict):
     """An item of a match; `score` is its cosine similarity with the query."""
 
@@ -68,25 +80,30 @@ class MatchedItem(TypedDict):
 
 
 class Match(TypedDict):
-    """An identity, track, camera or item that a search found, with its best items, best first."""
+    """An identity, track, camera or item that a search found, with its best items, best first.
+
+    `expected_strangers` is how many other people of those searched would score as high by chance.
+    """
 
     rank: int
     identity_id: str
     score: float
+    expected_strangers: float | None
     decision: Decision | None
-    probability: float | None
+    probability_even_prior: float | None
     items: list[MatchedItem]
 
 
 class SearchAnswer(TypedDict):
-    """The matches, best first. `num_searched` items passed the filters."""
+    """The matches, best first. `num_searched` items of `num_identities` people passed the filters."""
 
     request_id: str
     model_version: str
     gallery_version: str
     num_searched: int
+    num_identities: int
     took_ms: float
-    thresholds: Thresholds
+    calibration: SearchCalibration
     matches: list[Match]
 
 
@@ -97,7 +114,7 @@ class VerifyAnswer(TypedDict):
     model_version: str
     score: float
     decision: Decision | None
-    probability: float | None
+    probability_even_prior: float | None
     thresholds: Thresholds
 
 

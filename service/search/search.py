@@ -26,6 +26,7 @@ from service.search.sought import NOBODY, WEIGHTS, Part, Sought, find_stored, mi
 from service.serving.embedding import embed_in_batches, peak_bytes
 from service.serving.generation import Generation
 from service.serving.serving import Serving
+from service.serving.strangers import Strangers
 from service.serving.thresholds import Thresholds
 from service.store.tables import Item, Rejection
 from service.uploads.requests import decode_uploads, go_on, read_headers
@@ -66,7 +67,9 @@ class Answer:
         model_version: the version that embedded the query.
         gallery_version: the version whose embeddings were searched.
         num_searched: how many items passed the filter.
-        thresholds: the thresholds that turn a score into a decision.
+        num_identities: how many identities these items are of.
+        strangers: what turns a score into expected strangers and a decision.
+        thresholds: what turns a score into a probability.
         matches: the matches, best first.
         items: the database row of each item in the matches, by item id.
     """
@@ -74,6 +77,8 @@ class Answer:
     model_version: str
     gallery_version: str
     num_searched: int
+    num_identities: int
+    strangers: Strangers
     thresholds: Thresholds
     matches: list[Match]
     items: dict[str, Item]
@@ -170,7 +175,8 @@ def answer_query(
     shown = {scored.item_id for match in matches for scored in match.items}
     items = {item.id: item for item in rows.values() if item.id in shown}
     version, searched = generation.version, generation.replica.version
-    answer = Answer(version, searched, hits.num_searched, generation.thresholds, matches, items)
+    counts, thresholds = (hits.num_searched, hits.num_identities), generation.thresholds
+    answer = Answer(version, searched, *counts, thresholds.strangers, thresholds, matches, items)
     return answer, _tell(query, sha256s, stored.people, answer)
 
 

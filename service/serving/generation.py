@@ -16,7 +16,7 @@ class Generation:
     Attributes:
         embedder: the network that embeds queries.
         replica: the index, and the number of the last change that it has seen.
-        thresholds: the thresholds of `embedder`, which turn a score into a decision.
+        thresholds: what the scores of `embedder` mean: in a verification, and in a search.
         gallery_embedder: the network whose embeddings are in the index. It is `embedder` itself, except while
             a compatible version embeds queries and the index still holds embeddings of the version before.
     """

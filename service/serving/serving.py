@@ -142,8 +142,8 @@ class Serving:
 
     def _follow_evaluation(self, generation: Generation, session: Session) -> Generation:
         """Take over the thresholds of a new evaluation of the version in service."""
-        target_fmr = self.store.settings.target_fmr
-        evaluated = replace(generation, thresholds=find_thresholds(session, generation.version, target_fmr))
+        thresholds = find_thresholds(session, generation.version, self.store.settings)
+        evaluated = replace(generation, thresholds=thresholds)
         with self._swap:
             if self._generation is generation:
                 self._generation = evaluated
@@ -181,7 +181,7 @@ class Serving:
         gallery_embedder = embedders[active.gallery_version]
         with self.store.read() as session:
             replica = self.load_replica(session, gallery_embedder)
-            thresholds = find_thresholds(session, active.version, self.store.settings.target_fmr)
+            thresholds = find_thresholds(session, active.version, self.store.settings)
         return Generation(embedders[active.version], replica, thresholds, gallery_embedder)
 
     def load_replica(self, session: Session, embedder: Embedder) -> Replica:

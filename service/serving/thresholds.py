@@ -1,6 +1,7 @@
-"""Thresholds of a model version, by which a score is a match, unsure or unknown.
+"""Thresholds of a model version, by which `/verify` calls a score a match, unsure or unknown.
 
-The thresholds come from the newest evaluation of the version on this gallery, or else from the card of the
+A verification asks about one pair. A search asks about many people, and goes by `strangers.py`. The
+thresholds come from the newest evaluation of the version on this gallery, or else from the card of the
 version. The evaluation is preferred because the false-match rate of a threshold differs from site to site
 (see model/weights/MODEL_CARD.md).
 """
@@ -8,9 +9,9 @@ version. The evaluation is preferred because the false-match rate of a threshold
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select
@@ -19,6 +20,8 @@ from sqlalchemy.orm import Session
 from model.calibration import Calibration
 from model.card import salvage_card
 from model.checkpoint import DEFAULT_CHECKPOINT
+from service.serving.strangers import Decision, Source, Strangers, strangers_of
+from service.settings import Settings
 from service.store.tables import Model
 
 SHIPPED = DEFAULT_CHECKPOINT.with_name("verification.json")
@@ -29,9 +32,6 @@ UNSURE_FACTOR = 10
 
 MIN_FALSE_MATCHES = 10
 """An evaluation is used if at least this many of its pairs of different people match at the target rate."""
-
-Decision = Literal["match", "unsure", "unknown"]
-Source = Literal["evaluation", "card", "none"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Thresholds:
         source: where the thresholds come from.
         calibration: turns a score into a probability.
         evaluated_at: time of the newest evaluation of the version, even if that is not the source.
+        strangers: what decides a search.
     """
 
     match: float | None = None
@@ -51,6 +52,7 @@ class Thresholds:
     source: Source = "none"
     calibration: Calibration | None = None
     evaluated_at: str | None = None
+    strangers: Strangers = field(default_factory=Strangers)
 
     def decide(self, score: float) -> Decision | None:
         """Return the decision for a score, or None if no threshold is known.
@@ -71,12 +73,16 @@ class Thresholds:
         return {"match": self.match, "unsure": self.unsure, "source": self.source}
 
 
-def find_thresholds(session: Session, version: str, target_fmr: float) -> Thresholds:
-    """Return the thresholds of a registered version for the false-match rate `target_fmr`."""
+def find_thresholds(session: Session, version: str, settings: Settings) -> Thresholds:
+    """Return the thresholds of a registered version, and what decides its searches, by the settings."""
     statement = select(Model.card, Model.evaluation).where(Model.version == version)
     card, evaluation = session.execute(statement).one()
     usable, _ = salvage_card(card, version)
-    return thresholds_of(version, usable.to_dict() if usable else {}, evaluation, target_fmr)
+    known = usable.to_dict() if usable else {}
+    strangers = strangers_of(
+        _verification(version, known), evaluation, settings.match_strangers, settings.unsure_strangers
+    )
+    return replace(thresholds_of(version, known, evaluation, settings.target_fmr), strangers=strangers)
 
 
 def thresholds_of(
@@ -97,7 +103,7 @@ def thresholds_of(
     evaluated_at = None if evaluation is None else str(evaluation["evaluated_at"])
     if evaluation and evaluation["num_different_pairs"] * target_fmr >= MIN_FALSE_MATCHES:
         return _thresholds(evaluation, "evaluation", target_fmr, evaluated_at)
-    if found := card.get("verification") or _shipped().get(version):
+    if found := _verification(version, card):
         return _thresholds(found, "card", target_fmr, evaluated_at)
     return Thresholds(evaluated_at=evaluated_at)
 
@@ -118,6 +124,11 @@ def _threshold(verification: Mapping[str, Any], fmr: float) -> float:
     rows = sorted(verification["thresholds"], key=lambda row: float(row["fmr"]))
     logs, cosines = [math.log(row["fmr"]) for row in rows], [row["cosine"] for row in rows]
     return round(float(np.interp(math.log(fmr), logs, cosines)), 4)
+
+
+def _verification(version: str, card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the field `verification` of a card, or of the file beside the shipped checkpoint."""
+    return card.get("verification") or _shipped().get(version)
 
 
 @cache

@@ -114,7 +114,7 @@ def _switch_queries(serving: Serving, job_id: str, embedder: Embedder, current: 
         with serving.store.change() as change:
             require_running(change.session, job_id)
             mark_active(change, embedder.version, gallery_embedder.version)
-            thresholds = find_thresholds(change.session, embedder.version, serving.store.settings.target_fmr)
+            thresholds = find_thresholds(change.session, embedder.version, serving.store.settings)
         serving.replace(Generation(embedder, current.replica, thresholds, gallery_embedder))
     logger.info("queries are embedded by a compatible network", model_version=embedder.version)
 
@@ -219,9 +219,7 @@ class _Activation:
                 with self._store.change() as change:
                     started_s = time.monotonic()
                     result = self._switch(change, replica)
-                    thresholds = find_thresholds(
-                        change.session, self._version, self._store.settings.target_fmr
-                    )
+                    thresholds = find_thresholds(change.session, self._version, self._store.settings)
                 self._serving.replace(Generation(self._embedder, replica, thresholds, self._embedder))
                 held_s = time.monotonic() - started_s
         logger.info(

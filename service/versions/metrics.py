@@ -23,6 +23,7 @@ from model.retrieval import (
     rank_matches,
     unit_rows,
 )
+from model.strangers import BestOfStrangers, StrangerRates
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -53,6 +54,7 @@ class EvaluationResult:
         average_precisions: (Q,), from 0 to 1; the mean is mAP.
         inverse_penalties: (Q,), from 0 to 1; the mean is mINP.
         scores: the cosines of all pairs of a query and an item of its gallery.
+        strangers: how often a stranger scores as high, or None if there are too few people to say.
         num_gallery: how many items were searched.
     """
 
@@ -61,6 +63,7 @@ class EvaluationResult:
     average_precisions: Floats
     inverse_penalties: Floats
     scores: PairScores
+    strangers: StrangerRates | None
     num_gallery: int
 
     def metrics(self) -> dict[str, float]:
@@ -74,7 +77,7 @@ class EvaluationResult:
         return {name: round(100 * float(np.mean(column)), 3) for name, column in columns.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts, metrics, quantiles and thresholds, ready for JSON."""
+        """Return counts, metrics, quantiles, thresholds and rates of strangers, ready for JSON."""
         quantiles = {
             kind: {str(quantile): cosine for quantile, cosine in zip(QUANTILES, cosines, strict=True)}
             for kind, cosines in self.scores.quantiles().items()
@@ -88,6 +91,7 @@ class EvaluationResult:
             **self.metrics(),
             **quantiles,
             **self.scores.verification(),
+            "strangers": self.strangers.to_dict() if self.strangers else None,
         }
 
 
@@ -178,8 +182,8 @@ def evaluate(
     queries = queries[draw_identities(identity_keys[queries], max_queries)]
     if not len(queries) or (identity_keys == identity_keys[0]).all():
         raise ValueError("there is no query with a match, or only one identity")
-    labels = LabelledGallery(identity_keys, viewpoints)
-    same, different = np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS, np.int64)
+    labels, best_of_strangers = LabelledGallery(identity_keys, viewpoints), BestOfStrangers(identity_keys)
+    same, different, strangers = (np.zeros(NUM_BINS, np.int64) for _ in range(3))
     found: list[tuple[int, float, float]] = []
     chunk = max(1, CHUNK_SCORES // len(gallery_ND))
     for start in range(0, len(queries), chunk):
@@ -189,6 +193,7 @@ def evaluate(
         pairs = count_pairs(scores_CN, splits)
         same += pairs.same
         different += pairs.different
+        strangers += best_of_strangers.count(scores_CN, identity_keys[rows])
         distances_CN = np.negative(scores_CN, out=scores_CN)
         found += map(_evaluate_query, distances_CN, splits)
         on_progress(len(found))
@@ -199,6 +204,7 @@ def evaluate(
         average_precisions=np.array(precisions),
         inverse_penalties=np.array(penalties),
         scores=PairScores(same, different),
+        strangers=StrangerRates.count(strangers, len(np.unique(identity_keys[queries]))),
         num_gallery=len(gallery_ND),
     )
 

@@ -36,7 +36,9 @@ name = {PERSIAN!a}
 structlog.get_logger("x").warning(name, name=name)
 item = {{"camera_id": name, "captured_at": None}}
 match = {{"rank": 1, "identity_id": name * 9, "score": 0.5, "decision": None, "items": [item]}}
-terminal.print_matches({{"matches": [match], "num_searched": 1, "took_ms": 1.0, "model_version": "x"}})
+match["expected_strangers"] = None
+found = {{"num_searched": 1, "num_identities": 1, "took_ms": 1.0, "model_version": "x"}}
+terminal.print_matches({{"matches": [match], "calibration": {{"source": "none"}}, **found}})
 terminal.print_line(terminal.out, name + " \\u2192 \\u201cx\\u201d \\u2713")
 with terminal.progress_bar() as on_progress:
     on_progress(1, 2)

@@ -8,7 +8,7 @@ from service.api.schemas.gallery import image_url
 from service.search.ranking import Match
 from service.search.search import Answer
 from service.search.verify import Verified
-from service.serving.thresholds import Decision, Source
+from service.serving.strangers import Decision, Source, Strangers
 
 
 class MatchedItem(BaseModel):
@@ -23,13 +23,20 @@ class MatchedItem(BaseModel):
 
 
 class RankedMatch(BaseModel):
-    """A match: an identity, track, camera or item; `identity_id` and `score` are those of its best item."""
+    """A match: an identity, track, camera or item; `identity_id` and `score` are those of its best item.
+
+    `expected_strangers` is how many other people of those searched would score as high by chance, and
+    `decision` follows from it. Both are null if the model version has no calibration for searches.
+    `probability_even_prior` is the calibrated chance that two crops show the same person, if half of all
+    pairs did. It does not depend on how many people are searched.
+    """
 
     rank: int
     identity_id: str
     score: float
+    expected_strangers: float | None
     decision: Decision | None
-    probability: float | None
+    probability_even_prior: float | None
     items: list[MatchedItem]
 
 
@@ -45,22 +52,44 @@ class Thresholds(BaseModel):
     source: Source
 
 
+class SearchCalibration(BaseModel):
+    """Where `expected_strangers` comes from, and the numbers of expected strangers that decide.
+
+    `source` is evaluation if `num_people` labelled people of this gallery were counted, card if the rates are
+    those of the model version's card, and none if there are no rates. Below `match_below` expected strangers
+    the decision is match, below `unsure_below` it is unsure, and else unknown.
+    """
+
+    source: Source
+    num_people: int | None
+    match_below: float
+    unsure_below: float
+
+    @classmethod
+    def of(cls, strangers: Strangers) -> "SearchCalibration":
+        """Return what decides a search."""
+        return cls(
+            source=strangers.source,
+            num_people=strangers.rates.num_identities if strangers.rates else None,
+            match_below=strangers.match_below,
+            unsure_below=strangers.unsure_below,
+        )
+
+
 class SearchAnswer(BaseModel):
-    """Matches, best first, among the `num_searched` items that passed the filters.
+    """Matches, best first, among the `num_searched` items of `num_identities` people that passed the filters.
 
     `model_version` embedded the query, and `gallery_version` embedded the items. The two differ only while a
     compatible version takes over.
-
-    `probability` is the calibrated chance that two crops show the same person, given equal prior odds. So
-    `probability` does not depend on the number of people in the gallery.
     """
 
     request_id: str
     model_version: str
     gallery_version: str
     num_searched: int
+    num_identities: int
     took_ms: float
-    thresholds: Thresholds
+    calibration: SearchCalibration
     matches: list[RankedMatch]
 
     @classmethod
@@ -71,8 +100,9 @@ class SearchAnswer(BaseModel):
             model_version=answer.model_version,
             gallery_version=answer.gallery_version,
             num_searched=answer.num_searched,
+            num_identities=answer.num_identities,
             took_ms=round(took_ms, 3),
-            thresholds=Thresholds(**answer.thresholds.to_dict()),
+            calibration=SearchCalibration.of(answer.strangers),
             matches=[_ranked(rank, match, answer) for rank, match in enumerate(answer.matches, start=1)],
         )
 
@@ -84,7 +114,7 @@ class VerifyAnswer(BaseModel):
     model_version: str
     score: float
     decision: Decision | None
-    probability: float | None
+    probability_even_prior: float | None
     thresholds: Thresholds
 
     @classmethod
@@ -95,7 +125,7 @@ class VerifyAnswer(BaseModel):
             model_version=verified.model_version,
             score=verified.score,
             decision=verified.thresholds.decide(verified.score),
-            probability=verified.thresholds.probability(verified.score),
+            probability_even_prior=verified.thresholds.probability(verified.score),
             thresholds=Thresholds(**verified.thresholds.to_dict()),
         )
 
@@ -112,11 +142,13 @@ def _ranked(rank: int, match: Match, answer: Answer) -> RankedMatch:
         )
         for scored in match.items
     ]
+    expected = answer.strangers.expected(match.score, answer.num_identities)
     return RankedMatch(
         rank=rank,
         identity_id=match.identity_id,
         score=match.score,
-        decision=answer.thresholds.decide(match.score),
-        probability=answer.thresholds.probability(match.score),
+        expected_strangers=expected,
+        decision=answer.strangers.decide(expected),
+        probability_even_prior=answer.thresholds.probability(match.score),
         items=items,
     )

@@ -2,7 +2,7 @@
 
 import { fieldsOf, get, identityPath, post, Problem } from "./api.js";
 import {
-  count, duration, make, partsOf, percent, picture, showFiles, showMessage, showProblem, takeFiles, time,
+  count, duration, make, partsOf, picture, showFiles, showMessage, showProblem, takeFiles, time,
 } from "./dom.js";
 
 const MOST_UNTIMED = 60;
@@ -59,31 +59,49 @@ function again() {
   return button;
 }
 
-function summary({ num_searched, took_ms, model_version, matches, thresholds }) {
+function summary({ num_searched, num_identities, took_ms, model_version, matches, calibration }) {
   if (!num_searched) {
     const enrol = make("a", { href: "#enrol" }, "enrol crops");
     const mayEnrol = make("span", { "data-needs": "operator" }, enrol, ", or ");
     return ["No item passes the filters: ", mayEnrol, "remove filters."];
   }
-  const among = `${count(matches.length, "match", "matches")} among ${count(num_searched, "item")}`;
-  const facts = [`${among} in ${took_ms.toFixed(0)} ms by network `, make("code", {}, model_version), "."];
-  const { match, unsure, source } = thresholds ?? {};
-  if (isKnown(match) && isKnown(unsure)) {
-    const origin = source === "evaluation" ? "measured on this gallery" : "from the network's card";
-    facts.push(` Match from ${match.toFixed(2)}, unsure from ${unsure.toFixed(2)} (${origin}).`);
-  }
-  return facts;
+  const people = num_identities === undefined ? "" : ` of ${count(num_identities, "person", "people")}`;
+  const among = `${count(matches.length, "match", "matches")} among ${count(num_searched, "item")}${people}`;
+  const by = `${among} in ${took_ms.toFixed(0)} ms by network `;
+  return [by, make("code", {}, model_version), `.${decided(calibration)}`];
 }
 
-function card({ identity_id, score, decision, probability, items }) {
+/** Say what the decisions of a search go by. */
+function decided({ source, num_people, match_below } = {}) {
+  if (!source) return "";
+  if (source === "none") return " No decisions: evaluate the network under Networks to get them.";
+  const counted = source === "evaluation" ? "of this gallery" : "for the network's card";
+  const by = `counted on ${count(num_people, "person", "people")} ${counted}`;
+  return ` A match is what fewer than ${strangers(match_below)} would reach by chance, ${by}.`;
+}
+
+/** Say how many strangers are expected by chance, such as "1 stranger in 40 such galleries". */
+function strangers(expected) {
+  if (expected >= 1) return `${count(rounded(expected), "stranger")} in this gallery`;
+  const galleries = Math.min(rounded(1 / expected), 1e6);
+  return galleries < 2 ? "1 stranger in this gallery"
+    : `1 stranger in ${galleries.toLocaleString()} such galleries`;
+}
+
+/** Round to two digits, and to a whole number. */
+const rounded = (value) => Math.round(Number(value.toPrecision(2)));
+
+function card({ identity_id, score, expected_strangers, decision, items }) {
   const [best, ...others] = items;
   const button = make("button", { type: "button", className: "card" },
     picture(best.id, "best crop"),
     make("span", { className: "name", title: identity_id }, identity_id),
     make("span", { className: "score" },
       decision ? make("span", { className: `tag ${decision}` }, decision) : null,
-      make("b", { title: "cosine of the embeddings" }, score.toFixed(3)),
-      isKnown(probability) ? make("span", { title: "probability" }, percent(probability)) : null),
+      make("small", { title: "cosine of the embeddings" }, score.toFixed(3))),
+    isKnown(expected_strangers)
+      ? make("span", { className: "strangers", title: "how many people would look as alike by chance" },
+        `about ${strangers(expected_strangers)}`) : null,
     where(best),
     others.length ? make("span", { className: "strip" }, ...others.map((item) => picture(item.id))) : null);
   button.addEventListener("click", () => showIdentity(identity_id));

@@ -15,6 +15,7 @@ ANSWERS = {
     "EnrolledItem": "EnrolledItem",
     "EnrolmentAnswer": "EnrolmentAnswer",
     "Thresholds": "Thresholds",
+    "SearchCalibration": "SearchCalibration",
     "MatchedItem": "MatchedItem",
     "Match": "RankedMatch",
     "SearchAnswer": "SearchAnswer",

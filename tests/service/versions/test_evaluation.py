@@ -1,5 +1,6 @@
 """Judging a model version on a gallery's own labelled items: the job, its result, and what it decides."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import create_engine, select, text
 
 from draw_people import photograph
-from evaluated import enroll_people, evaluate, spoil
+from evaluated import enroll_people, evaluate, shoot, spoil
 from killed_server import start_process, wait_for
 from live_server import (
     activate,
@@ -20,17 +21,21 @@ from live_server import (
     encode,
     enroll,
     find_free_port,
+    images,
     search,
     serve,
     upload_model,
     wait_for_job,
 )
+from model.strangers import StrangerRates
 from service.settings import Settings
 from service.store.database import make_engine, make_sessions
 from service.store.tables import Embedding, Job, now
 from service.versions.evaluation import comparison_of, is_worse
 
 NUM_PEOPLE, NUM_CAMERAS = 12, 3
+NUM_COUNTED = 60
+"""People of whom an evaluation counts how often they score as high by chance."""
 
 
 def active(client: httpx.Client) -> str:
@@ -242,23 +247,36 @@ def test_an_activation_finds_what_an_evaluation_has_embedded(
 
 
 def test_every_process_decides_by_an_evaluation_once_there_is_one(either_settings: Settings) -> None:
-    chosen = either_settings.model_copy(update={"target_fmr": 0.02})
     query = encode(photograph(3, 2, 1), quality=95)
-    with serve(chosen) as client, serve(chosen) as other:
-        enroll_people(client)
+    with serve(either_settings) as client, serve(either_settings) as other:
+        for camera in range(1, NUM_CAMERAS + 1):
+            crops = [shoot(person, camera) for person in range(NUM_COUNTED)]
+            labels = [{"identity_id": f"p{person}"} for person in range(NUM_COUNTED)]
+            enroll(client, *crops, camera_id=f"c{camera}", metadata=json.dumps(labels))
         before = search(other, query)
-        assert before["thresholds"] == {"match": None, "unsure": None, "source": "none"}
-        assert {(m["decision"], m["probability"]) for m in before["matches"]} == {(None, None)}
-        evaluate(client, active(client))
+        assert (before["calibration"]["source"], before["calibration"]["num_people"]) == ("none", None)
+        unknown = {"decision": None, "expected_strangers": None, "probability_even_prior": None}
+        assert all(unknown.items() <= match.items() for match in before["matches"])
+        found = evaluate(client, active(client))["result"]["versions"][active(client)]
         for one in (client, other):
-            answer = search(one, query)
-            limits = answer["thresholds"]
-            assert limits["source"] == "evaluation"
-            for match in answer["matches"]:
-                is_match, is_unsure = (match["score"] >= limits[name] for name in ("match", "unsure"))
-                assert match["decision"] == ("match" if is_match else "unsure" if is_unsure else "unknown")
-            chances = [match["probability"] for match in answer["matches"]]
+            answer = search(one, query, top_k=NUM_COUNTED)
+            limits = answer["calibration"]
+            assert (limits["source"], limits["num_people"]) == ("evaluation", NUM_COUNTED)
+            assert answer["num_identities"] == NUM_COUNTED
+            expected = [match["expected_strangers"] for match in answer["matches"]]
+            rates = StrangerRates.from_dict(found["strangers"])
+            counted = [NUM_COUNTED * rates.rate(match["score"]) for match in answer["matches"]]
+            assert expected == pytest.approx(counted, rel=0.01)
+            pair = [*images(query), ("other_images", ("other.jpg", query))]
+            assert one.post("/verify", files=pair).json()["thresholds"]["source"] == "evaluation"
+            chances = [match["probability_even_prior"] for match in answer["matches"]]
             assert chances == sorted(chances, reverse=True)
             assert all(0 <= chance <= 1 for chance in chances)
-    with serve(chosen) as client:
-        assert search(client, query)["thresholds"] == limits
+    with serve(either_settings) as client:
+        assert search(client, query)["calibration"] == limits
+
+
+def test_an_evaluation_of_too_few_people_counts_no_strangers(client: httpx.Client) -> None:
+    enroll_people(client)
+    assert evaluate(client, active(client))["result"]["versions"][active(client)]["strangers"] is None
+    assert search(client, shoot(1, 1))["calibration"]["source"] == "none"

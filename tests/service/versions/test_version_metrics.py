@@ -136,7 +136,8 @@ def judgement(keys: Ints, hits: NDArray[np.bool_]) -> EvaluationResult:
     """Return what became of queries that were found at once or not at all."""
     found = hits.astype(np.float64)
     nothing = np.zeros(NUM_BINS, np.int64)
-    return EvaluationResult(keys, np.where(hits, 0, 9), found, found, PairScores(nothing, nothing), len(keys))
+    ranks, scores = np.where(hits, 0, 9), PairScores(nothing, nothing)
+    return EvaluationResult(keys, ranks, found, found, scores, None, len(keys))
 
 
 def test_the_interval_is_that_of_resampled_identities() -> None:
