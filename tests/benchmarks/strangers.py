@@ -32,7 +32,10 @@ from training.data.readers import read_dataset
 from training.engine.embedding import embed_samples
 
 NUM_DRAWS, NUM_RESAMPLES, CHUNK = 40, 2_000, 256
-DRAWN, EXTRAPOLATED = (100, 700), (2_000, 10_000, 100_000)
+MIN_PAIRS = 10
+"""Fewer pairs of a query and a stranger give no figure."""
+
+DRAWN, EXTRAPOLATED = (100, 700), (2_000, 5_000, 10_000, 100_000)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -147,7 +150,9 @@ def extrapolated_row(found: Searches, strangers: Strangers, num_people: int) -> 
     rates = num_people * (found.best >= limit).sum(axis=1)[:, None] / (num_all - 1)
     most, least = (interval(one, found.people, num_all) for one in (rates, own))
     num_pairs = int((found.best >= limit).sum())
-    return [f"{num_people:,}, extrapolated", f"{limit:.3f}", f"at most {most}, {num_pairs} pairs", least, "-"]
+    known = f"at most {most}" if num_pairs >= MIN_PAIRS else "not known"
+    shown = f"{limit:.3f}" if limit <= 1 else "no score"
+    return [f"{num_people:,}, extrapolated", shown, f"{known}; {num_pairs} pairs", least, "-"]
 
 
 def main() -> None:
