@@ -1,5 +1,6 @@
 """Expected strangers, and the decisions of searches: of how many people, by whose calibration, in order."""
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from live_server import crop, enroll, search, serve
 from model.card import Card
-from model.checkpoint import DEFAULT_CHECKPOINT, checkpoint_version, load_checkpoint, save_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.strangers import StrangerRates
+from model.verification import Verification
 from service.serving.strangers import Strangers, strangers_of
+from service.serving.thresholds import SHIPPED
 from service.settings import Settings
 
 COUNTED: dict[str, Any] = {
@@ -132,16 +135,15 @@ def test_an_own_evaluation_comes_before_the_card_and_old_ones_are_passed_over() 
     assert strangers_of(None, None, 0.05, 1.0).source == "none"
 
 
-def test_the_checkpoint_that_ships_expects_strangers_by_people_it_was_not_tested_on(
-    tmp_path: Path, make_settings: Callable[..., Settings]
-) -> None:
-    version = checkpoint_version(DEFAULT_CHECKPOINT)
-    with serve(make_settings(tmp_path / "data", default_checkpoint=DEFAULT_CHECKPOINT)) as client:
-        enroll(client, crop(1), crop(2))
-        answer = search(client, crop(1))
-    assert (answer["model_version"], answer["calibration"]["source"]) == (version, "card")
-    assert answer["calibration"]["num_people"] == 751
-    assert answer["matches"][0]["decision"] == "match"
+def test_the_checkpoint_that_ships_expects_strangers_by_people_it_is_not_tested_on() -> None:
+    (shipped,) = json.loads(SHIPPED.read_text()).values()
+    Verification.model_validate(shipped)
+    assert shipped["strangers"]["data"] == "market1501, its train split"
+    strangers = strangers_of(shipped, None, 0.05, 1.0)
+    assert strangers.rates is not None
+    assert (strangers.source, strangers.rates.num_identities) == ("card", 751)
+    same, different = strangers.expected(0.735, 700), strangers.expected(0.343, 700)  # of its model card
+    assert [strangers.decide(one) for one in (same, different)] == ["match", "unknown"]
 
 
 @pytest.mark.parametrize(
