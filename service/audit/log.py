@@ -156,8 +156,13 @@ class Audit:
             How many rows were deleted.
 
         Raises:
-            AuditBroken: a row that can be checked is not as it was sealed, or rows are missing.
+            AuditBroken: a row that can be checked is not as it was sealed, or rows are missing; or the secret
+                is not lost, and its rows must be checked.
         """
+        if name == self._the_secret().name:
+            raise AuditBroken(
+                f"{name} is the secret of this gallery, so its rows expire only as they were sealed"
+            )
         oldest, num_deleted = self._store.clock.now() - self._store.settings.audit_keep, 0
         while True:
             with self._store.write() as session:

@@ -149,6 +149,15 @@ def test_the_command_expires_rows_of_a_lost_secret_and_leaves_a_row(settings: Se
             assert (newest.action, newest.details) == ("expire_audit", {"sealed_by": lost})
 
 
+def test_the_secret_of_the_gallery_is_not_lost(settings: Settings) -> None:
+    with _aged(settings) as aged:
+        aged.run("UPDATE audit_rows SET name = 'bert' WHERE sequence = 3")
+        with pytest.raises(AuditBroken, match="is the secret of this gallery"):
+            aged.audit.expire_lost(open_secret(settings).name)
+        assert aged.num_kept() == NUM_OLD + NUM_NEW
+        assert verified(settings).faults
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_expiry_hides_a_change(aged: Aged, change: str) -> None:
     named, statements = CHANGES[change]
