@@ -40,9 +40,10 @@ class CropFile:
 class Filters(TypedDict, total=False):
     """Filters that select items. An item must pass every filter. An absent filter, or None, passes all items.
 
-    A filter with several values passes items with any of these values. Only `attribute` differs: the identity
-    of an item must have every given attribute, each written "name=value". `captured_after` includes the time
-    itself, and `captured_before` excludes it.
+    A filter with several values passes items with any of these values. Only attributes differ: the identity
+    of an item must have every given `attribute`, each written "name=value". `attribute_at_least` and
+    `attribute_at_most`, each written "name=number", include the number itself. `captured_after` includes the
+    time itself, and `captured_before` excludes it.
 
     The last three fields exclude items that camera `query_camera_id` captured within `exclude_same_camera_s`
     seconds before or after `query_captured_at`. Beside `query_camera_id`, and perhaps `query_captured_at`,
@@ -56,6 +57,8 @@ class Filters(TypedDict, total=False):
     camera_id: Sequence[str] | None
     exclude_camera_id: Sequence[str] | None
     attribute: Sequence[str] | None
+    attribute_at_least: Sequence[str] | None
+    attribute_at_most: Sequence[str] | None
     captured_after: str | None
     captured_before: str | None
     exclude_same_camera_s: float | None

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Double, and_, case, cast, func, literal, not_, or_, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from model.data.names import normalise_name, unicode_forms
-from service.gallery.selection import Selection, parse_attributes
+from service.gallery.selection import ATTRIBUTES, NUMBER, ItemFilters, Selection, parse_attributes
 from service.index import CameraTracks, Filter, Sighting
 from service.keys.callers import Cameras
 from service.serving.tracks import find_tracks
@@ -20,9 +20,10 @@ def to_filter(session: Session, selection: Selection) -> Filter:
     keys: frozenset[int] | None = None
     if selection.identity_id:
         keys = _keys(session, selection.identity_id)
-    if selection.attribute:
-        described = frozenset(session.scalars(described_keys(parse_attributes(selection.attribute))))
-        keys = described if keys is None else keys & described
+    if any(getattr(selection, field) for field in ATTRIBUTES):
+        described = select(Identity.key).where(*_described(selection, Identity.key))
+        found = frozenset(session.scalars(described))
+        keys = found if keys is None else keys & found
     tracks = _tracks(selection)
     return Filter(
         camera_ids=spellings(selection.camera_id),
@@ -46,29 +47,53 @@ def conditions(session: Session, selection: Selection, track_gap_s: float) -> li
         selection: the filters.
         track_gap_s: as for `find_tracks`.
     """
-    tracks = _tracks(selection)
+    return [
+        *item_conditions(session, selection, track_gap_s),
+        *identity_conditions(selection, Item.identity_key),
+    ]
+
+
+def item_conditions(session: Session, filters: ItemFilters, track_gap_s: float) -> list[ColumnElement[bool]]:
+    """Return the SQL conditions for what cameras know of an item; none if all items pass."""
+    tracks = _tracks(filters)
     found = [
-        *_among(Item.camera_id, selection.camera_id, selection.exclude_camera_id),
-        *_among(Item.track_id, selection.track_id, selection.exclude_track_id if tracks is None else ()),
+        *_among(Item.camera_id, filters.camera_id, filters.exclude_camera_id),
+        *_among(Item.track_id, filters.track_id, filters.exclude_track_id if tracks is None else ()),
     ]
     if tracks is not None:
         found.append(_is_on_none(session, tracks, track_gap_s))
-    if selection.captured_after is not None:
-        found.append(Item.captured_at >= selection.captured_after)
-    if selection.captured_before is not None:
-        found.append(Item.captured_at < selection.captured_before)
-    if selection.identity_id:
-        found.append(Item.identity_key.in_(_keys_of(selection.identity_id)))
-    if selection.exclude_identity_id:
-        found.append(Item.identity_key.not_in(_keys_of(selection.exclude_identity_id)))
-    if selection.attribute:
-        found.append(Item.identity_key.in_(described_keys(parse_attributes(selection.attribute))))
-    if sighting := _sighting(selection):
+    if filters.captured_after is not None:
+        found.append(Item.captured_at >= filters.captured_after)
+    if filters.captured_before is not None:
+        found.append(Item.captured_at < filters.captured_before)
+    if sighting := _sighting(filters):
         found.append(_is_not_near(sighting))
     return found
 
 
-def _tracks(selection: Selection) -> CameraTracks | None:
+def identity_conditions(selection: Selection, key: InstrumentedAttribute[int]) -> list[ColumnElement[bool]]:
+    """Return the SQL conditions for an identity, whose key is in the column `key`; none if all pass."""
+    found = _described(selection, key)
+    if selection.identity_id:
+        found.append(key.in_(_keys_of(selection.identity_id)))
+    if selection.exclude_identity_id:
+        found.append(key.not_in(_keys_of(selection.exclude_identity_id)))
+    return found
+
+
+def _described(selection: Selection, key: InstrumentedAttribute[int]) -> list[ColumnElement[bool]]:
+    """Return the SQL conditions for the attributes of an identity."""
+    found: list[ColumnElement[bool]] = []
+    if selection.attribute:
+        found.append(key.in_(_keys_with(parse_attributes(selection.attribute))))
+    for name, least in parse_attributes(selection.attribute_at_least):
+        found.append(key.in_(_numbered(name).where(cast(literal(least), Double) <= _NUMBER)))
+    for name, most in parse_attributes(selection.attribute_at_most):
+        found.append(key.in_(_numbered(name).where(cast(literal(most), Double) >= _NUMBER)))
+    return found
+
+
+def _tracks(selection: ItemFilters) -> CameraTracks | None:
     """Return the tracks whose items are not selected, or None unless the selection names their camera."""
     if not selection.exclude_track_id or selection.query_camera_id is None:
         return None
@@ -85,7 +110,7 @@ def spellings(names: Iterable[str]) -> frozenset[str]:
     return frozenset(form for name in names for form in unicode_forms(name))
 
 
-def _sighting(selection: Selection) -> Sighting | None:
+def _sighting(selection: ItemFilters) -> Sighting | None:
     """Return the sighting near which no items are selected, or None if the selection has none."""
     camera_id, captured_at = selection.query_camera_id, selection.query_captured_at
     if selection.exclude_same_camera_s is None or camera_id is None or captured_at is None:
@@ -101,7 +126,7 @@ def _keys_of(identity_ids: Iterable[str]) -> Any:
     return select(Identity.key).where(Identity.id.in_(spellings(identity_ids)))
 
 
-def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
+def _keys_with(attributes: frozenset[tuple[str, str]]) -> Any:
     """Select the keys of the identities that have every one of these attributes, in any spelling.
 
     No identity has one attribute in two spellings of its name with equal values, so the rows can be counted.
@@ -118,6 +143,15 @@ def described_keys(attributes: frozenset[tuple[str, str]]) -> Any:
         .group_by(Attribute.identity_key)
         .having(func.count() == len({(normalise_name(name), normalise_name(value)) for name, value in pairs}))
     )
+
+
+_NUMBER = case((Attribute.value.regexp_match(NUMBER), cast(Attribute.value, Double)))
+"""The value of an attribute as a number; null if the value is none. A bound is read by the same database."""
+
+
+def _numbered(name: str) -> Any:
+    """Select the keys of the identities that have an attribute of this name, in any spelling."""
+    return select(Attribute.identity_key).where(Attribute.name.in_({name, normalise_name(name)}))
 
 
 def of_cameras(cameras: Cameras) -> list[ColumnElement[bool]]:

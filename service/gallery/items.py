@@ -7,16 +7,16 @@ if the identity has no other item and is not kept on purpose.
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, update
 from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from model.data.names import unicode_forms
 from service.audit.entries import Person, record
 from service.errors import CameraForbidden, CountDiffers, CropNotKept, GalleryItemNotFound, IdentityNotFound
-from service.gallery.conditions import conditions, of_cameras, spellings
+from service.gallery.conditions import conditions, item_conditions, of_cameras, spellings
 from service.gallery.metadata import MAX_SPELLING
-from service.gallery.selection import Selection, filters_of
+from service.gallery.selection import ItemFilters, Selection, filters_of
 from service.keys.callers import Cameras, sees
 from service.store.changes import Transaction
 from service.store.database import pages
@@ -61,14 +61,7 @@ def find_with_crop(store: Store, item_id: str, cameras: Cameras = None) -> Item:
     return item
 
 
-def list_items(
-    store: Store,
-    among: Selection,
-    limit: int,
-    after: int = 0,
-    identity_id: str | None = None,
-    cameras: Cameras = None,
-) -> tuple[list[Item], int | None]:
+def list_items(store: Store, among: Selection, limit: int, after: int = 0) -> tuple[list[Item], int | None]:
     """Return a page of the selected items in the order of enrolment.
 
     Slots ascend and are never used twice. So no item is missed or listed twice, even if items are added or
@@ -79,23 +72,42 @@ def list_items(
         among: which items.
         limit: most items of the page.
         after: the slot after which the page begins.
-        identity_id: the one identity whose items are listed; None for all.
-        cameras: the cameras that the caller is limited to; `among` must be within them.
 
     Returns:
         The items, and the slot after which the next page begins, or None on the last page.
-
-    Raises:
-        IdentityNotFound: there is no such identity.
     """
     with store.read() as session:
-        wanted = conditions(session, among, store.settings.track_gap_s)
-        statement = select(Item).where(Item.slot > after, *wanted).order_by(Item.slot)
-        if identity_id is not None:
-            statement = statement.where(Item.identity_key == find_identity(session, identity_id, cameras).key)
-        items = list(session.scalars(statement.limit(limit + 1)))
-    is_last = len(items) <= limit
-    return items[:limit], None if is_last else items[limit - 1].slot
+        return _page(session, conditions(session, among, store.settings.track_gap_s), limit, after)
+
+
+def list_items_of(
+    store: Store, identity_id: str, among: ItemFilters, limit: int, after: int = 0, cameras: Cameras = None
+) -> tuple[list[Item], int | None]:
+    """Return a page of the items of one identity, as `list_items` does.
+
+    Args:
+        store: the gallery.
+        identity_id: the identity.
+        among: which of its items; within `cameras`.
+        limit: most items of the page.
+        after: the slot after which the page begins.
+        cameras: the cameras that the caller is limited to.
+
+    Raises:
+        IdentityNotFound: there is no such identity, or none of these cameras has seen it.
+    """
+    with store.read() as session:
+        is_its = Item.identity_key == find_identity(session, identity_id, cameras).key
+        wanted = item_conditions(session, among, store.settings.track_gap_s)
+        return _page(session, [is_its, *wanted], limit, after)
+
+
+def _page(
+    session: Session, wanted: Sequence[ColumnElement[bool]], limit: int, after: int
+) -> tuple[list[Item], int | None]:
+    statement = select(Item).where(Item.slot > after, *wanted).order_by(Item.slot)
+    items = list(session.scalars(statement.limit(limit + 1)))
+    return items[:limit], None if len(items) <= limit else items[limit - 1].slot
 
 
 def find_embeddings(store: Store, items: Sequence[Item], version: str) -> dict[int, bytes]:

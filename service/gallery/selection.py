@@ -4,6 +4,7 @@ Requests read these fields from a form, a query or JSON, and commands from their
 `conditions` translates a selection for the index and for SQL.
 """
 
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -13,7 +14,14 @@ from service.gallery.metadata import OptionalSoughtName, OptionalTime, SoughtNam
 from service.keys.callers import Cameras, require_cameras
 
 MAX_NAMES = 1000
+MAX_BOUNDS = 16
 MAX_SECONDS = 1e9
+
+NUMBER = r"^[+-]?[0-9]{1,15}([.][0-9]{1,15})?$"
+"""A value of an attribute that is a number, as Python and PostgreSQL read a regular expression."""
+
+ATTRIBUTES = ("attribute", "attribute_at_least", "attribute_at_most")
+"""The fields that say what an identity must be like."""
 
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
@@ -32,18 +40,31 @@ def _is_pair(value: str) -> str:
     return value
 
 
+def _is_bound(value: str) -> str:
+    name, _, number = value.partition("=")
+    if not name or not re.search(NUMBER, number):
+        raise ValueError("expected name=number, such as height=170 or height=1.7")
+    return value
+
+
 Names = Annotated[list[SoughtName], Field(max_length=MAX_NAMES), BeforeValidator(as_list)]
 AttributePairs = Annotated[
     list[Annotated[SoughtName, AfterValidator(_is_pair)]],
     Field(max_length=MAX_NAMES),
     BeforeValidator(as_list),
 ]
+AttributeBounds = Annotated[
+    list[Annotated[SoughtName, AfterValidator(_is_bound)]],
+    Field(max_length=MAX_BOUNDS),
+    BeforeValidator(as_list),
+]
 
 
-class Selection(BaseModel):
-    """Which items are selected. An item must meet every field; a field with its default is no condition.
+class ItemFilters(BaseModel):
+    """Which items are selected, by what cameras know of them; the identity of an item does not count.
 
-    A name selects the items under each of its Unicode forms, because two spellings of one name look alike.
+    An item must meet every field; a field with its default is no condition. A name selects the items under
+    each of its Unicode forms, because two spellings of one name look alike.
 
     An item without a camera never meets `camera_id` and always meets `exclude_camera_id`; the same holds for
     tracks. An item without a time meets neither `captured_after` nor `captured_before`, and always meets
@@ -57,8 +78,6 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    identity_id: Names = Field([], description="Only items of these identities; several may be given.")
-    exclude_identity_id: Names = Field([], description="No items of these identities; several may be given.")
     track_id: Names = Field(
         [],
         description="Only items with these track ids, of every camera that camera_id lets through; several "
@@ -71,11 +90,6 @@ class Selection(BaseModel):
     )
     camera_id: Names = Field([], description="Only items of these cameras; several may be given.")
     exclude_camera_id: Names = Field([], description="No items of these cameras; several may be given.")
-    attribute: AttributePairs = Field(
-        [],
-        description="Only items of identities with this attribute, written name=value; if several are given, "
-        "with all of them.",
-    )
     captured_after: OptionalTime = Field(
         None, description="Only items captured at this time or later (RFC 3339)."
     )
@@ -118,6 +132,28 @@ class Selection(BaseModel):
         return self.model_copy(update={"camera_id": self.camera_id or sorted(cameras)})
 
 
+class Selection(ItemFilters):
+    """Which items are selected, also by their identities: the filters of a search."""
+
+    identity_id: Names = Field([], description="Only items of these identities; several may be given.")
+    exclude_identity_id: Names = Field([], description="No items of these identities; several may be given.")
+    attribute: AttributePairs = Field(
+        [],
+        description="Only items of identities with this attribute, written name=value; if several are given, "
+        "with all of them.",
+    )
+    attribute_at_least: AttributeBounds = Field(
+        [],
+        description="Only items of identities whose attribute is this number or more, written name=number; "
+        "if several are given, all must hold. A value that is no decimal number never passes.",
+    )
+    attribute_at_most: AttributeBounds = Field(
+        [],
+        description="Only items of identities whose attribute is this number or less, written name=number; "
+        "if several are given, all must hold. A value that is no decimal number never passes.",
+    )
+
+
 def filters_of(among: Selection) -> dict[str, Any]:
     """Return the filters that are set, for the audit. People are left out, and the values of attributes.
 
@@ -126,8 +162,9 @@ def filters_of(among: Selection) -> dict[str, Any]:
     """
     known = set(Selection.model_fields) - {"identity_id", "exclude_identity_id"}
     filters = among.model_dump(mode="json", include=known, exclude_defaults=True)
-    if among.attribute:
-        filters["attribute"] = sorted({pair.partition("=")[0] for pair in among.attribute})
+    for field in ATTRIBUTES:
+        if pairs := getattr(among, field):
+            filters[field] = sorted({pair.partition("=")[0] for pair in pairs})
     return filters
 
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session, selectinload
 
 from service.audit.entries import Person, record
 from service.errors import IdentityExists
-from service.gallery.conditions import described_keys, of_cameras
+from service.gallery.conditions import identity_conditions, item_conditions, of_cameras
 from service.gallery.items import find_identity, identity_named
+from service.gallery.selection import ItemFilters, Selection
 from service.keys.callers import Cameras
 from service.store.store import Store
 from service.store.tables import Attribute, Identity, Item, new_id, now
@@ -106,34 +107,29 @@ def find(store: Store, identity_id: str, cameras: Cameras = None) -> IdentitySum
 
 
 def list_identities(
-    store: Store,
-    limit: int,
-    after: int,
-    name: str,
-    attributes: frozenset[tuple[str, str]],
-    cameras: Cameras = None,
+    store: Store, among: Selection, limit: int, after: int, name: str = "", cameras: Cameras = None
 ) -> tuple[list[IdentitySummary], int | None]:
     """Return a page of identities in the order in which they were made.
 
     Args:
         store: the gallery.
+        among: which identities. If it has conditions for items, an identity needs an item that meets them.
         limit: most identities of the page.
         after: the key after which the page begins.
         name: a part of the name, in any case; empty for every name.
-        attributes: pairs of name and value; an identity must have all of them.
-        cameras: the cameras that the caller is limited to; one of them must have seen the identity.
+        cameras: the cameras that the caller is limited to; `among` must be within them.
 
     Returns:
-        The identities, and the key after which the next page begins, or None on the last page.
+        The identities, with summaries of all items that the caller sees, and the key after which the next
+        page begins, or None on the last page.
     """
     statement = select(Identity).options(selectinload(Identity.attributes)).where(Identity.key > after)
+    statement = statement.where(*identity_conditions(among, Identity.key))
     if name:
         statement = statement.where(Identity.name.icontains(name, autoescape=True))
-    if attributes:
-        statement = statement.where(Identity.key.in_(described_keys(attributes)))
-    if cameras is not None:
-        statement = statement.where(Identity.key.in_(select(Item.identity_key).where(*of_cameras(cameras))))
     with store.read() as session:
+        if seen := item_conditions(session, among, store.settings.track_gap_s):
+            statement = statement.where(Identity.key.in_(select(Item.identity_key).where(*seen)))
         rows = session.scalars(statement.order_by(Identity.key).limit(limit + 1)).all()
         summaries = _summaries(session, rows[:limit], cameras)
     return summaries, None if len(rows) <= limit else rows[limit - 1].key
@@ -179,6 +175,7 @@ class Timeline:
 def timeline(
     store: Store,
     identity_id: str,
+    among: ItemFilters,
     visit_gap_s: float,
     limit: int,
     after: tuple[datetime, int] | None = None,
@@ -189,17 +186,19 @@ def timeline(
     Args:
         store: the gallery.
         identity_id: the identity.
+        among: which of its items are sightings; within `cameras`.
         visit_gap_s: a longer gap between two sightings, in seconds, begins a new visit.
         limit: most visits of the page.
         after: the `last` of the page before; None for the first page.
-        cameras: the cameras that the caller is limited to; only their sightings count.
+        cameras: the cameras that the caller is limited to.
 
     Raises:
         IdentityNotFound: there is no such identity, or none of these cameras has seen it.
     """
     with store.read() as session:
         identity = find_identity(session, identity_id, cameras)
-        seen = (Item.identity_key == identity.key, *of_cameras(cameras))
+        wanted = item_conditions(session, among, store.settings.track_gap_s)
+        seen = (Item.identity_key == identity.key, *wanted)
         statement = (
             select(Item.camera_id, Item.captured_at, Item.id, Item.slot)
             .where(*seen, Item.captured_at.is_not(None))

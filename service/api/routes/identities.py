@@ -21,6 +21,7 @@ from service.api.schemas.identities import (
     IdentityAnswer,
     IdentityDescription,
     IdentityFields,
+    IdentityItemPage,
     IdentityPage,
     NewIdentity,
     TimelineAnswer,
@@ -36,11 +37,9 @@ from service.api.schemas.operations import (
     RejectOrder,
     SplitOrder,
 )
-from service.api.schemas.pages import Page
 from service.api.schemas.suggestions import SuggestedPair, SuggestionFields, SuggestionsAnswer
 from service.api.slashes import IdentityId
-from service.gallery.items import list_items
-from service.gallery.selection import Selection, parse_attributes
+from service.gallery.items import list_items_of
 from service.people.corrections import merge, reject, split
 from service.people.identities import create, describe, find, list_identities, timeline
 from service.people.operations import find_operation, list_operations, tell
@@ -70,11 +69,12 @@ def get_identities(
     caller: AnyCaller,
     cursors: AnyCursors,
 ) -> IdentitiesAnswer:
-    """List identities in the order in which they were made, a page at a time."""
-    attributes = parse_attributes(page.attribute)
-    summaries, last = list_identities(
-        store, page.limit, cursors.after(page.cursor), page.name or "", attributes, caller.cameras
-    )
+    """List identities in the order in which they were made, a page at a time.
+
+    With filters for items, such as a camera or a time, an identity is listed if one of its items passes.
+    """
+    among, after = page.within(caller.cameras), cursors.after(page.cursor)
+    summaries, last = list_identities(store, among, page.limit, after, page.name or "", caller.cameras)
     return IdentitiesAnswer(
         request_id=request_id,
         identities=[IdentityFields.of(one) for one in summaries],
@@ -131,17 +131,15 @@ def patch_identity(
 )
 def get_identity_items(
     identity_id: IdentityId,
-    page: Annotated[Page, Query()],
+    page: Annotated[IdentityItemPage, Query()],
     serving: ReadyServing,
     request_id: RequestId,
     caller: AnyCaller,
     cursors: AnyCursors,
 ) -> ItemsAnswer:
-    """List the items of one identity in the order of enrolment."""
-    among = Selection().within(caller.cameras)
-    items, last = list_items(
-        serving.store, among, page.limit, cursors.after(page.cursor), identity_id, cameras=caller.cameras
-    )
+    """List the items of one identity that pass the filters, in the order of enrolment."""
+    among, after = page.within(caller.cameras), cursors.after(page.cursor)
+    items, last = list_items_of(serving.store, identity_id, among, page.limit, after, caller.cameras)
     return ItemsAnswer.of(items, cursors.of(last), serving.current().version, request_id)
 
 
@@ -155,8 +153,8 @@ def get_timeline(
     cursors: AnyCursors,
 ) -> TimelineAnswer:
     """List the visits of a person, a page at a time: which camera saw the person, and from when to when."""
-    after = cursors.after_place(page.cursor)
-    found = timeline(store, identity_id, page.visit_gap_s, page.limit, after, caller.cameras)
+    among, after = page.within(caller.cameras), cursors.after_place(page.cursor)
+    found = timeline(store, identity_id, among, page.visit_gap_s, page.limit, after, caller.cameras)
     return TimelineAnswer(
         request_id=request_id,
         identity_id=found.identity_id,

@@ -15,7 +15,7 @@ from service.gallery.metadata import (
     OptionalIdentityName,
     OptionalName,
 )
-from service.gallery.selection import AttributePairs, Seconds
+from service.gallery.selection import ItemFilters, Seconds, Selection
 from service.people.identities import IdentitySummary, Visit
 
 MAX_ATTRIBUTES = 64
@@ -99,14 +99,13 @@ class IdentityAnswer(IdentityFields):
     request_id: str
 
 
-class IdentityPage(Page):
+class IdentityPage(Page, Selection):
     """The query parameters of a list of identities: filters, and a page."""
 
     name: Annotated[
         OptionalName,
         Field(description="Only identities whose name contains this text; case does not matter."),
     ] = None
-    attribute: AttributePairs = Field([])
 
 
 class IdentitiesAnswer(BaseModel):
@@ -115,6 +114,10 @@ class IdentitiesAnswer(BaseModel):
     request_id: str
     identities: list[IdentityFields]
     next_cursor: str | None
+
+
+class IdentityItemPage(Page, ItemFilters):
+    """The query parameters of a list of the items of one identity: filters, and a page."""
 
 
 class TimelineVisit(BaseModel):
@@ -133,8 +136,8 @@ class TimelineVisit(BaseModel):
         return cls(**vars(visit))
 
 
-class TimelinePage(Page):
-    """Which visits to show, and how far the timeline was read before."""
+class TimelinePage(Page, ItemFilters):
+    """Which sightings and visits to show, and how far the timeline was read before."""
 
     limit: Limit = MAX_LIMIT
     visit_gap_s: Annotated[

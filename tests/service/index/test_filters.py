@@ -1,7 +1,7 @@
 """Every combination of filters, and every grouping, against brute force over SQL on a real database."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from indexed_items import EPOCH, SIZE, embedding
 from loop_tracks import Seen, loop_tracks, on_track_at
+from meant_items import ATTRIBUTES, Entry, is_meant
 from service.gallery.conditions import conditions, to_filter
 from service.gallery.selection import Selection
 from service.index import CameraTracks, Filter, GalleryIndex, Grouping, Hits, Rows, Sighting
@@ -24,17 +25,6 @@ from service.store.tables import Attribute, Embedding, Identity, Item, Model, no
 VERSION = "tiny"
 GAP_S = 1
 """Of tracks; the times of the items are few seconds apart."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One item, but for its slot."""
-
-    identity: int
-    camera_id: str | None
-    captured_at: datetime | None
-    track_id: str | None
-    embedding: int
 
 
 def some(values: str) -> st.SearchStrategy[frozenset[str]]:
@@ -70,14 +60,13 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-ATTRIBUTES = {
-    1: {("hat", "red"), ("site", "north")},
-    2: {("hat", "red"), ("site", "south")},
-    3: {("hat", "blue"), ("site", "north")},
-}
-"""Of the identities, by their keys."""
-
 NAMES = st.lists(st.sampled_from([f"p{key}" for key in range(1, 7)]), max_size=3)
+BOUNDS = st.lists(
+    st.sampled_from(
+        ["height=170", "height=+170.0", "height=9.5", "height=-9.5", "height=1000", "weight=70", "hat=1"]
+    ),
+    max_size=2,
+)
 PAIRS = st.lists(st.sampled_from(["hat=red", "hat=blue", "site=north", "site=west"]), max_size=2)
 
 
@@ -117,6 +106,8 @@ SELECTIONS = st.builds(
             "identity_id": NAMES,
             "exclude_identity_id": NAMES,
             "attribute": PAIRS,
+            "attribute_at_least": BOUNDS,
+            "attribute_at_most": BOUNDS,
         },
     ),
     st.tuples(MAYBE_TIMES, MAYBE_TIMES).filter(is_open),
@@ -296,28 +287,6 @@ def test_every_filter_and_grouping_answers_as_brute_force_over_sql(
         hits = index.search_groups(query_D, k, items_each, only, by)
         assert by_group(hits) == expected_groups(twin, by, k, items_each)
         assert (hits.num_searched, hits.num_identities) == (len(twin), items.num_identities)
-
-
-def is_meant(entry: Entry, among: Selection) -> bool:
-    """Tell of one item, field by field."""
-    name, attributes = f"p{entry.identity}", ATTRIBUTES.get(entry.identity, set())
-    camera, track, seen = entry.camera_id, entry.track_id, entry.captured_at
-    for value, wanted, unwanted in (
-        (camera, among.camera_id, among.exclude_camera_id),
-        (track, among.track_id, () if among.query_camera_id else among.exclude_track_id),
-        (name, among.identity_id, among.exclude_identity_id),
-    ):
-        if (wanted and value not in wanted) or value in unwanted:
-            return False
-    if among.captured_after and (seen is None or seen < among.captured_after):
-        return False
-    if among.captured_before and (seen is None or seen >= among.captured_before):
-        return False
-    if not {tuple(pair.split("=")) for pair in among.attribute} <= attributes:
-        return False
-    if among.query_captured_at and camera == among.query_camera_id and seen:
-        return abs((seen - among.query_captured_at).total_seconds()) > (among.exclude_same_camera_s or 0)
-    return True
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
