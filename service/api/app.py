@@ -49,6 +49,7 @@ from service.api.routes import (
     jobs,
     metrics,
     models,
+    overview,
     page,
     retention,
     search,
@@ -232,7 +233,7 @@ def _routes() -> list[BaseRoute]:
     """
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     strict = [Depends(refuse_unknown_fields)]
-    data = (enrolment, gallery, search, batch, verify, identities, erasures, retention, models, jobs)
+    data = (enrolment, gallery, search, batch, verify, identities, overview, erasures, retention, models, jobs)
     for resource in (*data, session, audit_routes):
         router.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, metrics, page):

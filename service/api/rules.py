@@ -76,6 +76,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("DELETE", "/gallery/{item_id}"): _only_admin("delete_item"),
     ("GET", "/gallery/{item_id}/image"): READ_OWN,
     ("GET", "/gallery/{item_id}/thumbnail"): READ_OWN,
+    ("GET", "/cameras"): READ_OWN,
+    ("GET", "/stats"): READ_OWN,
     ("GET", "/identities"): READ_OWN,
     ("POST", "/identities"): _corrects("create_identity"),
     ("GET", "/identities/suggestions"): READ_OWN,
