@@ -233,8 +233,8 @@ def _routes() -> list[BaseRoute]:
     """
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     strict = [Depends(refuse_unknown_fields)]
-    data = (enrolment, gallery, search, batch, verify, identities, overview, erasures, retention, models, jobs)
-    for resource in (*data, session, audit_routes):
+    people = (gallery, search, batch, verify, identities, overview, erasures, retention)
+    for resource in (enrolment, *people, models, jobs, session, audit_routes):
         router.include_router(resource.router, dependencies=strict, responses=responses(422))
     for resource in (health, metrics, page):
         router.include_router(resource.router)

@@ -23,7 +23,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 from model.data.folders import MANIFEST
 from model.data.labels import LabelWriter
@@ -37,12 +37,7 @@ PACKED_SUFFIXES = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zs
 
 ITEMS_PER_BATCH = 64
 
-LABELS: tuple[Literal["identity_id", "camera_id", "captured_at", "track_id"], ...] = (
-    "identity_id",
-    "camera_id",
-    "captured_at",
-    "track_id",
-)
+LABELS = frozenset({"identity_id", "camera_id", "captured_at", "track_id"})
 """The fields of an item that gallery.csv has."""
 
 MakeName = Callable[[Item, str], str]
@@ -124,7 +119,7 @@ def export(
         versions: set[str] = set()
         failures: list[FailedCrop] = []
         num = num_gone = 0
-        kept = (item for item in items if wanted is None or item["identity_id"] in wanted)
+        kept = (item for item in items if wanted is None or item.identity_id in wanted)
         while batch := list(islice(kept, ITEMS_PER_BATCH)):
             for item, found in zip(batch, threads.map(partial(_image, client), batch), strict=True):
                 if found is None:
@@ -136,9 +131,9 @@ def export(
                 content, content_type = found
                 path = name(item, SUFFIXES[content_type])
                 sink.add(path, io.BytesIO(content), len(content))
-                fields: dict[str, str | None] = {name: item[name] for name in LABELS}
-                labels.write(path, fields | {"item_id": item["id"]})
-                versions.add(item["model_version"])
+                fields: dict[str, str | None] = item.model_dump(mode="json", include=set(LABELS))
+                labels.write(path, fields | {"item_id": item.id})
+                versions.add(item.model_version)
                 if embeddings:
                     rows.write(_embedding(item))
                 num += 1
@@ -152,33 +147,31 @@ def export(
 def _image(client: Client, item: Item) -> tuple[bytes, str] | FailedCrop | None:
     """Read the crop of an item and its media type; None if the item was deleted during the export."""
     try:
-        return client.get_image(item["id"])
+        return client.get_image(item.id)
     except Refused as refusal:
         if refusal.code != "crop_missing":
             raise
-        return FailedCrop(Path(item["id"]), str(refusal))
+        return FailedCrop(Path(item.id), str(refusal))
 
 
 def _identities_seen_by(client: Client, filters: Filters, min_cameras: int) -> set[str]:
     """Return the identities that at least `min_cameras` cameras have seen."""
     cameras: dict[str, set[str]] = defaultdict(set)
     for item in client.list_items(**filters):
-        if item["camera_id"] is not None:
-            cameras[item["identity_id"]].add(item["camera_id"])
+        if item.camera_id is not None:
+            cameras[item.identity_id].add(item.camera_id)
     return {identity_id for identity_id, seen_by in cameras.items() if len(seen_by) >= min_cameras}
 
 
 def _embedding(item: Item) -> bytes:
-    embedding = item.get("embedding")
+    embedding = item.embedding
     if embedding is None:
-        raise ClientError(
-            f"item {item['id']} has no embedding yet; export again when the service has made it"
-        )
+        raise ClientError(f"item {item.id} has no embedding yet; export again when the service has made it")
     return b64decode(embedding)
 
 
 def _plain_name(item: Item, suffix: str) -> str:
-    return f"crops/{item['id']}{suffix}"
+    return f"crops/{item.id}{suffix}"
 
 
 def _market1501_names() -> MakeName:
@@ -188,7 +181,8 @@ def _market1501_names() -> MakeName:
     item without a camera.
 
     >>> name = _market1501_names()
-    >>> [name({"identity_id": who, "camera_id": "door"}, ".jpg").split("/")[1] for who in ("a", "b", "a")]
+    >>> items = [Item.model_construct(identity_id=who, camera_id="door") for who in ("a", "b", "a")]
+    >>> [name(item, ".jpg").split("/")[1] for item in items]
     ['0001_c1s1_000001_00.jpg', '0002_c1s1_000002_00.jpg', '0001_c1s1_000003_00.jpg']
     """
     pids: dict[str, int] = {}
@@ -198,8 +192,8 @@ def _market1501_names() -> MakeName:
     def name(item: Item, suffix: str) -> str:
         nonlocal num
         num += 1
-        pid = pids.setdefault(item["identity_id"], len(pids) + 1)
-        camid = camids.setdefault(item["camera_id"], len(camids))
+        pid = pids.setdefault(item.identity_id, len(pids) + 1)
+        camid = camids.setdefault(item.camera_id, len(camids))
         return f"bounding_box_test/{pid:04}_c{camid}s1_{num:06}_00{suffix}"
 
     return name

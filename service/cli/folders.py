@@ -134,8 +134,10 @@ def _label_by_manifest(manifest: Path, found: FoundCrops) -> None:
                 elif line_of.setdefault(path, row.line) != row.line:
                     reason = f"line {row.line} of {MANIFEST} names the file that line {line_of[path]} names"
                 if reason is None:
-                    known = {name: row.fields.get(name) or None for name in COLUMNS[1:]}
-                    found.crops.append(CropFile(path, **known))
+                    identity_id, camera_id, captured_at, track_id = (
+                        row.fields.get(name) or None for name in COLUMNS[1:]
+                    )
+                    found.crops.append(CropFile(path, identity_id, camera_id, captured_at, track_id))
                 else:
                     found.failures.append(FailedCrop(Path(row.fields["path"]), reason))
     except LabelsError as error:

@@ -105,8 +105,8 @@ def login(url: Url = DEFAULT_URL) -> None:
     with errors_as_sentences(), Client(url, key) as client:
         session = client.get_session()
         path = save_key(url, key)
-    cameras = "" if session["cameras"] is None else f", cameras {', '.join(session['cameras'])}"
-    print_line(out, f"signed in as {session['name']} ({session['role']}{cameras}); the key is kept in {path}")
+    cameras = "" if session.cameras is None else f", cameras {', '.join(session.cameras)}"
+    print_line(out, f"signed in as {session.name} ({session.role}{cameras}); the key is kept in {path}")
 
 
 def logout(url: Url = DEFAULT_URL) -> None:

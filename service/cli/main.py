@@ -5,7 +5,6 @@ at once.
 """
 
 import errno
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from service.cli.terminal import (
     out,
     print_existing,
     print_failures,
+    print_json,
     print_line,
     print_matches,
     print_verification,
@@ -198,7 +198,7 @@ def search(
             exclude_camera_id=exclude_camera_id,
         )
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
         print_matches(answer)
 
@@ -220,7 +220,7 @@ def verify(
     with errors_as_sentences(), Client(url) as client:
         answer = client.verify(files, others=against or [], identity_id=identity)
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
         print_verification(answer)
 

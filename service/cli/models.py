@@ -10,7 +10,15 @@ import typer
 
 from model.files import from_home
 from service.cli.options import DEFAULT_URL, AsJson, Url, errors_as_sentences
-from service.cli.terminal import err, out, print_evaluation, print_line, print_models, progress_bar
+from service.cli.terminal import (
+    err,
+    out,
+    print_evaluation,
+    print_json,
+    print_line,
+    print_models,
+    progress_bar,
+)
 from service.client import Client, Job, Strategy
 
 app = typer.Typer(
@@ -50,7 +58,7 @@ def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     with errors_as_sentences(), Client(url) as client:
         answer = client.list_models()
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
         print_models(answer)
 
@@ -62,14 +70,14 @@ def register(
 ) -> None:
     """Send a checkpoint to the service, and print its version. The active version stays active."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(client.register_model(file)["version"])
+        typer.echo(client.register_model(file).version)
 
 
 @app.command()
 def show(version: str, url: Url = DEFAULT_URL) -> None:
     """Print the details of a model version as JSON; "active" names the active version."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(json.dumps(client.get_model(version), indent=2))
+        print_json(client.get_model(version))
 
 
 @app.command()
@@ -113,9 +121,11 @@ def rollback(url: Url = DEFAULT_URL) -> None:
 def cancel(url: Url = DEFAULT_URL) -> None:
     """Cancel the running activation. The active model version stays active."""
     with errors_as_sentences(), Client(url) as client:
-        jobs = [job for job in client.list_running_jobs() if job["kind"] == "activation"]
+        jobs = [
+            one for one in client.list_jobs(states=["queued", "running"]).jobs if one.kind == "activation"
+        ]
         for job in jobs:
-            client.cancel_job(job["id"])
+            client.cancel_job(job.id)
     print_line(out, "the activation is cancelled" if jobs else "no activation is running")
 
 
@@ -129,12 +139,12 @@ def delete(version: str, url: Url = DEFAULT_URL) -> None:
 
 def _follow(client: Client, job: Job) -> None:
     """Show the progress of an activation until it has ended."""
-    version = job["model_version"]
+    version = job.model_version
     with progress_bar() as on_progress:
         for job in client.follow_job(job):  # noqa: B020
-            on_progress(job["done"], job["total"])
-    if job["state"] != "succeeded":
-        print_line(err, f"{version}: activation {job['state']}: {job['error']}")
+            on_progress(job.done, job.total)
+    if job.state != "succeeded":
+        print_line(err, f"{version}: activation {job.state}: {job.error}")
         raise typer.Exit(1)
     print_line(out, f"{version} is in service")
 
@@ -144,14 +154,14 @@ def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> N
     """Compare a model version with the active one on the labelled items of the gallery."""
     with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
         for job in client.follow_job(client.evaluate_model(version)):
-            on_progress(job["done"], job["total"])
-    if job["state"] != "succeeded":
-        print_line(err, f"{version}: evaluation {job['state']}: {job['error']}")
+            on_progress(job.done, job.total)
+    if job.state != "succeeded":
+        print_line(err, f"{version}: evaluation {job.state}: {job.error}")
         raise typer.Exit(1)
     if as_json:
-        typer.echo(json.dumps(job["result"], indent=2))
+        typer.echo(json.dumps(job.result, indent=2))
     else:
-        print_evaluation(job["result"] or {})
+        print_evaluation(job.result or {})
 
 
 @app.command("import-official")

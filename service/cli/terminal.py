@@ -1,20 +1,23 @@
 """Output of the `reid` program: lines, tables and progress bars."""
 
+import json
 import re
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.client import FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer, WarnedCrop
+from service.client import Answer, FailedCrop, ModelsAnswer, SearchAnswer, VerifyAnswer, WarnedCrop
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -118,6 +121,25 @@ def _one_line(path: Path) -> str:
     return "".join("?" if unicodedata.category(one) == "Cc" else one for one in str(path))
 
 
+def print_json(answer: Answer | list[Any]) -> None:
+    """Print what the service has answered as JSON; letters beyond ASCII are escaped, so that none is lost."""
+    plain = _plain(answer) if isinstance(answer, Answer) else [_plain(one) for one in answer]
+    typer.echo(json.dumps(plain, indent=2))
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return answer.model_dump(mode="json", exclude_unset=True)
+
+
+def shown_time(moment: datetime | None) -> str:
+    """Return a time as the API writes it, or nothing if it is unknown.
+
+    >>> shown_time(datetime(2026, 3, 1, 8, 15, tzinfo=UTC)), shown_time(None)
+    ('2026-03-01T08:15:00Z', '')
+    """
+    return "" if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def print_failures(failures: Iterable[FailedCrop]) -> None:
     """Print a line on stderr for each crop that could not be enrolled or exported."""
     for failure in failures:
@@ -156,34 +178,34 @@ def print_matches(answer: SearchAnswer) -> None:
 
     The column `strangers` has how many other people of those searched would score as high by chance.
     """
-    if not answer["matches"]:
-        print_line(out, f"no match among {answer['num_searched']} searched (model {answer['model_version']})")
+    if not answer.matches:
+        print_line(out, f"no match among {answer.num_searched} searched (model {answer.model_version})")
         return
     table = new_table("rank", "identity", "decision", "strangers", "score", "camera", "time", "items")
-    for match in answer["matches"]:
-        best = match["items"][0]
-        seen = (best["camera_id"] or "", best["captured_at"] or "")
+    for match in answer.matches:
+        best = match.items[0]
+        seen = (best.camera_id or "", shown_time(best.captured_at))
         table.add_row(
-            str(match["rank"]),
-            match["identity_id"],
-            match["decision"] or "",
-            "" if match["expected_strangers"] is None else f"{match['expected_strangers']:.2g}",
-            f"{match['score']:.4f}",
+            str(match.rank),
+            match.identity_id,
+            match.decision or "",
+            "" if match.expected_strangers is None else f"{match.expected_strangers:.2g}",
+            f"{match.score:.4f}",
             *seen,
-            str(len(match["items"])),
+            str(len(match.items)),
         )
     out.print(table)
-    among = f"{answer['num_searched']} items of {answer['num_identities']} people"
-    print_line(out, f"{among} searched in {answer['took_ms']:.1f} ms, model {answer['model_version']}")
-    print_line(out, CALIBRATIONS[answer["calibration"]["source"]])
+    among = f"{answer.num_searched} items of {answer.num_identities} people"
+    print_line(out, f"{among} searched in {answer.took_ms:.1f} ms, model {answer.model_version}")
+    print_line(out, CALIBRATIONS[answer.calibration.source])
 
 
 def print_verification(answer: VerifyAnswer) -> None:
     """Print the answer of a verification as one line."""
-    decision = answer["decision"] or "no decision, the model version has no thresholds"
-    chance = answer["probability_even_prior"]
+    decision = answer.decision or "no decision, the model version has no thresholds"
+    chance = answer.probability_even_prior
     likely = "" if chance is None else f", probability {chance:.4f} at even odds"
-    print_line(out, f"{decision}: score {answer['score']:.4f}{likely}, model {answer['model_version']}")
+    print_line(out, f"{decision}: score {answer.score:.4f}{likely}, model {answer.model_version}")
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -205,13 +227,13 @@ def print_evaluation(result: dict[str, Any]) -> None:
 def print_models(answer: ModelsAnswer) -> None:
     """Print the model versions as a table."""
     table = new_table("version", "state", "architecture", "size", "items", "coverage", "since")
-    for version in answer["models"]:
+    for version in answer.models:
         sizes = (
-            str(version["embedding_size"]),
-            str(version["num_embedded"]),
-            f"{100 * version['coverage']:.0f} %",
+            str(version.embedding_size),
+            str(version.num_embedded),
+            f"{100 * version.coverage:.0f} %",
         )
         table.add_row(
-            version["version"], version["state"], version["architecture"], *sizes, version["created_at"][:10]
+            version.version, version.state, version.architecture, *sizes, f"{version.created_at:%Y-%m-%d}"
         )
     out.print(table)

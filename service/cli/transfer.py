@@ -1,6 +1,5 @@
 """`reid export`, `reid import` and `reid erasures`: move whole galleries and receipts over the API."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from service.cli.terminal import (
     out,
     print_existing,
     print_failures,
+    print_json,
     print_line,
     print_more,
     print_warnings,
@@ -135,26 +135,26 @@ def import_crops(
     Without gallery.csv, LAYOUT says how to read them from the file names. Ctrl-C cancels the rest of the
     import; crops that were enrolled before stay.
     """
-    send_archive = partial(
-        Client.import_archive,
-        layout=layout,
-        on_duplicate=on_duplicate,
-        camera_id=camera_id,
-        identity_id=identity_id,
-        captured_at=captured_at,
-        track_id=track_id,
-    )
     started_s = time.monotonic()
     tally = _Tally()
     try:
         with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
+            send_archive = partial(
+                client.import_archive,
+                layout=layout,
+                on_duplicate=on_duplicate,
+                camera_id=camera_id,
+                identity_id=identity_id,
+                captured_at=captured_at,
+                track_id=track_id,
+            )
             if path.is_dir():
                 _import_folder(client, path, Layout(layout), send_archive, tally, on_progress)
             elif path.suffix.lower() == ".csv":
                 raise ClientError(f"{path} holds no crops: import the folder that has it and the crops")
             else:
                 with path.open("rb") as archive:
-                    job = send_archive(client, path.name, archive)
+                    job = send_archive(path.name, archive)
                 _follow(client, job, tally, on_progress)
                 if not tally.num_done:
                     print_line(err, f"{path} has no crops: pack JPEG, PNG, WebP or BMP files into it")
@@ -166,7 +166,7 @@ def import_crops(
 def print_erasures(url: Url = DEFAULT_URL) -> None:
     """Print the receipts of all erasures as JSON, for `reid restore --erasures`. Receipts hold no names."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(json.dumps(list(client.list_erasures()), indent=2))
+        print_json(list(client.list_erasures()))
 
 
 @dataclass
@@ -198,7 +198,7 @@ def _import_folder(
     client: Client,
     folder: Path,
     layout: Layout,
-    send_archive: Callable[[Client, str, BinaryIO], Job],
+    send_archive: Callable[[str, BinaryIO], Job],
     tally: _Tally,
     on_progress: OnProgress,
 ) -> None:
@@ -211,7 +211,7 @@ def _import_folder(
         tally.fail(part.failures)
         if not part.crops:
             continue
-        job = send_archive(client, "part.tar", part.archive)
+        job = send_archive("part.tar", part.archive)
         paths = [crop.path for crop in part.crops]
         _follow(client, job, tally, lambda done, _: on_progress(done, total), paths)
 
@@ -237,35 +237,35 @@ def _follow(
     is_stopped = False
     try:
         for job in client.follow_job(job):  # noqa: B020 - the newest state of the same job
-            on_progress(before + job["done"], before + job["total"])
+            on_progress(before + job.done, before + job.total)
     except KeyboardInterrupt:
         is_stopped = True
-        job = _cancel(client, job["id"])
+        job = _cancel(client, job.id)
     except ServiceUnreachable as error:
         raise ClientError(
-            f"{error}. Job {job['id']} has done {job['done']} of {job['total']} crops, and goes on when the "
-            f"service runs again: GET /jobs/{job['id']}. To import the same crops again doubles nothing"
+            f"{error}. Job {job.id} has done {job.done} of {job.total} crops, and goes on when the "
+            f"service runs again: GET /jobs/{job.id}. To import the same crops again doubles nothing"
         ) from error
-    tally.num_enrolled += job["num_enrolled"]
-    tally.num_existing += job["num_existing"]
-    tally.num_failed += job["num_failed"]
-    tally.num_skipped += job["num_skipped"]
-    tally.num_warnings += job["num_warnings"]
-    _print_report(job, lambda file: paths[file["position"]] if paths else Path(file["name"]))
-    if job["state"] != "succeeded":
-        print_line(err, f"the import has failed: {job['error']}" if job["state"] == "failed" else CANCELLED)
+    tally.num_enrolled += job.num_enrolled
+    tally.num_existing += job.num_existing
+    tally.num_failed += job.num_failed
+    tally.num_skipped += job.num_skipped
+    tally.num_warnings += job.num_warnings
+    _print_report(job, lambda file: paths[file.position] if paths else Path(file.name))
+    if job.state != "succeeded":
+        print_line(err, f"the import has failed: {job.error}" if job.state == "failed" else CANCELLED)
         raise typer.Exit(INTERRUPTED if is_stopped else 1)
 
 
 def _print_report(job: Job, path_of: Callable[[FailedFile | ExistingFile | Warned], Path]) -> None:
-    print_warnings(WarnedCrop(path_of(warning), warning["detail"]) for warning in job["warnings"])
-    print_more(job["num_warnings"] - len(job["warnings"]))
-    for kind, num in job["skipped"].items():
+    print_warnings(WarnedCrop(path_of(warning), warning.detail) for warning in job.warnings)
+    print_more(job.num_warnings - len(job.warnings))
+    for kind, num in job.skipped.items():
         print_line(err, f"skipped: {num} {kind}")
-    print_existing((path_of(file), file["identity_id"]) for file in job["existing"])
-    print_more(job["num_existing"] - len(job["existing"]))
-    print_failures(FailedCrop(path_of(error), error["detail"]) for error in job["errors"])
-    print_more(job["num_failed"] - len(job["errors"]))
+    print_existing((path_of(file), file.identity_id) for file in job.existing)
+    print_more(job.num_existing - len(job.existing))
+    print_failures(FailedCrop(path_of(error), error.detail) for error in job.errors)
+    print_more(job.num_failed - len(job.errors))
 
 
 def _cancel(client: Client, job_id: str) -> Job:

@@ -3,45 +3,89 @@
 >>> from service.client import Client
 >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
 ...     answer = client.search([Path("crop.jpg")], camera_id=["door"])
-...     print(answer["matches"][0]["identity_id"])
+...     print(answer.matches[0].identity_id)
 """
 
 from service.client.answers import (
-    ConfirmationAnswer,
+    Answer,
+    Camera,
+    CamerasAnswer,
+    CorrectedItem,
+    DeletionAnswer,
     EnrolledItem,
     EnrolmentAnswer,
+    Item,
+    Match,
+    MatchedItem,
+    SearchAnswer,
+    SearchCalibration,
+    ShownItem,
+    Thresholds,
+    VerifyAnswer,
+    Warned,
+)
+from service.client.async_client import AsyncClient
+from service.client.client import Client
+from service.client.enrolment import BatchResult, FailedCrop, WarnedCrop, enroll_in_batches
+from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
+from service.client.keys import KEY_VARIABLE, find_key, key_file, save_key
+from service.client.people_answers import (
+    Identity,
+    MovedItem,
+    Operation,
+    ShownIdentity,
+    ShownOperation,
+    SuggestedSide,
+    Suggestion,
+    SuggestionsAnswer,
+    Visit,
+)
+from service.client.requests import (
+    CropFile,
+    Filters,
+    GroupBy,
+    ItemFilters,
+    Layout,
+    OnDuplicate,
+    Picture,
+    Strategy,
+)
+from service.client.service_answers import (
+    ConfirmationAnswer,
+    Day,
     Erased,
     Erasure,
     ExistingFile,
     FailedFile,
     HeldExpiry,
-    Item,
+    Index,
     Job,
-    Match,
-    MatchedItem,
+    JobsAnswer,
+    JobState,
     ModelsAnswer,
     ModelVersion,
     RetentionAnswer,
-    SearchAnswer,
-    SearchCalibration,
+    ServiceState,
     Session,
-    Thresholds,
-    VerifyAnswer,
-    Warned,
+    Stats,
+    Storage,
+    Versions,
 )
-from service.client.client import Client
-from service.client.enrolment import BatchResult, FailedCrop, WarnedCrop, enroll_in_batches
-from service.client.errors import ClientError, NoAnswer, Refused, ServiceUnreachable
-from service.client.keys import KEY_VARIABLE, find_key, key_file, save_key
-from service.client.requests import CropFile, Filters, GroupBy, Layout, OnDuplicate, Strategy
 
 __all__ = [
     "KEY_VARIABLE",
+    "Answer",
+    "AsyncClient",
     "BatchResult",
+    "Camera",
+    "CamerasAnswer",
     "Client",
     "ClientError",
     "ConfirmationAnswer",
+    "CorrectedItem",
     "CropFile",
+    "Day",
+    "DeletionAnswer",
     "EnrolledItem",
     "EnrolmentAnswer",
     "Erased",
@@ -52,24 +96,43 @@ __all__ = [
     "Filters",
     "GroupBy",
     "HeldExpiry",
+    "Identity",
+    "Index",
     "Item",
+    "ItemFilters",
     "Job",
+    "JobState",
+    "JobsAnswer",
     "Layout",
     "Match",
     "MatchedItem",
     "ModelVersion",
     "ModelsAnswer",
+    "MovedItem",
     "NoAnswer",
     "OnDuplicate",
+    "Operation",
+    "Picture",
     "Refused",
     "RetentionAnswer",
     "SearchAnswer",
     "SearchCalibration",
+    "ServiceState",
     "ServiceUnreachable",
     "Session",
+    "ShownIdentity",
+    "ShownItem",
+    "ShownOperation",
+    "Stats",
+    "Storage",
     "Strategy",
+    "SuggestedSide",
+    "Suggestion",
+    "SuggestionsAnswer",
     "Thresholds",
     "VerifyAnswer",
+    "Versions",
+    "Visit",
     "Warned",
     "WarnedCrop",
     "enroll_in_batches",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 
@@ -83,10 +83,10 @@ def enroll_in_batches(
 
 def _enroll_batch(client: Client, batch: Sequence[CropFile], on_duplicate: OnDuplicate) -> BatchResult:
     result = BatchResult()
-    readable: list[tuple[CropFile, bytes]] = []
+    readable: list[CropFile] = []
     for crop in batch:
         try:
-            readable.append((crop, crop.path.read_bytes()))
+            readable.append(replace(crop, content=crop.read()))
         except OSError as error:
             result.failures.append(FailedCrop(crop.path, error.strerror or str(error)))
     _enroll_all_but_refused(client, readable, on_duplicate, result)
@@ -94,7 +94,7 @@ def _enroll_batch(client: Client, batch: Sequence[CropFile], on_duplicate: OnDup
 
 
 def _enroll_all_but_refused(
-    client: Client, crops: list[tuple[CropFile, bytes]], on_duplicate: OnDuplicate, result: BatchResult
+    client: Client, crops: list[CropFile], on_duplicate: OnDuplicate, result: BatchResult
 ) -> None:
     """Enrol crops, and add the crops that were enrolled, were there already, or have failed to `result`."""
     if not crops:
@@ -103,7 +103,7 @@ def _enroll_all_but_refused(
         answer = client.enroll(crops, on_duplicate=on_duplicate)
     except NoAnswer as error:
         result.failures += [
-            FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop, _ in crops
+            FailedCrop(crop.path, f"{error}; the crop may have been enrolled") for crop in crops
         ]
     except Refused as refusal:
         if refusal.status in IMAGE_STATUSES or refusal.position is not None:
@@ -111,21 +111,19 @@ def _enroll_all_but_refused(
         elif refusal.status < 500 and refusal.status != HTTPStatus.TOO_MANY_REQUESTS:
             raise
         else:
-            result.failures += [FailedCrop(crop.path, str(refusal)) for crop, _ in crops]
+            result.failures += [FailedCrop(crop.path, str(refusal)) for crop in crops]
     else:
-        result.warnings += [
-            WarnedCrop(crops[one["position"]][0].path, one["detail"]) for one in answer["warnings"]
-        ]
-        for (crop, _), item in zip(crops, answer["items"], strict=True):
-            if item["is_new"]:
+        result.warnings += [WarnedCrop(crops[one.position].path, one.detail) for one in answer.warnings]
+        for crop, item in zip(crops, answer.items, strict=True):
+            if item.is_new:
                 result.num_enrolled += 1
             else:
-                result.existing.append((crop.path, item["identity_id"]))
+                result.existing.append((crop.path, item.identity_id))
 
 
 def _enroll_without_refused(
     client: Client,
-    crops: list[tuple[CropFile, bytes]],
+    crops: list[CropFile],
     on_duplicate: OnDuplicate,
     refusal: Refused,
     result: BatchResult,
@@ -136,5 +134,5 @@ def _enroll_without_refused(
         for crop in crops:
             _enroll_all_but_refused(client, [crop], on_duplicate, result)
         return
-    result.failures.append(FailedCrop(crops[position][0].path, str(refusal)))
+    result.failures.append(FailedCrop(crops[position].path, str(refusal)))
     _enroll_all_but_refused(client, crops[:position] + crops[position + 1 :], on_duplicate, result)

@@ -2,9 +2,11 @@
 
 import ipaddress
 import socket
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+
+Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
 
 FORM = "write it as http://host:8000, or https://host/path behind a proxy that has TLS"
 
@@ -22,6 +24,15 @@ def open_http(url: str, **options: Any) -> httpx.Client:
     Raises:
         ValueError: `url` is not a URL, or the environment names a proxy that cannot be used.
     """
+    return _open(httpx.Client, url, options)
+
+
+def open_async_http(url: str, **options: Any) -> httpx.AsyncClient:
+    """Open a connection pool for an event loop; otherwise as `open_http`."""
+    return _open(httpx.AsyncClient, url, options)
+
+
+def _open(kind: type[Pool], url: str, options: dict[str, Any]) -> Pool:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
@@ -33,7 +44,7 @@ def open_http(url: str, **options: Any) -> httpx.Client:
         if parsed.scheme == "https":
             options["verify"] = httpx.create_ssl_context()  # SSL_CERT_FILE still holds
     try:
-        return httpx.Client(base_url=url, **options)
+        return kind(base_url=url, **options)
     except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
         reason = str(error).partition(". ")[0]
         variables = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"

@@ -1,7 +1,8 @@
 """Arguments of requests: crops, filters and choices, and their form in a request."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -13,13 +14,23 @@ Strategy = Literal["backfill", "compatible"]
 
 @dataclass(frozen=True)
 class CropFile:
-    """An image file of a crop, and the metadata of the crop."""
+    """A crop to enrol: an image file, or its bytes, and the metadata of the crop.
+
+    Attributes:
+        path: the file; with `content` only its name counts.
+        identity_id: the person, or None for an identity of its own.
+        camera_id: the camera.
+        captured_at: the time of capture: with a time zone, or as RFC 3339 with an offset.
+        track_id: the track, as the tracker of the camera calls it.
+        content: the bytes of the image; None to read the file.
+    """
 
     path: Path
     identity_id: str | None = None
     camera_id: str | None = None
-    captured_at: str | None = None
+    captured_at: datetime | str | None = None
     track_id: str | None = None
+    content: bytes | None = field(default=None, repr=False)
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata fields that are known, as `POST /gallery` takes them.
@@ -36,48 +47,81 @@ class CropFile:
             }
         )
 
+    def read(self) -> bytes:
+        """Return the bytes of the image.
 
-class Filters(TypedDict, total=False):
-    """Filters that select items. An item must pass every filter. An absent filter, or None, passes all items.
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return self.path.read_bytes() if self.content is None else self.content
 
-    A filter with several values passes items with any of these values. Only attributes differ: the identity
-    of an item must have every given `attribute`, each written "name=value". `attribute_at_least` and
-    `attribute_at_most`, each written "name=number", include the number itself. `captured_after` includes the
-    time itself, and `captured_before` excludes it.
+
+class ItemFilters(TypedDict, total=False):
+    """Filters that select items by what cameras know of them.
+
+    An item must pass every filter. An absent filter, or None, passes all items. A filter with several values
+    passes items with any of these values. `captured_after` includes the time itself, and `captured_before`
+    excludes it.
 
     The last three fields exclude items that camera `query_camera_id` captured within `exclude_same_camera_s`
     seconds before or after `query_captured_at`. Beside `query_camera_id`, and perhaps `query_captured_at`,
     `exclude_track_id` excludes only the tracks of that camera, and of that time.
     """
 
-    identity_id: Sequence[str] | None
-    exclude_identity_id: Sequence[str] | None
     track_id: Sequence[str] | None
     exclude_track_id: Sequence[str] | None
     camera_id: Sequence[str] | None
     exclude_camera_id: Sequence[str] | None
+    captured_after: datetime | str | None
+    captured_before: datetime | str | None
+    exclude_same_camera_s: float | None
+    query_camera_id: str | None
+    query_captured_at: datetime | str | None
+
+
+class Filters(ItemFilters, total=False):
+    """Filters that select items, also by their identities.
+
+    The identity of an item must have every given `attribute`, each written "name=value".
+    `attribute_at_least` and `attribute_at_most`, each written "name=number", include the number itself.
+    """
+
+    identity_id: Sequence[str] | None
+    exclude_identity_id: Sequence[str] | None
     attribute: Sequence[str] | None
     attribute_at_least: Sequence[str] | None
     attribute_at_most: Sequence[str] | None
-    captured_after: str | None
-    captured_before: str | None
-    exclude_same_camera_s: float | None
-    query_camera_id: str | None
-    query_captured_at: str | None
 
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are not None."""
-    return {name: value for name, value in fields.items() if value is not None}
+    """Return the fields that are not None; times become RFC 3339.
+
+    >>> given({"after": datetime.fromisoformat("2026-03-01T08:00Z"), "before": None})
+    {'after': '2026-03-01T08:00:00+00:00'}
+    """
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in fields.items()
+        if value is not None
+    }
 
 
-def image_parts(field: str, paths: Sequence[Path]) -> list[tuple[str, tuple[str, bytes]]]:
-    """Read image files as parts of a multipart form.
+Picture = Path | bytes
+"""An image: a file, or the bytes of one."""
+
+
+def image_parts(name: str, pictures: Sequence[Picture]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Read images as parts of a multipart form.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return [(field, (sendable_name(path), path.read_bytes())) for path in paths]
+    return [
+        (name, (sendable_name(picture), picture.read_bytes()))
+        if isinstance(picture, Path)
+        else (name, (f"{name}[{place}]", picture))
+        for place, picture in enumerate(pictures)
+    ]
 
 
 def sendable_name(path: Path) -> str:

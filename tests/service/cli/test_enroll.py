@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from command_line import Server, put, reid, run
 from live_server import crop, serve
-from service.client.transport import MAX_ATTEMPTS
+from service.client.retries import MAX_ATTEMPTS
 from service.settings import Settings
 
 

@@ -1,9 +1,11 @@
 """Which requests the client sends again, against a server that answers as each test says."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from threading import Thread
@@ -12,12 +14,17 @@ import pytest
 
 from live_server import find_free_port
 from service.client import NoAnswer, Refused, ServiceUnreachable
-from service.client.transport import Transport, read_answer
+from service.client.calls import Call
+from service.client.problems import read_answer
+from service.client.transport import AsyncTransport, Transport
 
 Answer = tuple[int, dict[str, str], bytes] | None
 """Status, headers and body; None closes the connection without an answer."""
 
 OK: Answer = (200, {}, b'{"fine": true}')
+keys: list[str | None] = []
+"""The Idempotency-Keys of the requests to `answering`, of which the last are those of its last server."""
+
 BUSY: Answer = (503, {"Retry-After": "1"}, b'{"code": "database_unavailable", "detail": "busy"}')
 
 
@@ -28,6 +35,7 @@ def answering(*answers: Answer) -> Iterator[tuple[Transport, list[bytes]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            keys.append(self.headers["Idempotency-Key"])
             bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             answer = left.pop(0)
             if answer is None:
@@ -98,6 +106,35 @@ def test_a_request_without_an_answer_is_not_sent_again() -> None:
         with pytest.raises(NoAnswer, match="no answer from http://127"):
             transport.request("POST", "/gallery", json={})
         assert len(bodies) == 1
+
+
+def test_what_is_done_once_is_sent_again_under_one_key() -> None:
+    in_progress: Answer = (409, {"Retry-After": "0"}, b'{"code": "idempotency_in_progress"}')
+    call = Call("POST", "/gallery", read_answer, {"files": {"archive": BytesIO(b"crops")}}, is_done_once=True)
+    with answering(None, in_progress, OK, OK) as (transport, bodies):
+        assert transport.send(call) == transport.send(call) == {"fine": True}
+    assert [body.count(b"crops") for body in bodies] == [1, 1, 1, 1]
+    first, again, last, other = keys[-4:]
+    assert first == again == last != other
+    assert first is not None
+
+
+def test_what_changes_nothing_is_sent_again_without_an_answer() -> None:
+    call = Call("POST", "/search", read_answer, is_safe=True)
+    with answering(None, OK) as (transport, _):
+        assert transport.send(call) == {"fine": True}
+    assert keys[-2:] == [None, None]
+
+    async def send(url: str) -> None:
+        transport = AsyncTransport(url)
+        assert await transport.send(call) == {"fine": True}
+        with pytest.raises(NoAnswer):
+            await transport.send(replace(call, is_safe=False))
+        await transport.close()
+
+    with answering(None, BUSY, OK, None) as (transport, bodies):
+        asyncio.run(send(transport.connection.url))
+    assert len(bodies) == 4
 
 
 def test_once_a_request_has_waited_in_vain_the_others_do_not() -> None:

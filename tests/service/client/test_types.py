@@ -4,8 +4,9 @@ from typing import Any, get_args
 
 import pytest
 
+from service import client
 from service.api.app import create_app
-from service.client import answers, requests
+from service.client import requests, service_answers
 from service.settings import Settings
 
 DOCUMENT: dict[str, Any] = create_app(Settings()).openapi()
@@ -30,6 +31,28 @@ ANSWERS = {
     "RetentionAnswer": "RetentionAnswer",
     "HeldExpiry": "HeldItems",
     "ConfirmationAnswer": "ConfirmationAnswer",
+    "Session": "SessionAnswer",
+    "JobsAnswer": "JobsAnswer",
+    "ShownItem": "ItemAnswer",
+    "CorrectedItem": "CorrectionAnswer",
+    "DeletionAnswer": "DeletionAnswer",
+    "Camera": "CameraFields",
+    "CamerasAnswer": "CamerasAnswer",
+    "Stats": "StatsAnswer",
+    "Day": "DayFields",
+    "Index": "IndexFields",
+    "ServiceState": "ServiceFields",
+    "Storage": "Storage",
+    "Versions": "Versions",
+    "Identity": "IdentityFields",
+    "ShownIdentity": "IdentityAnswer",
+    "Visit": "TimelineVisit",
+    "Operation": "OperationFields",
+    "ShownOperation": "OperationAnswer",
+    "MovedItem": "MovedItemFields",
+    "Suggestion": "SuggestedPair",
+    "SuggestedSide": "SuggestedSide",
+    "SuggestionsAnswer": "SuggestionsAnswer",
 }
 """Schemas of the document, by types of the client."""
 
@@ -46,7 +69,7 @@ def query_parameters(path: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_has_the_fields_of_the_document(name: str) -> None:
-    fields = set(getattr(answers, name).__annotations__)
+    fields = set(getattr(client, name).model_fields)
     documented = set(SCHEMAS[ANSWERS[name]]["properties"])
     assert fields - {"embedding"} == documented - {"embedding"}
 
@@ -54,6 +77,8 @@ def test_an_answer_has_the_fields_of_the_document(name: str) -> None:
 def test_filters_are_those_of_a_list() -> None:
     others = {"limit", "cursor", "embeddings"}
     assert set(requests.Filters.__annotations__) == query_parameters("/gallery") - others
+    of_one = query_parameters("/identities/{identity_id}/items")
+    assert set(requests.ItemFilters.__annotations__) == of_one - others
 
 
 def test_choices_are_those_of_the_document() -> None:
@@ -64,7 +89,7 @@ def test_choices_are_those_of_the_document() -> None:
         (requests.OnDuplicate, enrolment["on_duplicate"]),
         (requests.Layout, SCHEMAS["Layout"]),
         (requests.Strategy, SCHEMAS["Activation"]["properties"]["strategy"]),
-        (answers.JobState, SCHEMAS["JobAnswer"]["properties"]["state"]),
+        (service_answers.JobState, SCHEMAS["JobAnswer"]["properties"]["state"]),
     ]
     for choices, schema in documented:
         assert set(get_args(choices)) == set(schema["enum"])
