@@ -77,6 +77,48 @@ def find_crops(paths: Iterable[Path], layout: Layout) -> FoundCrops:
     return found
 
 
+def check_layout(found: FoundCrops, paths: Iterable[Path], layout: Layout) -> None:
+    """Refuse a layout that would make one person of many, or many of one.
+
+    Args:
+        found: what `find_crops` has found.
+        paths: where it has looked.
+        layout: how it has read the names.
+
+    Raises:
+        ClientError: the names of one folder are those of several people in Market-1501, and the layout would
+            make them one; or each crop would be a person, although the crops lie in folders as people do.
+    """
+    folders: dict[Path, list[str]] = {}
+    for crop in found.crops:
+        folders.setdefault(crop.path.parent, []).append(crop.path.name)
+    if layout is Layout.folders:
+        for folder, names in folders.items():
+            people = _market1501_people(names)
+            if len(people) > 1:
+                raise ClientError(
+                    f"{folder} is no person: its names are of {len(people):,} people, such as {names[0]}. "
+                    f"Say --layout {Layout.market1501}; or --no-check-layout if it is one person"
+                )
+    if layout is Layout.flat:
+        roots = [path for path in paths if path.is_dir()]
+        within = {folder: names for folder, names in folders.items() if folder not in roots}
+        num_crops = sum(map(len, within.values()))
+        if len(within) > 1 and len(within) == len(folders) and num_crops >= 2 * len(within):
+            is_market1501 = all(_market1501_people(names) for names in within.values())
+            fitting = Layout.market1501 if is_market1501 else Layout.folders
+            raise ClientError(
+                f"the {num_crops:,} crops lie in {len(within):,} folders, and each would be a person of its "
+                f"own. Say --layout {fitting}; or --no-check-layout if each crop is another person"
+            )
+
+
+def _market1501_people(names: Iterable[str]) -> set[str]:
+    """Return the people whom file names name as in Market-1501; none if one of the names does not."""
+    parsed = [parse_market1501_name(name) for name in names]
+    return {one[0] for one in parsed if one is not None} if all(parsed) else set()
+
+
 def find_crops_of_folder(folder: Path, layout: Layout) -> FoundCrops:
     """Look for the crops of a folder, and label them by its gallery.csv or else by the layout.
 

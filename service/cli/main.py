@@ -5,47 +5,34 @@ at once.
 """
 
 import errno
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from service.cli import audit as cli_audit
+from service.cli import enroll as cli_enroll
+from service.cli import jobs as cli_jobs
 from service.cli import keys as cli_keys
 from service.cli import models as cli_models
 from service.cli import offline
+from service.cli import overview as cli_overview
+from service.cli import people as cli_people
 from service.cli import retention as cli_retention
 from service.cli import retrain as cli_retrain
 from service.cli import transfer as cli_transfer
-from service.cli.folders import find_crops
-from service.cli.options import (
-    DEFAULT_URL,
-    AsJson,
-    CameraIds,
-    DataDir,
-    Duplicates,
-    ExcludeCameraIds,
-    Url,
-    errors_as_sentences,
-)
+from service.cli.filters import takes_filters
+from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
 from service.cli.terminal import (
     err,
     out,
-    print_existing,
-    print_failures,
     print_json,
     print_line,
     print_matches,
     print_verification,
-    print_warnings,
-    progress_bar,
     replace_unprintable,
-    warning_count,
 )
-from service.client import Client, GroupBy, enroll_in_batches
-from service.uploads.layouts import Layout
+from service.client import Client, Filters, GroupBy
 
 
 class Program(typer.Typer):
@@ -90,12 +77,13 @@ def program(
     """Person re-identification gallery: serve it, enrol crops, search them, swap networks."""
 
 
+app.add_typer(cli_people.app, name="people")
+app.add_typer(cli_jobs.app, name="jobs")
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_retention.app, name="retention")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_audit.app, name="audit")
 
-Crops = Annotated[list[Path], typer.Argument(exists=True, help="Crops, or folders of crops.")]
 CropsOfOne = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")]
 
 
@@ -120,83 +108,25 @@ app.command()(offline.backup)
 app.command()(offline.restore)
 
 
-@app.command()
-def enroll(
-    paths: Crops,
-    url: Url = DEFAULT_URL,
-    layout: Annotated[Layout, typer.Option(help="How to find the identity of a crop.")] = Layout.flat,
-    camera_id: Annotated[str | None, typer.Option(help="The camera of all crops.")] = None,
-    identity_id: Annotated[str | None, typer.Option(help="The identity of all crops.")] = None,
-    on_duplicate: Duplicates = "skip",
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Crops per request.")] = 16,
-) -> None:
-    """Enrol crops. A crop that fails is reported, and the others are enrolled.
-
-    LAYOUT "folders" takes the name of a crop's folder as its identity. "market1501" reads the identity and
-    the camera from the file name, such as 0002_c1s1_000451_03.jpg. "flat" names no identity, so the service
-    makes a new identity for every crop.
-    """
-    found = find_crops(paths, layout)
-    crops = [
-        replace(crop, identity_id=identity_id or crop.identity_id, camera_id=camera_id or crop.camera_id)
-        for crop in found.crops
-    ]
-    print_line(err, found.summary())
-    print_failures(found.failures)
-    num_all = len(crops) + len(found.failures)
-    num_enrolled = num_existing = num_warnings = 0
-    num_failed = len(found.failures)
-    started_s = time.monotonic()
-    try:
-        with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
-            for result in enroll_in_batches(
-                client, crops, batch_size=batch, concurrency=concurrency, on_duplicate=on_duplicate
-            ):
-                print_existing(result.existing)
-                print_failures(result.failures)
-                print_warnings(result.warnings)
-                num_warnings += len(result.warnings)
-                num_enrolled += result.num_enrolled
-                num_existing += len(result.existing)
-                num_failed += len(result.failures)
-                on_progress(num_enrolled + num_existing + num_failed, num_all)
-    finally:
-        num_left = num_all - num_enrolled - num_existing - num_failed
-        existing = f", {num_existing} there already" if num_existing else ""
-        not_tried = f", {num_left} not tried" if num_left else ""
-        warned = warning_count(num_warnings)
-        took_s = time.monotonic() - started_s
-        rate = f"{took_s:.1f} s, {num_enrolled / took_s:.1f} a second"
-        print_line(
-            out, f"{num_enrolled} enrolled{existing}, {num_failed} failed{warned}{not_tried} in {rate}"
-        )
-    raise typer.Exit(1 if num_failed or not num_all else 0)
+app.command()(cli_enroll.enroll)
 
 
 @app.command()
+@takes_filters
 def search(
     files: CropsOfOne,
+    filters: Filters,
     url: Url = DEFAULT_URL,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many matches to return.")] = 10,
     group_by: Annotated[
         GroupBy, typer.Option(help="What to rank: identities, tracks, cameras or items.")
     ] = "identity",
-    camera_id: CameraIds = None,
-    exclude_camera_id: ExcludeCameraIds = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out matches with a lower score.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for the person on one crop, or on several crops of the same person."""
     with errors_as_sentences(), Client(url) as client:
-        answer = client.search(
-            files,
-            top_k=top_k,
-            group_by=group_by,
-            min_score=min_score,
-            camera_id=camera_id,
-            exclude_camera_id=exclude_camera_id,
-        )
+        answer = client.search(files, top_k=top_k, group_by=group_by, min_score=min_score, **filters)
     if as_json:
         print_json(answer)
     else:
@@ -225,6 +155,8 @@ def verify(
         print_verification(answer)
 
 
+app.command()(cli_overview.cameras)
+app.command()(cli_overview.stats)
 app.command()(cli_transfer.export)
 app.command("import")(cli_transfer.import_crops)
 app.command()(cli_retrain.retrain)

@@ -1,6 +1,5 @@
 """`reid models`: manage the model versions of a service, and import networks of other projects."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,14 +66,19 @@ def list_models(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 def register(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A checkpoint.")],
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Send a checkpoint to the service, and print its version. The active version stays active."""
     with errors_as_sentences(), Client(url) as client:
-        typer.echo(client.register_model(file).version)
+        registered = client.register_model(file)
+    if as_json:
+        print_json(registered)
+    else:
+        typer.echo(registered.version)
 
 
 @app.command()
-def show(version: str, url: Url = DEFAULT_URL) -> None:
+def show(version: str, url: Url = DEFAULT_URL, as_json: AsJson = True) -> None:  # noqa: ARG001 - always JSON
     """Print the details of a model version as JSON; "active" names the active version."""
     with errors_as_sentences(), Client(url) as client:
         print_json(client.get_model(version))
@@ -98,6 +102,7 @@ def activate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out items whose crop is missing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Embed the gallery with a model version, and make the version active. Searches go on.
 
@@ -107,46 +112,54 @@ def activate(
         job = client.activate_model(
             version, strategy=strategy, require_better=require_better, allow_missing=allow_missing
         )
-        _follow(client, job)
+        _follow(client, job, as_json)
 
 
 @app.command()
-def rollback(url: Url = DEFAULT_URL) -> None:
+def rollback(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Make the previously active model version active again."""
     with errors_as_sentences(), Client(url) as client:
-        _follow(client, client.roll_back())
+        _follow(client, client.roll_back(), as_json)
 
 
 @app.command()
-def cancel(url: Url = DEFAULT_URL) -> None:
+def cancel(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Cancel the running activation. The active model version stays active."""
     with errors_as_sentences(), Client(url) as client:
         jobs = [
             one for one in client.list_jobs(states=["queued", "running"]).jobs if one.kind == "activation"
         ]
-        for job in jobs:
-            client.cancel_job(job.id)
-    print_line(out, "the activation is cancelled" if jobs else "no activation is running")
+        cancelled = [client.cancel_job(job.id) for job in jobs]
+    if as_json:
+        print_json(cancelled)
+    else:
+        print_line(out, "the activation is cancelled" if cancelled else "no activation is running")
 
 
 @app.command()
-def delete(version: str, url: Url = DEFAULT_URL) -> None:
+def delete(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Delete a model version that is not active, with its embeddings."""
     with errors_as_sentences(), Client(url) as client:
         client.delete_model(version)
-    print_line(out, f"{version} is deleted")
+    if as_json:
+        print_json({"deleted": version})
+    else:
+        print_line(out, f"{version} is deleted")
 
 
-def _follow(client: Client, job: Job) -> None:
+def _follow(client: Client, job: Job, as_json: bool) -> None:
     """Show the progress of an activation until it has ended."""
     version = job.model_version
     with progress_bar() as on_progress:
         for job in client.follow_job(job):  # noqa: B020
             on_progress(job.done, job.total)
+    if as_json:
+        print_json(job)
     if job.state != "succeeded":
         print_line(err, f"{version}: activation {job.state}: {job.error}")
         raise typer.Exit(1)
-    print_line(out, f"{version} is in service")
+    if not as_json:
+        print_line(out, f"{version} is in service")
 
 
 @app.command()
@@ -159,7 +172,7 @@ def evaluate(version: str, url: Url = DEFAULT_URL, as_json: AsJson = False) -> N
         print_line(err, f"{version}: evaluation {job.state}: {job.error}")
         raise typer.Exit(1)
     if as_json:
-        typer.echo(json.dumps(job.result, indent=2))
+        print_json(job.result)
     else:
         print_evaluation(job.result or {})
 

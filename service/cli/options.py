@@ -1,6 +1,7 @@
 """Options and error handling that several commands of `reid` share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,16 +30,18 @@ Duplicates = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
 
-Names = list[str] | None
+Limit = Annotated[int, typer.Option(min=1, help="The most to list.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can answer.")]
 
-IdentityIds = Annotated[Names, typer.Option(help="Only this identity; may repeat.")]
-ExcludeIdentityIds = Annotated[Names, typer.Option(help="Not this identity; may repeat.")]
-CameraIds = Annotated[Names, typer.Option(help="Only this camera; may repeat.")]
-ExcludeCameraIds = Annotated[Names, typer.Option(help="Not this camera; may repeat.")]
-TrackIds = Annotated[Names, typer.Option(help="Only this track; may repeat.")]
-Attributes = Annotated[Names, typer.Option(help="Only people with this name=value; may repeat.")]
-CapturedAfter = Annotated[str | None, typer.Option(help="Captured at this RFC 3339 time or later.")]
-CapturedBefore = Annotated[str | None, typer.Option(help="Captured before this RFC 3339 time.")]
+
+def require_yes(is_given: bool, question: str) -> None:
+    """Ask a person for a yes, unless the option has given it; without it the command ends with status 1."""
+    if is_given:
+        return
+    if not sys.stdin.isatty():
+        print_line(err, f"{question} Nobody is there to answer: say --yes")
+        raise typer.Exit(1)
+    typer.confirm(question, abort=True, err=True)
 
 
 def keep_private() -> None:

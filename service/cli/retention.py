@@ -28,7 +28,7 @@ def show(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def confirm(url: Url = DEFAULT_URL) -> None:
+def confirm(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Erase what is past its retention now, although it is much, or the clock has jumped.
 
     What becomes past its retention later is judged by itself.
@@ -40,6 +40,9 @@ def confirm(url: Url = DEFAULT_URL) -> None:
             raise typer.Exit(1)
         print_line(err, held.detail)
         answer = client.confirm_expiry(held.as_of)
+    if as_json:
+        print_json(answer)
+        return
     print_line(out, f"confirmed: {answer.num_items} items are erased, as of {shown_time(answer.as_of)}")
 
 

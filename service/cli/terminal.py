@@ -121,10 +121,12 @@ def _one_line(path: Path) -> str:
     return "".join("?" if unicodedata.category(one) == "Cc" else one for one in str(path))
 
 
-def print_json(answer: Answer | list[Any]) -> None:
-    """Print what the service has answered as JSON; letters beyond ASCII are escaped, so that none is lost."""
-    plain = _plain(answer) if isinstance(answer, Answer) else [_plain(one) for one in answer]
-    typer.echo(json.dumps(plain, indent=2))
+def print_json(values: Any) -> None:
+    """Print values, such as answers of the service, as JSON.
+
+    Letters beyond ASCII are escaped, so that no terminal loses one.
+    """
+    typer.echo(json.dumps(values, indent=2, default=_plain))
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

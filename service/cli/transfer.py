@@ -12,21 +12,9 @@ import typer
 from model.files import from_home
 from service.cli.export import Format
 from service.cli.export import export as export_gallery
+from service.cli.filters import takes_filters
 from service.cli.folders import find_crops_of_folder
-from service.cli.options import (
-    DEFAULT_URL,
-    Attributes,
-    CameraIds,
-    CapturedAfter,
-    CapturedBefore,
-    Duplicates,
-    ExcludeCameraIds,
-    ExcludeIdentityIds,
-    IdentityIds,
-    TrackIds,
-    Url,
-    errors_as_sentences,
-)
+from service.cli.options import DEFAULT_URL, AsJson, Duplicates, Url, errors_as_sentences
 from service.cli.packing import pack
 from service.cli.terminal import (
     OnProgress,
@@ -63,25 +51,20 @@ INTERRUPTED = 130
 CANCELLED = "the import was cancelled; crops that were enrolled before stay"
 
 
+@takes_filters
 def export(
     target: Annotated[
         Path, typer.Option("--out", callback=from_home, help="The folder or tar to write; it must not exist.")
     ],
+    filters: Filters,
     url: Url = DEFAULT_URL,
     layout: Annotated[Format, typer.Option("--format", help="The layout of the files.")] = Format.csv,
-    identity_id: IdentityIds = None,
-    exclude_identity_id: ExcludeIdentityIds = None,
-    camera_id: CameraIds = None,
-    exclude_camera_id: ExcludeCameraIds = None,
-    track_id: TrackIds = None,
-    attribute: Attributes = None,
-    captured_after: CapturedAfter = None,
-    captured_before: CapturedBefore = None,
     min_cameras: Annotated[
         int, typer.Option(min=1, help="Only identities with crops of this many cameras or more.")
     ] = 1,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Write embeddings.npy too.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Crops to read at a time.")] = 4,
+    as_json: AsJson = False,
 ) -> None:
     """Export the items that pass the filters to files that `reid import` and the training can read.
 
@@ -89,16 +72,6 @@ def export(
     "market1501" is a folder whose crops are named as in Market-1501; its gallery.csv has the true names of
     identities and cameras. Items that are deleted during the export are left out.
     """
-    filters: Filters = {
-        "identity_id": identity_id,
-        "exclude_identity_id": exclude_identity_id,
-        "camera_id": camera_id,
-        "exclude_camera_id": exclude_camera_id,
-        "track_id": track_id,
-        "attribute": attribute,
-        "captured_after": captured_after,
-        "captured_before": captured_before,
-    }
     with errors_as_sentences(), Client(url) as client, progress_bar() as on_progress:
         exported = export_gallery(
             client,
@@ -113,7 +86,10 @@ def export(
     gone = f", {exported.num_gone} deleted during the export" if exported.num_gone else ""
     failed = f", {len(exported.failures)} failed" if exported.failures else ""
     print_failures(exported.failures)
-    print_line(out, f"{exported.num_items} items in {target}{gone}{failed}")
+    if as_json:
+        print_json({"out": str(target), "num_items": exported.num_items, "num_gone": exported.num_gone})
+    else:
+        print_line(out, f"{exported.num_items} items in {target}{gone}{failed}")
     raise typer.Exit(1 if exported.failures else 0)
 
 
@@ -128,6 +104,7 @@ def import_crops(
     identity_id: Annotated[str | None, typer.Option(help="The identity of crops without one.")] = None,
     captured_at: Annotated[str | None, typer.Option(help="The RFC 3339 time of crops without one.")] = None,
     track_id: Annotated[str | None, typer.Option(help="The track of crops without one.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Enrol a folder or an archive of crops as background jobs. A crop that fails is reported.
 
@@ -159,11 +136,14 @@ def import_crops(
                 if not tally.num_done:
                     print_line(err, f"{path} has no crops: pack JPEG, PNG, WebP or BMP files into it")
     finally:
-        print_line(out, f"{tally.summary()} in {time.monotonic() - started_s:.1f} s")
+        if as_json:
+            print_json(vars(tally))
+        else:
+            print_line(out, f"{tally.summary()} in {time.monotonic() - started_s:.1f} s")
     raise typer.Exit(0 if tally.num_done and not tally.num_failed else 1)
 
 
-def print_erasures(url: Url = DEFAULT_URL) -> None:
+def print_erasures(url: Url = DEFAULT_URL, as_json: AsJson = True) -> None:  # noqa: ARG001 - always JSON
     """Print the receipts of all erasures as JSON, for `reid restore --erasures`. Receipts hold no names."""
     with errors_as_sentences(), Client(url) as client:
         print_json(list(client.list_erasures()))
