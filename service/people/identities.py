@@ -252,7 +252,7 @@ def _summaries(session: Session, rows: Sequence[Identity], cameras: Cameras = No
     known_since = {row.key: row.created_at for row in rows}
     if cameras is not None:
         enrolled = select(Item.identity_key, func.min(Item.created_at)).where(*seen)
-        known_since |= dict(session.execute(enrolled.group_by(Item.identity_key)).tuples())
+        known_since |= dict(session.execute(enrolled.group_by(Item.identity_key)).all())
     summaries = {row.key: IdentitySummary(row, known_since[row.key]) for row in rows}
     for key, camera_id, num_items, first, last in session.execute(statement):
         summaries[key] = summaries[key].with_sightings(camera_id, num_items, first, last)
