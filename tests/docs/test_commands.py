@@ -7,6 +7,8 @@ A block of `console`, `sh` or `bash` is run. One that cannot be run here has a c
 One shell runs all blocks of a page, as a reader would, against a service that the page has for itself. A page
 with `<!-- setup: people -->` begins with the drawn people in its folder and in its gallery. The service's URL
 replaces the http://127.0.0.1:8000 of the pages. curl fails if a status is 400 or more.
+
+`reid` is the installed program in README.md. In `docs/`, each `reid` is a fork that has loaded the libraries.
 """
 
 import csv
@@ -23,6 +25,7 @@ import httpx
 import pytest
 
 import draw_people
+from forked_program import forked_program
 from live_server import enroll, serve
 from service.settings import Settings
 
@@ -104,6 +107,13 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Path]:
+    """A folder with a program `reid` whose commands are forks."""
+    with forked_program() as folder:
+        yield folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder to run commands in that looks like the root of the project, and stays apart from it."""
@@ -127,15 +137,22 @@ def test_each_block_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in PAGES if to_run(path)], ids=name_of)
 def test_the_commands_of_a_page_succeed(
-    path: Path, folder: Path, people: Path, make_settings: Callable[..., Settings], tmp_path: Path
+    path: Path,
+    folder: Path,
+    people: Path,
+    forking: Path,
+    make_settings: Callable[..., Settings],
+    tmp_path: Path,
 ) -> None:
     data_dir = tmp_path / "data"
+    programs = [Path(sys.executable).parent] if path == README else [forking, Path(sys.executable).parent]
     settings = Settings(data_dir=data_dir) if path == README else make_settings(data_dir)
     with serve(settings) as client:
         if WITH_PEOPLE in path.read_text(encoding="utf-8"):
             shutil.copytree(people, folder / "people")
             _enroll_people(client, people)
-        said = _run(_script_of(path, str(client.base_url)), folder, settings, str(client.base_url))
+        url = str(client.base_url)
+        said = _run(_script_of(path, url), folder, settings, url, programs)
     assert said.returncode == 0, f"{said.stdout[-6000:]}\nthe last block named above has failed"
 
 
@@ -145,12 +162,15 @@ def _script_of(path: Path, url: str) -> str:
     return "\n".join(parts).replace(URL_OF_PAGES, url.rstrip("/"))
 
 
-def _run(script: str, folder: Path, settings: Settings, url: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    script: str, folder: Path, settings: Settings, url: str, programs: list[Path]
+) -> subprocess.CompletedProcess[str]:
+    """Run commands in a folder, with programs of some folders before those of the machine."""
     chosen = {
         "COLUMNS": "120",
         "CURL_HOME": str(folder),
         "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
         "REID_DATA_DIR": str(settings.data_dir),
         "REID_URL": url,

@@ -1,7 +1,7 @@
 """The `reid` program as a user runs it, in a process of its own or in this one.
 
 The processes are forks of one that has loaded the libraries, because an import of torch takes seconds. The
-commands of README.md and of `docs/`, which `tests/docs` runs, begin with the program itself.
+commands of README.md, which `tests/docs` runs, and workers begin with the program itself.
 """
 
 import os
@@ -57,9 +57,9 @@ def reid(*arguments: str | Path, env: dict[str, str] | None = None) -> subproces
     return subprocess.CompletedProcess(command, code, stdout, stderr)
 
 
-def be_reid(command: list[str]) -> None:
-    """Be the `reid` program."""
-    os.chdir(ROOT)
+def be_reid(command: list[str], folder: str | Path = ROOT) -> None:
+    """Be the `reid` program in a folder."""
+    os.chdir(folder)
     sys.argv = ["reid", *command]
     for console in (out, err):  # made before this process got its environment
         console.width = int(os.environ.get("COLUMNS", "80"))
