@@ -57,7 +57,10 @@ docs: dev ## build the documentation into docs/site; a broken link is an error
 # The hundreds of processes that tests start do not compile the code anew, whatever the environment says.
 # One process more than there are cores, because tests also wait: for servers to start, and for files to reach the disk.
 PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 10
+# The tests write to the disk thousands of times and would wait for it each time, though no test cuts the power. They
+# write to memory where 8 GiB are free for files. To write elsewhere: make test TMPDIR=/tmp
+TMPDIR ?= $(shell $(PYTHON) -c 'import os, shutil, tempfile; memory = "/dev/shm"; print(memory if os.path.isdir(memory) and not os.statvfs(memory).f_flag & os.ST_NOEXEC and shutil.disk_usage(memory).free > 8 << 30 else tempfile.gettempdir())')
+PYTEST = TMPDIR=$(TMPDIR) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 10
 
 test: lint docs ## everything that must pass; the last lines are the slowest ten tests
 	$(PYTEST)
