@@ -41,8 +41,11 @@ LIMITS = {
     "enrolment": Limit(4, 16, 10.0),
     "change": Limit(8, 32, 10.0),
     "reading": Limit(12, 64, 5.0),
+    "session": Limit(2, 16, 5.0),
 }
-"""One of each class works in a thread. There are 40 threads, so no class can take those of another."""
+"""One of each class works in a thread. There are 40 threads, so no class can take those of another.
+
+Whoever has no key can sign in, in vain, or out. So these requests have a class of their own."""
 
 
 class Turns:

@@ -26,7 +26,7 @@ class Rule(NamedTuple):
 
     role: Role | None
     cameras: Literal["own", "none", "any"]
-    turns: Literal["search", "enrolment", "change", "reading"] | None
+    turns: Literal["search", "enrolment", "change", "reading", "session"] | None
     action: str | None
 
     @property
@@ -62,9 +62,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/openapi.json"): PUBLIC,
     ("GET", "/version"): Rule(Role.reader, "any", None, None),
     ("GET", "/metrics"): Rule(Role.reader, "none", None, None),  # no turn: an overload has to be seen
-    ("POST", "/session"): Rule(None, "any", "change", "sign_in"),
+    ("POST", "/session"): Rule(None, "any", "session", "sign_in"),
     ("GET", "/session"): READ_ANY,
-    ("DELETE", "/session"): Rule(None, "any", "change", None),
+    ("DELETE", "/session"): Rule(None, "any", "session", None),
     ("POST", "/search"): Rule(Role.reader, "own", "search", "search"),
     ("POST", "/search/batch"): Rule(Role.reader, "own", "search", "search"),
     ("POST", "/verify"): Rule(Role.reader, "own", "search", "verify"),

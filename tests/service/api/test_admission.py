@@ -99,6 +99,13 @@ def test_a_full_queue_is_told_before_the_caller_is_looked_up(settings: Settings)
         assert client.post("/gallery", headers=key, files=images(crop(9))).status_code == 401
 
 
+def test_sign_ins_take_no_turn_of_those_who_have_a_key(settings: Settings) -> None:
+    with serve(settings, limits={**LIMITS, "session": Limit(0, 0, LONG_S)}) as client:
+        assert client.delete("/session").status_code == 503
+        assert client.post("/session", json={"key": "x"}).status_code == 503
+        assert client.post("/identities", json={"id": "anna"}).status_code == 201
+
+
 def test_an_upload_that_is_not_complete_takes_no_turn(settings: Settings) -> None:
     with serve(settings, limits={**LIMITS, "search": Limit(1, 1, 20.0)}) as client:
         connection, body = raw_post(client, "/search", 1)
