@@ -90,9 +90,9 @@ async def expiry_of(request: Request) -> Expiry:
 
 
 async def cursors_of(request: Request) -> Cursors:
-    """Return what writes and reads the cursors of this gallery."""
+    """Return what writes and reads the cursors of the list that is asked for."""
     cursors: Cursors = request.app.state.cursors
-    return cursors
+    return cursors.of_list(request.scope["route"].path_format)
 
 
 async def caller_of(request: Request) -> Caller:

@@ -180,6 +180,13 @@ def test_what_concerns_all_cameras_is_forbidden(world: World) -> None:
     assert {answer.json()["code"] for answer in answers} == {"camera_forbidden"}
 
 
+def test_a_cursor_is_of_one_list(world: World) -> None:
+    cursor = world.door.get("/gallery", params={"limit": 1}).json()["next_cursor"]
+    for path in ("/identities", "/identities/anna/items", "/identities/anna/timeline"):
+        assert world.door.get(path, params={"cursor": cursor}).status_code == 422
+    assert world.door.get("/gallery", params={"cursor": cursor}).status_code == 200
+
+
 def test_a_job_names_no_item_that_was_moved_to_another_camera(world: World) -> None:
     for num_existing in (0, 1):
         answer = world.door.post("/gallery", files={"archive": ("a.tar", _archive(("door",), "witness"))})
