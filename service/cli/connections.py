@@ -211,6 +211,8 @@ class BoundedConnection(HttpToolsProtocol):
             detail = f"the headers have more than {MAX_HEAD_BYTES:,} bytes"
             answer = _problem(431, "headers_too_large", detail) if self._may_refuse() else b""
             self._cut_off(answer, detail, metrics.LARGE_HEAD)
+        elif self._timer is None and not self._is_answering():
+            self._wait_for_head()  # an empty line begins no head, and uvicorn waits no longer for one
 
     def shutdown(self) -> None:
         """End the connection: at once, after the answer, or if a body has not come in the time there is."""

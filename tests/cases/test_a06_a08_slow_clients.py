@@ -83,6 +83,18 @@ def test_a6_a_head_that_does_not_end_is_waited_for_no_longer_than_a_time(
         assert read_to_end(connection).startswith(b"HTTP/1.1 200") == sent.startswith(b"GET /livez")
 
 
+def test_a6_an_empty_line_after_an_answer_keeps_no_connection_open(
+    settings: Settings, connect: Connect
+) -> None:
+    with serve(settings, protocol=Hasty) as client:
+        connection = connect(client)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        connection.settimeout(10)
+        assert b"HTTP/1.1" not in read_to_end(connection)
+
+
 def test_a6_idle_connections_give_way_to_further_ones(settings: Settings, connect: Connect) -> None:
     with serve(settings, protocol=FewConnections) as client:
         before = scrape(client)
