@@ -18,8 +18,9 @@ SUBSTITUTE = "\x1f"
 """U+001F, a control character: no id may contain one."""
 
 ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
-FORBIDDEN = re.compile(r"[\0\x1f\ud800-\udfff]")
-"""NUL, which PostgreSQL refuses, SUBSTITUTE itself, and bytes that are not UTF-8."""
+FORBIDDEN = re.compile(r"[\0\n\x1f\ud800-\udfff]")
+"""NUL, which PostgreSQL refuses; a line break, which the patterns of routes let through at the end of a path;
+SUBSTITUTE itself; and bytes that are not UTF-8."""
 
 DEL = "\x7f"
 """Takes the place of a FORBIDDEN character. It is a control character too, so no id contains it, and the

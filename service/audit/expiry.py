@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -24,9 +25,25 @@ from service.store.doomed import mark_doomed
 EXPIRED_AT_ONCE = 5_000
 
 
+class Expired(NamedTuple):
+    """Rows that were deleted: from which to which, none if `last` is before `first`.
+
+    `was_sealed` is whether the beginning of the chain had been sealed by the secret that seals the new one.
+    """
+
+    first: int
+    last: int
+    was_sealed: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows were deleted."""
+        return self.last - self.first + 1
+
+
 def delete_expired(
     session: Session, secret: Secret, oldest: datetime, lost: Collection[str] = frozenset()
-) -> int:
+) -> Expired:
     """Delete rows that are older than a time, and seal where the chain begins now.
 
     Args:
@@ -36,26 +53,27 @@ def delete_expired(
         lost: names of secrets that are lost. Their rows expire unchecked, because nobody can check them.
 
     Returns:
-        How many rows were deleted, at most `EXPIRED_AT_ONCE`.
+        Which rows were deleted, at most `EXPIRED_AT_ONCE`.
 
     Raises:
         AuditBroken: one of these rows is not as it was sealed, or rows are missing. The transaction must be
             rolled back: a new beginning would hide what was changed before it.
     """
     chain = locked_chain(session)
+    was_sealed = begins_whole([secret], chain)
     try:
         first, newest = chain.expired + 1, _newest_expired(session, secret, chain, oldest, lost)
     except UNREADABLE as error:
         raise AuditBroken("a row was changed: it has a value that cannot be read") from error
     if newest.sequence < first:
-        return 0
+        return Expired(first, first - 1, was_sealed)
     chain.expired, chain.expired_mac = newest.sequence, newest.mac
     chain.expired_seal = expiry_seal(secret, chain.expired, chain.expired_mac)
     queries = select(AuditQuery.sha256).where(AuditQuery.sequence.between(first, newest.sequence))
     mark_doomed(session, set(session.scalars(queries)))
     for table in (AuditQuery, AuditPerson, AuditRow):
         session.execute(delete(table).where(table.sequence.between(first, newest.sequence)))
-    return newest.sequence - first + 1
+    return Expired(first, newest.sequence, was_sealed)
 
 
 def _newest_expired(
@@ -77,6 +95,8 @@ def _newest_expired(
             _check(secret, before, session.get(AuditRow, before.sequence + 1), lost)
             break
         before = _check(secret, before, row, lost)
+        if row.sealed_by == secret.name:
+            lost = frozenset()  # a secret that is lost seals no row after this one
     return before
 
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from service import metrics
 from service.audit.chain import UNREADABLE, append, head_of
-from service.audit.entries import Entry, current, forget
+from service.audit.entries import Entry, current, forget, record
 from service.audit.erasing import erased_people
-from service.audit.expiry import delete_expired
+from service.audit.expiry import Expired, delete_expired
 from service.audit.secret import Secret, open_secret
 from service.errors import AuditBroken
 from service.store.audit_tables import AuditRow
@@ -146,14 +146,17 @@ class Audit:
         self._fault = ""
         self._store.purge_doomed()
 
-    def expire_lost(self, name: str) -> int:
+    def expire_lost(self, name: str) -> Expired:
         """Delete the rows that are older than REID_AUDIT_DAYS, also those that a lost secret has sealed.
+
+        A row of the audit says which rows went, and whether the beginning of the chain had a seal that could
+        be checked: what was changed among rows that nobody can check is hidden by the new beginning.
 
         Args:
             name: the name of the secret, as rows and faults have it.
 
         Returns:
-            How many rows were deleted.
+            Which rows were deleted.
 
         Raises:
             AuditBroken: a row that can be checked is not as it was sealed, or rows are missing; or the secret
@@ -163,15 +166,15 @@ class Audit:
             raise AuditBroken(
                 f"{name} is the secret of this gallery, so its rows expire only as they were sealed"
             )
-        oldest, num_deleted = self._store.clock.now() - self._store.settings.audit_keep, 0
-        while True:
-            with self._store.write() as session:
-                num = delete_expired(session, self._the_secret(), oldest, {name})
-            num_deleted += num
-            if not num:
-                break
+        oldest, secret = self._store.clock.now() - self._store.settings.audit_keep, self._the_secret()
+        with self._store.write() as session:
+            found = newest = delete_expired(session, secret, oldest, {name})
+            while newest.num_rows:
+                found = found._replace(last=newest.last)
+                newest = delete_expired(session, secret, oldest, {name})
+            record((), first=found.first, last=found.last, was_sealed=found.was_sealed)
         self._store.purge_doomed()
-        return num_deleted
+        return found
 
     def _has_older(self, oldest: datetime) -> bool:
         """Return whether the first row is older than a time.

@@ -97,14 +97,16 @@ def expire(
     """Delete the rows older than REID_AUDIT_DAYS that a lost secret has sealed, as nobody can check them.
 
     The service deletes expired rows by itself, but only rows that it can check. Put the old audit.key back
-    instead if you still have it.
+    instead if you still have it: afterwards nobody can tell whether those rows were changed.
     """
     with (
         opened_here(data_dir, "nothing expired") as store,
         audited_here(store, "expire_audit", sealed_by=sealed_by) as audit,
     ):
-        num = audit.expire_lost(sealed_by)
-    print_line(out, f"{num} rows deleted")
+        expired = audit.expire_lost(sealed_by)
+    print_line(out, f"{expired.num_rows} rows deleted")
+    if not expired.was_sealed:
+        print_line(err, "the beginning of the chain could not be checked; the audit's newest row says so")
 
 
 def _text(value: object) -> str:

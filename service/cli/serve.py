@@ -151,6 +151,7 @@ def _configure(app: "FastAPI | str", settings: Settings) -> uvicorn.Config:
         factory=isinstance(app, str),
         workers=settings.workers,
         http=Handshake if has_tls else BoundedConnection,
+        ws="none",  # which would take a connection out of the limits of BoundedConnection
         log_config=None,
         access_log=False,
         proxy_headers=False,  # the app reads them, and by default trusts nobody; uvicorn trusts 127.0.0.1

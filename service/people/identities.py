@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from service.audit.entries import Person, record
@@ -111,28 +111,41 @@ def list_identities(
 ) -> tuple[list[IdentitySummary], int | None]:
     """Return a page of identities in the order in which they were made.
 
+    A caller who is limited to some cameras gets them in the order of the first items that it sees. Otherwise
+    the order would tell whom another camera had seen before.
+
     Args:
         store: the gallery.
         among: which identities. If it has conditions for items, an identity needs an item that meets them.
         limit: most identities of the page.
-        after: the key after which the page begins.
+        after: the place after which the page begins, as this function has returned it.
         name: a part of the name, in any case; empty for every name.
         cameras: the cameras that the caller is limited to; `among` must be within them.
 
     Returns:
-        The identities, with summaries of all items that the caller sees, and the key after which the next
-        page begins, or None on the last page.
+        The identities, with summaries of all items that the caller sees, and the place after which the
+        next page begins, or None on the last page.
     """
-    statement = select(Identity).options(selectinload(Identity.attributes)).where(Identity.key > after)
+    placed, place = _placed(cameras)
+    statement = placed.options(selectinload(Identity.attributes)).where(place > after)
     statement = statement.where(*identity_conditions(among, Identity.key))
     if name:
         statement = statement.where(Identity.name.icontains(name, autoescape=True))
     with store.read() as session:
         if seen := item_conditions(session, among, store.settings.track_gap_s):
             statement = statement.where(Identity.key.in_(select(Item.identity_key).where(*seen)))
-        rows = session.scalars(statement.order_by(Identity.key).limit(limit + 1)).all()
-        summaries = _summaries(session, rows[:limit], cameras)
-    return summaries, None if len(rows) <= limit else rows[limit - 1].key
+        rows = session.execute(statement.order_by(place).limit(limit + 1)).all()
+        summaries = _summaries(session, [row for row, _ in rows[:limit]], cameras)
+    return summaries, None if len(rows) <= limit else rows[limit - 1][1]
+
+
+def _placed(cameras: Cameras) -> tuple[Select[Identity, int], ColumnElement[int]]:
+    """Return a statement for the identities that a caller sees, and the column of their places in lists."""
+    if cameras is None:
+        return select(Identity, Identity.key), Identity.key.expression
+    first = func.min(Item.slot).label("place")
+    seen = select(Item.identity_key, first).where(*of_cameras(cameras)).group_by(Item.identity_key).subquery()
+    return select(Identity, seen.c.place).join(seen, seen.c.identity_key == Identity.key), seen.c.place
 
 
 def describe(store: Store, identity_id: str, description: Mapping[str, Any]) -> IdentitySummary:

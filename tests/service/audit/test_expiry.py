@@ -130,11 +130,27 @@ def test_rows_of_a_lost_secret_expire_when_somebody_says_that_it_is_lost(aged: A
     aged.run("UPDATE audit_rows SET name = 'bert' WHERE sequence = 2")  # which nobody can tell any more
     with pytest.raises(AuditBroken, match=lost):
         audit.expire_lost("another")
-    assert audit.expire_lost(lost) == NUM_OLD
+    assert audit.expire_lost(lost) == (1, NUM_OLD, True)
     found = verified(aged.settings)
     assert found.num_rows == NUM_NEW + 1
     assert [fault for fault in found.faults if f"its secret, {lost}" not in fault] == []
-    assert audit.expire_lost(lost) == 0
+    assert audit.expire_lost(lost).num_rows == 0
+
+
+def test_no_row_of_a_lost_secret_comes_after_one_of_the_gallery(aged: Aged) -> None:
+    aged.run("UPDATE audit_rows SET sealed_by = 'ffffffffffffffff' WHERE sequence = 3")
+    with pytest.raises(AuditBroken, match="row 3 is sealed by another secret"):
+        aged.audit.expire_lost("f" * 16)
+    assert aged.num_kept() == NUM_OLD + NUM_NEW
+
+
+def test_an_expiry_says_that_the_beginning_could_not_be_checked(aged: Aged) -> None:
+    aged.run(
+        "DELETE FROM audit_rows WHERE sequence <= 2",
+        "UPDATE audit_chains SET expired = 2, expired_mac = (SELECT mac FROM audit_rows WHERE sequence = 7)",
+        "UPDATE audit_rows SET sealed_by = 'ffffffffffffffff' WHERE sequence = 3",
+    )
+    assert aged.audit.expire_lost("f" * 16).was_sealed is False
 
 
 def test_the_command_expires_rows_of_a_lost_secret_and_leaves_a_row(settings: Settings) -> None:
@@ -146,7 +162,10 @@ def test_the_command_expires_rows_of_a_lost_secret_and_leaves_a_row(settings: Se
         assert aged.num_kept() == NUM_NEW + 1
         with aged.store.read() as session:
             newest = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc()).limit(1)).one()
-            assert (newest.action, newest.details) == ("expire_audit", {"sealed_by": lost})
+            assert (newest.action, newest.details) == (
+                "expire_audit",
+                {"sealed_by": lost, "first": 1, "last": NUM_OLD, "was_sealed": True},
+            )
 
 
 def test_the_secret_of_the_gallery_is_not_lost(settings: Settings) -> None:

@@ -48,6 +48,16 @@ def world(
         yield World(admin, door, items)
 
 
+def test_the_order_of_people_does_not_tell_whom_another_camera_saw_first(world: World) -> None:
+    for seed, (name, camera) in enumerate((("zoe", "hall"), ("yan", "door"), ("zoe", "door")), start=20):
+        enroll(world.admin, crop(seed), identity_id=name, camera_id=camera)
+    pages = [world.door.get("/identities", params={"limit": 3}).json()]
+    pages.append(world.door.get("/identities", params={"cursor": pages[0]["next_cursor"]}).json())
+    assert [one["id"] for page in pages for one in page["identities"]] == ["anna", "carl", "yan", "zoe"]
+    for name in ("yan", "zoe"):
+        assert world.admin.delete(f"/identities/{name}").status_code == 204
+
+
 def test_lists_have_what_the_camera_has_seen(world: World) -> None:
     listed = world.door.get("/gallery").json()["items"]
     assert [(one["identity_id"], one["camera_id"]) for one in listed] == [("anna", "door"), ("carl", "door")]
