@@ -83,7 +83,7 @@ def test_a_search_shows_what_the_api_answers(peopled: httpx.Client, open_page: C
     cards = page.locator("#search .card")
     expect(cards).to_have_count(len(answer["matches"]))
     assert texts(cards.locator("> .name")) == [match["identity_id"] for match in answer["matches"]]
-    assert texts(cards.locator(".score b")) == [f"{match['score']:.3f}" for match in answer["matches"]]
+    assert texts(cards.locator(".score small")) == [f"{match['score']:.3f}" for match in answer["matches"]]
     best = answer["matches"][0]["items"][0]
     expect(cards.first.locator(".where .name")).to_have_text(best["camera_id"])
     expect(cards.first.locator("> img")).to_have_js_property("complete", True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from live_server import crop, enroll, serve, wait_until
+from counted import save_counted
+from live_server import crop, enroll, search, serve, wait_until
 from service.settings import Settings
 
 
@@ -146,3 +148,41 @@ def test_what_cannot_be_answered_is_not_offered_again(slow: Slow) -> None:
     expect(slow.message).to_contain_text("not a JPEG, PNG, WebP or BMP image")
     expect(slow.cards).to_have_count(0)
     expect(slow.page.get_by_role("button", name="Try again")).to_have_count(0)
+
+
+def in_words(expected: float) -> str:
+    """Say of the expected strangers what the page should say."""
+    if expected >= 1:
+        num = round(float(f"{expected:.2g}"))
+        return f"about {num} stranger{'s' if num > 1 else ''} in this gallery"
+    num = round(float(f"{1 / expected:.2g}"))
+    return "about 1 stranger in this gallery" if num < 2 else f"about 1 stranger in {num:,} such galleries"
+
+
+def test_the_page_says_in_words_how_many_strangers_look_as_alike(
+    browser: Browser, settings: Settings, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    network = save_counted(tiny_checkpoint, tmp_path / "counted.safetensors")
+    with serve(settings.model_copy(update={"default_checkpoint": network})) as client:
+        for seed in range(12):
+            enroll(client, crop(seed), identity_id=f"p{seed}")
+        answer = search(client, crop(3), top_k=12)
+        page = browser.new_page(locale="en-GB")
+        page.goto(f"{client.base_url}/#search")
+        expect(page.locator("#status")).to_have_class("ready")
+        shown = Slow(page, Gate())
+        shown.choose(3)
+        expect(shown.cards).to_have_count(12)
+        words = [in_words(match["expected_strangers"]) for match in answer["matches"]]
+        assert len(set(words)) > 3
+        expect(shown.cards.locator(".strangers")).to_have_text(words)
+        expect(shown.cards.locator(".tag")).to_have_text([str(m["decision"]) for m in answer["matches"]])
+        limit = "fewer than 1 stranger in 20 such galleries would reach by chance"
+        expect(shown.message).to_contain_text(f"{limit}, counted on 200 people for the network's card.")
+        page.close()
+
+
+def test_the_page_says_where_to_get_decisions_if_there_are_none(slow: Slow) -> None:
+    slow.choose(1)
+    expect(slow.message).to_contain_text("No decisions: evaluate the network under Networks to get them.")
+    expect(slow.cards.locator(".tag, .strangers")).to_have_count(0)

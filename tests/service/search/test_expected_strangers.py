@@ -12,29 +12,14 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from counted import COUNTED, VERIFICATION, save_counted
 from live_server import crop, enroll, search, serve
-from model.card import Card
-from model.checkpoint import load_checkpoint, save_checkpoint
 from model.strangers import StrangerRates
 from model.verification import Verification
 from service.serving.strangers import Strangers, strangers_of
 from service.serving.thresholds import SHIPPED
 from service.settings import Settings
 
-COUNTED: dict[str, Any] = {
-    "num_identities": 200,
-    "num_pairs": 1_000_000,
-    "rates": [
-        {"rate": rate, "cosine": cosine}
-        for rate, cosine in ((0.9, 0.5), (0.3, 0.8), (0.1, 0.9), (0.03, 0.95), (0.01, 0.99))
-    ],
-    "data": "made up",
-}
-VERIFICATION: dict[str, Any] = {
-    "thresholds": [{"fmr": 1e-3, "cosine": 0.6, "hit_rate": 0.8}],
-    "calibration": {"slope": 10.0, "intercept": -5.0},
-    "data": "made up",
-}
 SEEN = {"anna": "door", "bert": "door", "carl": "hall", "dora": "hall", "emil": "hall"}
 
 
@@ -47,11 +32,9 @@ def gallery(
     checkpoints: Path, make_settings: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """Five people with two crops each, and a network whose card has counted strangers."""
-    tiny = load_checkpoint(checkpoints / "tiny.safetensors")
-    card = Card(**{**tiny.card.to_dict(), "verification": VERIFICATION | {"strangers": COUNTED}})
     folder = tmp_path_factory.mktemp("counted")
-    save_checkpoint(folder / "counted.safetensors", tiny.network, card)
-    chosen = make_settings(folder / "data", default_checkpoint=folder / "counted.safetensors")
+    network = save_counted(checkpoints / "tiny.safetensors", folder / "counted.safetensors")
+    chosen = make_settings(folder / "data", default_checkpoint=network)
     with serve(chosen) as client:
         for seed, (name, camera) in enumerate(SEEN.items()):
             enroll(client, crop(seed), crop(seed, 1), identity_id=name, camera_id=camera, track_id=name)
