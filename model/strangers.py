@@ -100,8 +100,8 @@ class StrangerRates:
             cosine: of the query and the best item of an identity, from -1 to 1.
 
         >>> rates = StrangerRates((0.1, 0.01, 0.001), (0.3, 0.4, 0.5), 100, 1_000_000)
-        >>> [round(rates.rate(cosine), 7) for cosine in (0.2, 0.35, 0.5, 0.7)]
-        [0.1, 0.0316228, 0.001, 1e-05]
+        >>> tuple(round(rates.rate(cosine), 7) for cosine in (0.2, 0.35, 0.5, 0.7))
+        (0.1, 0.0316228, 0.001, 1e-05)
         """
         return float(self._rate_of_bin[cosine_bins(np.array(cosine))])
 

@@ -191,7 +191,7 @@ def print_matches(answer: SearchAnswer) -> None:
             str(match.rank),
             match.identity_id,
             match.decision or "",
-            "" if match.expected_strangers is None else f"{match.expected_strangers:.2g}",
+            _shown_strangers(match.expected_strangers),
             f"{match.score:.4f}",
             *seen,
             str(len(match.items)),
@@ -200,6 +200,17 @@ def print_matches(answer: SearchAnswer) -> None:
     among = f"{answer.num_searched} items of {answer.num_identities} people"
     print_line(out, f"{among} searched in {answer.took_ms:.1f} ms, model {answer.model_version}")
     print_line(out, CALIBRATIONS[answer.calibration.source])
+
+
+def _shown_strangers(expected: float | None) -> str:
+    """Return a number of expected strangers for a table.
+
+    >>> _shown_strangers(0.04312), _shown_strangers(0.0000181), _shown_strangers(None)
+    ('0.043', '<0.001', '')
+    """
+    if expected is None:
+        return ""
+    return "<0.001" if expected < 0.001 else f"{expected:.2g}"
 
 
 def print_verification(answer: VerifyAnswer) -> None:
