@@ -232,6 +232,9 @@ def print_evaluation(result: dict[str, Any]) -> None:
         table.add_row(version + is_active, *metrics, *hits)
     out.print(table)
     print_line(out, f"{result['num_queries']} queries among {result['num_items']} labelled items")
+    counted = result["versions"][result["model_version"]].get("strangers")
+    people = f"{counted['num_identities']} people" if counted else "no people, for there are too few"
+    print_line(out, f"strangers of searches were counted on {people}")
     for name, gain in result["difference"].items():
         interval = f"95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}"
         print_line(out, f"{name}: {gain['value']:+.2f}, {interval}")

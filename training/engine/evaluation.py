@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -129,6 +129,18 @@ def score_test_pairs(embeddings: EmbeddedSplits, dataset: ReidDataset) -> PairSc
     """
     (q_pids, q_camids), (g_pids, g_camids) = _labels(dataset.query), _labels(dataset.gallery)
     return score_pairs(*embeddings, q_pids, g_pids, q_camids, g_camids)
+
+
+def verify_test(embeddings: EmbeddedSplits, dataset: ReidDataset) -> dict[str, Any]:
+    """Return the field `verification` of a card; `model.verification.Verification` describes it.
+
+    Raises:
+        ValueError: as for `score_test_pairs`.
+    """
+    data = {"data": f"{dataset.name}, its test split"}
+    strangers = count_test_strangers(embeddings, dataset)
+    counted = {"strangers": strangers.to_dict() | data} if strangers else {}
+    return score_test_pairs(embeddings, dataset).verification() | data | counted
 
 
 def count_test_strangers(embeddings: EmbeddedSplits, dataset: ReidDataset) -> StrangerRates | None:

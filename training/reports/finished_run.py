@@ -2,20 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.embedder import Embedder
 from training.data.datasets import ReidDataset
 from training.engine import compatibility, distributed
 from training.engine.ablation import Row
-from training.engine.evaluation import (
-    EmbeddedSplits,
-    count_test_strangers,
-    embed_test,
-    evaluate_splits,
-    score_test_pairs,
-)
+from training.engine.evaluation import embed_test, evaluate_splits, verify_test
 from training.engine.run_state import explain_write_errors
 from training.engine.trainer import Trainer
 from training.reports.evaluation_table import print_rows
@@ -51,7 +44,7 @@ def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path
     if distributed.rank() == 0:
         metrics = evaluate_splits(embeddings, dataset)
         print_rows([metrics])
-        verification = _verification(embeddings, dataset)
+        verification = verify_test(embeddings, dataset)
         if measured:
             print(compatibility.describe(measured))
         declared = measured if measured and compatibility.is_compatible(measured) else None
@@ -61,14 +54,6 @@ def finish_run(trainer: Trainer, last: str | Path, dataset: ReidDataset) -> Path
             report = write_report(trainer.output, load_checkpoint(path), dataset, embeddings, metrics)
         print(f"network {version} in {path}, report in {report}")
     return path
-
-
-def _verification(embeddings: EmbeddedSplits, dataset: ReidDataset) -> dict[str, Any]:
-    """Return the field `verification` of the card: `model.verification.Verification`."""
-    data = {"data": f"{dataset.name}, its test split"}
-    strangers = count_test_strangers(embeddings, dataset)
-    counted = {"strangers": strangers.to_dict() | data} if strangers else {}
-    return score_test_pairs(embeddings, dataset).verification() | data | counted
 
 
 def train_row(row: Row, trainer: Trainer, dataset: ReidDataset) -> None:
