@@ -62,7 +62,7 @@ class StrangerRates:
 
         Args:
             counts_B: int64 (B,), as `BestOfStrangers.count` returns them, added up.
-            num_identities: the people among queries and gallery.
+            num_identities: the people of whom there are queries.
         """
         num_pairs = int(counts_B.sum())
         rates = tuple(rate for rate in RATES if rate * num_pairs >= MIN_PAIRS)

@@ -76,3 +76,24 @@ def test_updates_of_items_that_are_not_there_are_ignored() -> None:
         with pytest.raises(ValueError, match="not in the index"):
             index.embeddings(unknown)
     assert index.embeddings([]).shape == (0, SIZE)
+
+
+def test_the_identities_are_counted_again_after_each_change() -> None:
+    index = GalleryIndex(SIZE)
+    query_D = embedding(0).astype(np.float32)
+
+    def count(*excluded: int) -> int:
+        only = Filter(excluded_identity_keys=frozenset(excluded))
+        return index.search(query_D, 1, only).num_identities
+
+    assert count() == 0
+    index.add(rows([Entry(slot, slot % 3, "a", None, slot) for slot in range(1, 7)]))
+    assert [count(), count()] == [3, 3]
+    index.update([1, 4], [7, 8], ["a", "a"], [None, None], [None, None])
+    assert count() == 4
+    index.delete([1])
+    assert count() == 3
+    index.erase([4])
+    assert count() == 2
+    assert count(2) == 1
+    index.close()
