@@ -26,6 +26,7 @@ from service.api.audit import Audited
 from service.api.background import Background
 from service.api.claims import Claims
 from service.api.cursors import Cursors
+from service.api.examples import document_examples, document_summaries
 from service.api.idempotency import Idempotency
 from service.api.middleware import BodyLimit, FormKind, HeadRequests, Ranges, RequestId, RequestLog
 from service.api.origins import KnownHosts, OwnOrigin, SafeHeaders
@@ -250,6 +251,8 @@ def _document() -> dict[str, Any]:
     document_access(app.openapi())
     document_rates(app.openapi())
     batch.document_json(app.openapi())
+    document_summaries(app.openapi())
+    document_examples(app.openapi())
     return app.openapi()
 
 
