@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.offline import audited_here, errors_of_gallery_as_sentences, opened_here, prepare
-from service.cli.options import DataDir
-from service.cli.terminal import err, out, print_line
+from service.cli.options import AsJson, DataDir
+from service.cli.terminal import err, out, print_json, print_line
 
 if TYPE_CHECKING:
     from service.audit.chain import Head
@@ -38,6 +38,7 @@ def verify(
         typer.Option(exists=True, dir_okay=False, help="Another secret that has sealed rows; may repeat."),
     ] = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Walk over the whole audit, and name each row that was changed, removed or moved; exit 1 if one was.
 
@@ -53,6 +54,9 @@ def verify(
         secrets = {one.name: one for one in map(read_secret, paths)}
         with store.read() as session:
             found = verify_chain(session, secrets, expected)
+    if as_json:
+        print_json({**vars(found), "head": str(found.head)})
+        raise typer.Exit(1 if found.faults else 0)
     for fault in found.faults[:MOST_SHOWN]:
         print_line(out, fault)
     if len(found.faults) > MOST_SHOWN:
@@ -93,6 +97,7 @@ def expire(
         str, typer.Option(help="The name of the lost secret, as `reid audit verify` gives it.")
     ],
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Delete the rows older than REID_AUDIT_DAYS that a lost secret has sealed, as nobody can check them.
 
@@ -104,7 +109,10 @@ def expire(
         audited_here(store, "expire_audit", sealed_by=sealed_by) as audit,
     ):
         expired = audit.expire_lost(sealed_by)
-    print_line(out, f"{expired.num_rows} rows deleted")
+    if as_json:
+        print_json({"num_rows": expired.num_rows, **expired._asdict()})
+    else:
+        print_line(out, f"{expired.num_rows} rows deleted")
     if not expired.was_sealed:
         print_line(err, "the beginning of the chain could not be checked; the audit's newest row says so")
 

@@ -2,13 +2,13 @@
 
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.offline import audited_here, opened_here
-from service.cli.options import DEFAULT_URL, DataDir, Url, errors_as_sentences
-from service.cli.terminal import err, new_table, out, print_line
+from service.cli.options import DEFAULT_URL, AsJson, DataDir, Url, errors_as_sentences
+from service.cli.terminal import err, new_table, out, print_json, print_line
 from service.client import Client, save_key
 from service.keys.callers import Role
 
@@ -40,6 +40,7 @@ def create(
         str | None, typer.Option(help="The only cameras that the key is for, with commas.  [all]")
     ] = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key and print it. The key is shown this once; only a hash of it is stored.
 
@@ -52,16 +53,19 @@ def create(
         until = None if expires is None else expiry_after(expires, store.clock.now())
         with audited_here(store, "create_key", key=name, role=role):
             row, secret = create_key(store, name, role, named, until)
-    _print_secret(row, secret)
+    _print_secret(row, secret, as_json)
 
 
 @app.command("list")
-def list_all(data_dir: DataDir = None) -> None:
+def list_all(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the keys: id, name, role, cameras, when made, last used, and until when they are valid."""
     from service.keys.keys import list_keys
 
     with opened_here(data_dir, "no list") as store:
         rows, moment = list_keys(store), store.clock.now()
+    if as_json:
+        print_json([_shown(row) for row in rows])
+        return
     if not rows:
         print_line(err, "there is no key yet, so the service answers everybody on its machine")
         return
@@ -74,26 +78,29 @@ def list_all(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def revoke(named: Named, data_dir: DataDir = None) -> None:
+def revoke(named: Named, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Refuse a key from now on, in a running service too, and sign its browsers out."""
     from service.keys.keys import revoke_key
 
     with opened_here(data_dir, "not revoked") as store, audited_here(store, "revoke_key", key=named):
         row = revoke_key(store, named)
-    print_line(out, f"the key {row.name!r} ({row.id}) is revoked")
+    if as_json:
+        print_json(_shown(row))
+    else:
+        print_line(out, f"the key {row.name!r} ({row.id}) is revoked")
 
 
 @app.command()
-def rotate(named: Named, data_dir: DataDir = None) -> None:
+def rotate(named: Named, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Give a key a new secret, and print it. The old secret is refused from now on."""
     from service.keys.keys import rotate_key
 
     with opened_here(data_dir, "not rotated") as store, audited_here(store, "rotate_key", key=named):
         row, secret = rotate_key(store, named)
-    _print_secret(row, secret)
+    _print_secret(row, secret, as_json)
 
 
-def login(url: Url = DEFAULT_URL) -> None:
+def login(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Keep the key for a service in a file that only you can read; it is asked for, or read from stdin."""
     if sys.stdin.isatty():
         key = typer.prompt("key", hide_input=True, err=True).strip()
@@ -105,18 +112,33 @@ def login(url: Url = DEFAULT_URL) -> None:
     with errors_as_sentences(), Client(url, key) as client:
         session = client.get_session()
         path = save_key(url, key)
+    if as_json:
+        print_json(session)
+        return
     cameras = "" if session.cameras is None else f", cameras {', '.join(session.cameras)}"
     print_line(out, f"signed in as {session.name} ({session.role}{cameras}); the key is kept in {path}")
 
 
-def logout(url: Url = DEFAULT_URL) -> None:
+def logout(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Forget the key that `reid login` has kept for a service. The key itself stays valid."""
     with errors_as_sentences():
         path = save_key(url, None)
-    print_line(out, f"no key for {url} is kept in {path} any more")
+    if as_json:
+        print_json({"url": url, "file": str(path)})
+    else:
+        print_line(out, f"no key for {url} is kept in {path} any more")
 
 
-def _print_secret(row: "Key", secret: str) -> None:
+def _shown(row: "Key") -> dict[str, Any]:
+    """Return what may be shown of a key; its hash may not."""
+    names = ("id", "name", "role", "cameras", "created_at", "last_used_at", "expires_at", "revoked_at")
+    return {name: getattr(row, name) for name in names}
+
+
+def _print_secret(row: "Key", secret: str, as_json: bool) -> None:
+    if as_json:
+        print_json({**_shown(row), "key": secret})
+        return
     print_line(err, f"key {row.id} of {row.name!r}, role {row.role}; it is shown this once:")
     print_line(out, secret)
 

@@ -190,6 +190,7 @@ def import_official(
             help="The embedding: the pooled `feat_`, or `feat` after BatchNorm in the authors' code."
         ),
     ] = Feature.pooled,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint of the RGA authors' code to a checkpoint of this project. No service is needed."""
     from model.errors import ModelError
@@ -200,7 +201,10 @@ def import_official(
     except ModelError as error:
         print_line(err, str(error))
         raise typer.Exit(1) from None
-    print_line(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
+    if as_json:
+        print_json({"version": version, "out": str(output)})
+    else:
+        print_line(out, f"{version} in {output}: {official.BRANCHES[branch]} with the {feature} feature")
 
 
 @app.command("import-onnx")
@@ -223,6 +227,7 @@ def import_onnx(
         ),
     ] = None,
     url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a network of another project to a checkpoint, send it to the service, and print its version.
 
@@ -253,7 +258,10 @@ def import_onnx(
         if output is None:
             with Client(url) as client:
                 client.register_model(checkpoint)
-    typer.echo(version)
+    if as_json:
+        print_json({"version": version, "out": None if output is None else str(output)})
+    else:
+        typer.echo(version)
 
 
 def _three(option: str, text: str) -> tuple[float, float, float]:

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model.files import from_home
-from service.cli.options import DataDir, keep_private
-from service.cli.terminal import out, print_line
+from service.cli.options import AsJson, DataDir, keep_private
+from service.cli.terminal import err, out, print_json, print_line
 
 if TYPE_CHECKING:
     from service.audit.log import Audit
@@ -33,6 +33,7 @@ def check(
     ] = False,
     sample: Annotated[int, typer.Option(min=0, help="Items to embed again and compare.")] = 100,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the database, crops, embeddings and index, and report differences. A service may be running.
 
@@ -54,10 +55,14 @@ def check(
         opened = opened_to_change if repair or undo_repair else opened_to_look
         with opened(read_settings()) as store:
             if undo_repair:
-                print_line(out, f"{undo_last_repair(store)} embeddings put back")
+                num_undone = undo_last_repair(store)
+                _tell({"num_undone": num_undone}, as_json, f"{num_undone} embeddings put back")
                 raise typer.Exit
             report = check_gallery(store, num_recomputed=sample, repair=repair)
-    _print_report(report)
+    if as_json:
+        print_json({"is_clean": report.is_clean, **vars(report)})
+    else:
+        _print_report(report)
     raise typer.Exit(0 if report.is_clean else 1)
 
 
@@ -68,6 +73,7 @@ def backup(
         bool, typer.Option("--allow-missing", help="Leave out crops that are missing on the disk.")
     ] = False,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a gallery with its crops and networks to one file. A service may be running.
 
@@ -81,7 +87,7 @@ def backup(
     with errors_of_gallery_as_sentences("no backup"):
         contents = back_up(open_gallery(read_settings()), file, replace=force, allow_missing=allow_missing)
     missing = f", {contents.num_missing} crops missing" if contents.num_missing else ""
-    print_line(out, f"{_count(contents)} in {file}{missing}")
+    _tell({"file": str(file), **vars(contents)}, as_json, f"{_count(contents)} in {file}{missing}")
 
 
 def restore(
@@ -93,6 +99,7 @@ def restore(
         typer.Option(exists=True, dir_okay=False, help="Receipts that `reid erasures` printed; may repeat."),
     ] = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Restore a backup into an empty data folder and database. A damaged file is refused.
 
@@ -111,7 +118,15 @@ def restore(
         ]
         contents = restore_gallery(read_settings(), file, receipts)
     erased = f"; {contents.num_erased} items erased by receipts" if paths else ""
-    print_line(out, f"{_count(contents)} restored{erased}")
+    _tell(vars(contents), as_json, f"{_count(contents)} restored{erased}")
+
+
+def _tell(result: dict[str, Any], as_json: bool, sentence: str) -> None:
+    """Print a result as JSON, or as a sentence."""
+    if as_json:
+        print_json(result)
+    else:
+        print_line(out, sentence)
 
 
 def prepare(data_dir: Path | None) -> None:
@@ -162,7 +177,7 @@ def errors_of_gallery_as_sentences(prefix: str) -> Iterator[None]:
     try:
         yield
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        print_line(out, f"{prefix}: {operator_message(error) or error}")
+        print_line(err, f"{prefix}: {operator_message(error) or error}")
         raise typer.Exit(1) from None
 
 

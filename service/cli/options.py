@@ -28,7 +28,7 @@ Duplicates = Annotated[
     ),
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Limit = Annotated[int, typer.Option(min=1, help="The most to list.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can answer.")]

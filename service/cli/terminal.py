@@ -129,8 +129,10 @@ def print_json(values: Any) -> None:
     typer.echo(json.dumps(values, indent=2, default=_plain))
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
-    return answer.model_dump(mode="json", exclude_unset=True)
+def _plain(value: Any) -> Any:
+    if isinstance(value, Answer):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return shown_time(value) if isinstance(value, datetime) else vars(value)
 
 
 def shown_time(moment: datetime | None) -> str:

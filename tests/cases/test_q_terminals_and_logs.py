@@ -30,15 +30,20 @@ ENCODINGS = [
 PRINT_ALL = f"""
 from service.cli import terminal
 from service.cli.logs import log_to_terminal
+from service.client import Match, MatchedItem, SearchAnswer
 import structlog
 log_to_terminal()
 name = {PERSIAN!a}
 structlog.get_logger("x").warning(name, name=name)
-item = {{"camera_id": name, "captured_at": None}}
-match = {{"rank": 1, "identity_id": name * 9, "score": 0.5, "decision": None, "items": [item]}}
-match["expected_strangers"] = None
-found = {{"num_searched": 1, "num_identities": 1, "took_ms": 1.0, "model_version": "x"}}
-terminal.print_matches({{"matches": [match], "calibration": {{"source": "none"}}, **found}})
+item = MatchedItem.model_construct(camera_id=name, captured_at=None)
+match = Match.model_construct(
+    rank=1, identity_id=name * 9, score=0.5, expected_strangers=None, decision=None, items=[item]
+)
+calibration = SearchCalibration.model_construct(source="none")
+found = SearchAnswer.model_construct(
+    matches=[match], num_searched=1, num_identities=1, took_ms=1.0, model_version="x", calibration=calibration
+)
+terminal.print_matches(found)
 terminal.print_line(terminal.out, name + " \\u2192 \\u201cx\\u201d \\u2713")
 with terminal.progress_bar() as on_progress:
     on_progress(1, 2)

@@ -104,6 +104,8 @@ def test_an_end_that_was_cut_off_is_found_by_a_noted_head(
 def test_the_command_verifies_and_exports(written: tuple[Settings, Head], tmp_path: Path) -> None:
     settings, head = written
     folder = settings.data_dir
+    told = reid("audit", "verify", "--head", str(head), "--json", "--data-dir", folder)
+    assert (json.loads(told.stdout)["head"], json.loads(told.stdout)["faults"]) == (str(head), [])
     whole = reid("audit", "verify", "--head", str(head), "--data-dir", folder)
     assert f"head {head}: the chain is whole" in whole.stdout
     assert whole.returncode == 0

@@ -12,24 +12,8 @@ from service.cli.main import app
 from service.client import Filters
 
 PAGE = Path(__file__).parents[3] / "docs/reference/cli.md"
-WITHOUT_JSON = {
-    "serve",
-    "login",
-    "logout",
-    "retrain",
-    "check",
-    "backup",
-    "restore",
-    "keys create",
-    "keys list",
-    "keys revoke",
-    "keys rotate",
-    "audit verify",
-    "audit export",
-    "models import-official",
-    "models import-onnx",
-}
-"""Commands that ask no service, or that go on for as long as another program does."""
+WITHOUT_JSON = {"serve", "retrain", "audit export"}
+"""Commands that write a log, show what the training prints, or print rows of JSON anyway."""
 
 
 def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -42,6 +42,9 @@ def test_keys_are_made_listed_rotated_and_revoked_without_a_server(tmp_path: Pat
     assert rotated.strip() != old
     assert "revoked" in reid("keys", "revoke", "desk", "--data-dir", tmp_path).stdout
     assert "revoked" in reid("keys", "list", "--data-dir", tmp_path).stdout
+    shown = json.loads(reid("keys", "list", "--json", "--data-dir", tmp_path).stdout)
+    assert [(key["name"], key["cameras"]) for key in shown] == [("Maria", None), ("desk", ["door", "hall"])]
+    assert "sha256" not in shown[0]
     settings = Settings(data_dir=tmp_path)
     assert verified(settings).num_rows == 4
     assert verified(settings).faults == []
@@ -73,7 +76,7 @@ def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
     for command in ("rotate", "revoke"):
         ended = reid("keys", command, "Mario", "--data-dir", tmp_path)
         assert ended.returncode == 1
-        assert "no key 'Mario'" in ended.stdout
+        assert "no key 'Mario'" in ended.stderr
 
 
 def test_login_keeps_the_key_for_one_service_in_a_private_file(

@@ -1,5 +1,6 @@
 """`reid check` on a data folder, beside a server and without one."""
 
+import json
 from pathlib import Path
 
 from command_line import MakeEnv, put, reid, reid_serve
@@ -15,6 +16,10 @@ def test_check_says_what_is_wrong_by_its_exit_code_too(make_env: MakeEnv, tmp_pa
         assert done.returncode == 0
     (path,) = (tmp_path / "data" / "crops").glob("*/*/*")
     path.unlink()
+    done = reid("check", "--json", "--data-dir", tmp_path / "data", env=env)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["is_clean"], report["num_items"]) == (1, False, 1)
+    assert report["findings"][0]["detail"].startswith("item ")
     done = reid("check", "--data-dir", tmp_path / "data", env=env)
     assert done.returncode == 1
     assert "a crop is gone or has changed: item " in done.stdout

@@ -116,6 +116,10 @@ def test_another_camera_cannot_be_named(world: World, camera: str) -> None:
     answers = [
         world.door.get("/gallery", params={"camera_id": ["door", camera]}),
         world.door.get("/identities/suggestions", params={"camera_id": camera}),
+        world.door.get("/identities", params={"camera_id": camera}),
+        world.door.get("/identities/anna/items", params={"camera_id": camera}),
+        world.door.get("/identities/anna/timeline", params={"camera_id": camera}),
+        world.door.get("/cameras", params={"camera_id": camera}),
         world.door.post("/search", files=images(crop(1)), data={"camera_id": camera}),
         world.door.post("/gallery", files=images(crop(9)), data={"camera_id": camera}),
         world.door.patch(f"/gallery/{world.items['carl', 'door']['id']}", json={"camera_id": camera}),
