@@ -59,9 +59,10 @@ class Connection:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise errors of httpx as errors of the client."""
+        """Raise errors of httpx as errors of the client, and note whether the service can be reached."""
         try:
             yield
+            self.is_gone.clear()
         except UNCONNECTED as error:
             self.is_gone.set()
             if "[SSL" in str(error):

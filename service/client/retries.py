@@ -61,7 +61,8 @@ def repeats(is_gone: Event, *, may_repeat: bool) -> list[dict[str, Any]]:
     """Return the arguments of tenacity's `Retrying` and `AsyncRetrying`, from the innermost to the outermost.
 
     Args:
-        is_gone: is set when a request could not connect after all attempts; the others then stop trying.
+        is_gone: is set from when a request could not connect after all attempts until another one could; the
+            others then try once.
         may_repeat: whether a request that got no answer is sent again.
     """
     stop = stop_after_attempt(MAX_ATTEMPTS) | stop_when_event_set(is_gone)

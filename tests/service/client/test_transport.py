@@ -155,6 +155,13 @@ def test_once_a_request_has_waited_in_vain_the_others_do_not() -> None:
     transport.close()
 
 
+def test_once_the_service_is_back_a_client_is_patient_again() -> None:
+    with answering(OK) as (transport, _):
+        transport.connection.is_gone.set()
+        assert transport.request("POST", "/gallery", json={}).is_success
+        assert not transport.connection.is_gone.is_set()
+
+
 def test_what_is_no_url_is_told() -> None:
     with pytest.raises(ServiceUnreachable, match="is not a URL"):
         Transport("http://host:port")
