@@ -19,6 +19,9 @@ from service.client import ClientError, CropFile, FailedCrop
 from service.uploads.layouts import Layout
 
 JUNK = "junk boxes by their names"
+STRAY = 10
+"""Crops in folders of people for each one beside the folders, which nobody has put away."""
+
 UNNAMED = f"not named by {MANIFEST}"
 UNREAD_LABELS = f"{MANIFEST}, which reid import reads"
 
@@ -104,7 +107,8 @@ def check_layout(found: FoundCrops, paths: Iterable[Path], layout: Layout) -> No
         roots = [path for path in paths if path.is_dir()]
         within = {folder: names for folder, names in folders.items() if folder not in roots}
         num_crops = sum(map(len, within.values()))
-        if len(within) > 1 and len(within) == len(folders) and num_crops >= 2 * len(within):
+        num_strays = len(found.crops) - num_crops
+        if len(within) > 1 and num_crops >= max(2 * len(within), STRAY * num_strays):
             is_market1501 = all(_market1501_people(names) for names in within.values())
             fitting = Layout.market1501 if is_market1501 else Layout.folders
             raise ClientError(

@@ -158,7 +158,8 @@ def erase(person: Person, url: Url = DEFAULT_URL, yes: Yes = False, as_json: AsJ
 
 
 def _print_person(person: Identity) -> None:
-    print_line(out, f"{person.id}: {person.name or 'no name'}, {person.num_items} items")
+    cameras = f" of {', '.join(person.cameras)}" if person.cameras else ""
+    print_line(out, f"{person.id}: {person.name or 'no name'}, {person.num_items} items{cameras}")
     for name, value in sorted(person.attributes.items()):
         print_line(out, f"{name}: {value}")
     for line in (person.notes or "").splitlines():

@@ -40,7 +40,7 @@ def test_people_are_listed_corrected_and_taken_back(client: httpx.Client) -> Non
     shown = said(client, "people", "show", "a/b")
     assert (shown["identity"]["name"], shown["visits"][0]["num_items"]) == ("Anna", 2)
     printed = run(client, "people", "show", "a/b").stdout
-    assert "a/b: Anna, 2 items" in printed
+    assert "a/b: Anna, 2 items of door" in printed
     assert "2026-03-01T08:00:00Z" in printed
 
     merged = said(client, "people", "merge", "a/b", "bert")
@@ -96,8 +96,9 @@ def test_enrolment_takes_a_time_and_a_track_and_refuses_a_wrong_layout(
 
     for pid in (1, 2):
         put(tmp_path / "market" / f"000{pid}_c1s1_000451_03.jpg", crop(50 + pid))
-        for place in (1, 2):
-            put(tmp_path / "people" / f"p{pid}" / f"{place}.jpg", crop(60 + 2 * pid + place))
+        for place in range(5):
+            put(tmp_path / "people" / f"p{pid}" / f"{place}.jpg", crop(60 + 5 * pid + place))
+    put(tmp_path / "people" / "query.jpg", crop(59))
     num_items = client.get("/stats").json()["num_items"]
     for folder, layout, word in (("market", "folders", "market1501"), ("people", "flat", "folders")):
         refused = run(client, "enroll", tmp_path / folder, "--layout", layout)
@@ -105,4 +106,4 @@ def test_enrolment_takes_a_time_and_a_track_and_refuses_a_wrong_layout(
         assert f"Say --layout {word}" in refused.stderr
     assert client.get("/stats").json()["num_items"] == num_items
     forced = said(client, "enroll", tmp_path / "people", "--no-check-layout")
-    assert forced["num_enrolled"] == 4
+    assert forced["num_enrolled"] == 11
