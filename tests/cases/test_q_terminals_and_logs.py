@@ -30,7 +30,7 @@ ENCODINGS = [
 PRINT_ALL = f"""
 from service.cli import terminal
 from service.cli.logs import log_to_terminal
-from service.client import Match, MatchedItem, SearchAnswer
+from service.client import Match, MatchedItem, SearchAnswer, SearchCalibration
 import structlog
 log_to_terminal()
 name = {PERSIAN!a}
