@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from service.audit.entries import Person, record
 from service.errors import OperationNotFound
+from service.gallery.conditions import spellings
 from service.gallery.items import delete_empty_identities
 from service.keys.callers import acting_key_id
 from service.store.changes import Transaction
@@ -177,13 +178,16 @@ def find_operation(store: Store, operation_id: str) -> Operation:
         return read_operation(session, operation_id)
 
 
-def list_operations(store: Store, limit: int, before: str) -> tuple[list[Operation], str | None]:
+def list_operations(
+    store: Store, limit: int, before: str, identity_id: str | None = None
+) -> tuple[list[Operation], str | None]:
     """Return a page of operations, the newest first; ids sort by time.
 
     Args:
         store: the gallery.
         limit: most operations of the page.
         before: the id before which the page begins; empty for the newest.
+        identity_id: an identity that each operation has made or changed; None for every operation.
 
     Returns:
         The operations, and the id before which the next page begins, or None on the last page.
@@ -191,6 +195,11 @@ def list_operations(store: Store, limit: int, before: str) -> tuple[list[Operati
     statement = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
     if before:
         statement = statement.where(Operation.id < before)
+    if identity_id is not None:
+        former = select(FormerIdentity.operation_id)
+        former = former.join(Identity, Identity.key == FormerIdentity.identity_key)
+        named = former.where(Identity.id.in_(spellings([identity_id])))
+        statement = statement.where(Operation.id.in_(named))
     with store.read() as session:
         found = list(session.scalars(statement))
     return found[:limit], None if len(found) <= limit else found[limit - 1].id

@@ -197,7 +197,7 @@ def get_operations(
     page: Annotated[OperationPage, Query()], store: ReadyStore, request_id: RequestId
 ) -> OperationsAnswer:
     """List merges, splits, relabels and rejections, the newest first, a page at a time."""
-    found, last = list_operations(store, page.limit, page.cursor)
+    found, last = list_operations(store, page.limit, page.cursor, page.identity_id)
     return OperationsAnswer(
         request_id=request_id,
         operations=[OperationFields.of(told) for told in tell(store, found)],

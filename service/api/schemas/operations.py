@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas.pages import Limit
 from service.api.schemas.strict import StrictModel
-from service.gallery.metadata import Name, OptionalIdentityName, SoughtName
+from service.gallery.metadata import Name, OptionalIdentityName, OptionalSoughtName, SoughtName
 from service.people.operations import Told
 
 MAX_ITEMS = 1_000
@@ -89,6 +89,9 @@ class OperationPage(StrictModel):
 
     limit: Limit = 100
     cursor: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+    identity_id: Annotated[
+        OptionalSoughtName, Field(description="Only operations that have made or changed this identity.")
+    ] = None
 
 
 class OperationsAnswer(BaseModel):

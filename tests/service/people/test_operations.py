@@ -26,3 +26,26 @@ def test_an_operation_tells_who_and_what_from_where_to_where(settings: Settings)
             assert [one["by"] for one in listed] == ["jose", "maria"]
             maria_sees = maria.get(f"/operations/{merged['operation_id']}").json()
             assert maria_sees | {"request_id": ""} == undone | {"request_id": ""}
+
+
+def test_the_operations_of_one_identity_are_listed(settings: Settings) -> None:
+    with serve(settings) as client:
+        enroll(client, crop(1), crop(2), identity_id="jos\u00e9")
+        enroll(client, crop(3), identity_id="bert")
+        enroll(client, crop(4), identity_id="carl")
+        merged = client.post("/identities/carl/merge", json={"source_ids": ["bert"]}).json()
+        item, _ = client.get("/identities/jos\u00e9/items").json()["items"]
+        order = {"item_ids": [item["id"]]}
+        rejected = client.post("/identities/jos\u00e9/reject", json=order).json()
+
+        def operations_of(name: str) -> list[str]:
+            listed = client.get("/operations", params={"identity_id": name}).json()["operations"]
+            return [one["operation_id"] for one in listed]
+
+        assert operations_of("carl") == [merged["operation_id"]]
+        assert operations_of("nobody") == operations_of("bert") == []
+        client.post(f"/operations/{merged['operation_id']}/undo")
+        assert operations_of("bert") == [merged["operation_id"]]
+        assert operations_of("jose\u0301") == [rejected["operation_id"]]  # in another Unicode form
+        moved_to = client.get(f"/gallery/{item['id']}").json()["identity_id"]
+        assert operations_of(moved_to) == [rejected["operation_id"]]
