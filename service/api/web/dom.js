@@ -1,6 +1,8 @@
 // Make elements, and format numbers and times. No script of the page parses text as HTML, so a name from the
 // gallery cannot inject markup.
 
+import { inWords } from "./words.js";
+
 /** Make an element. Strings among the children become text; null ones are left out. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -23,17 +25,19 @@ export function showMessage(place, ...children) {
   place.replaceChildren(make("p", {}, ...children));
 }
 
-/** Show an error in `place` instead of the former message, in the words of the API. */
+/** Show an error in `place` instead of the former message, in words of people where there are some. */
 export function showProblem(place, problem, ...more) {
-  const { title = "Error in this page", message, request_id } = problem;
+  const { title = "Error in this page", message, request_id } = inWords(problem);
   const request = request_id ? make("small", {}, `request ${request_id}`) : null;
   place.replaceChildren(make("div", { className: "problem", role: "alert" },
     make("strong", {}, title), make("p", {}, message), ...more, request));
 }
 
-/** Return an image element with the thumbnail of an item. */
-export function picture(itemId, alt = "") {
-  const image = make("img", { src: `gallery/${itemId}/thumbnail?size=256`, alt, loading: "lazy" });
+/** Return an image element with the thumbnail of an item, whose longer side has `size` pixels of the page. */
+export function picture(itemId, alt = "", size = 256) {
+  const path = `gallery/${itemId}/thumbnail?size=`;
+  const srcset = `${path}${size} 1x, ${path}${Math.min(1024, 2 * size)} 2x`;
+  const image = make("img", { src: `${path}${size}`, srcset, alt, loading: "lazy" });
   image.addEventListener("error", () => {
     image.replaceWith(make("span", { className: "no-picture" }, "no picture"));
   });
@@ -85,8 +89,17 @@ export function warningList(warnings, num = warnings.length) {
 
 const timeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
+/** Return a time in the format of the browser's language. */
+export const timeText = (text) => timeFormat.format(new Date(text));
+
 /** Return a time element, in the format of the browser's language. */
-export const time = (text) => make("time", { dateTime: text }, timeFormat.format(new Date(text)));
+export const time = (text) => make("time", { dateTime: text }, timeText(text));
+
+/** Return an element with a name of the gallery, whose direction changes nothing around the name. */
+export const named = (name) => make("bdi", { className: "name" }, name);
+
+/** Return a name for the middle of a text without elements, isolated by Unicode's characters for that. */
+export const isolated = (name) => `\u2068${name}\u2069`;
 
 /** Return a number with its noun: 1 item, 2 items. */
 export const count = (number, noun, plural = `${noun}s`) =>

@@ -24,6 +24,7 @@ export async function refresh() {
     const { model_version, runtime, num_items, held_expiry } = await get("readyz");
     const rest = cameras ? ` on ${runtime}` : ` on ${runtime} · ${count(num_items, "item")}`;
     status.replaceChildren("network ", make("code", {}, model_version), rest);
+    if (status.className === "failed") document.dispatchEvent(new Event("service-back"));
     status.className = "ready";
     if (!cameras) showModels((await get("models")).models.toReversed());
     await showHeld(held_expiry);

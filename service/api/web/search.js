@@ -1,6 +1,7 @@
 // The search: crops of one person, the matches as cards, and the timeline of the identity on a card.
 
 import { fieldsOf, get, identityPath, post, Problem } from "./api.js";
+import { personAddress } from "./route.js";
 import {
   count, duration, make, partsOf, picture, showFiles, showMessage, showProblem, takeFiles, time,
 } from "./dom.js";
@@ -120,6 +121,7 @@ export function where({ camera_id, captured_at }) {
 /** Show the timeline of an identity in a dialog. */
 export async function showIdentity(id) {
   dialog.dataset.identity = dialog.querySelector("h2").textContent = id;
+  shown.person.href = personAddress(id);
   showMessage(shown.message, "Loading.");
   shown.visits.replaceChildren();
   shown.untimed.replaceChildren();
@@ -142,6 +144,7 @@ export async function showIdentity(id) {
   }
 }
 
+shown.person.addEventListener("click", () => dialog.close());
 document.addEventListener("other-caller", () => {
   forget();
   dialog.dataset.identity = "";

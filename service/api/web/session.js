@@ -1,12 +1,13 @@
 // Who is signed in: the form for the key, the line with the name, and what the page shows to this caller.
 //
-// An element with `data-needs` is shown only while `data-may` of the body has its word. The words are the roles,
+// An element with `data-needs` is shown only while `data-may` of the body has all of its words. The words are the roles,
 // `all-cameras`, and `key` or `open`, which tell whether the gallery has keys. The style sheet hides the other
 // elements and nothing removes them, so a form keeps what was typed while the page waits for a key.
 
 import { get, post, Problem, send } from "./api.js";
 import { count, make, partsOf, showProblem } from "./dom.js";
 import { when } from "./jobs.js";
+import { place } from "./route.js";
 
 const ROLES = ["reader", "operator", "admin"];
 const MOST_CAMERAS = 5;
@@ -22,6 +23,12 @@ let signedInAt = 0;
 /** Return whether the page waits for a key. */
 export const isSignedOut = () => dialog.open;
 
+/** Return whether the caller has all of these words in `data-may`. */
+export function may(...words) {
+  const all = (document.body.dataset.may ?? "").split(" ");
+  return words.every((word) => all.includes(word));
+}
+
 /** Ask who is signed in, show what this caller may see, and return the caller. Throws Problem. */
 export async function askWho() {
   const caller = await get("session");
@@ -33,7 +40,8 @@ function show({ is_open, name, role, cameras }) {
   const roles = ROLES.slice(0, ROLES.indexOf(role) + 1);
   document.body.dataset.may = [...roles, cameras ? "" : "all-cameras", is_open ? "open" : "key"].join(" ");
   const caller = JSON.stringify([is_open, name, role, cameras]);
-  if (caller !== shownTo) {
+  const isOther = caller !== shownTo;
+  if (isOther) {
     who.replaceChildren(make("b", { className: "name" }, name), ` · ${role}`, ...limits(cameras ?? []));
     // The modules then discard what the service has answered to somebody else.
     if (shownTo) document.dispatchEvent(new Event("other-caller"));
@@ -41,6 +49,7 @@ function show({ is_open, name, role, cameras }) {
   }
   if (dialog.open) closeForm();
   leaveHidden();
+  if (isOther) document.dispatchEvent(new Event("caller"));
 }
 
 function limits(cameras) {
@@ -52,8 +61,7 @@ function limits(cameras) {
 
 /** Go to the search if the address names a section that is not shown to this caller. */
 function leaveHidden() {
-  const section = document.querySelector("section:target");
-  if (section && !section.checkVisibility() && !isSignedOut()) location.hash = "search";
+  if (!place().section.checkVisibility() && !isSignedOut()) location.hash = "search";
 }
 
 // The browser gives the focus to the field of the modal dialog, and then back to the element that had it. So the
