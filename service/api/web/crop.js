@@ -26,8 +26,8 @@ async function show(id) {
   parts.facts.replaceChildren();
   parts.frame.replaceChildren();
   parts.actions.hidden = true;
+  offerSteps();
   if (!dialog.open) dialog.showModal();
-  for (const [step, part] of [[-1, parts.previous], [1, parts.next]]) part.disabled = !neighbour(step);
   try {
     const item = await get(`gallery/${id}`);
     if (shown?.id === id) showItem(item);
@@ -69,11 +69,20 @@ function neighbour(step) {
   return at < 0 ? undefined : ids[at + step];
 }
 
+function offerSteps() {
+  for (const [step, part] of [[-1, parts.previous], [1, parts.next]]) part.disabled = !neighbour(step);
+  // A disabled button takes no keys, and these would be lost.
+  if (document.activeElement?.disabled) parts.close.focus();
+}
+
 function go(step) {
   const id = neighbour(step);
   if (id) restate({ ...stateOf(place().state), item: id });
 }
 
+document.addEventListener("grown", () => {
+  if (shown) offerSteps();
+});
 parts.previous.addEventListener("click", () => go(-1));
 parts.next.addEventListener("click", () => go(1));
 dialog.addEventListener("keydown", ({ key }) => {

@@ -22,7 +22,6 @@ export function ask({ title, told, yes, isHarmful = false, act }) {
   parts.message.replaceChildren();
   parts.yes.textContent = yes;
   parts.yes.className = isHarmful ? "harmful" : "main";
-  parts.yes.disabled = false;
   parts.no.textContent = "Cancel";
   question.showModal();
   (parts.told.querySelector("input, textarea") ?? parts.no).focus();
@@ -35,7 +34,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const own = answer;
   if (own.isRunning) return;
-  own.isRunning = parts.yes.disabled = true;
+  setRunning(own, true);
   parts.message.replaceChildren();
   try {
     await own.act(form, (text) => parts.message.replaceChildren(make("p", {}, text)));
@@ -46,9 +45,15 @@ form.addEventListener("submit", async (event) => {
     showProblem(parts.message, problem);
     if (isOutdated(problem)) document.dispatchEvent(new Event("gallery-changed"));
   } finally {
-    own.isRunning = parts.yes.disabled = false;
+    setRunning(own, false);
   }
 });
+
+// The button is not disabled in the sense of HTML, as it would lose the focus.
+function setRunning(own, isRunning) {
+  own.isRunning = isRunning;
+  parts.yes.ariaDisabled = String(isRunning);
+}
 
 form.addEventListener("input", () => {
   if (!answer?.isRunning) parts.message.replaceChildren(); // the cause of an error is being mended
@@ -83,20 +88,24 @@ export function say(told, undo = null) {
   const button = undo && make("button", { type: "button", className: "main" }, "Undo");
   const message = make("div");
   const text = make("p", {}, ...told);
+  let isUndoing = false;
   button?.addEventListener("click", async () => {
-    button.disabled = true;
+    if (isUndoing) return;
+    isUndoing = true;
     try {
       await undo();
       say(["Taken back: ", ...told]);
     } catch (problem) {
-      button.disabled = false;
       if (isOutdated(problem)) complain(problem);
       else showProblem(message, problem);
     }
+    isUndoing = false;
     document.dispatchEvent(new Event("gallery-changed"));
   });
+  const hadFocus = done.contains(document.activeElement);
   done.replaceChildren(text, ...[button, dismiss].filter(Boolean), message);
   done.hidden = false;
+  if (hadFocus) dismiss.focus();
 }
 
 /** Say at the place of what was done that something was not, because somebody else was faster. */

@@ -33,7 +33,7 @@ function fieldOf(name, { label, list, ...properties }, items) {
   const values = new Set(items.map((item) => shownValue(name, item)));
   const value = values.size === 1 ? [...values][0] : "";
   const input = make("input", { name, ...properties, value, placeholder: values.size > 1 ? MIXED : "unknown" });
-  input.dataset.before = value;
+  input.dataset.before = input.value; // the browser shortens a time
   if (list) input.setAttribute("list", list);
   return make("label", {}, label, input);
 }

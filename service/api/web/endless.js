@@ -41,6 +41,7 @@ export function endless({ list, foot, fetchPage, card, empty, whole = () => [] }
       const { entries, next_cursor } = await fetchPage(cursor, own.signal);
       if (own !== running) return;
       list.append(...entries.map(card));
+      list.dispatchEvent(new Event("grown", { bubbles: true }));
       cursor = next_cursor;
       state = cursor ? "waiting" : "ended";
       foot.replaceChildren();

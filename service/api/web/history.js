@@ -60,7 +60,7 @@ function deed({ kind, identities, items, num_items }) {
   }
   if (kind === "merge") return ["merged ", ...from, " into ", ...to, `: ${crops}`];
   if (kind === "split") return [`split ${crops} off `, ...from, ", which went to ", ...to];
-  if (kind === "reject") return [`said that ${crops} do not show `, ...from, ", which went to ", ...to];
+  if (kind === "reject") return [`said that ${crops} ${num_items === 1 ? "does" : "do"} not show `, ...from, ", which went to ", ...to];
   return [`gave ${crops} of `, ...from, " to ", ...to];
 }
 

@@ -115,7 +115,7 @@ export function rejectItems(person, items) {
     yes: "Not the same person",
     async act() {
       const operation = await post(`${identityPath(person.id)}/reject`, { json: { item_ids: items.map(({ id }) => id) } });
-      say([`${crops} do not show `, nameOf(person), "."], undoOf(operation));
+      say([nameOf(person), ` is not on ${crops} any more.`], undoOf(operation));
       changed();
     },
   });
