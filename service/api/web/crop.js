@@ -4,8 +4,8 @@ import { get } from "./api.js";
 import { deleteItems } from "./deleting.js";
 import { count, make, named, partsOf, showMessage, showProblem, time } from "./dom.js";
 import { editItems } from "./editing.js";
-import { described, stateOf } from "./items.js";
-import { address, personAddress, place, restate } from "./route.js";
+import { described, largeAddress, stateOf } from "./items.js";
+import { onShow, personAddress, place, restate } from "./route.js";
 
 const SECTIONS = ["gallery", "person"];
 
@@ -14,10 +14,15 @@ const parts = partsOf(dialog);
 
 let shown = null;
 
-document.addEventListener("arrived", ({ detail: { section, state } }) => {
-  const id = SECTIONS.includes(section.id) ? state.get("item") : null;
-  if (!id) return dialog.close();
-  if (id !== shown?.id || !dialog.open) show(id);
+for (const name of SECTIONS) {
+  onShow(name, (state) => {
+    const id = state.get("item");
+    if (!id) dialog.close();
+    else if (id !== shown?.id || !dialog.open) show(id);
+  });
+}
+window.addEventListener("hashchange", () => {
+  if (!SECTIONS.includes(place().section.id)) dialog.close();
 });
 
 async function show(id) {
@@ -38,7 +43,7 @@ async function show(id) {
 
 function showItem(item) {
   shown = item;
-  const { id, identity_id, camera_id, captured_at, created_at, track_id, width, height, duplicate_of, image_url } = item;
+  const { id, identity_id, camera_id, captured_at, created_at, track_id, width, height, image_url } = item;
   if (image_url) {
     const image = make("img", { src: `gallery/${id}/image`, alt: described(item), width, height });
     image.addEventListener("error", () => showMessage(parts.frame, "The crop cannot be read."));
@@ -54,13 +59,13 @@ function showItem(item) {
     ["Track", track_id ? named(track_id) : unknown],
     ["Enrolled at", time(created_at)],
     ["Size", `${width} × ${height} pixels`],
-    duplicate_of ? ["Nearly the same", make("a", { href: largeIn(duplicate_of) }, "another crop of this camera")] : null,
-  ].filter(Boolean);
+    ...(item.duplicate_of ? [["Nearly the same as", large(item.duplicate_of)]] : []),
+  ];
   parts.facts.replaceChildren(...facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)]));
   parts.actions.hidden = false;
 }
 
-const largeIn = (id) => address(place().section.id, { ...stateOf(place().state), item: id });
+const large = (id) => make("a", { href: largeAddress(id) }, "another crop of this camera");
 
 /** Return the id of the crop so many places after the one that is shown, in the list of the section. */
 function neighbour(step) {

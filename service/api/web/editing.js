@@ -18,8 +18,8 @@ const MIXED = "different";
 export function editItems(items) {
   const fields = Object.entries(FIELDS).map(([name, properties]) => fieldOf(name, properties, items));
   const told = [
-    make("p", {}, items.length === 1 ? "A field that you empty becomes unknown."
-      : `A change goes to all ${count(items.length, "crop")}. A field in which they differ is empty, and stays as it is.`),
+    make("p", {}, items.length === 1 ? "A field that you empty becomes unknown." : "A change goes to all of them. " +
+      "A field in which they differ is empty, and stays as it is."),
     make("div", { className: "fields" }, ...fields),
     make("p", {}, "A crop without a person becomes a person of its own. You can take the change back afterwards."),
   ];

@@ -39,8 +39,9 @@ const list = endless({
 const selection = selectable(parts.items, parts.bar);
 
 function nothing() {
-  if (Object.keys(filters).length) return ["No crop passes these filters. ", make("a", { href: "#gallery" }, "Show all crops")];
-  if (may("operator")) return ["The gallery is empty. ", make("a", { href: "#enrol" }, "Enrol the first crops")];
+  const link = (href, text) => make("a", { href }, text);
+  if (Object.keys(filters).length) return ["No crop passes these filters. ", link("#gallery", "Show all crops")];
+  if (may("operator")) return ["The gallery is empty. ", link("#enrol", "Enrol the first crops")];
   return ["The gallery has no crop that your key may see."];
 }
 

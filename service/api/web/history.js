@@ -31,8 +31,9 @@ function operationEntry(operation) {
   const message = make("div");
   const undo = make("button", { type: "button", "data-needs": "operator all-cameras" }, "Undo");
   const entry = make("li", { className: "correction" },
-    make("p", {}, make("strong", {}, ...person(by)), " ", ...deed(operation), ". ", make("small", {}, time(created_at))),
-    undone_at ? make("p", {}, "Taken back by ", ...person(undone_by, "somebody"), ", ", time(undone_at)) : undo,
+    make("p", {}, make("strong", {}, who(by, "Somebody")), " ", ...deed(operation), ". ",
+      make("small", {}, time(created_at))),
+    undone_at ? make("p", {}, "Taken back by ", who(undone_by, "somebody"), ", ", time(undone_at)) : undo,
     message);
   press(undo, async () => {
     try {
@@ -46,7 +47,7 @@ function operationEntry(operation) {
   return entry;
 }
 
-const person = (by, otherwise = "Somebody") => [by ? named(by) : otherwise];
+const who = (name, otherwise) => (name ? named(name) : otherwise);
 
 /** Return what an operation did, as the rest of a sentence that begins with who did it. */
 function deed({ kind, identities, items, num_items }) {
@@ -60,7 +61,10 @@ function deed({ kind, identities, items, num_items }) {
   }
   if (kind === "merge") return ["merged ", ...from, " into ", ...to, `: ${crops}`];
   if (kind === "split") return [`split ${crops} off `, ...from, ", which went to ", ...to];
-  if (kind === "reject") return [`said that ${crops} ${num_items === 1 ? "does" : "do"} not show `, ...from, ", which went to ", ...to];
+  if (kind === "reject") {
+    const said = `said that ${crops} ${num_items === 1 ? "does" : "do"} not show `;
+    return [said, ...from, ", which went to ", ...to];
+  }
   return [`gave ${crops} of `, ...from, " to ", ...to];
 }
 

@@ -60,7 +60,8 @@ function clear() {
 }
 
 async function load(id) {
-  if (!id) return showMessage(parts.message, "Choose somebody among the ", make("a", { href: "#people" }, "people"), ".");
+  const people = make("a", { href: "#people" }, "people");
+  if (!id) return showMessage(parts.message, "Choose somebody among the ", people, ".");
   showMessage(parts.message, "Loading.");
   section.ariaBusy = "true";
   try {

@@ -81,7 +81,8 @@ export async function merge(person, other) {
 
 /** Ask who gets crops of a person, and split them off. */
 export function splitItems(person, items) {
-  const input = make("input", { name: "identity_id", maxLength: 255, autocomplete: "off", placeholder: "a new person" });
+  const input = make("input", { name: "identity_id", maxLength: 255, autocomplete: "off" });
+  input.placeholder = "a new person";
   const crops = count(items.length, "crop");
   const asked = ask({
     title: `Split ${crops} off`,
@@ -114,7 +115,8 @@ export function rejectItems(person, items) {
     ],
     yes: "Not the same person",
     async act() {
-      const operation = await post(`${identityPath(person.id)}/reject`, { json: { item_ids: items.map(({ id }) => id) } });
+      const json = { item_ids: items.map(({ id }) => id) };
+      const operation = await post(`${identityPath(person.id)}/reject`, { json });
       say([nameOf(person), ` is not on ${crops} any more.`], undoOf(operation));
       changed();
     },

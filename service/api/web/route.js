@@ -35,9 +35,13 @@ export function restate(state) {
   arrive();
 }
 
-/** Call `show` with the state of a section whenever the section is shown, its state changes, or the gallery does. */
+/** Call `show` with the state of a section whenever the section is shown, its state changes, or the gallery does.
+ *
+ * `show` is also called if nothing has changed. The service may know the caller before a module is loaded, so that
+ * the section may be shown already. */
 export function onShow(name, show) {
-  shows.set(name, show);
+  shows.set(name, [...shows.get(name) ?? [], show]);
+  if (document.body.dataset.may) queueMicrotask(arrive);
 }
 
 /** Return the address of the page of a person. */
@@ -55,10 +59,7 @@ function arrive() {
     link.ariaCurrent = link.hash === `#${section.dataset.under ?? section.id}` ? "page" : null;
   }
   if (shown !== section) entitle(section.querySelector("h2").textContent);
-  if (section.checkVisibility()) {
-    shows.get(section.id)?.(state);
-    document.dispatchEvent(new CustomEvent("arrived", { detail: { section, state } }));
-  }
+  if (section.checkVisibility()) for (const show of shows.get(section.id) ?? []) show(state);
   const isOther = shown !== null && shown !== section;
   shown = section;
   return isOther;

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from keyed import as_key, make_key
 from live_server import crop, enroll, serve
@@ -86,6 +86,18 @@ def test_a_person_is_found_by_name_and_their_page_tells_where_and_when(shift: Sh
         expect(page.locator("#person .visits li")).to_have_count(3)
         page.reload()
         expect(heading).to_be_visible()
+
+
+def test_a_section_whose_module_comes_late_is_shown_all_the_same(shift: Shift) -> None:
+    shift.put("late", next(SEEDS))
+    held: list[Route] = []
+    with shift.maria("person?id=late") as page:
+        page.route("**/web/person.js", lambda route: held.append(route))
+        page.reload(wait_until="commit")
+        expect(page.locator("#status")).to_have_class("ready")
+        (route,) = held
+        route.continue_()
+        expect(tiles(page)).to_have_count(1)
 
 
 def test_a_person_is_renamed_and_described(shift: Shift) -> None:
