@@ -106,7 +106,7 @@ function show(pair, sides) {
   pair.gone = gone.person;
   parts.people.replaceChildren(...[kept, gone].map(side));
   parts.score.textContent = `Likeness ${pair.score.toFixed(2)} of 1. ${count(pairs.length, "pair")} in this list.`;
-  parts.takes.replaceChildren(`“Same” gives the ${count(gone.person.num_items, "crop")} of `, nameOf(gone.person),
+  parts.takes.replaceChildren(`“Same” gives ${count(gone.person.num_items, "crop")} of `, nameOf(gone.person),
     " to ", nameOf(kept.person), ". “Different” is remembered. Both can be taken back.");
   parts.pair.hidden = false;
   if (document.activeElement === document.body) section.focus();

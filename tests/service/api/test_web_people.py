@@ -186,7 +186,7 @@ def test_suggestions_are_reviewed_by_keyboard_alone(shift: Shift) -> None:
         shown = first()
         (merged,) = shown - {"kept"}
         expect(names).to_have_text(["kept", merged])
-        expect(page.locator("#review [data-part=takes]")).to_contain_text(f"the 1 crop of {merged} to kept")
+        expect(page.locator("#review [data-part=takes]")).to_contain_text(f"gives 1 crop of {merged} to kept")
         page.keyboard.press("1")
         expect(page.locator("#review [data-part=told]")).to_have_text(f"{merged} was merged into kept.")
         expect(names.last).not_to_have_text(merged)
