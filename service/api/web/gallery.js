@@ -8,7 +8,7 @@ import { editItems, localTime } from "./editing.js";
 import { endless } from "./endless.js";
 import { erasePeople } from "./erasing.js";
 import { itemCard } from "./items.js";
-import { offerCameras, offerPeople } from "./names.js";
+import { offerPeople } from "./names.js";
 import { go, onShow } from "./route.js";
 import { selectable } from "./selection.js";
 import { may } from "./session.js";
@@ -29,7 +29,6 @@ const list = endless({
   async fetchPage(cursor, signal) {
     const query = new URLSearchParams({ ...filters, limit: PAGE, cursor });
     const { items, next_cursor } = await get(`gallery?${query}`, { signal });
-    offerCameras(items);
     return { entries: items, next_cursor };
   },
   card: (item) => itemCard(item),
@@ -54,7 +53,15 @@ onShow("gallery", (state) => {
   fill();
   selection.none();
   list.begin();
+  tellNumbers();
 });
+
+/** Say how much there is in all. The list says itself if the service cannot be reached. */
+async function tellNumbers() {
+  const numbers = await get("stats?days=0").catch(() => null);
+  parts.numbers.textContent = numbers ? `${count(numbers.num_items, "crop")} of ` +
+    `${count(numbers.num_identities, "person", "people")}, seen by ${count(numbers.num_cameras, "camera")}.` : "";
+}
 
 /** Show in the form the filters that the address has. */
 function fill() {
@@ -101,6 +108,7 @@ press(parts.matching, () => deleteMatching(filters), parts.message);
 document.addEventListener("other-caller", () => {
   shown = null;
   list.clear();
+  parts.numbers.replaceChildren();
   selection.none();
   parts.message.replaceChildren();
 });

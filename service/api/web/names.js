@@ -1,10 +1,10 @@
 // What a field offers while somebody types: people by their names, and the cameras of the gallery.
 
 import { get } from "./api.js";
-import { make } from "./dom.js";
+import { count, make } from "./dom.js";
 
 const MOST = 10;
-const cameras = document.querySelector("#camera-names");
+const names = document.querySelector("#camera-names");
 
 /** Offer people in a list while their name is typed into `input`, by their ids with their names. */
 export function offerPeople(input) {
@@ -27,11 +27,18 @@ export function offerPeople(input) {
   });
 }
 
-/** Offer the cameras of these crops wherever a camera is asked for. */
-export function offerCameras(items) {
-  const known = new Set([...cameras.options].map(({ value }) => value));
-  const names = new Set(items.map(({ camera_id }) => camera_id).filter((name) => name && !known.has(name)));
-  cameras.append(...[...names].map((value) => make("option", { value })));
+/** Fetch the cameras that a field for cameras offers, each time that somebody enters such a field. */
+async function offerCameras() {
+  try {
+    const { cameras } = await get("cameras");
+    names.replaceChildren(...cameras.map(({ id, num_items }) =>
+      make("option", { value: id, label: `${id} (${count(num_items, "crop")})` })));
+  } catch {
+    names.replaceChildren(); // the field takes an id without help too
+  }
 }
 
-document.addEventListener("other-caller", () => cameras.replaceChildren());
+document.addEventListener("focusin", ({ target }) => {
+  if (target.getAttribute("list") === names.id) offerCameras();
+});
+document.addEventListener("other-caller", () => names.replaceChildren());

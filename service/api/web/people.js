@@ -6,7 +6,7 @@ import { endless } from "./endless.js";
 import { go, onShow, personAddress } from "./route.js";
 
 const PAGE = 24;
-const FILTERS = ["name", "attribute"];
+const FILTERS = ["name", "attribute", "camera_id"];
 
 const form = document.querySelector("#people-form");
 const parts = partsOf(document.querySelector("#people"));
@@ -29,7 +29,7 @@ const list = endless({
 
 function nobody() {
   if (!Object.keys(filters).length) return ["There is nobody in the gallery that your key may see."];
-  return ["Nobody has such a name or attribute. ", make("a", { href: "#people" }, "Show all people")];
+  return ["Nobody passes these filters. ", make("a", { href: "#people" }, "Show all people")];
 }
 
 function personCard({ id, name, num_items, last_seen, cameras }) {

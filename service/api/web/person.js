@@ -10,7 +10,6 @@ import { erasePeople } from "./erasing.js";
 import { corrections } from "./history.js";
 import { itemCard } from "./items.js";
 import { lanes, visitEntry } from "./lanes.js";
-import { offerCameras } from "./names.js";
 import { describePerson, mergePerson, rejectItems, splitItems } from "./persons.js";
 import { address, entitle, onShow } from "./route.js";
 import { selectable } from "./selection.js";
@@ -32,7 +31,6 @@ const crops = endless({
   async fetchPage(cursor, signal) {
     const query = new URLSearchParams({ limit: PAGE, cursor });
     const { items, next_cursor } = await get(`${identityPath(shown)}/items?${query}`, { signal });
-    offerCameras(items);
     return { entries: items, next_cursor };
   },
   card: (item) => itemCard(item, { withPerson: false }),

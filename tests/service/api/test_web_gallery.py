@@ -56,6 +56,12 @@ def test_filters_stand_in_the_address(opened: Open, request: pytest.FixtureReque
     with opened("gallery") as page:
         page.get_by_text("Filter the crops").click()
         fields = page.locator("#gallery-form")
+        expect(page.locator("#gallery [data-part=numbers]")).to_contain_text(
+            re.compile(r"\d+ crops of \d+ people")
+        )
+        fields.get_by_label("Camera").focus()
+        option = page.locator(f"#camera-names option[value='{camera}']")
+        expect(option).to_have_attribute("label", f"{camera} (3 crops)")
         fields.get_by_label("Camera").fill(camera)
         fields.get_by_label("Seen from").fill("2026-03-02T13:00:00")  # Vienna is an hour ahead of UTC
         press(page, "Show")

@@ -63,6 +63,7 @@ def test_a_person_is_found_by_name_and_their_page_tells_where_and_when(shift: Sh
     )
     with shift.maria("people") as page:
         page.locator("#people-form").get_by_label("Name").fill("ena la")
+        page.locator("#people-form").get_by_label("Seen by camera").fill("hall")
         press(page, "Find")
         expect(tiles(page)).to_have_count(1)
         expect(tiles(page).locator("img")).to_have_js_property("complete", True)
