@@ -1,7 +1,7 @@
 """The page of a service, opened in a browser of its own, as the tests of its sections need it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -34,6 +34,36 @@ def open_page(
     yield page
     context.close()
     assert not faults
+
+
+Opened = Callable[[str], AbstractContextManager[Page]]
+"""Opens a section of a page that tests share."""
+
+
+@contextmanager
+def share_page(browser: Browser, url: str, key: str | None = None) -> Iterator[Opened]:
+    """Share one page among tests, because each load of the page takes half a second of a processor.
+
+    A test that fails leaves the page anywhere. So the next test gets a new page.
+    """
+    with ExitStack() as stack:
+        shared: list[Page] = []
+
+        @contextmanager
+        def open_section(section: str) -> Iterator[Page]:
+            if not shared:
+                shared.append(stack.enter_context(open_page(browser, url, "search", key)))
+            (page,) = shared
+            page.goto(f"{url.rstrip('/')}/#{section}")
+            if page.locator("#done").is_visible():
+                page.get_by_role("button", name="Dismiss").click()
+            try:
+                yield page
+            except BaseException:
+                shared.clear()
+                raise
+
+        yield open_section
 
 
 def tiles(page: Page) -> Locator:

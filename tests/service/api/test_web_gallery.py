@@ -3,26 +3,24 @@
 import itertools
 import json
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from live_server import crop, enroll
-from opened_page import open_page, press, select, tile, tiles, undo
+from opened_page import Opened, open_page, press, select, share_page, tile, tiles, undo
 
 SEEDS = itertools.count(10_000)
-Open = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
-def opened(browser: Browser, shared_client: httpx.Client) -> Open:
+def opened(browser: Browser, shared_client: httpx.Client) -> Iterator[Opened]:
     """Open a section of the page of the shared service."""
-    return partial(open_page, browser, str(shared_client.base_url))
+    with share_page(browser, str(shared_client.base_url)) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def ids(shared_client: httpx.Client, request: pytest.FixtureRequest) -> list[str
     return [item["id"] for item in found]
 
 
-def test_a_long_gallery_grows_as_it_is_scrolled(opened: Open, shared_client: httpx.Client) -> None:
+def test_a_long_gallery_grows_as_it_is_scrolled(opened: Opened, shared_client: httpx.Client) -> None:
     for first in (0, 60):
         enroll(shared_client, *(crop(1000 + first + i) for i in range(60)), camera_id="long")
     with opened("gallery?camera_id=long") as page:
@@ -51,11 +49,12 @@ def test_a_long_gallery_grows_as_it_is_scrolled(opened: Open, shared_client: htt
 
 
 @pytest.mark.usefixtures("ids")
-def test_filters_stand_in_the_address(opened: Open, request: pytest.FixtureRequest) -> None:
+def test_filters_stand_in_the_address(opened: Opened, request: pytest.FixtureRequest) -> None:
     camera = request.node.name
     with opened("gallery") as page:
-        page.get_by_text("Filter the crops").click()
         fields = page.locator("#gallery-form")
+        if not fields.get_by_label("Camera").is_visible():  # they stay open once used
+            page.get_by_text("Filter the crops").click()
         expect(page.locator("#gallery [data-part=numbers]")).to_contain_text(
             re.compile(r"\d+ crops of \d+ people")
         )
@@ -81,7 +80,7 @@ def test_filters_stand_in_the_address(opened: Open, request: pytest.FixtureReque
 
 
 def test_crops_are_edited_by_keyboard_and_the_change_is_taken_back(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
 ) -> None:
     name = request.node.name
     with opened(f"gallery?camera_id={name}") as page:
@@ -118,7 +117,7 @@ def test_crops_are_edited_by_keyboard_and_the_change_is_taken_back(
 
 
 def test_what_cannot_be_stored_stays_in_the_dialog_with_the_reason(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest
 ) -> None:
     with opened(f"gallery?camera_id={request.node.name}") as page:
         select(page, ids[0])
@@ -134,7 +133,7 @@ def test_what_cannot_be_stored_stays_in_the_dialog_with_the_reason(
 
 
 def test_a_deletion_says_what_it_takes_and_does_it_only_then(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
 ) -> None:
     with opened(f"gallery?camera_id={request.node.name}") as page:
         select(page, *ids[:2])
@@ -155,7 +154,7 @@ def test_a_deletion_says_what_it_takes_and_does_it_only_then(
 
 
 def test_as_many_crops_are_deleted_as_were_told_or_none(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
 ) -> None:
     camera = request.node.name
     with opened(f"gallery?camera_id={camera}") as page:
@@ -174,7 +173,7 @@ def test_as_many_crops_are_deleted_as_were_told_or_none(
 
 
 def test_people_are_erased_with_a_receipt_that_can_be_kept(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest, shared_client: httpx.Client
 ) -> None:
     with opened(f"gallery?camera_id={request.node.name}") as page:
         select(page, *ids[:2])
@@ -197,7 +196,7 @@ def test_people_are_erased_with_a_receipt_that_can_be_kept(
 
 
 def test_a_crop_is_seen_large_and_its_neighbours_by_keyboard(
-    opened: Open, ids: list[str], request: pytest.FixtureRequest
+    opened: Opened, ids: list[str], request: pytest.FixtureRequest
 ) -> None:
     with opened(f"gallery?camera_id={request.node.name}") as page:
         link = tile(page, ids[0]).get_by_role("link", name=re.compile("Show large: camera .*Mar 1, 2026"))
@@ -221,8 +220,10 @@ def test_a_crop_is_seen_large_and_its_neighbours_by_keyboard(
 
 
 @pytest.mark.usefixtures("ids")
-def test_a_service_that_is_gone_is_told_until_it_is_back(opened: Open) -> None:
-    with opened("search") as page:
+def test_a_service_that_is_gone_is_told_until_it_is_back(
+    browser: Browser, shared_client: httpx.Client
+) -> None:
+    with open_page(browser, str(shared_client.base_url), "search") as page:
         page.clock.install()
         page.context.set_offline(True)
         page.locator("nav a[href='#gallery']").click()

@@ -3,17 +3,16 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from keyed import as_key, make_key
 from live_server import crop, enroll, serve
-from opened_page import open_page, press, select, tile, tiles, undo
+from opened_page import Opened, press, select, share_page, tile, tiles, undo
 from service.settings import Settings
 
 SEEDS = itertools.count(20_000)
@@ -24,9 +23,9 @@ class Shift(NamedTuple):
     """A service with keys, a client of its admin, and the pages of Maria and of José, who are operators."""
 
     client: httpx.Client
-    maria: Callable[..., AbstractContextManager[Page]]
-    jose: Callable[..., AbstractContextManager[Page]]
-    admin: Callable[..., AbstractContextManager[Page]]
+    maria: Opened
+    jose: Opened
+    admin: Opened
 
     def put(self, identity_id: str, *seeds: int, camera: str = "door", **fields: str) -> list[str]:
         """Enrol crops of a person, and return the ids of the items."""
@@ -44,13 +43,12 @@ def shift(
     browser: Browser, make_settings: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shift]:
     settings = make_settings(tmp_path_factory.mktemp("people") / "data")
-    with serve(settings) as client:
-        roles = {"Maria": "operator", "José": "operator", "Ada": "admin"}
+    roles = {"Maria": "operator", "José": "operator", "Ada": "admin"}
+    with serve(settings) as client, ExitStack() as stack:
         keys = {name: make_key(settings, role, name) for name, role in roles.items()}
+        admin = stack.enter_context(as_key(client, keys["Ada"]))
         url = str(client.base_url)
-        pages = {name: partial(open_page, browser, url, key=key) for name, key in keys.items()}
-        with as_key(client, keys["Ada"]) as admin:
-            yield Shift(admin, pages["Maria"], pages["José"], pages["Ada"])
+        yield Shift(admin, *(stack.enter_context(share_page(browser, url, key)) for key in keys.values()))
 
 
 def test_a_person_is_found_by_name_and_their_page_tells_where_and_when(shift: Shift) -> None:
@@ -99,6 +97,7 @@ def test_a_section_whose_module_comes_late_is_shown_all_the_same(shift: Shift) -
         (route,) = held
         route.continue_()
         expect(tiles(page)).to_have_count(1)
+        page.unroute_all()
 
 
 def test_a_person_is_renamed_and_described(shift: Shift) -> None:
