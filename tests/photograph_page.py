@@ -70,8 +70,8 @@ def main() -> None:
         with serve(Settings(data_dir=folder / "data")) as client, run_chromium() as browser:
             fill(client, folder / "people")
             for name, section in SECTIONS.items():
-                options = {"viewport": SIZE, "device_scale_factor": 1.25, "color_scheme": "light"}
-                with open_page(browser, str(client.base_url), section, **options) as page:
+                url = str(client.base_url)
+                with open_page(browser, url, section, viewport=SIZE, device_scale_factor=1.25) as page:
                     photograph(page, name)
 
 
