@@ -79,6 +79,7 @@ form.addEventListener("submit", (event) => {
     const { value } = form.elements[name];
     return [name, TIMES.includes(name) && value ? new Date(value).toISOString() : value.trim()];
   });
+  shown = null; // also the same filters show what has changed since
   go("gallery", Object.fromEntries(wanted));
 });
 

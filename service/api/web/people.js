@@ -64,6 +64,7 @@ onShow("people", (state) => {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  shown = null; // also the same filters show what has changed since
   go("people", Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value.trim()])));
 });
 document.addEventListener("gallery-changed", () => { shown = null; });

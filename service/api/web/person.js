@@ -68,6 +68,7 @@ async function load(id) {
     if (id !== shown) return;
     known = person;
     show(person, timeline);
+    selection.none();
     crops.begin();
     if (may("all-cameras")) history.begin();
   } catch (problem) {

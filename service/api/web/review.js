@@ -17,6 +17,7 @@ let pairs = [];
 let decided = []; // the newest last: the pair, and the operation that "undo" takes back, if there is one
 let later = new Set();
 let isBusy = false;
+let hasFailed = false;
 let running = new AbortController();
 
 onShow("review", (state) => {
@@ -32,6 +33,7 @@ function clear() {
   running.abort();
   running = new AbortController();
   of = null;
+  hasFailed = false;
   pairs = [];
   decided = [];
   later = new Set();
@@ -45,6 +47,7 @@ const keyOf = ({ identities }) => identities.map(({ identity_id }) => identity_i
 /** Fetch pairs and show the first. Pairs that were put off come last. */
 async function load() {
   const own = running;
+  hasFailed = false;
   parts.pair.hidden = true;
   section.ariaBusy = "true";
   showMessage(parts.message, "Comparing people.");
@@ -56,6 +59,7 @@ async function load() {
     await showNext();
   } catch (problem) {
     if (own !== running) return;
+    hasFailed = true;
     const again = make("button", { type: "button" }, "Try again");
     again.addEventListener("click", load);
     showProblem(parts.message, problem, again);
@@ -211,5 +215,8 @@ parts.undo.addEventListener("click", undo);
 
 document.addEventListener("gallery-changed", () => {
   if (!isOwnChange) of = null;
+});
+document.addEventListener("service-back", () => {
+  if (hasFailed) load();
 });
 document.addEventListener("other-caller", clear);

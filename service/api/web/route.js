@@ -24,9 +24,11 @@ export function address(name, state = {}) {
   return `#${name}${query.size ? `?${query}` : ""}`;
 }
 
-/** Go to a section with a state. */
+/** Go to a section with a state, or show the section again if it has this state. */
 export function go(name, state) {
-  location.hash = address(name, state);
+  const to = address(name, state);
+  if (location.hash === to) arrive();
+  else location.hash = to;
 }
 
 /** Give the section that is shown another state in the address, without a step for "back". */

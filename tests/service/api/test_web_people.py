@@ -121,6 +121,24 @@ def test_a_person_is_renamed_and_described(shift: Shift) -> None:
         assert shift.get("/identities/plain")["attributes"] == {}
 
 
+def test_what_somebody_else_has_described_meanwhile_is_kept(shift: Shift) -> None:
+    shift.put("busy", next(SEEDS))
+    with shift.maria("person?id=busy") as page:
+        press(page, "Rename, describe…")
+        shift.client.patch("/identities/busy", json={"notes": "of José"})
+        page.locator("#question").get_by_label("Name").fill("Bea")
+        press(page, "Save")
+        expect(page.get_by_role("heading", name="Bea")).to_be_visible()
+        known = shift.get("/identities/busy")
+        assert (known["name"], known["notes"]) == ("Bea", "of José")
+        shift.client.patch("/identities/busy", json={"name": "Beate"})
+        page.locator("#done").get_by_role("button", name="Undo").click()
+        expect(page.locator("#done").get_by_role("alert")).to_contain_text(
+            "Somebody else has described the person"
+        )
+        expect(page.get_by_role("heading", name="Beate")).to_be_visible()
+
+
 def test_a_merge_is_undone_and_the_history_says_who_and_when(shift: Shift) -> None:
     shift.put("one", next(SEEDS), next(SEEDS))
     shift.put("two", next(SEEDS))
@@ -133,6 +151,9 @@ def test_a_merge_is_undone_and_the_history_says_who_and_when(shift: Shift) -> No
         field.fill("nobody")
         press(page, "Merge")
         expect(page.locator("#question").get_by_role("alert")).to_contain_text("not in the gallery any more")
+        field.fill("one")
+        press(page, "Merge")
+        expect(page.locator("#question").get_by_role("alert")).to_contain_text("Choose another person.")
         field.fill("two")
         press(page, "Merge")
         expect(page).to_have_url(re.compile("#person[?]id=two$"))
