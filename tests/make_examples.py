@@ -33,6 +33,8 @@ FILTERS = {"camera_id": ["door", "hall"], "captured_after": "2026-03-01T00:00:00
 BODIES: dict[str, dict[str, Any]] = {
     "Body_post_gallery": {"images": ["crop.jpg"], **LABELS},
     "Body_post_search": {"images": ["query.jpg"], "top_k": 5, **FILTERS},
+    "Batch": {"queries": [{"query_identity_id": "person-3", "top_k": 1, "filter": {"camera_id": ["hall"]}}]},
+    "Body_post_batch": {"images": ["query.jpg"], "queries": '{"queries": [{"images": [0], "top_k": 5}]}'},
     "Body_post_verify": {"images": ["query.jpg"], "identity_id": "person-3"},
     "Body_post_model": {"checkpoint": "network.safetensors"},
     "DeletionOrder": {"filter": FILTERS, "dry_run": True},
@@ -92,6 +94,7 @@ def _ask(client: httpx.Client, people: Path) -> dict[str, Any]:
         "ItemAnswer": client.get(f"/gallery/{item['id']}"),
         "CorrectionAnswer": client.patch(f"/gallery/{item['id']}", json=BODIES["Correction"]),
         "SearchAnswer": client.post("/search", files=query, data={"top_k": 1}),
+        "BatchAnswer": client.post("/search/batch", json=BODIES["Batch"]),
         "VerifyAnswer": client.post("/verify", files=query, data={"identity_id": "person-3"}),
         "IdentityAnswer": client.get("/identities/person-3"),
         "IdentitiesAnswer": client.get("/identities", params={"limit": 1}),

@@ -32,7 +32,7 @@ from service.cli.terminal import (
     print_verification,
     replace_unprintable,
 )
-from service.client import Client, Filters, GroupBy
+from service.client import Client, Filters, GroupBy, Sought
 
 
 class Program(typer.Typer):
@@ -114,9 +114,18 @@ app.command()(cli_enroll.enroll)
 @app.command()
 @takes_filters
 def search(
-    files: CropsOfOne,
     filters: Filters,
+    files: Annotated[
+        list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="Crops of one person.")
+    ] = None,
     url: Url = DEFAULT_URL,
+    item_id: Annotated[
+        list[str] | None, typer.Option(help="A stored item that shows the person; may repeat.")
+    ] = None,
+    query_identity_id: Annotated[str | None, typer.Option(help="Look for this identity.")] = None,
+    not_item_id: Annotated[
+        list[str] | None, typer.Option(help="A stored item of somebody else, which pushes away; may repeat.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many matches to return.")] = 10,
     group_by: Annotated[
         GroupBy, typer.Option(help="What to rank: identities, tracks, cameras or items.")
@@ -124,9 +133,12 @@ def search(
     min_score: Annotated[float | None, typer.Option(help="Leave out matches with a lower score.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the person on one crop, or on several crops of the same person."""
+    """Search for one person, by crops, by stored items, by an identity, or by several of these."""
+    stored = Sought(item_id=item_id, query_identity_id=query_identity_id, not_item_id=not_item_id)
     with errors_as_sentences(), Client(url) as client:
-        answer = client.search(files, top_k=top_k, group_by=group_by, min_score=min_score, **filters)
+        answer = client.search(
+            files or [], top_k=top_k, group_by=group_by, min_score=min_score, **stored, **filters
+        )
     if as_json:
         print_json(answer)
     else:

@@ -8,6 +8,7 @@
 
 from service.client.answers import (
     Answer,
+    BatchAnswer,
     Camera,
     CamerasAnswer,
     CorrectedItem,
@@ -41,6 +42,7 @@ from service.client.people_answers import (
     Visit,
 )
 from service.client.requests import (
+    BatchedSearch,
     CropFile,
     Filters,
     GroupBy,
@@ -48,6 +50,8 @@ from service.client.requests import (
     Layout,
     OnDuplicate,
     Picture,
+    SearchFields,
+    Sought,
     Strategy,
 )
 from service.client.service_answers import (
@@ -76,7 +80,9 @@ __all__ = [
     "KEY_VARIABLE",
     "Answer",
     "AsyncClient",
+    "BatchAnswer",
     "BatchResult",
+    "BatchedSearch",
     "Camera",
     "CamerasAnswer",
     "Client",
@@ -117,12 +123,14 @@ __all__ = [
     "RetentionAnswer",
     "SearchAnswer",
     "SearchCalibration",
+    "SearchFields",
     "ServiceState",
     "ServiceUnreachable",
     "Session",
     "ShownIdentity",
     "ShownItem",
     "ShownOperation",
+    "Sought",
     "Stats",
     "Storage",
     "Strategy",

@@ -115,6 +115,14 @@ class SearchAnswer(Answer):
     matches: list[Match]
 
 
+class BatchAnswer(Answer):
+    """The answers to several searches, in their order."""
+
+    request_id: str
+    took_ms: float
+    answers: list[SearchAnswer]
+
+
 class VerifyAnswer(Answer):
     """How alike two sets of crops are; `score` is the cosine similarity of their mean embeddings."""
 

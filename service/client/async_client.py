@@ -57,6 +57,7 @@ class AsyncClient:
         return await self._transport.send(call)
 
     search = AsyncMethod(search_calls.search)
+    search_batch = AsyncMethod(search_calls.search_batch)
     verify = AsyncMethod(search_calls.verify)
 
     enroll = AsyncMethod(gallery_calls.enroll)

@@ -57,6 +57,7 @@ class Client:
         return self._transport.send(call)
 
     search = Method(search_calls.search)
+    search_batch = Method(search_calls.search_batch)
     verify = Method(search_calls.verify)
 
     enroll = Method(gallery_calls.enroll)

@@ -93,6 +93,35 @@ class Filters(ItemFilters, total=False):
     attribute_at_most: Sequence[str] | None
 
 
+class Sought(TypedDict, total=False):
+    """Who is looked for beside pictures, as `POST /search` takes it; the embeddings are base64 of float16."""
+
+    item_id: Sequence[str] | None
+    query_identity_id: str | None
+    embedding: Sequence[str] | None
+    embedding_version: str | None
+    not_item_id: Sequence[str] | None
+    images_weight: float | None
+    item_weight: float | None
+    query_identity_weight: float | None
+    embedding_weight: float | None
+    not_item_weight: float | None
+
+
+class SearchFields(Filters, Sought, total=False):
+    """Who is looked for beside pictures, and among which items."""
+
+
+class BatchedSearch(Sought, total=False):
+    """One search of a batch; `images` are the places of its pictures among those of the batch, from 0."""
+
+    images: Sequence[int]
+    top_k: int
+    group_by: GroupBy
+    min_score: float
+    filter: Filters
+
+
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not None; times become RFC 3339.
 
@@ -122,6 +151,18 @@ def image_parts(name: str, pictures: Sequence[Picture]) -> list[tuple[str, tuple
         else (name, (f"{name}[{place}]", picture))
         for place, picture in enumerate(pictures)
     ]
+
+
+def field_parts(fields: Mapping[str, Any]) -> list[tuple[str, tuple[None, str]]]:
+    """Return fields as parts of a multipart form, which httpx makes of fields only if there is a file too.
+
+    >>> field_parts({"item_id": ["a", "b"], "top_k": 3})
+    [('item_id', (None, 'a')), ('item_id', (None, 'b')), ('top_k', (None, '3'))]
+    """
+    several = {
+        name: [value] if isinstance(value, str | int | float) else value for name, value in fields.items()
+    }
+    return [(name, (None, str(one))) for name, values in several.items() for one in values]
 
 
 def sendable_name(path: Path) -> str:

@@ -1,40 +1,70 @@
 """Search and verify."""
 
+import json
 from collections.abc import Sequence
 from typing import Unpack
 
-from service.client.answers import SearchAnswer, VerifyAnswer
+from service.client.answers import BatchAnswer, SearchAnswer, VerifyAnswer
 from service.client.calls import Call, reads
-from service.client.requests import Filters, GroupBy, Picture, given, image_parts
+from service.client.requests import (
+    BatchedSearch,
+    GroupBy,
+    Picture,
+    SearchFields,
+    field_parts,
+    given,
+    image_parts,
+)
 
 
 def search(
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture] = (),
     *,
     top_k: int = 10,
     group_by: GroupBy = "identity",
     min_score: float | None = None,
-    **filters: Unpack[Filters],
+    **more: Unpack[SearchFields],
 ) -> Call[SearchAnswer]:
-    """Search for a person.
+    """Search for a person, by pictures, by what is stored, or by both.
 
     Args:
-        pictures: 1 to 16 images of the person: files, or the bytes of files.
+        pictures: up to 16 images of the person: files, or the bytes of files.
         top_k: the most matches to return, 1 to 1,000.
         group_by: what to rank: identities, tracks, cameras with their one best item, or items.
         min_score: the lowest score of a match, -1 to 1.
-        filters: which items to search.
+        more: who is looked for beside the pictures, such as `item_id`, and which items to search.
 
     Returns:
         The matches, best first.
 
     Raises:
         OSError: a file cannot be read.
-        Refused: an image cannot be used, or a filter is invalid.
+        Refused: an image cannot be used, there is no such item or identity, or a field is invalid.
     """
-    fields = {"top_k": top_k, "group_by": group_by, "min_score": min_score, **filters}
-    body = {"files": image_parts("images", pictures), "data": given(fields)}
+    fields = given({"top_k": top_k, "group_by": group_by, "min_score": min_score, **more})
+    body = {"files": [*field_parts(fields), *image_parts("images", pictures)]}
     return Call("POST", "/search", reads(SearchAnswer), body, is_safe=True)
+
+
+def search_batch(queries: Sequence[BatchedSearch], pictures: Sequence[Picture] = ()) -> Call[BatchAnswer]:
+    """Answer up to 100 searches in one request, whose pictures are embedded together.
+
+    Args:
+        queries: the searches, each with the places of its pictures in `images`.
+        pictures: up to 200 images: files, or the bytes of files.
+
+    Returns:
+        The answers, in the order of the queries.
+
+    Raises:
+        OSError: a file cannot be read.
+        Refused: one of the searches is refused; then none is answered.
+    """
+    asked = {"queries": [{**given(one), "filter": given(one.get("filter", {}))} for one in queries]}
+    if not pictures:
+        return Call("POST", "/search/batch", reads(BatchAnswer), {"json": asked}, is_safe=True)
+    body = {"files": [*field_parts({"queries": json.dumps(asked)}), *image_parts("images", pictures)]}
+    return Call("POST", "/search/batch", reads(BatchAnswer), body, is_safe=True)
 
 
 def verify(

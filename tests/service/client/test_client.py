@@ -38,6 +38,13 @@ def test_a_person_is_enrolled_found_corrected_and_erased(url: str) -> None:
         first, second = client.enroll(crops("a/b", 1, 2)).items
         assert (first.is_new, first.camera_id, first.captured_at, first.track_id) == (True, "door", AT, "7")
         assert client.search([crop(1)], identity_id=["a/b"]).matches[0].items[0].captured_at == AT
+        alike = client.search(item_id=[first.id], query_identity_id="a/b", item_weight=0.5, group_by="item")
+        assert [match.items[0].id for match in alike.matches] == [second.id]
+        batch = client.search_batch([{"images": [0]}, {"item_id": [first.id]}], [crop(1)])
+        assert [answer.matches[0].identity_id for answer in batch.answers] == ["a/b", "a/b"]
+        assert (
+            len(client.search_batch([{"item_id": [first.id], "filter": {"captured_after": AT}}]).answers) == 1
+        )
         assert client.verify([crop(1)], identity_id="a/b").score == pytest.approx(1, abs=0.3)
         assert [item.id for item in client.list_items_of("a/b", captured_after=AT)] == [first.id, second.id]
         assert [visit.num_items for visit in client.list_visits("a/b")] == [2]

@@ -21,6 +21,7 @@ ANSWERS = {
     "Match": "RankedMatch",
     "SearchAnswer": "SearchAnswer",
     "VerifyAnswer": "VerifyAnswer",
+    "BatchAnswer": "BatchAnswer",
     "ModelVersion": "ModelVersion",
     "ModelsAnswer": "ModelsAnswer",
     "FailedFile": "FailedFile",
@@ -79,6 +80,12 @@ def test_filters_are_those_of_a_list() -> None:
     assert set(requests.Filters.__annotations__) == query_parameters("/gallery") - others
     of_one = query_parameters("/identities/{identity_id}/items")
     assert set(requests.ItemFilters.__annotations__) == of_one - others
+
+
+def test_searches_are_those_of_the_document() -> None:
+    others = {"images", "top_k", "group_by", "min_score"}
+    assert set(requests.SearchFields.__annotations__) == set(form("/search")) - others
+    assert set(requests.BatchedSearch.__annotations__) == set(SCHEMAS["OneOfBatch"]["properties"])
 
 
 def test_choices_are_those_of_the_document() -> None:
