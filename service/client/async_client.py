@@ -7,7 +7,7 @@ from typing import Self
 import anyio
 
 from service.client import gallery_calls, model_calls, people_calls, search_calls, service_calls
-from service.client.calls import Answer, Call
+from service.client.calls import Call, Result
 from service.client.client import JOB_POLL_S
 from service.client.methods import AsyncMethod, AsyncPagedMethod
 from service.client.service_answers import Job
@@ -52,7 +52,7 @@ class AsyncClient:
         """Close all connections."""
         await self._transport.close()
 
-    async def send(self, call: Call[Answer]) -> Answer:
+    async def send(self, call: Call[Result]) -> Result:
         """Send a request that a function of the client describes, and return its answer."""
         return await self._transport.send(call)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from service.client.errors import ClientError
 from service.client.problems import read_answer
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Model = TypeVar("Model", bound=BaseModel)
 Entry = TypeVar("Entry")
 
@@ -22,7 +22,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True)
-class Call(Generic[Answer]):
+class Call(Generic[Result]):
     """A request to the service.
 
     Attributes:
@@ -37,7 +37,7 @@ class Call(Generic[Answer]):
 
     method: str
     path: str
-    read: Callable[[httpx.Response], Answer]
+    read: Callable[[httpx.Response], Result]
     body: Mapping[str, Any] = field(default_factory=dict)
     is_safe: bool = False
     is_done_once: bool = False

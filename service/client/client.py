@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from service.client import gallery_calls, model_calls, people_calls, search_calls, service_calls
-from service.client.calls import Answer, Call
+from service.client.calls import Call, Result
 from service.client.methods import Method, PagedMethod
 from service.client.service_answers import Job
 from service.client.transport import Transport
@@ -52,7 +52,7 @@ class Client:
         """Close all connections."""
         self._transport.close()
 
-    def send(self, call: Call[Answer]) -> Answer:
+    def send(self, call: Call[Result]) -> Result:
         """Send a request that a function of the client describes, and return its answer."""
         return self._transport.send(call)
 

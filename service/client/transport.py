@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, Retrying, sleep_using_event
 
-from service.client.calls import Answer, Call
+from service.client.calls import Call, Result
 from service.client.connection import Connection, options_of
 from service.client.errors import ServiceUnreachable
 from service.client.proxies import open_async_http, open_http
@@ -50,7 +50,7 @@ class Transport:
             response = self._http.request("GET", "/livez")
         self.connection.check(response)
 
-    def send(self, call: Call[Answer]) -> Answer:
+    def send(self, call: Call[Result]) -> Result:
         """Send a request, and return its answer.
 
         Raises:
@@ -116,7 +116,7 @@ class AsyncTransport:
             response = await self._http.request("GET", "/livez")
         self.connection.check(response)
 
-    async def send(self, call: Call[Answer]) -> Answer:
+    async def send(self, call: Call[Result]) -> Result:
         """Send a request, and return its answer; it raises what `Transport.send` raises."""
         request: Request = self._http.request
         for options in repeats(self.connection.is_gone, may_repeat=call.is_safe or call.is_done_once):
