@@ -25,7 +25,6 @@ from command_line import MakeEnv, Server, reid_serve
 from live_server import make_checkpoint, serve
 from model.checkpoint import load_checkpoint
 from model.embedder import Embedder
-from model.interop.graphs import openvino_core
 from nginx import HOW_TO_GET_NGINX, NO_NGINX
 from own_postgres import OwnPostgres
 from service.settings import Settings
@@ -89,12 +88,6 @@ def _as_in_a_new_process() -> Iterator[None]:
     os.umask(umask)
     yield
     os.umask(umask)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Let OpenVINO keep the networks that it compiles, because hundreds of tests load the same ones."""
-    openvino_core().set_property({"CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))})
 
 
 @pytest.fixture(scope="session")
