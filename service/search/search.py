@@ -1,11 +1,10 @@
 """Search: embed the query crops, search the index, read the items of the hits, and rank them."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +16,13 @@ from service.audit.entries import Person, record
 from service.audit.queries import keep_queries
 from service.errors import Fault, ImageError, InvalidRequest
 from service.gallery.conditions import to_filter
-from service.gallery.metadata import MAX_NAME, stored_form
-from service.gallery.selection import Selection, filters_of
 from service.index import Filter, GalleryIndex, Hits
-from service.keys.callers import Cameras
+from service.search.queries import Answer, BatchedQuery, Query, Told, tell
 from service.search.ranking import ITEMS_PER_MATCH, Match, Scored, fuse, rank_groups, rank_items
-from service.search.sought import NOBODY, WEIGHTS, Part, Sought, find_stored, mix
+from service.search.sought import Part, Sought, find_stored, mix
 from service.serving.embedding import embed_in_batches, peak_bytes
 from service.serving.generation import Generation
 from service.serving.serving import Serving
-from service.serving.strangers import Strangers
-from service.serving.thresholds import Thresholds
 from service.store.tables import Item, Rejection
 from service.uploads.requests import decode_uploads, go_on, read_headers
 
@@ -36,52 +31,6 @@ SLOTS_PER_STATEMENT = 10_000
 
 MAX_TRIES = 3
 """A search is tried again if items of its hits were deleted before their rows were read."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """The options of a search.
-
-    Attributes:
-        top_k: the most matches to return.
-        group_by: what to rank: identities, tracks, cameras or items.
-        among: the items to search.
-        min_score: the lowest score of a match.
-        sought: who is looked for, beside uploaded crops.
-        cameras: the cameras that the caller is limited to; `among` must be within them.
-    """
-
-    top_k: int
-    group_by: Literal["identity", "track", "camera", "item"]
-    among: Selection
-    min_score: float
-    sought: Sought = NOBODY
-    cameras: Cameras = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer of a search.
-
-    Attributes:
-        model_version: the version that embedded the query.
-        gallery_version: the version whose embeddings were searched.
-        num_searched: how many items passed the filter.
-        num_identities: how many identities these items are of.
-        strangers: what turns a score into expected strangers and a decision.
-        thresholds: what turns a score into a probability.
-        matches: the matches, best first.
-        items: the database row of each item in the matches, by item id.
-    """
-
-    model_version: str
-    gallery_version: str
-    num_searched: int
-    num_identities: int
-    strangers: Strangers
-    thresholds: Thresholds
-    matches: list[Match]
-    items: dict[str, Item]
 
 
 def search(
@@ -111,6 +60,53 @@ def search(
     return answer
 
 
+def search_batch(
+    serving: Serving,
+    uploads: Sequence[BinaryIO],
+    queries: Sequence[BatchedQuery],
+    check: Callable[[], None] = go_on,
+) -> list[Answer]:
+    """Answer several queries, each as `search` does, by one generation. If one is refused, none is answered.
+
+    Args:
+        serving: the generation that this process serves.
+        uploads: the crops of all queries. A crop that several queries share is embedded once.
+        queries: the queries.
+        check: called before each step that takes long; raises an error if nobody waits for the answer.
+
+    Raises:
+        ServiceError: as for `search`; the faults of an InvalidRequest have the place of the query.
+    """
+    for place, one in enumerate(queries):
+        with _naming_query(place):
+            require_anybody(one.query.sought, has_images=bool(one.images))
+    generation, (images_ND,), crops = embed_images(serving, {"images": uploads}, check)
+    answers: list[Answer] = []
+    people: list[Person] = []
+    details: list[dict[str, Any]] = []
+    for place, one in enumerate(queries):
+        check()
+        chosen_ND = images_ND[np.array(one.images, np.int64)]
+        sha256s = [crops[image].sha256 for image in one.images]
+        with _naming_query(place):
+            answer, told = answer_query(serving, generation, one.query, chosen_ND, sha256s)
+        answers.append(answer)
+        people += told.people
+        details.append(told.details | {"num_people": len(told.people)})
+    record(people, query_sha256=[crop.sha256 for crop in crops], queries=details)
+    return answers
+
+
+@contextmanager
+def _naming_query(place: int) -> Iterator[None]:
+    """Name the place of a query in the faults of its fields."""
+    try:
+        yield
+    except InvalidRequest as error:
+        faults = [replace(one, loc=("body", "queries", place, *one.loc[1:])) for one in error.faults]
+        raise InvalidRequest(*faults) from None
+
+
 def require_anybody(sought: Sought, *, has_images: bool) -> None:
     """Check that somebody is looked for.
 
@@ -120,14 +116,6 @@ def require_anybody(sought: Sought, *, has_images: bool) -> None:
     if not (has_images or sought.has_any):
         reason = "give images, item_id, query_identity_id or embedding, or several of them"
         raise InvalidRequest(Fault(("body", "images"), reason, "missing"), detail=reason)
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the audit says of a search."""
-
-    people: list[Person]
-    details: dict[str, Any]
 
 
 def answer_query(
@@ -177,35 +165,7 @@ def answer_query(
     version, searched = generation.version, generation.replica.version
     counts, thresholds = (hits.num_searched, hits.num_identities), generation.thresholds
     answer = Answer(version, searched, *counts, thresholds.strangers, thresholds, matches, items)
-    return answer, _tell(query, sha256s, stored.people, answer)
-
-
-def _tell(query: Query, sha256s: Sequence[str], sought: Sequence[Person], answer: Answer) -> Told:
-    """Return for the audit who was looked for, among whom, and who was found."""
-    asked = (*query.among.identity_id, *query.among.exclude_identity_id)
-    named = [Person("filter", stored_form(name)[:MAX_NAME]) for name in asked]
-    found = [
-        Person("returned", match.identity_id, match.items[0].item_id, round(match.score, 6))
-        for match in answer.matches
-    ]
-    details = {
-        "query_sha256": list(sha256s),
-        "filters": filters_of(query.among),
-        "top_k": query.top_k,
-        "group_by": query.group_by,
-        "min_score": query.min_score,
-        **_parts_of(query.sought),
-        "model_version": answer.model_version,
-        "num_searched": answer.num_searched,
-    }
-    return Told([*sought, *named, *found], details)
-
-
-def _parts_of(sought: Sought) -> dict[str, Any]:
-    """Return what the audit says of a query beside its crops and people."""
-    embeddings = [hashlib.sha256(text.encode()).hexdigest() for text in sought.embedding]
-    weights = sought.model_dump(exclude_defaults=True, include=set(WEIGHTS))
-    return weights | ({"embedding_sha256": embeddings} if embeddings else {})
+    return answer, tell(query, sha256s, stored.people, answer)
 
 
 def embed_images(

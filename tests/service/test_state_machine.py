@@ -26,7 +26,8 @@ from gallery_truth import (
     Networks,
 )
 from service.gallery.selection import Selection
-from service.search.search import Query, search
+from service.search.queries import Query
+from service.search.search import search
 from service.settings import Settings
 from service.store.tables import Embedding, Item
 from service.versions.registry import list_models

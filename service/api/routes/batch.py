@@ -14,7 +14,8 @@ from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing
 from service.api.schemas.batch import Batch, BatchAnswer
 from service.api.schemas.search import SearchAnswer
 from service.errors import Fault, InvalidRequest
-from service.search.batch import BatchedQuery, search_batch
+from service.search.queries import BatchedQuery
+from service.search.search import search_batch
 from service.settings import MEBIBYTE
 
 router = APIRouter(tags=["search"])

@@ -11,7 +11,8 @@ from service.api.routes.dependencies import AnyCaller, CheckClient, ReadyServing
 from service.api.schemas.forms import form_of
 from service.api.schemas.search import SearchAnswer
 from service.gallery.selection import Selection
-from service.search.search import Query, search
+from service.search.queries import Query
+from service.search.search import search
 from service.search.sought import Sought
 
 router = APIRouter(tags=["search"])

@@ -8,7 +8,7 @@ from service.api.schemas.search import SearchAnswer
 from service.api.schemas.strict import StrictModel
 from service.gallery.selection import Selection
 from service.keys.callers import Cameras
-from service.search.search import Query
+from service.search.queries import Query
 from service.search.sought import Sought
 
 MAX_QUERIES = 100

@@ -5,8 +5,8 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from service.api.schemas.gallery import image_url
+from service.search.queries import Answer
 from service.search.ranking import Match
-from service.search.search import Answer
 from service.search.verify import Verified
 from service.serving.strangers import Decision, Source, Strangers
 

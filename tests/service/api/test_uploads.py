@@ -53,7 +53,7 @@ def test_every_refusal_is_a_problem_document(
         ("POST", "/search", {"camera": "x"}, ["body", "camera"], "did you mean camera_id?"),
         ("POST", "/search?topk=3", {}, ["query", "topk"], "takes no query parameters"),
         ("GET", "/gallery?camera=x", None, ["query", "camera"], "did you mean camera_id?"),
-        ("GET", "/gallery?zzz=x", None, ["query", "zzz"], "the fields are identity_id"),
+        ("GET", "/gallery?zzz=x", None, ["query", "zzz"], "the fields are track_id"),
         ("DELETE", "/identities/anna?mod=erase", None, ["query", "mod"], "did you mean mode?"),
         ("DELETE", "/gallery/x?mode=erase", None, ["query", "mode"], "takes no query parameters"),
         ("GET", "/models?state=active", None, ["query", "state"], "takes no query parameters"),

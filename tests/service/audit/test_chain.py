@@ -128,7 +128,7 @@ def test_one_row_that_cannot_be_read_is_named_alone(written: tuple[Settings, Hea
         connection.executescript(FORGERIES["a time that is none"])
     assert verified(settings, written[1]).faults == ["row 3 was changed: it has a value that cannot be read"]
     exported = reid("audit", "export", "--data-dir", tmp_path)
-    assert "has a value that cannot be read" in exported.stdout
+    assert "has a value that cannot be read" in exported.stderr
     assert exported.returncode == 1
 
 
